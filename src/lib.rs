@@ -1,1 +1,2 @@
-//! stub
+//! phase-journal.
+pub mod journal;

@@ -1,1 +1,3 @@
-//! stub
+//! The on-disk format of phase-journal: bytes to records and back.
+pub mod number;
+pub mod record;

@@ -1,0 +1,4 @@
+//! The journal's files.
+mod durable;
+
+pub use durable::Durable;
