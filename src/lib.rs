@@ -1,2 +1,3 @@
 //! phase-journal.
+pub mod engine;
 pub mod journal;

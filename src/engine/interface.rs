@@ -1,0 +1,683 @@
+//! What goes into the engine and what comes out of it.
+//!
+//! Invariant: everything in a [`Step`] waits until the step's records are durable.
+//! Not here: how any of it is carried out (`sidecar`), or what follows from it (`Engine`).
+
+use core::fmt;
+
+use journal_format::number::{
+    BootId, DomainId, Epoch, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position,
+};
+use journal_format::record::{
+    Authority, Cookie, Decision, Draft, Effect, EffectResult, Evidence, Instance, JobKind,
+    JobResult, MigrationStatus, Observed, Opening, PeerAnswer, Phase, Process, Protocol, Record,
+    Role, RunState, WantedRunState,
+};
+use serde::{Deserialize, Serialize};
+
+/// The time of an input, as the shell read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Nanoseconds since 1970.
+    pub wall: u64,
+    /// Nanoseconds since boot.
+    pub monotonic: u64,
+}
+
+/// Names a caller that waits for an answer; made by the shell, never used twice in one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// What the engine is told once, at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This journal.
+    pub journal: JournalId,
+    /// This opening of it.
+    pub epoch: Epoch,
+    /// Its identity.
+    pub opening: OpeningId,
+    /// The openings before, oldest first, as the journal's last checkpoint has them.
+    pub openings: Vec<Opening>,
+    /// The LSN that the next record gets.
+    pub next: Lsn,
+    /// This boot of the host.
+    pub boot: BootId,
+    /// This sidecar's own peer socket, told to others.
+    pub peer: String,
+}
+
+/// A range of records that are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The first damaged LSN.
+    pub first: Lsn,
+    /// The last one.
+    pub last: Lsn,
+}
+
+/// What the journal held, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum History {
+    /// A record that can be read.
+    Record(Record),
+    /// Records that cannot.
+    Gap(Gap),
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Somebody asked on the control socket.
+    Control {
+        /// To be named in the reply.
+        token: Token,
+        /// What.
+        request: ControlRequest,
+    },
+    /// Another sidecar asked, on a connection that lives now.
+    Peer {
+        /// To be named in the reply.
+        token: Token,
+        /// Who asks, from where in its history.
+        envelope: Envelope,
+        /// What.
+        request: PeerRequest,
+    },
+    /// A [`Message::Ask`] came to an end; each gets exactly one.
+    PeerAnswered {
+        /// The migration it was about.
+        migration: MigrationId,
+        /// The answer, or why there is none.
+        result: Result<(Envelope, PeerResponse), PeerFailure>,
+    },
+    /// An effect came to an end; each gets exactly one.
+    EffectFinished {
+        /// The record of its intent.
+        effect: Lsn,
+        /// What became of it.
+        result: EffectResult,
+    },
+    /// A [`Message::Look`] came to an end (each gets exactly one), or the shell looked by itself
+    /// after a connection was made, lost, or the process ended.
+    Looked {
+        /// The domain.
+        domain: DomainId,
+        /// What was seen.
+        observed: Observed,
+    },
+    /// QEMU sent an event, or the stream of events broke.
+    Event {
+        /// The domain.
+        domain: DomainId,
+        /// What.
+        event: QemuEvent,
+    },
+    /// Time passed. Comes every [`TICK_INTERVAL_MS`].
+    Tick,
+}
+
+/// How often [`Input::Tick`] comes, in milliseconds.
+pub const TICK_INTERVAL_MS: u64 = 50;
+
+/// An event that matters to a migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QemuEvent {
+    /// The guest stopped.
+    Stop,
+    /// The guest runs.
+    Resume,
+    /// The migration's status changed.
+    Migration(MigrationStatus),
+    /// Events may have been lost: the connection broke or a queue was full.
+    Lost,
+}
+
+/// What can be asked on the control socket and needs the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlRequest {
+    /// Register a domain. The shell connected, found the process and looked.
+    DomainAdd {
+        /// Its name.
+        name: String,
+        /// Its identity: QEMU's UUID if it has one, else random.
+        domain: DomainId,
+        /// QEMU's monitor socket.
+        qmp: String,
+        /// The process.
+        instance: Instance,
+        /// What was seen.
+        observed: Observed,
+        /// Opaque; may be absent.
+        definition: Option<String>,
+    },
+    /// Take a domain out.
+    DomainRemove {
+        /// Its name.
+        name: String,
+    },
+    /// The owner stops or continues its guest.
+    DomainSetWanted {
+        /// Its name.
+        name: String,
+        /// From now on.
+        wanted: WantedRunState,
+    },
+    /// Begin a v3 migration as its source.
+    Migrate {
+        /// The domain's name here.
+        name: String,
+        /// Fresh and random.
+        migration: MigrationId,
+        /// The other sidecar's peer socket.
+        peer: String,
+        /// The domain's name there.
+        peer_domain: String,
+        /// QEMU's migration URI.
+        uri: String,
+        /// Bytes per second.
+        max_bandwidth: Option<u64>,
+        /// Milliseconds.
+        downtime_limit: Option<u64>,
+    },
+    /// End a job, if it still can be.
+    JobCancel {
+        /// The job.
+        job: Lsn,
+    },
+    /// An operator's word on a held domain.
+    Resolve {
+        /// The domain's name.
+        name: String,
+        /// The word.
+        decision: Decision,
+        /// Against missing evidence.
+        force: bool,
+        /// What the operator states.
+        statement: String,
+        /// Who, as the kernel says.
+        uid: u32,
+    },
+    /// All domains, or one.
+    QueryDomains {
+        /// Only this one.
+        name: Option<String>,
+    },
+    /// Open jobs; with a filter the last ended one too.
+    QueryJobs {
+        /// Only this one.
+        job: Option<Lsn>,
+        /// Only this domain's.
+        name: Option<String>,
+    },
+}
+
+/// Who speaks to a peer, and what it saw of the other last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Envelope {
+    /// The sender's last durable record.
+    pub sender: Position,
+    /// The receiver's position as the sender last saw it.
+    pub saw: Option<Position>,
+}
+
+/// What sidecars ask each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PeerRequest {
+    /// Source: take this guest.
+    #[serde(rename_all = "kebab-case")]
+    Prepare {
+        /// The migration.
+        migration: MigrationId,
+        /// The protocol.
+        protocol: Protocol,
+        /// Who decides.
+        authority: Authority,
+        /// The domain's name at the destination.
+        name: String,
+        /// The domain's name at the source.
+        source_name: String,
+        /// The source's own peer socket.
+        peer: String,
+        /// QEMU's migration URI, to listen on.
+        uri: String,
+        /// What the guest's owner wants.
+        wanted: WantedRunState,
+        /// Opaque; may be absent.
+        definition: Option<String>,
+    },
+    /// Source: QEMU has sent everything; here is the licence.
+    Finish {
+        /// The licence.
+        cookie: Cookie,
+    },
+    /// Source: given up, for good; never run it.
+    Abandon {
+        /// The migration.
+        migration: MigrationId,
+    },
+    /// Either: how does it stand with you?
+    Ask {
+        /// The migration.
+        migration: MigrationId,
+    },
+    /// Source: the outcome is durable here; you may forget it.
+    Acknowledge {
+        /// The migration.
+        migration: MigrationId,
+    },
+}
+
+impl PeerRequest {
+    /// The migration it is about.
+    #[must_use]
+    pub fn migration(&self) -> MigrationId {
+        match self {
+            PeerRequest::Prepare { migration, .. }
+            | PeerRequest::Abandon { migration }
+            | PeerRequest::Ask { migration }
+            | PeerRequest::Acknowledge { migration } => *migration,
+            PeerRequest::Finish { cookie } => cookie.migration,
+        }
+    }
+}
+
+/// What sidecars answer each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "response", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PeerResponse {
+    /// To prepare: send the stream.
+    Prepared {
+        /// To be shown in the cookie.
+        nonce: Nonce,
+    },
+    /// To prepare: no, and nothing was begun or all of it is undone.
+    Refused {
+        /// Why, for people.
+        why: String,
+    },
+    /// To everything else.
+    Answer {
+        /// How it stands.
+        answer: PeerAnswer,
+        /// A granted source gives the licence along.
+        cookie: Option<Cookie>,
+    },
+}
+
+/// Why an ask had no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerFailure {
+    /// Nobody there, or the connection broke, or no answer in time: nothing follows from it.
+    Unreachable(String),
+    /// It answered an error.
+    Refused(String),
+}
+
+/// What the engine wants after an input.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// To be made durable before anything else here leaves the process.
+    pub append: Vec<Draft>,
+    /// Effects; each is answered with [`Input::EffectFinished`].
+    pub effects: Vec<Effect>,
+    /// All else.
+    pub messages: Vec<Message>,
+}
+
+/// What leaves the engine and is no effect.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// To a caller on the control socket.
+    Reply {
+        /// Who waits.
+        token: Token,
+        /// What it gets.
+        result: Result<Answer, Refusal>,
+    },
+    /// To another sidecar that asked.
+    PeerReply {
+        /// Who waits.
+        token: Token,
+        /// From us.
+        envelope: Envelope,
+        /// What it gets.
+        response: PeerResponse,
+    },
+    /// To another sidecar; answered with one [`Input::PeerAnswered`], at the latest after
+    /// [`PEER_WAIT_MS_MAX`].
+    Ask {
+        /// Its peer socket.
+        peer: String,
+        /// From us.
+        envelope: Envelope,
+        /// What.
+        request: PeerRequest,
+    },
+    /// Look at a domain's QEMU; answered with one [`Input::Looked`].
+    Look {
+        /// The domain.
+        domain: DomainId,
+    },
+    /// Stay connected to this domain's QEMU, pass on its events, and look once after each connect
+    /// and when the process ends. Replaces an earlier watch of the same domain.
+    Watch {
+        /// The domain.
+        domain: DomainId,
+        /// Its name, for logs.
+        name: String,
+        /// QEMU's monitor socket.
+        qmp: String,
+        /// The only process that counts.
+        instance: Instance,
+    },
+    /// No longer.
+    Unwatch {
+        /// The domain.
+        domain: DomainId,
+    },
+    /// Tell everyone on the control socket.
+    Notify(Notice),
+    /// Every open job was looked at and decided once since the start. Comes once.
+    Ready,
+}
+
+/// Longest wait for a peer's answer, in milliseconds.
+pub const PEER_WAIT_MS_MAX: u64 = 10_000;
+
+/// A successful answer on the control socket.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// Nothing to say: `{}`.
+    Done {},
+    /// A domain.
+    Domain(DomainView),
+    /// Domains.
+    Domains(Vec<DomainView>),
+    /// Jobs.
+    Jobs(Vec<JobView>),
+    /// A migration began.
+    Migrating {
+        /// The job.
+        job: Lsn,
+        /// The migration.
+        migration: MigrationId,
+    },
+    /// A decision.
+    Decision(DecisionView),
+}
+
+/// An event on the control socket.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// `DOMAIN_ADDED`.
+    DomainAdded(DomainView),
+    /// `DOMAIN_REMOVED`.
+    DomainRemoved(DomainView),
+    /// `WANTED_CHANGED`.
+    WantedChanged(DomainView),
+    /// `JOB_BEGUN`.
+    JobBegun(JobView),
+    /// `PHASE_ENTERED`.
+    PhaseEntered(JobView),
+    /// `DECISION`.
+    Decision(DecisionView),
+    /// `JOB_ENDED`.
+    JobEnded(JobView),
+}
+
+/// A domain as people and programs see it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DomainView {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uuid: DomainId,
+    /// QEMU's monitor socket.
+    pub qmp: String,
+    /// QEMU's process.
+    pub pid: u32,
+    /// What is known of it; `None` before the first look.
+    pub process: Option<Process>,
+    /// As last seen.
+    pub run_state: Option<RunState>,
+    /// As last seen.
+    pub migration: Option<MigrationStatus>,
+    /// What its owner wants.
+    pub wanted: WantedRunState,
+    /// Its open job.
+    pub job: Option<Lsn>,
+    /// Why it is held, if it is.
+    pub held: Option<HeldView>,
+}
+
+/// Why a domain is held.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HeldView {
+    /// The rule.
+    pub rule: &'static str,
+    /// What it means here.
+    pub reason: &'static str,
+    /// What would settle it.
+    pub settled_by: &'static str,
+}
+
+/// A job as people and programs see it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct JobView {
+    /// Its name: the LSN of its first record.
+    pub job: Lsn,
+    /// The domain's name.
+    pub name: String,
+    /// The domain.
+    pub domain: DomainId,
+    /// What it is.
+    pub kind: JobKind,
+    /// The migration.
+    pub migration: Option<MigrationId>,
+    /// This side.
+    pub role: Option<Role>,
+    /// The protocol.
+    pub protocol: Option<Protocol>,
+    /// The last durable phase.
+    pub phase: Option<Phase>,
+    /// The other sidecar's peer socket.
+    pub peer: Option<String>,
+    /// `open` or `ended`.
+    pub state: &'static str,
+    /// How it ended.
+    pub result: Option<JobResult>,
+    /// More, for people.
+    pub detail: String,
+}
+
+/// A decision as people and programs see it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DecisionView {
+    /// Its record.
+    pub lsn: Lsn,
+    /// The domain's name.
+    pub name: String,
+    /// The job.
+    pub job: Lsn,
+    /// The rule.
+    pub rule: String,
+    /// What is done.
+    pub decision: Decision,
+    /// What the rule means.
+    pub reason: String,
+    /// What it looked at.
+    pub evidence: Evidence,
+    /// The records that came from.
+    pub based_on: Vec<Lsn>,
+}
+
+/// Why a request is refused; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No domain of that name.
+    NoSuchDomain(String),
+    /// No job of that number is open.
+    NoSuchJob(Lsn),
+    /// A domain of that name lives.
+    DomainExists {
+        /// The name.
+        name: String,
+        /// Its living process.
+        pid: u32,
+    },
+    /// A domain of that UUID lives under another name.
+    UuidTaken {
+        /// The UUID.
+        uuid: DomainId,
+        /// The other name.
+        name: String,
+    },
+    /// The domain has an open job.
+    Busy {
+        /// The domain.
+        name: String,
+        /// The job.
+        job: Lsn,
+        /// What it is.
+        kind: JobKind,
+        /// Where it stands.
+        phase: Phase,
+    },
+    /// The domain's QEMU is not in a state for it.
+    WrongState {
+        /// The domain.
+        name: String,
+        /// What was asked.
+        wish: &'static str,
+        /// As seen.
+        seen: String,
+    },
+    /// A QEMU that another sidecar or an older or newer life of this one has claimed.
+    Claimed {
+        /// The domain.
+        name: String,
+        /// The claim.
+        claim: String,
+    },
+    /// The peer is this sidecar itself.
+    MigrationToItself(String),
+    /// The job is past the point where it can be cancelled.
+    TooLate {
+        /// The job.
+        job: Lsn,
+        /// Where it stands.
+        phase: Phase,
+    },
+    /// There is nothing to resolve.
+    NotHeld(String),
+    /// It could make a second copy run, or end the last one.
+    NeedsForce {
+        /// The domain.
+        name: String,
+        /// What could happen.
+        danger: &'static str,
+    },
+    /// A value is too long.
+    TooLong {
+        /// Which.
+        what: &'static str,
+        /// In bytes.
+        size_max: usize,
+    },
+    /// A limit on the number of domains is reached.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        count_max: usize,
+    },
+    /// QEMU refused an effect or it could not be sent.
+    Effect {
+        /// The domain.
+        name: String,
+        /// What became of it.
+        result: String,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NoSuchDomain(name) => write!(f, "no domain named '{name}' is registered"),
+            Refusal::NoSuchJob(job) => write!(f, "no open job {job}"),
+            Refusal::DomainExists { name, pid } => {
+                write!(
+                    f,
+                    "domain '{name}' is already registered and its QEMU (pid {pid}) lives"
+                )
+            }
+            Refusal::UuidTaken { uuid, name } => {
+                write!(f, "UUID {uuid} is already registered as domain '{name}'")
+            }
+            Refusal::Busy {
+                name,
+                job,
+                kind,
+                phase,
+            } => {
+                write!(
+                    f,
+                    "domain '{name}' is busy: job {job} ({kind}, phase {phase}) is open"
+                )
+            }
+            Refusal::WrongState { name, wish, seen } => {
+                write!(f, "domain '{name}' cannot {wish}: its QEMU is {seen}")
+            }
+            Refusal::Claimed { name, claim } => {
+                write!(
+                    f,
+                    "domain '{name}': its QEMU is claimed by another sidecar ({claim})"
+                )
+            }
+            Refusal::MigrationToItself(name) => {
+                write!(
+                    f,
+                    "domain '{name}' cannot migrate to the sidecar that already has it"
+                )
+            }
+            Refusal::TooLate { job, phase } => {
+                write!(
+                    f,
+                    "job {job} is in phase {phase}: its outcome is no longer ours to choose"
+                )
+            }
+            Refusal::NotHeld(name) => {
+                write!(
+                    f,
+                    "domain '{name}' is not held: there is nothing to resolve"
+                )
+            }
+            Refusal::NeedsForce { name, danger } => {
+                write!(
+                    f,
+                    "domain '{name}': this {danger}; state that the other side is fenced (statement) and use force"
+                )
+            }
+            Refusal::TooLong { what, size_max } => {
+                write!(f, "{what} is longer than {size_max} bytes")
+            }
+            Refusal::TooMany { what, count_max } => {
+                write!(
+                    f,
+                    "there are already {count_max} {what}, the most this sidecar keeps"
+                )
+            }
+            Refusal::Effect { name, result } => write!(f, "domain '{name}': {result}"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}
