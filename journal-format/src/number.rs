@@ -157,7 +157,7 @@ identity!(
     OpeningId
 );
 identity!(
-    /// A domain: the guest's UUID, the same on both sides of a migration.
+    /// A domain of one journal: the UUID that QEMU was given, or a random one if it was given none.
     DomainId
 );
 identity!(

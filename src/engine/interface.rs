@@ -81,6 +81,8 @@ pub enum Input {
         token: Token,
         /// Who asks, from where in its history.
         envelope: Envelope,
+        /// Fresh and random; used if this request begins a migration.
+        nonce: Nonce,
         /// What.
         request: PeerRequest,
     },
@@ -310,7 +312,9 @@ pub enum PeerResponse {
 /// Why an ask had no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerFailure {
-    /// Nobody there, or the connection broke, or no answer in time: nothing follows from it.
+    /// Provably nothing was sent: nobody listens there.
+    NotSent(String),
+    /// The connection broke, or no answer came in time: nothing follows from it.
     Unreachable(String),
     /// It answered an error.
     Refused(String),

@@ -1,4 +1,193 @@
 //! The pure core: inputs to records, effects and messages.
-mod interface;
+//!
+//! Invariant: no I/O, no clock, no async, no logging; the same records and inputs give the same
+//! steps, so that daemon, simulator, model checker and explainer share it. Everything durable is
+//! the fold of the records ([`state`]); everything else is lost in a restart and learnt again
+//! ([`live`]).
+//! Not here: files (`journal`), when records become durable (`node`), QEMU and sockets (`sidecar`).
 
+mod control;
+mod decide;
+mod destination;
+mod interface;
+mod live;
+mod peer;
+mod rule;
+mod source;
+mod state;
+mod turn;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use journal_format::number::{DomainId, Lsn, MigrationId};
+use journal_format::record::{Draft, EffectFinished, EffectResult, Opening, Record, RecordBody};
+
+pub use decide::decide;
 pub use interface::*;
+pub use rule::{Rule, RuleText};
+pub use state::OPENINGS_MAX;
+
+use live::{Eyes, Live, Pending};
+use state::State;
+use turn::Turn;
+
+/// Domains that one sidecar keeps at the most.
+pub const DOMAINS_MAX: usize = 4096;
+
+/// The engine: what is known, durably and for now.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    state: State,
+    next: Lsn,
+    eyes: BTreeMap<DomainId, Eyes>,
+    live: BTreeMap<MigrationId, Live>,
+    pending: BTreeMap<DomainId, Pending>,
+    owners: BTreeMap<Lsn, Token>,
+    ready: bool,
+}
+
+impl Engine {
+    /// The engine as the journal left it. Nothing may leave the process before
+    /// [`Engine::checkpoint`] is durable.
+    #[must_use]
+    pub fn open(config: Config, history: &[History]) -> Engine {
+        let mut state = State::replay(history);
+        if state.openings.is_empty() {
+            state.openings.clone_from(&config.openings);
+        }
+        Engine {
+            next: config.next,
+            config,
+            state,
+            eyes: BTreeMap::new(),
+            live: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            ready: false,
+        }
+    }
+
+    /// The whole state as records, to be appended as the very next ones.
+    pub fn checkpoint(&mut self) -> Vec<Draft> {
+        let known = self.state.openings.iter().any(|opening| {
+            opening.epoch == self.config.epoch && opening.opening == self.config.opening
+        });
+        let opening = Opening {
+            epoch: self.config.epoch,
+            opening: self.config.opening,
+            first: self.next,
+        };
+        let drafts = self
+            .state
+            .checkpoint(self.next, (!known).then_some(opening));
+        for draft in &drafts {
+            self.apply(draft.clone());
+        }
+        drafts
+    }
+
+    /// The LSN that the next record gets.
+    #[must_use]
+    pub fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// Is a guest stopped right now because it is changing sides? Then the journal does nothing
+    /// slow.
+    #[must_use]
+    pub fn in_blackout(&self) -> bool {
+        self.live.values().any(|live| live.blackout)
+    }
+
+    /// The first step of this life: what was in flight is unknown, every domain is watched.
+    pub fn start(&mut self, now: Now) -> Step {
+        let mut turn = Turn::new(self, now);
+        turn.start();
+        turn.finish()
+    }
+
+    /// What follows from one input.
+    pub fn step(&mut self, now: Now, input: Input) -> Step {
+        let mut turn = Turn::new(self, now);
+        match input {
+            Input::Control { token, request } => turn.control(token, request),
+            Input::Peer {
+                token,
+                envelope,
+                nonce,
+                request,
+            } => {
+                turn.peer(token, envelope, nonce, request);
+            }
+            Input::PeerAnswered { migration, result } => turn.peer_answered(migration, result),
+            Input::EffectFinished { effect, result } => turn.effect_finished(effect, result),
+            Input::Looked { domain, observed } => turn.looked(domain, observed),
+            Input::Event { domain, event } => turn.event(domain, &event),
+            Input::Tick => turn.tick(),
+        }
+        turn.finish()
+    }
+
+    /// Gives a draft its place and applies it.
+    fn apply(&mut self, draft: Draft) -> Lsn {
+        let lsn = self.next;
+        self.next = lsn
+            .next()
+            .expect("a journal of 2^64 records cannot have been written");
+        let record = Record {
+            lsn,
+            domain: draft.domain,
+            previous: None,
+            body: draft.body,
+        };
+        self.state.apply(&record);
+        lsn
+    }
+}
+
+impl Turn<'_> {
+    fn start(&mut self) {
+        let unfinished: Vec<(DomainId, Lsn)> = {
+            let state = &self.engine.state;
+            let of_jobs = state.migrations.values().filter_map(|migration| {
+                Some((migration.domain, migration.state.in_flight.as_ref()?.0))
+            });
+            let of_owners = state
+                .domains
+                .iter()
+                .filter_map(|(id, domain)| Some((*id, domain.owner_effect.as_ref()?.0)));
+            of_jobs.chain(of_owners).collect()
+        };
+        for (domain, effect) in unfinished {
+            let result = EffectResult::Unknown {
+                why: "the sidecar was restarted".to_owned(),
+            };
+            let body = RecordBody::EffectFinished(EffectFinished { effect, result });
+            self.append(Some(domain), body);
+        }
+        let migrations: Vec<(MigrationId, bool)> = self
+            .engine
+            .state
+            .migrations
+            .iter()
+            .map(|(id, migration)| (*id, migration.state.open))
+            .collect();
+        for (id, open) in migrations {
+            let live = Live {
+                recovering: open,
+                ..Live::default()
+            };
+            self.engine.live.insert(id, live);
+        }
+        let domains: Vec<DomainId> = self.engine.state.domains.keys().copied().collect();
+        for id in domains {
+            self.watch(id);
+        }
+        self.check_ready();
+    }
+}

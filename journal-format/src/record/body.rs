@@ -65,6 +65,8 @@ pub struct DomainState {
     pub claim: Option<Claim>,
     /// The instance was seen dead.
     pub dead: bool,
+    /// Records that may concern it are damaged; only an operator or a new registration clears it.
+    pub damaged: bool,
     /// The last job that ended.
     pub last_job: Option<EndedJob>,
 }
@@ -311,7 +313,7 @@ pub struct EndedJob {
 pub struct MigrationState {
     /// The job.
     pub job: Lsn,
-    /// Absent when the job ended and only the outcome is kept.
+    /// False when the job ended and only the outcome is kept.
     pub open: bool,
     /// What it is about.
     pub terms: MigrationTerms,

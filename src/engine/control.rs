@@ -1,0 +1,686 @@
+//! What managers and operators ask.
+//!
+//! Invariant: a refused request changes nothing; what is begun was looked at first.
+//! Not here: how requests arrive (`sidecar::control`), what the protocol does afterwards.
+
+use journal_format::number::{DomainId, Lsn, MigrationId};
+use journal_format::record::{
+    Authority, DEFINITION_SIZE_MAX, Decision, DomainState, EffectCommand, EffectResult, Instance,
+    JobBegun, JobKind, JobResult, MigrationCommitted, MigrationTerms, Observed, OperatorResolved,
+    Outcome, OutcomeLearned, Phase, Process, Protocol, RecordBody, Role, RunState, TEXT_SIZE_MAX,
+    WantedReason, WantedRunState,
+};
+
+use super::decide::{StatusClass, status_class};
+use super::live::Pending;
+use super::source::describe;
+use super::state::{definition_parts, kind_of};
+use super::turn::Turn;
+use super::view::seen;
+use super::{
+    Answer, ControlRequest, DOMAINS_MAX, Message, Notice, PeerRequest, Refusal, Rule, Token,
+};
+
+/// Longest name, path or URI in a request, in bytes.
+const NAME_SIZE_MAX: usize = TEXT_SIZE_MAX / 4;
+
+/// What makes a peer's prepare unacceptable whatever the domain; `None` if nothing does.
+pub(crate) fn unacceptable(request: &PeerRequest) -> Option<String> {
+    let PeerRequest::Prepare {
+        name,
+        source_name,
+        peer,
+        uri,
+        definition,
+        ..
+    } = request
+    else {
+        return None;
+    };
+    let texts = [
+        ("name", name),
+        ("source-name", source_name),
+        ("peer", peer),
+        ("uri", uri),
+    ];
+    for (what, text) in texts {
+        if let Err(refusal) = check_text(what, text) {
+            return Some(refusal.to_string());
+        }
+    }
+    check_definition(definition.as_deref())
+        .err()
+        .map(|refusal| refusal.to_string())
+}
+
+fn check_text(what: &'static str, text: &str) -> Result<(), Refusal> {
+    if text.len() > NAME_SIZE_MAX {
+        return Err(Refusal::TooLong {
+            what,
+            size_max: NAME_SIZE_MAX,
+        });
+    }
+    Ok(())
+}
+
+fn check_definition(definition: Option<&str>) -> Result<(), Refusal> {
+    if definition.is_some_and(|text| text.len() > DEFINITION_SIZE_MAX) {
+        return Err(Refusal::TooLong {
+            what: "definition",
+            size_max: DEFINITION_SIZE_MAX,
+        });
+    }
+    Ok(())
+}
+
+impl Turn<'_> {
+    pub(crate) fn control(&mut self, token: Token, request: ControlRequest) {
+        let result = match request {
+            ControlRequest::DomainAdd {
+                name,
+                domain,
+                qmp,
+                instance,
+                observed,
+                definition,
+            } => self.domain_add(
+                &name,
+                domain,
+                &qmp,
+                instance,
+                observed,
+                definition.as_deref(),
+            ),
+            ControlRequest::DomainRemove { name } => self.domain_remove(&name),
+            ControlRequest::DomainSetWanted { name, wanted } => {
+                return self.later(token, &name, "change its run state", move |token| {
+                    Pending::SetWanted { token, wanted }
+                });
+            }
+            ControlRequest::Migrate { .. } => return self.migrate(token, request),
+            ControlRequest::JobCancel { job } => self.job_cancel(job),
+            ControlRequest::Resolve {
+                name,
+                decision,
+                force,
+                statement,
+                uid,
+            } => self.resolve(&name, decision, force, &statement, uid),
+            ControlRequest::QueryDomains { name } => self.query_domains(name.as_deref()),
+            ControlRequest::QueryJobs { job, name } => self.query_jobs(job, name.as_deref()),
+        };
+        self.reply(token, result);
+    }
+
+    pub(crate) fn domain_named(&self, name: &str) -> Option<DomainId> {
+        let mut domains = self.engine.state.domains.iter();
+        domains
+            .find(|(_, domain)| domain.state.name == name)
+            .map(|(id, _)| *id)
+    }
+
+    fn need_domain(&self, name: &str) -> Result<DomainId, Refusal> {
+        self.domain_named(name)
+            .ok_or_else(|| Refusal::NoSuchDomain(name.to_owned()))
+    }
+
+    pub(crate) fn need_free(&self, id: DomainId) -> Result<(), Refusal> {
+        let Some(domain) = self.domain(id) else {
+            return Ok(());
+        };
+        match domain.migration.and_then(|id| self.migration(id)) {
+            None => Ok(()),
+            Some(migration) => Err(Refusal::Busy {
+                name: domain.state.name.clone(),
+                job: migration.state.job,
+                kind: kind_of(migration.state.terms.role),
+                phase: migration.state.phase,
+            }),
+        }
+    }
+
+    fn wrong_state(&self, id: DomainId, wish: &'static str) -> Refusal {
+        let name = self
+            .domain(id)
+            .map(|domain| domain.state.name.clone())
+            .unwrap_or_default();
+        let observed = self
+            .engine
+            .eyes
+            .get(&id)
+            .and_then(|eyes| eyes.observed.as_ref());
+        Refusal::WrongState {
+            name,
+            wish,
+            seen: observed.map_or("not seen yet".to_owned(), seen),
+        }
+    }
+
+    fn domain_add(
+        &mut self,
+        name: &str,
+        id: DomainId,
+        qmp: &str,
+        instance: Instance,
+        observed: Observed,
+        definition: Option<&str>,
+    ) -> Result<Answer, Refusal> {
+        check_text("name", name)?;
+        check_text("qmp", qmp)?;
+        check_definition(definition)?;
+        self.may_add(name, id, instance, &observed)?;
+        if let Some(old) = self.domain_named(name)
+            && old != id
+        {
+            self.append(Some(old), RecordBody::DomainRemoved);
+            self.engine.eyes.remove(&old);
+            self.send(Message::Unwatch { domain: old });
+        }
+        let last_job = self
+            .domain(id)
+            .and_then(|domain| domain.state.last_job.clone());
+        let first = self.engine.next;
+        if let Some(text) = definition {
+            for draft in definition_parts(id, first, text) {
+                self.append(draft.domain, draft.body);
+            }
+        }
+        let state = DomainState {
+            name: name.to_owned(),
+            qmp: qmp.to_owned(),
+            instance,
+            wanted: wanted_at_registration(&observed),
+            definition: definition.map(|_| first),
+            claim: None,
+            dead: false,
+            damaged: false,
+            last_job,
+        };
+        self.append(Some(id), RecordBody::DomainAdded(state));
+        let eyes = self.eyes(id);
+        *eyes = super::live::Eyes {
+            observed: Some(observed),
+            ..Default::default()
+        };
+        self.watch(id);
+        self.domain_view(id)
+            .map(Answer::Domain)
+            .ok_or_else(|| Refusal::NoSuchDomain(name.to_owned()))
+    }
+
+    fn may_add(
+        &self,
+        name: &str,
+        id: DomainId,
+        instance: Instance,
+        observed: &Observed,
+    ) -> Result<(), Refusal> {
+        use journal_format::record::ClaimSeen;
+        for other in [self.domain_named(name), Some(id)].into_iter().flatten() {
+            let Some(domain) = self.domain(other) else {
+                continue;
+            };
+            self.need_free(other)?;
+            let lives = !domain.state.dead
+                && domain.state.instance.boot == self.engine.config.boot
+                && self
+                    .engine
+                    .eyes
+                    .get(&other)
+                    .and_then(|eyes| eyes.observed.as_ref())
+                    .is_none_or(|observed| observed.process != Process::Dead);
+            if lives && domain.state.name == name {
+                let pid = domain.state.instance.pid;
+                return Err(Refusal::DomainExists {
+                    name: name.to_owned(),
+                    pid,
+                });
+            }
+            if lives {
+                return Err(Refusal::UuidTaken {
+                    uuid: id,
+                    name: domain.state.name.clone(),
+                });
+            }
+        }
+        if let Some(domain) = self
+            .engine
+            .state
+            .domains
+            .values()
+            .find(|one| one.state.instance == instance)
+            && domain.state.name != name
+        {
+            let (name, pid) = (domain.state.name.clone(), instance.pid);
+            return Err(Refusal::DomainExists { name, pid });
+        }
+        match &observed.claim {
+            ClaimSeen::Unread | ClaimSeen::Absent => {}
+            // Ours, of a registration that was removed: taken back with the next claim.
+            ClaimSeen::Present(claim)
+                if claim.journal == self.engine.config.journal
+                    && self.migration(claim.migration).is_none() => {}
+            ClaimSeen::Present(claim) => {
+                return Err(Refusal::Claimed {
+                    name: name.to_owned(),
+                    claim: claim.to_string(),
+                });
+            }
+            ClaimSeen::Foreign(text) => {
+                return Err(Refusal::Claimed {
+                    name: name.to_owned(),
+                    claim: text.clone(),
+                });
+            }
+        }
+        if self.engine.state.domains.len() >= DOMAINS_MAX && self.domain(id).is_none() {
+            return Err(Refusal::TooMany {
+                what: "domains",
+                count_max: DOMAINS_MAX,
+            });
+        }
+        Ok(())
+    }
+
+    fn domain_remove(&mut self, name: &str) -> Result<Answer, Refusal> {
+        let id = self.need_domain(name)?;
+        self.need_free(id)?;
+        let view = self.domain_view(id);
+        self.append(Some(id), RecordBody::DomainRemoved);
+        self.engine.eyes.remove(&id);
+        self.engine.pending.remove(&id);
+        self.send(Message::Unwatch { domain: id });
+        if let Some(view) = view {
+            self.send(Message::Notify(Notice::DomainRemoved(view)));
+        }
+        Ok(Answer::Done {})
+    }
+
+    /// Puts a request off until QEMU was looked at.
+    fn later(
+        &mut self,
+        token: Token,
+        name: &str,
+        wish: &'static str,
+        pending: impl FnOnce(Token) -> Pending,
+    ) {
+        let id = match self.need_domain(name) {
+            Ok(id) => id,
+            Err(refusal) => return self.reply(token, Err(refusal)),
+        };
+        if self.engine.pending.contains_key(&id) {
+            let name = name.to_owned();
+            let seen = "about to begin another request".to_owned();
+            return self.reply(token, Err(Refusal::WrongState { name, wish, seen }));
+        }
+        self.engine.pending.insert(id, pending(token));
+        self.look(id);
+    }
+
+    // Migrating.
+
+    fn migrate(&mut self, token: Token, request: ControlRequest) {
+        let ControlRequest::Migrate {
+            name,
+            peer,
+            peer_domain,
+            uri,
+            ..
+        } = &request
+        else {
+            return;
+        };
+        let check = || {
+            check_text("peer", peer)?;
+            check_text("destination-name", peer_domain)?;
+            check_text("uri", uri)?;
+            let id = self.need_domain(name)?;
+            self.need_free(id)?;
+            if *peer == self.engine.config.peer {
+                return Err(Refusal::MigrationToItself(name.clone()));
+            }
+            Ok(())
+        };
+        if let Err(refusal) = check() {
+            return self.reply(token, Err(refusal));
+        }
+        let name = name.clone();
+        self.later(token, &name, "migrate", |token| Pending::Migrate {
+            token,
+            request,
+        });
+    }
+
+    /// A migration begins, after a fresh look.
+    pub(crate) fn begin_migrate(&mut self, id: DomainId, token: Token, request: ControlRequest) {
+        let result = self.try_begin_migrate(id, request);
+        let began = result.as_ref().ok().copied();
+        self.reply(
+            token,
+            result.map(|(job, migration)| Answer::Migrating { job, migration }),
+        );
+        if let Some((_, migration)) = began {
+            self.advance(migration);
+        }
+    }
+
+    fn try_begin_migrate(
+        &mut self,
+        id: DomainId,
+        request: ControlRequest,
+    ) -> Result<(Lsn, MigrationId), Refusal> {
+        let ControlRequest::Migrate {
+            name,
+            migration,
+            peer,
+            peer_domain,
+            uri,
+            max_bandwidth,
+            downtime_limit,
+        } = request
+        else {
+            return Err(self.wrong_state(id, "migrate"));
+        };
+        self.need_free(id)?;
+        let observed = self
+            .engine
+            .eyes
+            .get(&id)
+            .and_then(|eyes| eyes.observed.clone());
+        let Some(observed) = observed else {
+            return Err(self.wrong_state(id, "migrate"));
+        };
+        let ready = observed.process == Process::Alive
+            && matches!(
+                observed.run_state,
+                Some(RunState::Running | RunState::Paused)
+            )
+            && matches!(
+                status_class(observed.migration.as_ref()),
+                StatusClass::None | StatusClass::Ended | StatusClass::Completed
+            );
+        if !ready || self.domain(id).is_none_or(|domain| domain.state.damaged) {
+            return Err(self.wrong_state(id, "migrate"));
+        }
+        self.may_claim(id)
+            .map_err(|claim| Refusal::Claimed { name, claim })?;
+        self.learn_wanted(id, &observed);
+        let terms = MigrationTerms {
+            migration,
+            role: Role::Source,
+            protocol: Protocol::V3,
+            authority: Authority::Destination,
+            peer,
+            peer_domain,
+            uri,
+            max_bandwidth,
+            downtime_limit,
+            nonce: None,
+        };
+        let begun = JobBegun {
+            kind: JobKind::MigrationOut,
+            migration: Some(terms),
+        };
+        let job = self.append(Some(id), RecordBody::JobBegun(begun));
+        Ok((job, migration))
+    }
+
+    fn job_cancel(&mut self, job: Lsn) -> Result<Answer, Refusal> {
+        let migrations = &self.engine.state.migrations;
+        let Some((id, migration)) = migrations
+            .iter()
+            .find(|(_, migration)| migration.state.job == job && migration.state.open)
+            .map(|(id, migration)| (*id, migration.clone()))
+        else {
+            return Err(Refusal::NoSuchJob(job));
+        };
+        let phase = migration.state.phase;
+        if migration.state.terms.role == Role::Destination || migration.state.granted.is_some() {
+            return Err(Refusal::TooLate { job, phase });
+        }
+        self.abandon(id, "cancelled on request", true);
+        self.look(migration.domain);
+        self.advance(id);
+        Ok(Answer::Done {})
+    }
+
+    // The owner's stop and cont.
+
+    pub(crate) fn begin_set_wanted(&mut self, id: DomainId, token: Token, wanted: WantedRunState) {
+        let migration = self.domain(id).and_then(|domain| domain.migration);
+        let result = match migration {
+            Some(migration) => self.set_wanted_in_job(id, migration, wanted).map(Some),
+            None => self.set_wanted_idle(id, token, wanted),
+        };
+        match result {
+            Ok(None) => {}
+            Ok(Some(answer)) => self.reply(token, Ok(answer)),
+            Err(refusal) => self.reply(token, Err(refusal)),
+        }
+    }
+
+    fn set_wanted_in_job(
+        &mut self,
+        id: DomainId,
+        migration: MigrationId,
+        wanted: WantedRunState,
+    ) -> Result<Answer, Refusal> {
+        let Some(known) = self.migration(migration) else {
+            return Ok(Answer::Done {});
+        };
+        let state = &known.state;
+        if state.terms.role == Role::Destination || state.granted.is_some() {
+            return Err(Refusal::TooLate {
+                job: state.job,
+                phase: state.phase,
+            });
+        }
+        self.want(id, wanted, WantedReason::Asked);
+        self.want_during_perform(migration, wanted);
+        self.advance(migration);
+        Ok(Answer::Done {})
+    }
+
+    /// `None`: the caller waits for the effect.
+    fn set_wanted_idle(
+        &mut self,
+        id: DomainId,
+        token: Token,
+        wanted: WantedRunState,
+    ) -> Result<Option<Answer>, Refusal> {
+        let (wish, command) = match wanted {
+            WantedRunState::Running => ("be resumed", EffectCommand::Cont),
+            WantedRunState::Paused => ("be suspended", EffectCommand::Stop),
+        };
+        let observed = self
+            .engine
+            .eyes
+            .get(&id)
+            .and_then(|eyes| eyes.observed.as_ref());
+        let ready = observed.is_some_and(|observed| {
+            observed.process == Process::Alive
+                && matches!(
+                    observed.run_state,
+                    Some(RunState::Running | RunState::Paused | RunState::Prelaunch)
+                )
+        });
+        let owned = self
+            .domain(id)
+            .is_some_and(|domain| domain.owner_effect.is_none() && !domain.state.damaged);
+        if !ready || !owned {
+            return Err(self.wrong_state(id, wish));
+        }
+        self.want(id, wanted, WantedReason::Asked);
+        if let Some(effect) = self.intend_for(id, None, command) {
+            self.engine.owners.insert(effect, token);
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn reply_to_owner(&mut self, token: Token, id: DomainId, result: &EffectResult) {
+        let answer = match result {
+            EffectResult::Done => Ok(Answer::Done {}),
+            EffectResult::Refused { .. }
+            | EffectResult::NotSent { .. }
+            | EffectResult::Unknown { .. } => {
+                let name = self
+                    .domain(id)
+                    .map(|one| one.state.name.clone())
+                    .unwrap_or_default();
+                Err(Refusal::Effect {
+                    name,
+                    result: describe(result),
+                })
+            }
+        };
+        self.reply(token, answer);
+    }
+
+    // Resolving.
+
+    fn resolve(
+        &mut self,
+        name: &str,
+        decision: Decision,
+        force: bool,
+        statement: &str,
+        uid: u32,
+    ) -> Result<Answer, Refusal> {
+        if statement.len() > TEXT_SIZE_MAX {
+            return Err(Refusal::TooLong {
+                what: "statement",
+                size_max: TEXT_SIZE_MAX,
+            });
+        }
+        let domain = self.need_domain(name)?;
+        let not_held = || Refusal::NotHeld(name.to_owned());
+        let id = self
+            .domain(domain)
+            .and_then(|one| one.migration)
+            .ok_or_else(not_held)?;
+        let held = self
+            .engine
+            .live
+            .get(&id)
+            .and_then(|live| live.rule)
+            .ok_or_else(not_held)?;
+        let evidence = self.evidence(id).ok_or_else(not_held)?;
+        let busy = self
+            .migration(id)
+            .is_none_or(|known| known.state.in_flight.is_some());
+        if held.decision() != Decision::Hold || busy || decision == Decision::Hold {
+            return Err(not_held());
+        }
+        if let Some(danger) = danger(held, decision, evidence.observed.process)
+            && !(force && !statement.is_empty())
+        {
+            return Err(Refusal::NeedsForce {
+                name: name.to_owned(),
+                danger,
+            });
+        }
+        let touched = matches!(decision, Decision::Kill | Decision::Resume);
+        let unreachable = matches!(
+            held,
+            Rule::OtherInstance | Rule::ClaimedByAnother | Rule::JournalOlderThanQemu
+        );
+        if touched && unreachable {
+            return Err(self.wrong_state(domain, "be resolved by kill or resume"));
+        }
+        let job = self
+            .migration(id)
+            .map(|known| known.state.job)
+            .ok_or_else(not_held)?;
+        let resolved = OperatorResolved {
+            job,
+            decision,
+            force,
+            statement: statement.to_owned(),
+            uid,
+        };
+        self.append(Some(domain), RecordBody::OperatorResolved(resolved));
+        let decided = self.decided(id, Rule::OperatorResolved, decision, evidence);
+        match (
+            decision,
+            self.migration(id).map(|known| known.state.terms.role),
+        ) {
+            (Decision::Confirm, _) => {
+                self.end(id, JobResult::Failed, "an operator closed it as it was");
+            }
+            (Decision::Kill, Some(Role::Source)) => self.resolve_source_kill(id),
+            (Decision::Resume, Some(Role::Source)) => self.resolve_source_resume(id),
+            (Decision::Kill, Some(Role::Destination)) => self.abort(id),
+            (Decision::Resume, Some(Role::Destination)) => self.resolve_destination_resume(id),
+            (Decision::Hold, _) | (_, None) => {}
+        }
+        self.advance(id);
+        let view = decided.and_then(|(lsn, decided)| self.decision_view(domain, lsn, &decided));
+        view.map(Answer::Decision).ok_or_else(not_held)
+    }
+
+    fn resolve_source_kill(&mut self, id: MigrationId) {
+        let learned = OutcomeLearned {
+            migration: id,
+            outcome: Outcome::Committed,
+            position: None,
+        };
+        self.record(id, RecordBody::OutcomeLearned(learned));
+        self.enter(id, Phase::Confirm3);
+        self.intend(id, EffectCommand::Kill);
+    }
+
+    fn resolve_source_resume(&mut self, id: MigrationId) {
+        let granted = self
+            .migration(id)
+            .is_some_and(|known| known.state.granted.is_some());
+        if granted {
+            let learned = OutcomeLearned {
+                migration: id,
+                outcome: Outcome::Aborted,
+                position: None,
+            };
+            self.record(id, RecordBody::OutcomeLearned(learned));
+            self.enter(id, Phase::Confirm3Cancelled);
+        } else {
+            self.abandon(id, "an operator resolved it", true);
+        }
+        self.live(id).effect_at = 0;
+    }
+
+    fn resolve_destination_resume(&mut self, id: MigrationId) {
+        let committed = self
+            .migration(id)
+            .is_some_and(|known| known.state.committed);
+        if !committed {
+            self.enter(id, Phase::Finish3);
+            let body = MigrationCommitted {
+                cookie: None,
+                migration: id,
+            };
+            self.record(id, RecordBody::MigrationCommitted(body));
+        }
+        self.run(id);
+    }
+}
+
+/// What an operator's word could do that cannot be undone; `None` if nothing.
+fn danger(held: Rule, decision: Decision, process: Process) -> Option<&'static str> {
+    match decision {
+        Decision::Hold | Decision::Confirm => None,
+        Decision::Resume => Some("could make a second copy of the guest run"),
+        Decision::Kill if process == Process::Dead => None,
+        Decision::Kill => match held {
+            Rule::SourceGrantedStartedUnproven => None,
+            _ => Some("could end the last good copy of the guest"),
+        },
+    }
+}
+
+/// What the owner wants of a guest that is registered as it was seen. One that waits for a
+/// migration has no run state of its own yet.
+fn wanted_at_registration(observed: &Observed) -> WantedRunState {
+    match observed.run_state {
+        Some(RunState::Paused | RunState::Prelaunch) => WantedRunState::Paused,
+        _ => WantedRunState::Running,
+    }
+}

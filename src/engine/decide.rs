@@ -1,0 +1,426 @@
+//! The decision table: evidence to rule.
+//!
+//! Invariant: [`decide`] is a total function of its [`Evidence`]; the same evidence gives the same
+//! rule in the daemon, in the simulator and in `explain` (P7). Every row stays right if QEMU moves
+//! on between the look and the effect.
+//! Not here: how a rule is carried out (`source`, `destination`); what the protocol does while
+//! nothing has to be decided.
+
+use journal_format::record::{
+    ClaimSeen, ContIntent, Evidence, MigrationStatus, Outcome, PeerAnswer, Phase, Process, Role,
+    RunState,
+};
+
+use super::Rule;
+
+/// QEMU's run state, as far as a decision tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunClass {
+    /// The guest executes.
+    Running,
+    /// The guest executed in this process and does not now, for a reason of its own.
+    Ran,
+    /// Stopped, able to run: by `stop`, or loaded with `-S`.
+    Paused,
+    /// A destination that waits for its stream.
+    Inmigrate,
+    /// A source in its last step; passes by itself.
+    FinishMigrate,
+    /// A source that a migration stopped.
+    Postmigrate,
+    /// Not known, or not a state of a migration.
+    Unknown,
+}
+
+/// The class of a run state; each state has exactly one.
+pub(crate) fn run_class(run_state: Option<&RunState>) -> RunClass {
+    match run_state {
+        Some(RunState::Running) => RunClass::Running,
+        Some(
+            RunState::IoError
+            | RunState::Watchdog
+            | RunState::GuestPanicked
+            | RunState::InternalError
+            | RunState::Shutdown
+            | RunState::Suspended
+            | RunState::Debug,
+        ) => RunClass::Ran,
+        Some(RunState::Paused | RunState::Prelaunch) => RunClass::Paused,
+        Some(RunState::Inmigrate) => RunClass::Inmigrate,
+        Some(RunState::FinishMigrate) => RunClass::FinishMigrate,
+        Some(RunState::Postmigrate) => RunClass::Postmigrate,
+        Some(RunState::RestoreVm | RunState::SaveVm | RunState::Colo | RunState::Other(_))
+        | None => RunClass::Unknown,
+    }
+}
+
+/// QEMU's migration status, as far as a decision tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StatusClass {
+    /// No migration since the process began.
+    None,
+    /// On its way; the guest runs.
+    Performing,
+    /// Stopped for the switchover; giving up is still safe.
+    PreSwitchover,
+    /// The last step; ends by itself in completed or failed.
+    Device,
+    /// Being cancelled.
+    Cancelling,
+    /// Ended without success.
+    Ended,
+    /// Everything was sent, or loaded.
+    Completed,
+    /// Post-copy: no way back.
+    Postcopy,
+    /// Not known.
+    Unknown,
+}
+
+/// The class of a migration status; each status has exactly one.
+pub(crate) fn status_class(status: Option<&MigrationStatus>) -> StatusClass {
+    match status {
+        Some(MigrationStatus::None) => StatusClass::None,
+        Some(MigrationStatus::Setup | MigrationStatus::Active | MigrationStatus::WaitUnplug) => {
+            StatusClass::Performing
+        }
+        Some(MigrationStatus::PreSwitchover) => StatusClass::PreSwitchover,
+        Some(MigrationStatus::Device) => StatusClass::Device,
+        Some(MigrationStatus::Cancelling) => StatusClass::Cancelling,
+        Some(MigrationStatus::Cancelled | MigrationStatus::Failed) => StatusClass::Ended,
+        Some(MigrationStatus::Completed) => StatusClass::Completed,
+        Some(
+            MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecoverSetup
+            | MigrationStatus::PostcopyRecover,
+        ) => StatusClass::Postcopy,
+        Some(MigrationStatus::Colo | MigrationStatus::Other(_)) | None => StatusClass::Unknown,
+    }
+}
+
+/// A destination's copy that is complete and has not run: only a cookie makes it more than that.
+pub(crate) fn is_whole(evidence: &Evidence) -> bool {
+    let observed = &evidence.observed;
+    observed.process == Process::Alive
+        && run_class(observed.run_state.as_ref()) == RunClass::Paused
+        && status_class(observed.migration.as_ref()) == StatusClass::Completed
+}
+
+/// A granted source whose copy is still there and can be resumed.
+pub(crate) fn is_safe(evidence: &Evidence) -> bool {
+    let observed = &evidence.observed;
+    observed.process == Process::Alive
+        && run_class(observed.run_state.as_ref()) == RunClass::Postmigrate
+        && status_class(observed.migration.as_ref()) == StatusClass::Completed
+}
+
+/// The rule that holds; `None` while the protocol simply goes on.
+#[must_use]
+pub fn decide(evidence: &Evidence) -> Option<Rule> {
+    if let Some(rule) = identity(evidence) {
+        return Some(rule);
+    }
+    match evidence.role {
+        Role::Source => source(evidence),
+        Role::Destination => destination(evidence),
+    }
+}
+
+/// Is this the QEMU, and this journal the one, that the job was begun with? Comes before all else.
+fn identity(evidence: &Evidence) -> Option<Rule> {
+    let observed = &evidence.observed;
+    if observed.process == Process::OtherInstance {
+        return Some(Rule::OtherInstance);
+    }
+    if evidence.journal_damaged {
+        return Some(Rule::JournalDamaged);
+    }
+    match (&observed.claim, &evidence.claim) {
+        (ClaimSeen::Unread | ClaimSeen::Absent, _) => None,
+        (ClaimSeen::Foreign(_), _) => Some(Rule::ClaimedByAnother),
+        (ClaimSeen::Present(seen), Some(recorded)) if seen == recorded => None,
+        (ClaimSeen::Present(seen), Some(recorded)) if seen.journal == recorded.journal => {
+            Some(Rule::JournalOlderThanQemu)
+        }
+        (ClaimSeen::Present(_), _) => Some(Rule::ClaimedByAnother),
+    }
+}
+
+fn source(evidence: &Evidence) -> Option<Rule> {
+    let facts = &evidence.facts;
+    let process = evidence.observed.process;
+    match (facts.outcome, facts.granted, facts.abandoned) {
+        (Some(Outcome::Committed), _, _) => Some(source_committed(evidence)),
+        (Some(Outcome::Aborted), _, _) => Some(source_aborted(evidence)),
+        (None, true, _) => Some(source_granted(evidence)),
+        (None, false, true) => Some(match process {
+            Process::Dead => Rule::SourceAbandonedDead,
+            Process::Mute => Rule::QemuMute,
+            Process::Alive | Process::OtherInstance => Rule::SourceAbandoned,
+        }),
+        (None, false, false) => match evidence.phase {
+            Phase::Begin3 => source_begin(evidence),
+            Phase::Perform3 => source_perform(evidence),
+            Phase::Perform2
+            | Phase::Perform3Done
+            | Phase::Confirm3
+            | Phase::Confirm3Cancelled
+            | Phase::Prepare
+            | Phase::Finish2
+            | Phase::Finish3
+            | Phase::PostcopyFailed
+            | Phase::BeginResume
+            | Phase::PerformResume
+            | Phase::ConfirmResume
+            | Phase::PrepareResume
+            | Phase::FinishResume => Some(Rule::NoRuleForThis),
+        },
+    }
+}
+
+/// The destination started the guest. Only that AND this QEMU saying completed end this copy; a
+/// mute QEMU said so before the grant.
+fn source_committed(evidence: &Evidence) -> Rule {
+    let confirmed = evidence.phase == Phase::Confirm3;
+    let observed = &evidence.observed;
+    match observed.process {
+        Process::Dead if confirmed => Rule::SourceConfirmDead,
+        Process::Dead => Rule::SourceGrantedDeadSettled,
+        Process::Mute | Process::OtherInstance => Rule::SourceConfirm,
+        Process::Alive => match (
+            run_class(observed.run_state.as_ref()),
+            status_class(observed.migration.as_ref()),
+        ) {
+            (RunClass::Running, _) => Rule::SourceGrantedRunningStarted,
+            (_, StatusClass::Completed) if confirmed => Rule::SourceConfirm,
+            (_, StatusClass::Completed) => Rule::SourceGrantedStarted,
+            (
+                _,
+                StatusClass::None
+                | StatusClass::Performing
+                | StatusClass::PreSwitchover
+                | StatusClass::Device
+                | StatusClass::Cancelling
+                | StatusClass::Ended
+                | StatusClass::Postcopy
+                | StatusClass::Unknown,
+            ) => Rule::SourceGrantedStartedUnproven,
+        },
+    }
+}
+
+fn source_aborted(evidence: &Evidence) -> Rule {
+    let cancelled = evidence.phase == Phase::Confirm3Cancelled;
+    match (evidence.observed.process, cancelled) {
+        (Process::Dead, true) => Rule::SourceCancelledDead,
+        (Process::Dead, false) => Rule::SourceGrantedDeadSettled,
+        (Process::Mute, _) => Rule::QemuMute,
+        (Process::Alive | Process::OtherInstance, true) => Rule::SourceCancelled,
+        (Process::Alive | Process::OtherInstance, false) => Rule::SourceGrantedAborted,
+    }
+}
+
+/// The licence went out: only the authority's word counts, whatever QEMU shows.
+fn source_granted(evidence: &Evidence) -> Rule {
+    let observed = &evidence.observed;
+    if evidence.peer == PeerAnswer::Amnesia {
+        return Rule::SourceGrantedAmnesia;
+    }
+    match observed.process {
+        Process::Dead => Rule::SourceGrantedDead,
+        Process::Mute | Process::OtherInstance => Rule::SourceGrantedInDoubt,
+        Process::Alive => match (
+            run_class(observed.run_state.as_ref()),
+            status_class(observed.migration.as_ref()),
+        ) {
+            (RunClass::Running, _) => Rule::SourceGrantedRunning,
+            (RunClass::Postmigrate | RunClass::FinishMigrate, StatusClass::Completed) => {
+                Rule::SourceGrantedInDoubt
+            }
+            (
+                RunClass::Ran
+                | RunClass::Paused
+                | RunClass::Inmigrate
+                | RunClass::FinishMigrate
+                | RunClass::Postmigrate
+                | RunClass::Unknown,
+                _,
+            ) => Rule::SourceGrantedOther,
+        },
+    }
+}
+
+fn source_begin(evidence: &Evidence) -> Option<Rule> {
+    match (evidence.observed.process, evidence.recovering) {
+        (Process::Dead, _) => Some(Rule::SourceBeginDead),
+        (Process::Mute, _) => Some(Rule::QemuMute),
+        (Process::Alive | Process::OtherInstance, true) => Some(Rule::SourceBeginUndone),
+        (Process::Alive | Process::OtherInstance, false) => None,
+    }
+}
+
+/// No licence went out: giving up is safe as long as this copy lives.
+fn source_perform(evidence: &Evidence) -> Option<Rule> {
+    let observed = &evidence.observed;
+    match observed.process {
+        Process::Dead => return Some(source_perform_dead(evidence)),
+        Process::Mute => return Some(Rule::QemuMute),
+        Process::Alive | Process::OtherInstance => {}
+    }
+    let run = run_class(observed.run_state.as_ref());
+    let status = status_class(observed.migration.as_ref());
+    let give_up = evidence.recovering.then_some(Rule::SourcePerformGiveUp);
+    if !evidence.facts.migrate_intended {
+        // Whatever status there is belongs to an older migration or save of this process.
+        return give_up;
+    }
+    match (status, run) {
+        (StatusClass::Completed, RunClass::Postmigrate) => Some(Rule::SourcePerformCompleted),
+        // The status comes first, the run state a moment later.
+        (StatusClass::Completed, RunClass::FinishMigrate) => None,
+        (StatusClass::Completed, RunClass::Running | RunClass::Ran | RunClass::Paused) => {
+            Some(Rule::SourcePerformRunning)
+        }
+        (StatusClass::None | StatusClass::Ended | StatusClass::Cancelling, _) => {
+            Some(Rule::SourcePerformGiveUp)
+        }
+        (StatusClass::Performing | StatusClass::PreSwitchover | StatusClass::Device, _) => give_up,
+        (StatusClass::Completed, RunClass::Inmigrate | RunClass::Unknown)
+        | (StatusClass::Postcopy | StatusClass::Unknown, _) => Some(Rule::NoRuleForThis),
+    }
+}
+
+fn source_perform_dead(evidence: &Evidence) -> Rule {
+    match evidence.peer {
+        PeerAnswer::Whole if evidence.watched => Rule::SourcePerformDeadWatched,
+        PeerAnswer::Whole | PeerAnswer::Deciding | PeerAnswer::Started => {
+            Rule::SourcePerformDeadUnwatched
+        }
+        PeerAnswer::NotWhole | PeerAnswer::Aborted | PeerAnswer::NoSuchMigration => {
+            Rule::SourcePerformDeadNotWhole
+        }
+        PeerAnswer::NotAsked
+        | PeerAnswer::Unreachable
+        | PeerAnswer::Amnesia
+        | PeerAnswer::Performing
+        | PeerAnswer::Granted
+        | PeerAnswer::GrantedAndSafe
+        | PeerAnswer::Abandoned => Rule::SourcePerformDeadAsking,
+    }
+}
+
+fn destination(evidence: &Evidence) -> Option<Rule> {
+    let facts = &evidence.facts;
+    let dead = evidence.observed.process == Process::Dead;
+    match (facts.aborted, facts.started, facts.committed) {
+        (true, _, _) if dead => Some(Rule::DestinationAbortedDead),
+        (true, _, _) => Some(Rule::DestinationAborted),
+        (false, true, _) if dead => Some(Rule::DestinationStartedDead),
+        (false, true, _) => Some(Rule::DestinationStarted),
+        (false, false, true) => Some(destination_finish(evidence)),
+        (false, false, false) => match evidence.phase {
+            Phase::Prepare => destination_prepare(evidence),
+            Phase::Begin3
+            | Phase::Perform2
+            | Phase::Perform3
+            | Phase::Perform3Done
+            | Phase::Confirm3
+            | Phase::Confirm3Cancelled
+            | Phase::Finish2
+            | Phase::Finish3
+            | Phase::PostcopyFailed
+            | Phase::BeginResume
+            | Phase::PerformResume
+            | Phase::ConfirmResume
+            | Phase::PrepareResume
+            | Phase::FinishResume => Some(Rule::NoRuleForThis),
+        },
+    }
+}
+
+/// Nothing decided: only a cookie lets this copy run, only the source's word ends it.
+fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
+    let observed = &evidence.observed;
+    match observed.process {
+        Process::Dead => return Some(Rule::DestinationPrepareDead),
+        Process::Mute => return Some(Rule::QemuMute),
+        Process::Alive | Process::OtherInstance => {}
+    }
+    let status = status_class(observed.migration.as_ref());
+    match (run_class(observed.run_state.as_ref()), status) {
+        (RunClass::Running | RunClass::Ran, _) => return Some(Rule::DestinationPrepareRunning),
+        (_, StatusClass::Ended) => return Some(Rule::DestinationPrepareFailed),
+        (RunClass::Inmigrate | RunClass::Paused, StatusClass::None)
+        | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Performing)
+        | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Completed) => {}
+        (
+            RunClass::Inmigrate
+            | RunClass::Paused
+            | RunClass::FinishMigrate
+            | RunClass::Postmigrate
+            | RunClass::Unknown,
+            _,
+        ) => return Some(Rule::NoRuleForThis),
+    }
+    match (evidence.peer, is_whole(evidence)) {
+        (PeerAnswer::Abandoned, _) => Some(Rule::DestinationPrepareAbandoned),
+        (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe, true) => {
+            Some(Rule::DestinationPrepareFinish)
+        }
+        // The source saw everything loaded; our own look is a moment behind.
+        (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe, false) => None,
+        // A source that durably forgot this migration had closed it without a licence.
+        (PeerAnswer::NoSuchMigration, false) => Some(Rule::DestinationPrepareAbandoned),
+        (PeerAnswer::NoSuchMigration, true) | (PeerAnswer::Amnesia, _) => {
+            Some(Rule::DestinationPrepareAmnesia)
+        }
+        (PeerAnswer::Unreachable, _) => Some(Rule::DestinationPrepareAlone),
+        (
+            PeerAnswer::NotAsked
+            | PeerAnswer::Performing
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Deciding
+            | PeerAnswer::Started
+            | PeerAnswer::Aborted,
+            _,
+        ) => evidence
+            .recovering
+            .then_some(Rule::DestinationPrepareWaiting),
+    }
+}
+
+/// Committed: the guest runs here, unless it provably never did and the source's copy is safe.
+fn destination_finish(evidence: &Evidence) -> Rule {
+    let observed = &evidence.observed;
+    let cont = evidence.facts.cont;
+    match observed.process {
+        Process::Dead => {
+            return match cont {
+                ContIntent::Never | ContIntent::NotSent | ContIntent::Refused => {
+                    Rule::DestinationFinishDeadUnsent
+                }
+                ContIntent::Unknown | ContIntent::Done => Rule::DestinationFinishDead,
+            };
+        }
+        Process::Mute => return Rule::QemuMute,
+        Process::Alive | Process::OtherInstance => {}
+    }
+    match run_class(observed.run_state.as_ref()) {
+        RunClass::Running | RunClass::Ran => Rule::DestinationFinishRunning,
+        RunClass::Paused if is_whole(evidence) => match (cont, evidence.peer) {
+            (ContIntent::Done, _) => Rule::DestinationFinishRunning,
+            (ContIntent::Refused, PeerAnswer::GrantedAndSafe) => Rule::DestinationFinishRefusedSafe,
+            (ContIntent::Refused, _) => Rule::DestinationFinishRefused,
+            (ContIntent::Never | ContIntent::NotSent | ContIntent::Unknown, _) => {
+                Rule::DestinationFinishRetry
+            }
+        },
+        RunClass::Paused
+        | RunClass::Inmigrate
+        | RunClass::FinishMigrate
+        | RunClass::Postmigrate
+        | RunClass::Unknown => Rule::NoRuleForThis,
+    }
+}

@@ -1,0 +1,505 @@
+//! The destination's side of a v3 migration, and the authority over its outcome.
+//!
+//! Invariant: this copy runs only after `committed` with its one `cont` intent is durable, and that
+//! only with the source's cookie; `aborted` is durable before the copy is ended, and the copy is
+//! ended before anyone is told.
+//! Not here: which rule holds (`decide`), what the source does (`source`).
+
+use journal_format::number::{DomainId, MigrationId, Nonce};
+use journal_format::record::{
+    Claim, ClaimSeen, EffectCommand, EffectResult, Evidence, JobBegun, JobKind, JobResult,
+    MigrationCommitted, MigrationNamed, MigrationStatus, MigrationTerms, PeerAnswer, PeerHeard,
+    Phase, Process, RecordBody, Role, RunState, WantedReason, WantedRunState,
+};
+
+use super::decide::is_whole;
+use super::live::Asked;
+use super::source::describe;
+use super::state::definition_parts;
+use super::turn::Turn;
+use super::{Envelope, PeerRequest, PeerResponse, Rule, Token};
+
+/// How long a destination waits without a word of the source before it asks, in milliseconds.
+const SILENCE_MS_MAX: u64 = 5_000;
+/// How long an asker waits for an outcome before it is told how it stands, in milliseconds.
+const ANSWER_WAIT_MS_MAX: u64 = 1_000;
+
+impl Turn<'_> {
+    /// A source's prepare, after a fresh look at the QEMU that shall take the guest.
+    pub(crate) fn begin_prepare(
+        &mut self,
+        domain: DomainId,
+        token: Token,
+        envelope: Envelope,
+        nonce: Nonce,
+        request: PeerRequest,
+    ) {
+        let PeerRequest::Prepare {
+            migration,
+            protocol,
+            authority,
+            source_name,
+            peer,
+            uri,
+            wanted,
+            definition,
+            ..
+        } = request
+        else {
+            return;
+        };
+        if let Err(why) = self.may_prepare(domain) {
+            let response = PeerResponse::Refused { why };
+            self.peer_reply(token, Some(envelope.sender), response);
+            return;
+        }
+        let terms = MigrationTerms {
+            migration,
+            role: Role::Destination,
+            protocol,
+            authority,
+            peer,
+            peer_domain: source_name,
+            uri,
+            max_bandwidth: None,
+            downtime_limit: None,
+            nonce: Some(nonce),
+        };
+        let begun = JobBegun {
+            kind: JobKind::MigrationIn,
+            migration: Some(terms.clone()),
+        };
+        self.append(Some(domain), RecordBody::JobBegun(begun));
+        let heard = PeerHeard {
+            migration,
+            position: Some(envelope.sender),
+            answer: PeerAnswer::Performing,
+        };
+        self.append(Some(domain), RecordBody::PeerHeard(heard));
+        self.want(domain, wanted, WantedReason::Carried);
+        self.carry_definition(domain, definition.as_deref());
+
+        let mut plan = self.plan_claim(migration);
+        plan.push(EffectCommand::SetCapabilities(Role::Destination));
+        // `stop` clears autostart: without it the guest could start by itself when the stream ends.
+        plan.push(EffectCommand::Stop);
+        plan.push(EffectCommand::MigrateIncoming { uri: terms.uri });
+        let now = self.now;
+        let live = self.live(migration);
+        live.plan.extend(plan);
+        live.prepare = Some(token);
+        live.peer = PeerAnswer::Performing;
+        live.peer_position = Some(envelope.sender);
+        live.heard_at = now;
+        self.advance(migration);
+    }
+
+    fn may_prepare(&self, id: DomainId) -> Result<(), String> {
+        let Some(domain) = self.domain(id) else {
+            return Err("the domain is not registered any more".to_owned());
+        };
+        let name = &domain.state.name;
+        if domain.migration.is_some() {
+            return Err(format!("domain '{name}' has an open job"));
+        }
+        if domain.state.damaged {
+            return Err(format!(
+                "domain '{name}': records that may concern it are damaged"
+            ));
+        }
+        let Some(observed) = self
+            .engine
+            .eyes
+            .get(&id)
+            .and_then(|eyes| eyes.observed.as_ref())
+        else {
+            return Err(format!("domain '{name}': its QEMU was not seen yet"));
+        };
+        let ready = observed.process == Process::Alive
+            && observed.run_state == Some(RunState::Inmigrate)
+            && observed.migration == Some(MigrationStatus::None);
+        if !ready {
+            let seen = super::view::seen(observed);
+            return Err(format!(
+                "domain '{name}': its QEMU is {seen}, not waiting for a migration (-S -incoming defer)"
+            ));
+        }
+        self.may_claim(id)
+            .map_err(|claim| format!("domain '{name}' is claimed: {claim}"))
+    }
+
+    /// A QEMU that carries no claim, or the one that this journal has on record, may be claimed.
+    pub(crate) fn may_claim(&self, id: DomainId) -> Result<(), String> {
+        let recorded = self.domain(id).and_then(|domain| domain.state.claim);
+        let seen = self
+            .engine
+            .eyes
+            .get(&id)
+            .and_then(|eyes| eyes.observed.as_ref())
+            .map(|observed| &observed.claim);
+        match seen {
+            None | Some(ClaimSeen::Unread | ClaimSeen::Absent) => Ok(()),
+            Some(ClaimSeen::Present(claim)) if Some(*claim) == recorded => Ok(()),
+            Some(ClaimSeen::Present(claim)) => Err(claim.to_string()),
+            Some(ClaimSeen::Foreign(text)) => Err(text.clone()),
+        }
+    }
+
+    /// The effects that claim a QEMU for a migration: an older claim of ours is taken back first.
+    pub(crate) fn plan_claim(&self, id: MigrationId) -> Vec<EffectCommand> {
+        let Some(migration) = self.migration(id) else {
+            return Vec::new();
+        };
+        let claim = Claim {
+            journal: self.engine.config.journal,
+            epoch: self.engine.config.epoch,
+            migration: id,
+            role: migration.state.terms.role,
+        };
+        let seen = self
+            .engine
+            .eyes
+            .get(&migration.domain)
+            .and_then(|eyes| eyes.observed.as_ref())
+            .map(|observed| &observed.claim);
+        let mut plan = Vec::new();
+        if let Some(ClaimSeen::Present(_)) = seen {
+            plan.push(EffectCommand::Unclaim);
+        }
+        plan.push(EffectCommand::Claim(claim));
+        plan
+    }
+
+    /// The definition comes with the guest, and belongs to the domain from here on.
+    fn carry_definition(&mut self, id: DomainId, definition: Option<&str>) {
+        let (Some(text), Some(domain)) = (definition, self.domain(id)) else {
+            return;
+        };
+        let mut state = domain.state.clone();
+        let first = self.engine.next;
+        for draft in definition_parts(id, first, text) {
+            self.append(draft.domain, draft.body);
+        }
+        state.definition = Some(first);
+        self.append(Some(id), RecordBody::DomainState(state));
+    }
+
+    /// The protocol's next step while nothing has to be decided.
+    pub(crate) fn proceed_destination(&mut self, id: MigrationId, _evidence: &Evidence) {
+        if let Some(command) = self.live(id).plan.pop_front() {
+            self.intend(id, command);
+            return;
+        }
+        if let Some(token) = self.live(id).prepare.take() {
+            let Some(nonce) = self.migration(id).and_then(|known| known.state.terms.nonce) else {
+                return;
+            };
+            let saw = self.live(id).peer_position;
+            self.peer_reply(token, saw, PeerResponse::Prepared { nonce });
+        }
+        let now = self.now;
+        if now.saturating_sub(self.live(id).heard_at) > SILENCE_MS_MAX {
+            self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
+        }
+    }
+
+    pub(crate) fn destination_effect_finished(
+        &mut self,
+        id: MigrationId,
+        command: &EffectCommand,
+        result: &EffectResult,
+    ) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let state = &migration.state;
+        let undecided = !state.aborted && !state.committed;
+        if *command == EffectCommand::Cont {
+            // Whether the source's copy is safe must be asked anew: what it said before the `cont`
+            // is no evidence for giving up after it.
+            self.live(id).peer = PeerAnswer::NotAsked;
+            self.live(id).ask_at = 0;
+        }
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let state = &migration.state;
+        if state.committed
+            && !state.aborted
+            && *command == EffectCommand::Cont
+            && *result == EffectResult::Done
+        {
+            self.started(id);
+            self.end(id, JobResult::Completed, "the guest runs here");
+            return;
+        }
+        if undecided && *result != EffectResult::Done {
+            let why = format!("{} {}", command.name(), describe(result));
+            self.abort(id);
+            if let Some(token) = self.live(id).prepare.take() {
+                let saw = self.live(id).peer_position;
+                self.peer_reply(token, saw, PeerResponse::Refused { why });
+            }
+        }
+    }
+
+    /// Decides: this copy never runs. Ended, and told, only after that is durable.
+    pub(crate) fn abort(&mut self, id: MigrationId) {
+        self.cite_look(id);
+        self.record(
+            id,
+            RecordBody::MigrationAborted(MigrationNamed { migration: id }),
+        );
+        let live = self.live(id);
+        live.plan.clear();
+        live.effect_at = 0;
+    }
+
+    fn started(&mut self, id: MigrationId) {
+        self.record(
+            id,
+            RecordBody::MigrationStarted(MigrationNamed { migration: id }),
+        );
+    }
+
+    /// Decides: the guest runs here. The decision and its one `cont` intent are one batch.
+    fn commit(&mut self, id: MigrationId) {
+        let Some(cookie) = self.live(id).cookie else {
+            return;
+        };
+        let Some(domain) = self.migration(id).map(|migration| migration.domain) else {
+            return;
+        };
+        self.cite_look(id);
+        self.live(id).blackout = true;
+        self.enter(id, Phase::Finish3);
+        let committed = MigrationCommitted {
+            cookie: Some(cookie),
+            migration: id,
+        };
+        self.record(id, RecordBody::MigrationCommitted(committed));
+        self.want(domain, cookie.wanted, WantedReason::Carried);
+        self.run(id);
+    }
+
+    /// Restores the wanted run state of a committed copy.
+    pub(crate) fn run(&mut self, id: MigrationId) {
+        let Some(domain) = self.migration(id).map(|migration| migration.domain) else {
+            return;
+        };
+        match self.domain(domain).map(|domain| domain.state.wanted) {
+            Some(WantedRunState::Running) => self.intend(id, EffectCommand::Cont),
+            Some(WantedRunState::Paused) => {
+                self.started(id);
+                self.end(
+                    id,
+                    JobResult::Completed,
+                    "the guest is here, paused as wanted",
+                );
+            }
+            None => {}
+        }
+    }
+
+    pub(crate) fn carry_out_destination(&mut self, id: MigrationId, rule: Rule) {
+        match rule {
+            Rule::DestinationPrepareDead => {
+                self.abort(id);
+                self.refuse_prepare(id, "QEMU ended");
+                self.end(id, JobResult::Crashed, "QEMU ended before it had the guest");
+            }
+            Rule::DestinationPrepareRunning => {
+                self.enter(id, Phase::Finish3);
+                let committed = MigrationCommitted {
+                    cookie: None,
+                    migration: id,
+                };
+                self.record(id, RecordBody::MigrationCommitted(committed));
+                self.started(id);
+                self.end(id, JobResult::Completed, "the guest was found running here");
+            }
+            Rule::DestinationPrepareFailed | Rule::DestinationPrepareAbandoned => {
+                self.abort(id);
+                self.refuse_prepare(id, "the source gave up, or the stream failed");
+            }
+            Rule::DestinationPrepareFinish => self.commit(id),
+            Rule::DestinationPrepareWaiting
+            | Rule::DestinationPrepareAlone
+            | Rule::DestinationPrepareAmnesia => {
+                self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
+            }
+            Rule::DestinationFinishRetry => {
+                if self.effect_due(id) {
+                    self.cite_look(id);
+                    self.run(id);
+                }
+            }
+            Rule::DestinationFinishRefused => {
+                self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
+                let asked = self.live(id).peer != PeerAnswer::NotAsked;
+                if asked && self.effect_due(id) {
+                    self.cite_look(id);
+                    self.run(id);
+                }
+            }
+            Rule::DestinationFinishRefusedSafe => self.abort(id),
+            Rule::DestinationFinishRunning => {
+                self.started(id);
+                self.end(id, JobResult::Completed, "the guest runs here");
+            }
+            Rule::DestinationFinishDead => {
+                self.started(id);
+                self.end(
+                    id,
+                    JobResult::Crashed,
+                    "the guest may have run here before QEMU ended",
+                );
+            }
+            Rule::DestinationFinishDeadUnsent => {
+                self.abort(id);
+                self.end(
+                    id,
+                    JobResult::Crashed,
+                    "QEMU ended before the guest ran here",
+                );
+            }
+            Rule::DestinationStarted => {
+                self.end(id, JobResult::Completed, "the guest was started here");
+            }
+            Rule::DestinationStartedDead => {
+                self.end(
+                    id,
+                    JobResult::Crashed,
+                    "the guest was started here, then QEMU ended",
+                );
+            }
+            Rule::DestinationAborted => {
+                if self.effect_due(id) {
+                    self.intend(id, EffectCommand::Kill);
+                }
+            }
+            Rule::DestinationAbortedDead => {
+                self.end(id, JobResult::Failed, "the guest never ran here");
+            }
+            // Held: nothing is done until something else is seen or heard.
+            Rule::OtherInstance
+            | Rule::ClaimedByAnother
+            | Rule::JournalOlderThanQemu
+            | Rule::JournalDamaged
+            | Rule::QemuMute
+            | Rule::NoRuleForThis => {}
+            // An operator's word is carried out where it is given; the others are a source's.
+            Rule::OperatorResolved
+            | Rule::SourceBeginUndone
+            | Rule::SourceBeginDead
+            | Rule::SourcePerformGiveUp
+            | Rule::SourcePerformRunning
+            | Rule::SourcePerformCompleted
+            | Rule::SourcePerformDeadWatched
+            | Rule::SourcePerformDeadUnwatched
+            | Rule::SourcePerformDeadAsking
+            | Rule::SourcePerformDeadNotWhole
+            | Rule::SourceAbandoned
+            | Rule::SourceAbandonedDead
+            | Rule::SourceGrantedStarted
+            | Rule::SourceGrantedStartedUnproven
+            | Rule::SourceGrantedAborted
+            | Rule::SourceGrantedInDoubt
+            | Rule::SourceGrantedAmnesia
+            | Rule::SourceGrantedRunning
+            | Rule::SourceGrantedRunningStarted
+            | Rule::SourceGrantedOther
+            | Rule::SourceGrantedDead
+            | Rule::SourceGrantedDeadSettled
+            | Rule::SourceConfirm
+            | Rule::SourceConfirmDead
+            | Rule::SourceCancelled
+            | Rule::SourceCancelledDead => {}
+        }
+    }
+
+    fn refuse_prepare(&mut self, id: MigrationId, why: &str) {
+        if let Some(token) = self.live(id).prepare.take() {
+            let saw = self.live(id).peer_position;
+            self.peer_reply(
+                token,
+                saw,
+                PeerResponse::Refused {
+                    why: why.to_owned(),
+                },
+            );
+        }
+    }
+
+    /// How a migration stands at its destination, for its source.
+    pub(crate) fn destination_answer(&mut self, id: MigrationId) -> PeerAnswer {
+        let whole = self
+            .evidence(id)
+            .is_some_and(|evidence| is_whole(&evidence));
+        let Some(migration) = self.migration(id) else {
+            return PeerAnswer::NoSuchMigration;
+        };
+        let state = &migration.state;
+        if state.aborted {
+            // Only told when the copy is gone.
+            if state.open {
+                PeerAnswer::Deciding
+            } else {
+                PeerAnswer::Aborted
+            }
+        } else if state.started {
+            PeerAnswer::Started
+        } else if state.committed || !state.open {
+            PeerAnswer::Deciding
+        } else if whole {
+            PeerAnswer::Whole
+        } else {
+            PeerAnswer::NotWhole
+        }
+    }
+
+    /// Answers those who wait for an outcome: with it, or after a while with how it stands.
+    pub(crate) fn answer_waiting(&mut self, id: MigrationId) {
+        if self
+            .engine
+            .live
+            .get(&id)
+            .is_none_or(|live| live.waiting.is_empty())
+        {
+            return;
+        }
+        let answer = self.destination_answer(id);
+        let settled = matches!(answer, PeerAnswer::Started | PeerAnswer::Aborted);
+        let now = self.now;
+        let live = self.live(id);
+        let saw = live.peer_position;
+        let is_due =
+            |(_, since): &(Token, u64)| settled || now.saturating_sub(*since) > ANSWER_WAIT_MS_MAX;
+        let due: Vec<(Token, u64)> = live
+            .waiting
+            .iter()
+            .copied()
+            .filter(|one| is_due(one))
+            .collect();
+        live.waiting.retain(|one| !is_due(one));
+        for (token, _) in due {
+            self.peer_reply(
+                token,
+                saw,
+                PeerResponse::Answer {
+                    answer,
+                    cookie: None,
+                },
+            );
+        }
+    }
+
+    /// A destination whose job ended keeps the outcome until the source durably has it, or cannot.
+    pub(crate) fn after_end_destination(&mut self, id: MigrationId) {
+        let now = self.now;
+        let live = self.live(id);
+        if now.saturating_sub(live.heard_at) > SILENCE_MS_MAX {
+            self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
+        }
+    }
+}

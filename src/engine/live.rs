@@ -1,0 +1,137 @@
+//! What is known for now: seen, heard, under way. Lost in a restart and learnt again.
+//!
+//! Invariant: nothing here is needed to decide rightly; without it a decision is only later, or a
+//! hold.
+//! Not here: what is known durably (`state`).
+
+use std::collections::VecDeque;
+
+use journal_format::number::{Nonce, Position};
+use journal_format::record::{Cookie, EffectCommand, Observed, PeerAnswer, WantedRunState};
+
+use super::{Envelope, PeerRequest, Token};
+
+/// A look at a domain's QEMU, and the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Eyes {
+    /// As last seen.
+    pub(crate) observed: Option<Observed>,
+    /// Nothing happened since that would make it old.
+    pub(crate) fresh: bool,
+    /// A look is under way.
+    pub(crate) looking: bool,
+    /// Something happened during that look: its answer may be old.
+    pub(crate) again: bool,
+    /// When to look again unasked, in milliseconds since boot.
+    pub(crate) look_at: u64,
+    /// Milliseconds between such looks.
+    pub(crate) interval: u64,
+}
+
+/// What an ask under way is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Prepare,
+    Finish,
+    Abandon,
+    Ask,
+    Acknowledge,
+}
+
+/// A migration in this life of the process.
+#[derive(Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a separate thing that was seen"
+)]
+pub(crate) struct Live {
+    /// The sidecar was restarted in this job.
+    pub(crate) recovering: bool,
+    /// Decided, or found to need no decision, at least once since the start.
+    pub(crate) decided: bool,
+    /// The rule that holds now, if any.
+    pub(crate) rule: Option<super::Rule>,
+    /// What the other side said last, in this life.
+    pub(crate) peer: PeerAnswer,
+    /// Where it stood then.
+    pub(crate) peer_position: Option<Position>,
+    /// The ask under way.
+    pub(crate) asked: Option<Asked>,
+    /// No ask before this time, in milliseconds since boot.
+    pub(crate) ask_at: u64,
+    /// How long the last pause between asks was, in milliseconds.
+    pub(crate) ask_delay: u64,
+    /// No effect again before this time, in milliseconds since boot.
+    pub(crate) effect_at: u64,
+    /// How long the last pause between equal effects was, in milliseconds.
+    pub(crate) effect_delay: u64,
+    /// Effects still to be sent, one after the other.
+    pub(crate) plan: VecDeque<EffectCommand>,
+    /// Destination: who waits for prepared.
+    pub(crate) prepare: Option<Token>,
+    /// Destination: who waits for an outcome, and since when.
+    pub(crate) waiting: Vec<(Token, u64)>,
+    /// Who waits for a fresh look.
+    pub(crate) looking: Vec<Token>,
+    /// Destination: the licence, while nothing is decided.
+    pub(crate) cookie: Option<Cookie>,
+    /// Destination: when the source was heard last, in milliseconds since boot.
+    pub(crate) heard_at: u64,
+    /// Source: the guest was seen to stop for the switchover.
+    pub(crate) stop_seen: bool,
+    /// Source: it was seen to run again, or events may have been lost.
+    pub(crate) watch_broken: bool,
+    /// The guest is stopped because it is changing sides.
+    pub(crate) blackout: bool,
+    /// The look that stands in the journal.
+    pub(crate) recorded: Option<Observed>,
+}
+
+impl Default for Live {
+    fn default() -> Live {
+        Live {
+            recovering: false,
+            decided: false,
+            rule: None,
+            peer: PeerAnswer::NotAsked,
+            peer_position: None,
+            asked: None,
+            ask_at: 0,
+            ask_delay: 0,
+            effect_at: 0,
+            effect_delay: 0,
+            plan: VecDeque::new(),
+            prepare: None,
+            waiting: Vec::new(),
+            looking: Vec::new(),
+            cookie: None,
+            heard_at: 0,
+            stop_seen: false,
+            watch_broken: false,
+            blackout: false,
+            recorded: None,
+        }
+    }
+}
+
+/// A request that waits for a fresh look before it may begin anything; one for each domain.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// `migrate-domain`.
+    Migrate {
+        token: Token,
+        request: super::ControlRequest,
+    },
+    /// A source's prepare.
+    Prepare {
+        token: Token,
+        envelope: Envelope,
+        nonce: Nonce,
+        request: PeerRequest,
+    },
+    /// The owner's suspend or resume.
+    SetWanted {
+        token: Token,
+        wanted: WantedRunState,
+    },
+}

@@ -1,0 +1,588 @@
+//! Talking to the other side: what is asked, what is answered, and whose word counts.
+//!
+//! Invariant: an answer drawn from absence counts only from the journal that was there before, at or
+//! past the LSN seen; otherwise it is amnesia, and both hold. Every message carries the sender's
+//! position and what it last saw of the receiver's.
+//! Not here: what follows from an answer (`decide`).
+
+use journal_format::number::{MigrationId, Nonce, Position};
+use journal_format::record::{
+    Cookie, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, PeerHeard, PeerPrepared, Phase,
+    RecordBody, Role,
+};
+
+use super::decide::is_safe;
+use super::live::{Asked, Pending};
+use super::turn::{Turn, longer};
+use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
+
+/// Shortest and longest pause between asks that changed nothing, in milliseconds.
+const ASK_DELAY_MS: (u64, u64) = (50, 2_000);
+/// Longest pause between asks about a migration whose job has ended, in milliseconds.
+const KEPT_ASK_DELAY_MS_MAX: u64 = 60_000;
+/// Askers that wait for one migration at the same time, at the most.
+const WAITING_MAX: usize = 16;
+
+/// Is a journal that says `now` the one that was seen at `seen`, with all it had then? A later
+/// epoch is taken at its word: that journal itself checks that its history contains what was seen.
+fn is_intact(seen: Option<Position>, now: Position) -> bool {
+    let Some(seen) = seen else { return true };
+    seen.journal == now.journal
+        && (now.epoch > seen.epoch
+            || (now.epoch == seen.epoch && now.opening == seen.opening && now.lsn >= seen.lsn))
+}
+
+impl Turn<'_> {
+    // Asking.
+
+    /// Asks the other side, unless an ask is under way or it is too early for another.
+    pub(crate) fn ask(&mut self, id: MigrationId, asked: Asked, request: PeerRequest) {
+        let now = self.now;
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let (peer, saw) = (
+            migration.state.terms.peer.clone(),
+            migration.state.peer_position,
+        );
+        let live = self.live(id);
+        if live.asked.is_some() || live.ask_at > now {
+            return;
+        }
+        live.asked = Some(asked);
+        let saw = live.peer_position.or(saw);
+        let envelope = self.envelope(saw);
+        self.send(Message::Ask {
+            peer,
+            envelope,
+            request,
+        });
+    }
+
+    pub(crate) fn peer_answered(
+        &mut self,
+        id: MigrationId,
+        result: Result<(Envelope, PeerResponse), PeerFailure>,
+    ) {
+        let Some(asked) = self
+            .engine
+            .live
+            .get_mut(&id)
+            .and_then(|live| live.asked.take())
+        else {
+            return;
+        };
+        if self.migration(id).is_none() {
+            return;
+        }
+        self.pause_asking(id);
+        match result {
+            Err(failure) => self.peer_failed(id, asked, &failure),
+            Ok((envelope, response)) => self.peer_said(id, asked, envelope, response),
+        }
+        if let Some(domain) = self.migration(id).map(|migration| migration.domain) {
+            self.look(domain);
+        }
+        self.advance(id);
+    }
+
+    fn pause_asking(&mut self, id: MigrationId) {
+        let now = self.now;
+        let open = self
+            .migration(id)
+            .is_some_and(|migration| migration.state.open);
+        let most = if open {
+            ASK_DELAY_MS.1
+        } else {
+            KEPT_ASK_DELAY_MS_MAX
+        };
+        let live = self.live(id);
+        live.ask_delay = longer(live.ask_delay, (ASK_DELAY_MS.0, most));
+        live.ask_at = now + live.ask_delay;
+    }
+
+    fn peer_failed(&mut self, id: MigrationId, asked: Asked, failure: &PeerFailure) {
+        let (why, sent) = match failure {
+            PeerFailure::NotSent(why) => (why, false),
+            PeerFailure::Unreachable(why) | PeerFailure::Refused(why) => (why, true),
+        };
+        let live = self.live(id);
+        live.peer = PeerAnswer::Unreachable;
+        // Nobody is there to end the blackout soon.
+        live.blackout = false;
+        if asked == Asked::Prepare {
+            self.prepare_failed(id, why, sent);
+        }
+    }
+
+    fn prepare_failed(&mut self, id: MigrationId, why: &str, sent: bool) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        if migration.state.phase != Phase::Begin3 || migration.state.abandoned {
+            return;
+        }
+        let why = format!("prepare at the destination: {why}");
+        if sent {
+            self.abandon(id, &why, false);
+        }
+        self.end(id, journal_format::record::JobResult::Failed, &why);
+        if !sent {
+            self.forget(id);
+        }
+    }
+
+    fn peer_said(
+        &mut self,
+        id: MigrationId,
+        asked: Asked,
+        envelope: Envelope,
+        response: PeerResponse,
+    ) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let seen = self
+            .engine
+            .live
+            .get(&id)
+            .and_then(|live| live.peer_position);
+        let intact = is_intact(migration.state.peer_position, envelope.sender)
+            && is_intact(seen, envelope.sender)
+            && self.remembers(envelope.saw);
+        let (answer, cookie) = match response {
+            PeerResponse::Prepared { nonce } => {
+                if asked == Asked::Prepare && intact {
+                    self.prepared(id, nonce, envelope.sender);
+                }
+                return;
+            }
+            PeerResponse::Refused { why } => {
+                if asked == Asked::Prepare {
+                    self.prepare_failed(id, &why, true);
+                }
+                return;
+            }
+            PeerResponse::Answer { answer, cookie } => (answer, cookie),
+        };
+        let answer = if intact { answer } else { PeerAnswer::Amnesia };
+        if intact {
+            let now = self.now;
+            let live = self.live(id);
+            live.peer_position = Some(envelope.sender);
+            live.heard_at = now;
+        }
+        self.heard(id, answer, envelope.sender, cookie);
+        let kept = self
+            .migration(id)
+            .is_some_and(|known| !known.state.open && known.state.terms.role == Role::Destination);
+        // A kept outcome is of use only to a source that can still ask for it.
+        let useless = matches!(answer, PeerAnswer::NoSuchMigration | PeerAnswer::Amnesia);
+        if asked == Asked::Acknowledge {
+            self.acknowledged(id, answer);
+        } else if kept && useless {
+            self.forget(id);
+        }
+    }
+
+    /// The destination is ready: perform begins.
+    fn prepared(&mut self, id: MigrationId, nonce: Nonce, position: Position) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let waits = migration.state.open
+            && migration.state.phase == Phase::Begin3
+            && !migration.state.abandoned;
+        if !waits {
+            return;
+        }
+        let prepared = PeerPrepared {
+            migration: id,
+            nonce,
+            position,
+        };
+        self.record(id, RecordBody::PeerPrepared(prepared));
+        self.live(id).peer_position = Some(position);
+        self.begin_perform(id);
+    }
+
+    /// The other side said how it stands.
+    fn heard(
+        &mut self,
+        id: MigrationId,
+        answer: PeerAnswer,
+        sender: Position,
+        cookie: Option<Cookie>,
+    ) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let state = &migration.state;
+        let role = state.terms.role;
+        let granted = state.granted.is_some();
+        let open = state.open;
+        let answer = match (role, answer) {
+            // It prepared, and its outcome is not known here: it cannot have forgotten honestly.
+            (Role::Source, PeerAnswer::NoSuchMigration) if granted && open => PeerAnswer::Amnesia,
+            (Role::Destination, PeerAnswer::Granted | PeerAnswer::GrantedAndSafe) => {
+                match cookie.filter(|cookie| self.is_licence(id, cookie, sender)) {
+                    Some(cookie) => {
+                        self.live(id).cookie = Some(cookie);
+                        answer
+                    }
+                    None => PeerAnswer::Performing,
+                }
+            }
+            (Role::Source | Role::Destination, other) => other,
+        };
+        let changed = self.live(id).peer != answer;
+        self.live(id).peer = answer;
+        let recorded = self
+            .migration(id)
+            .is_some_and(|known| known.state.peer_answer == answer);
+        if changed && !recorded {
+            let position = (answer != PeerAnswer::Amnesia).then_some(sender);
+            let heard = PeerHeard {
+                migration: id,
+                position,
+                answer,
+            };
+            self.record(id, RecordBody::PeerHeard(heard));
+        }
+        let outcome = match (role, answer) {
+            (Role::Source, PeerAnswer::Started) if granted => Some(Outcome::Committed),
+            (Role::Source, PeerAnswer::Aborted) if granted => Some(Outcome::Aborted),
+            _ => None,
+        };
+        let known = self.migration(id).and_then(|known| known.state.outcome);
+        if let (Some(outcome), None, true) = (outcome, known, open) {
+            let learned = OutcomeLearned {
+                migration: id,
+                outcome,
+                position: Some(sender),
+            };
+            self.record(id, RecordBody::OutcomeLearned(learned));
+            self.live(id).effect_at = 0;
+        }
+    }
+
+    /// Is that the source's licence for this very prepare, from its journal?
+    fn is_licence(&self, id: MigrationId, cookie: &Cookie, sender: Position) -> bool {
+        let Some(migration) = self.migration(id) else {
+            return false;
+        };
+        let terms = &migration.state.terms;
+        cookie.migration == id
+            && Some(cookie.nonce) == terms.nonce
+            && cookie.authority == terms.authority
+            && cookie.granted.journal == sender.journal
+            && cookie.granted.epoch <= sender.epoch
+    }
+
+    /// The other side durably has the outcome, forgot it after it had it, or cannot have it.
+    fn acknowledged(&mut self, id: MigrationId, answer: PeerAnswer) {
+        match answer {
+            PeerAnswer::Started
+            | PeerAnswer::Aborted
+            | PeerAnswer::NoSuchMigration
+            | PeerAnswer::Amnesia => self.forget(id),
+            PeerAnswer::NotAsked
+            | PeerAnswer::Unreachable
+            | PeerAnswer::Performing
+            | PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Abandoned
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Deciding => {}
+        }
+    }
+
+    fn forget(&mut self, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        if !migration.state.open {
+            self.record(
+                id,
+                RecordBody::MigrationForgotten(MigrationNamed { migration: id }),
+            );
+            self.engine.live.remove(&id);
+        }
+    }
+
+    /// A migration whose job ended.
+    pub(crate) fn after_end(&mut self, id: MigrationId) {
+        match self
+            .migration(id)
+            .map(|migration| migration.state.terms.role)
+        {
+            Some(Role::Source) => self.after_end_source(id),
+            Some(Role::Destination) => self.after_end_destination(id),
+            None => {}
+        }
+    }
+
+    // Being asked.
+
+    /// Does this journal still have what somebody saw of it?
+    fn remembers(&self, saw: Option<Position>) -> bool {
+        let Some(saw) = saw else { return true };
+        let own = self.position();
+        saw.journal == own.journal && self.engine.state.contains(&saw, own.lsn)
+    }
+
+    pub(crate) fn peer(
+        &mut self,
+        token: Token,
+        envelope: Envelope,
+        nonce: Nonce,
+        request: PeerRequest,
+    ) {
+        let id = request.migration();
+        let recorded = self
+            .migration(id)
+            .and_then(|migration| migration.state.peer_position);
+        let seen = self
+            .engine
+            .live
+            .get(&id)
+            .and_then(|live| live.peer_position);
+        let intact = is_intact(recorded, envelope.sender)
+            && is_intact(seen, envelope.sender)
+            && self.remembers(envelope.saw);
+        if !intact {
+            if self.migration(id).is_some() {
+                self.heard(id, PeerAnswer::Amnesia, envelope.sender, None);
+                self.answer(token, envelope, PeerAnswer::Amnesia, None);
+                self.advance(id);
+            } else {
+                self.answer(token, envelope, PeerAnswer::Amnesia, None);
+            }
+            return;
+        }
+        if self.migration(id).is_some() {
+            let now = self.now;
+            let live = self.live(id);
+            live.peer_position = Some(envelope.sender);
+            live.heard_at = now;
+        }
+        match request {
+            PeerRequest::Prepare { .. } => self.asked_prepare(token, envelope, nonce, request),
+            PeerRequest::Finish { cookie } => self.asked_finish(token, envelope, cookie),
+            PeerRequest::Abandon { migration } => self.asked_abandon(token, envelope, migration),
+            PeerRequest::Ask { migration } => self.asked_how(token, envelope, migration),
+            PeerRequest::Acknowledge { migration } => {
+                self.asked_acknowledge(token, envelope, migration);
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        token: Token,
+        envelope: Envelope,
+        answer: PeerAnswer,
+        cookie: Option<Cookie>,
+    ) {
+        let response = PeerResponse::Answer { answer, cookie };
+        self.peer_reply(token, Some(envelope.sender), response);
+    }
+
+    fn refuse(&mut self, token: Token, envelope: Envelope, why: &str) {
+        let response = PeerResponse::Refused {
+            why: why.to_owned(),
+        };
+        self.peer_reply(token, Some(envelope.sender), response);
+    }
+
+    fn asked_prepare(
+        &mut self,
+        token: Token,
+        envelope: Envelope,
+        nonce: Nonce,
+        request: PeerRequest,
+    ) {
+        let PeerRequest::Prepare {
+            migration,
+            name,
+            protocol,
+            authority,
+            ..
+        } = &request
+        else {
+            return;
+        };
+        if envelope.sender.journal == self.engine.config.journal {
+            return self.refuse(
+                token,
+                envelope,
+                "the source and the destination are one sidecar",
+            );
+        }
+        if let Some(why) = super::control::unacceptable(&request) {
+            return self.refuse(token, envelope, &why);
+        }
+        if self.migration(*migration).is_some() {
+            return self.refuse(token, envelope, "this migration was prepared here before");
+        }
+        use journal_format::record::{Authority, Protocol};
+        if (*protocol, *authority) != (Protocol::V3, Authority::Destination) {
+            let why = format!("protocol {protocol} with authority {authority} is not offered here");
+            return self.refuse(token, envelope, &why);
+        }
+        let Some(domain) = self.domain_named(name) else {
+            let why = format!("no domain named '{name}' is registered at the destination");
+            return self.refuse(token, envelope, &why);
+        };
+        if self.engine.pending.contains_key(&domain) {
+            let why = format!("domain '{name}' is about to begin another job");
+            return self.refuse(token, envelope, &why);
+        }
+        let pending = Pending::Prepare {
+            token,
+            envelope,
+            nonce,
+            request,
+        };
+        self.engine.pending.insert(domain, pending);
+        self.look(domain);
+    }
+
+    fn asked_finish(&mut self, token: Token, envelope: Envelope, cookie: Cookie) {
+        let id = cookie.migration;
+        let Some(migration) = self.migration(id) else {
+            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+        };
+        if migration.state.terms.role != Role::Destination
+            || !self.is_licence(id, &cookie, envelope.sender)
+        {
+            return self.refuse(token, envelope, "the cookie is not of this migration");
+        }
+        self.wait(id, token, envelope);
+        self.heard(id, PeerAnswer::Granted, envelope.sender, Some(cookie));
+        self.look_for(id);
+        self.advance(id);
+    }
+
+    fn asked_abandon(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+        };
+        if migration.state.terms.role != Role::Destination {
+            return self.refuse(token, envelope, "this side is the source of that migration");
+        }
+        self.wait(id, token, envelope);
+        if !migration_decided(self, id) {
+            self.live(id).cookie = None;
+            self.heard(id, PeerAnswer::Abandoned, envelope.sender, None);
+            self.look_for(id);
+        }
+        self.advance(id);
+    }
+
+    fn asked_how(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
+        if self.migration(id).is_none() {
+            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+        }
+        let live = self.live(id);
+        if live.looking.len() >= WAITING_MAX {
+            return self.refuse(token, envelope, "too many ask about this migration");
+        }
+        live.looking.push(token);
+        match self.look_for(id) {
+            true => {}
+            // Nothing to look at any more.
+            false => self.answer_lookers(id),
+        }
+    }
+
+    fn asked_acknowledge(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+        };
+        if migration.state.terms.role != Role::Destination {
+            return self.refuse(token, envelope, "this side is the source of that migration");
+        }
+        let answer = self.destination_answer(id);
+        if matches!(answer, PeerAnswer::Started | PeerAnswer::Aborted) {
+            self.forget(id);
+        }
+        self.answer(token, envelope, answer, None);
+    }
+
+    fn wait(&mut self, id: MigrationId, token: Token, envelope: Envelope) {
+        let now = self.now;
+        if self.live(id).waiting.len() >= WAITING_MAX {
+            return self.refuse(token, envelope, "too many wait for this migration");
+        }
+        self.live(id).waiting.push((token, now));
+    }
+
+    /// Looks at a migration's domain; false if it is not there any more.
+    fn look_for(&mut self, id: MigrationId) -> bool {
+        let Some(domain) = self.migration(id).map(|migration| migration.domain) else {
+            return false;
+        };
+        let there = self.domain(domain).is_some();
+        if there {
+            self.look(domain);
+        }
+        there
+    }
+
+    /// Answers those who asked how it stands and waited for a fresh look.
+    pub(crate) fn answer_lookers(&mut self, id: MigrationId) {
+        if self
+            .engine
+            .live
+            .get(&id)
+            .is_none_or(|live| live.looking.is_empty())
+        {
+            return;
+        }
+        let tokens = core::mem::take(&mut self.live(id).looking);
+        let role = self
+            .migration(id)
+            .map(|migration| migration.state.terms.role);
+        let (answer, cookie) = match role {
+            Some(Role::Source) => self.source_answer(id),
+            Some(Role::Destination) => (self.destination_answer(id), None),
+            None => (PeerAnswer::NoSuchMigration, None),
+        };
+        let saw = self
+            .engine
+            .live
+            .get(&id)
+            .and_then(|live| live.peer_position);
+        for token in tokens {
+            self.peer_reply(token, saw, PeerResponse::Answer { answer, cookie });
+        }
+    }
+
+    /// How a migration stands at its source, for its destination.
+    fn source_answer(&mut self, id: MigrationId) -> (PeerAnswer, Option<Cookie>) {
+        let safe = self.evidence(id).is_some_and(|evidence| is_safe(&evidence));
+        let Some(migration) = self.migration(id) else {
+            return (PeerAnswer::NoSuchMigration, None);
+        };
+        let state = &migration.state;
+        match (state.outcome, state.granted) {
+            (Some(Outcome::Aborted), _) => (PeerAnswer::Abandoned, None),
+            // A source that may have been continued or cancelled is no safe copy to fall back to.
+            (None, Some(cookie)) if safe && !state.source_touched => {
+                (PeerAnswer::GrantedAndSafe, Some(cookie))
+            }
+            (Some(Outcome::Committed) | None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
+            (_, None) if state.abandoned => (PeerAnswer::Abandoned, None),
+            (_, None) => (PeerAnswer::Performing, None),
+        }
+    }
+}
+
+fn migration_decided(turn: &Turn<'_>, id: MigrationId) -> bool {
+    turn.migration(id).is_some_and(|migration| {
+        let state = &migration.state;
+        state.aborted || state.committed || !state.open
+    })
+}

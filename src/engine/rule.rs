@@ -1,0 +1,678 @@
+//! The rules of recovery by name, with what people read about them.
+//!
+//! Invariant: one row of the decision table is one [`Rule`], one line of `explain`, one test.
+//! Not here: when a rule holds (`decide`), how it is carried out (`source`, `destination`).
+
+use journal_format::record::Decision;
+
+/// A row of the decision table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rule {
+    /// Another process answers on the socket of an open job.
+    OtherInstance,
+    /// QEMU carries the claim of another journal.
+    ClaimedByAnother,
+    /// QEMU carries a claim of this journal that the journal does not have.
+    JournalOlderThanQemu,
+    /// Records that may concern the domain are damaged.
+    JournalDamaged,
+    /// QEMU lives but does not answer.
+    QemuMute,
+    /// A state, status or phase that this version has no rule for.
+    NoRuleForThis,
+    /// An operator settled it.
+    OperatorResolved,
+
+    /// Begin, and nothing was done to QEMU.
+    SourceBeginUndone,
+    /// Begin, QEMU is dead.
+    SourceBeginDead,
+    /// Performing and not completed.
+    SourcePerformGiveUp,
+    /// Completed, but the guest runs here: somebody continued it.
+    SourcePerformRunning,
+    /// Completed, the licence has not gone out yet.
+    SourcePerformCompleted,
+    /// Dead, watched to its end, and the destination's copy is whole.
+    SourcePerformDeadWatched,
+    /// Dead, not watched, and the destination's copy is whole.
+    SourcePerformDeadUnwatched,
+    /// Dead, and the destination was not heard yet.
+    SourcePerformDeadAsking,
+    /// Dead, and the destination's copy is not whole.
+    SourcePerformDeadNotWhole,
+    /// Given up, alive.
+    SourceAbandoned,
+    /// Given up, dead.
+    SourceAbandonedDead,
+    /// Granted, and the destination runs.
+    SourceGrantedStarted,
+    /// Granted, the destination runs, but this QEMU does not say completed.
+    SourceGrantedStartedUnproven,
+    /// Granted, and the destination will never run.
+    SourceGrantedAborted,
+    /// Granted, and the answer is not known.
+    SourceGrantedInDoubt,
+    /// Granted, and the destination's journal lost what it had.
+    SourceGrantedAmnesia,
+    /// Granted, but the guest runs here: somebody continued it.
+    SourceGrantedRunning,
+    /// Granted and started there, and the guest runs here too.
+    SourceGrantedRunningStarted,
+    /// Granted, QEMU in a state that no migration leaves.
+    SourceGrantedOther,
+    /// Granted, dead, and the answer is not known.
+    SourceGrantedDead,
+    /// Granted, dead, and the outcome is known.
+    SourceGrantedDeadSettled,
+    /// Confirmed, still alive.
+    SourceConfirm,
+    /// Confirmed and gone.
+    SourceConfirmDead,
+    /// Cancelled, alive.
+    SourceCancelled,
+    /// Cancelled, dead.
+    SourceCancelledDead,
+
+    /// Nothing decided, QEMU is gone.
+    DestinationPrepareDead,
+    /// Nothing decided, but the guest ran here.
+    DestinationPrepareRunning,
+    /// Nothing decided, the stream failed.
+    DestinationPrepareFailed,
+    /// The source gave up.
+    DestinationPrepareAbandoned,
+    /// Whole, and the licence is here.
+    DestinationPrepareFinish,
+    /// The source is still performing, or was not heard yet.
+    DestinationPrepareWaiting,
+    /// The source cannot be reached.
+    DestinationPrepareAlone,
+    /// The source's journal lost what it had.
+    DestinationPrepareAmnesia,
+    /// Committed, paused, the result of `cont` unknown.
+    DestinationFinishRetry,
+    /// Committed, `cont` was refused, and the source's copy is not known to be safe.
+    DestinationFinishRefused,
+    /// Committed, `cont` was refused, and the source's copy is safe.
+    DestinationFinishRefusedSafe,
+    /// Committed, and the guest ran here.
+    DestinationFinishRunning,
+    /// Committed, `cont` may have happened, dead.
+    DestinationFinishDead,
+    /// Committed, `cont` provably did not happen, dead.
+    DestinationFinishDeadUnsent,
+    /// Started.
+    DestinationStarted,
+    /// Started, and dead since.
+    DestinationStartedDead,
+    /// Aborted, still alive.
+    DestinationAborted,
+    /// Aborted and gone.
+    DestinationAbortedDead,
+}
+
+/// What a rule says: its name, its decision, and what people read.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleText {
+    /// As it stands in records and output.
+    pub name: &'static str,
+    /// What is done.
+    pub decision: Decision,
+    /// Why.
+    pub reason: &'static str,
+    /// For a hold: what would settle it.
+    pub settled_by: &'static str,
+    /// What libvirt does at the same point (qemu_process.c, RecoverMigrationOut and -In).
+    pub libvirt: &'static str,
+}
+
+const KEEPS: &str = "leaves the source paused and forgets the job";
+const NONE: &str = "has no such case";
+const RESUMES: &str = "cancels and resumes the source";
+const KILLS: &str = "kills the destination";
+
+/// The decision table's rows, in the order of [`Rule`].
+const TABLE: &[(Rule, RuleText)] = &[
+    (
+        Rule::OtherInstance,
+        RuleText {
+            name: "other-instance",
+            decision: Decision::Hold,
+            reason: "another process answers on the monitor socket of an open job",
+            settled_by: "the bound process answering again, or resolve",
+            libvirt: "trusts the socket",
+        },
+    ),
+    (
+        Rule::ClaimedByAnother,
+        RuleText {
+            name: "claimed-by-another",
+            decision: Decision::Hold,
+            reason: "QEMU carries the claim of another journal: another sidecar may act on it",
+            settled_by: "the other sidecar releasing its claim, or resolve",
+            libvirt: NONE,
+        },
+    ),
+    (
+        Rule::JournalOlderThanQemu,
+        RuleText {
+            name: "journal-older-than-qemu",
+            decision: Decision::Hold,
+            reason: "QEMU carries a claim of this journal that the journal does not have: the journal is older than QEMU",
+            settled_by: "resolve, after looking at both sides",
+            libvirt: NONE,
+        },
+    ),
+    (
+        Rule::JournalDamaged,
+        RuleText {
+            name: "journal-damaged",
+            decision: Decision::Hold,
+            reason: "records that may concern this domain are damaged: what was decided is not known",
+            settled_by: "resolve, after looking at both sides",
+            libvirt: "drops a domain whose status file is damaged",
+        },
+    ),
+    (
+        Rule::QemuMute,
+        RuleText {
+            name: "qemu-mute",
+            decision: Decision::Hold,
+            reason: "QEMU lives but does not answer: no answer is not dead",
+            settled_by: "QEMU answering or ending",
+            libvirt: "kills a domain whose monitor it cannot open",
+        },
+    ),
+    (
+        Rule::NoRuleForThis,
+        RuleText {
+            name: "no-rule-for-this",
+            decision: Decision::Hold,
+            reason: "QEMU is in a state that no rule covers; nothing is guessed",
+            settled_by: "QEMU leaving that state, or resolve",
+            libvirt: "guesses from the closest state",
+        },
+    ),
+    (
+        Rule::OperatorResolved,
+        RuleText {
+            name: "operator-resolved",
+            decision: Decision::Confirm,
+            reason: "an operator settled it, on the record",
+            settled_by: "",
+            libvirt: NONE,
+        },
+    ),
+    (
+        Rule::SourceBeginUndone,
+        RuleText {
+            name: "source-begin-undone",
+            decision: Decision::Confirm,
+            reason: "nothing was done to QEMU yet: the guest is untouched; the destination is told",
+            settled_by: "",
+            libvirt: "forgets the migration",
+        },
+    ),
+    (
+        Rule::SourceBeginDead,
+        RuleText {
+            name: "source-begin-dead",
+            decision: Decision::Confirm,
+            reason: "the guest crashed before the migration began",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourcePerformGiveUp,
+        RuleText {
+            name: "source-perform-give-up",
+            decision: Decision::Resume,
+            reason: "not everything was sent, and no licence to run went out: the source runs on",
+            settled_by: "",
+            libvirt: RESUMES,
+        },
+    ),
+    (
+        Rule::SourcePerformRunning,
+        RuleText {
+            name: "source-perform-running",
+            decision: Decision::Resume,
+            reason: "everything was sent, but somebody continued the guest here before a licence went out: it stays here",
+            settled_by: "",
+            libvirt: "keeps it running",
+        },
+    ),
+    (
+        Rule::SourcePerformCompleted,
+        RuleText {
+            name: "source-perform-completed",
+            decision: Decision::Hold,
+            reason: "everything was sent: the destination decides now",
+            settled_by: "the destination's answer",
+            libvirt: KEEPS,
+        },
+    ),
+    (
+        Rule::SourcePerformDeadWatched,
+        RuleText {
+            name: "source-perform-dead-watched",
+            decision: Decision::Hold,
+            reason: "this copy was watched from its stop to its end and never ran on: the destination's whole copy is the only one",
+            settled_by: "the destination's answer",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourcePerformDeadUnwatched,
+        RuleText {
+            name: "source-perform-dead-unwatched",
+            decision: Decision::Hold,
+            reason: "this copy may have run on by itself before it died: the destination's copy may be older than what the guest did",
+            settled_by: "resolve",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourcePerformDeadAsking,
+        RuleText {
+            name: "source-perform-dead-asking",
+            decision: Decision::Hold,
+            reason: "this copy is dead; whether the destination's is whole is not known",
+            settled_by: "the destination's answer",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourcePerformDeadNotWhole,
+        RuleText {
+            name: "source-perform-dead-not-whole",
+            decision: Decision::Confirm,
+            reason: "the guest crashed before everything was sent",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourceAbandoned,
+        RuleText {
+            name: "source-abandoned",
+            decision: Decision::Resume,
+            reason: "given up before a licence went out: never forward",
+            settled_by: "",
+            libvirt: RESUMES,
+        },
+    ),
+    (
+        Rule::SourceAbandonedDead,
+        RuleText {
+            name: "source-abandoned-dead",
+            decision: Decision::Confirm,
+            reason: "given up, and the guest crashed",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourceGrantedStarted,
+        RuleText {
+            name: "source-granted-started",
+            decision: Decision::Kill,
+            reason: "the destination runs the guest, and QEMU here says completed",
+            settled_by: "",
+            libvirt: KEEPS,
+        },
+    ),
+    (
+        Rule::SourceGrantedStartedUnproven,
+        RuleText {
+            name: "source-granted-started-unproven",
+            decision: Decision::Hold,
+            reason: "the destination runs the guest, but QEMU here does not say completed",
+            settled_by: "QEMU saying completed, or resolve",
+            libvirt: KEEPS,
+        },
+    ),
+    (
+        Rule::SourceGrantedAborted,
+        RuleText {
+            name: "source-granted-aborted",
+            decision: Decision::Resume,
+            reason: "the destination will never run the guest, and its copy is gone",
+            settled_by: "",
+            libvirt: KEEPS,
+        },
+    ),
+    (
+        Rule::SourceGrantedInDoubt,
+        RuleText {
+            name: "source-granted-in-doubt",
+            decision: Decision::Hold,
+            reason: "a licence to run went out and the answer is not known: the guest may run at the destination",
+            settled_by: "the destination's answer",
+            libvirt: KEEPS,
+        },
+    ),
+    (
+        Rule::SourceGrantedAmnesia,
+        RuleText {
+            name: "source-granted-amnesia",
+            decision: Decision::Hold,
+            reason: "a licence to run went out and the destination's journal lost records that it had: its word proves nothing",
+            settled_by: "resolve, after looking at the destination's QEMU",
+            libvirt: KEEPS,
+        },
+    ),
+    (
+        Rule::SourceGrantedRunning,
+        RuleText {
+            name: "source-granted-running",
+            decision: Decision::Hold,
+            reason: "a licence to run went out, but somebody continued the guest here: never forward",
+            settled_by: "the destination withdrawing or having started",
+            libvirt: "keeps it running",
+        },
+    ),
+    (
+        Rule::SourceGrantedRunningStarted,
+        RuleText {
+            name: "source-granted-running-started",
+            decision: Decision::Kill,
+            reason: "the destination runs the guest, and somebody continued this copy too: at most one copy runs was broken from outside",
+            settled_by: "",
+            libvirt: "keeps it running",
+        },
+    ),
+    (
+        Rule::SourceGrantedOther,
+        RuleText {
+            name: "source-granted-other",
+            decision: Decision::Hold,
+            reason: "a licence to run went out, and QEMU is in a state that no migration leaves",
+            settled_by: "QEMU saying postmigrate and completed, or resolve",
+            libvirt: KEEPS,
+        },
+    ),
+    (
+        Rule::SourceGrantedDead,
+        RuleText {
+            name: "source-granted-dead",
+            decision: Decision::Hold,
+            reason: "a licence to run went out and this copy is dead: the destination's is the only one",
+            settled_by: "the destination's answer",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourceGrantedDeadSettled,
+        RuleText {
+            name: "source-granted-dead-settled",
+            decision: Decision::Confirm,
+            reason: "this copy is dead and the outcome is known",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourceConfirm,
+        RuleText {
+            name: "source-confirm",
+            decision: Decision::Kill,
+            reason: "the destination runs the guest: this copy is ended",
+            settled_by: "",
+            libvirt: "kills the source",
+        },
+    ),
+    (
+        Rule::SourceConfirmDead,
+        RuleText {
+            name: "source-confirm-dead",
+            decision: Decision::Confirm,
+            reason: "the destination runs the guest and this copy is gone",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourceCancelled,
+        RuleText {
+            name: "source-cancelled",
+            decision: Decision::Resume,
+            reason: "the destination will never run the guest: this copy goes on",
+            settled_by: "",
+            libvirt: "resumes the source",
+        },
+    ),
+    (
+        Rule::SourceCancelledDead,
+        RuleText {
+            name: "source-cancelled-dead",
+            decision: Decision::Confirm,
+            reason: "the destination will never run the guest, and this copy crashed",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::DestinationPrepareDead,
+        RuleText {
+            name: "destination-prepare-dead",
+            decision: Decision::Confirm,
+            reason: "QEMU is gone before anything was decided: it will never run the guest",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::DestinationPrepareRunning,
+        RuleText {
+            name: "destination-prepare-running",
+            decision: Decision::Confirm,
+            reason: "the guest ran here though no licence is recorded: a guest that ran is never taken back",
+            settled_by: "",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationPrepareFailed,
+        RuleText {
+            name: "destination-prepare-failed",
+            decision: Decision::Kill,
+            reason: "the stream failed: this copy will never be whole",
+            settled_by: "",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationPrepareAbandoned,
+        RuleText {
+            name: "destination-prepare-abandoned",
+            decision: Decision::Kill,
+            reason: "the source gave up and runs on",
+            settled_by: "",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationPrepareFinish,
+        RuleText {
+            name: "destination-prepare-finish",
+            decision: Decision::Resume,
+            reason: "this copy is whole and the source gave its licence",
+            settled_by: "",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationPrepareWaiting,
+        RuleText {
+            name: "destination-prepare-waiting",
+            decision: Decision::Hold,
+            reason: "the source is still performing, or was not heard yet",
+            settled_by: "the source's answer",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationPrepareAlone,
+        RuleText {
+            name: "destination-prepare-alone",
+            decision: Decision::Hold,
+            reason: "the source cannot be reached: this may become, or be, the only copy",
+            settled_by: "the source's answer, or resolve",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationPrepareAmnesia,
+        RuleText {
+            name: "destination-prepare-amnesia",
+            decision: Decision::Hold,
+            reason: "the source's journal, or this one, lost records that it had: its word proves nothing",
+            settled_by: "resolve, after looking at the source's QEMU",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationFinishRetry,
+        RuleText {
+            name: "destination-finish-retry",
+            decision: Decision::Resume,
+            reason: "committed, and the guest may have run here already: only forward",
+            settled_by: "",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationFinishRefused,
+        RuleText {
+            name: "destination-finish-refused",
+            decision: Decision::Hold,
+            reason: "committed, but QEMU refused to run the guest, and the source's copy is not known to be safe",
+            settled_by: "QEMU accepting cont, or the source's answer",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationFinishRefusedSafe,
+        RuleText {
+            name: "destination-finish-refused-safe",
+            decision: Decision::Kill,
+            reason: "QEMU refused the only cont there ever was, and the source's copy is safe",
+            settled_by: "",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationFinishRunning,
+        RuleText {
+            name: "destination-finish-running",
+            decision: Decision::Confirm,
+            reason: "committed, and the guest ran here",
+            settled_by: "",
+            libvirt: "keeps it running",
+        },
+    ),
+    (
+        Rule::DestinationFinishDead,
+        RuleText {
+            name: "destination-finish-dead",
+            decision: Decision::Confirm,
+            reason: "committed, and the guest may have run here before it crashed: the source must never run again",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::DestinationFinishDeadUnsent,
+        RuleText {
+            name: "destination-finish-dead-unsent",
+            decision: Decision::Confirm,
+            reason: "committed, but the guest provably never ran here, and QEMU is gone: the source's copy is good",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::DestinationStarted,
+        RuleText {
+            name: "destination-started",
+            decision: Decision::Confirm,
+            reason: "the guest was started here",
+            settled_by: "",
+            libvirt: "keeps it running",
+        },
+    ),
+    (
+        Rule::DestinationStartedDead,
+        RuleText {
+            name: "destination-started-dead",
+            decision: Decision::Confirm,
+            reason: "the guest was started here and crashed later",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::DestinationAborted,
+        RuleText {
+            name: "destination-aborted",
+            decision: Decision::Kill,
+            reason: "decided: this copy never runs",
+            settled_by: "",
+            libvirt: KILLS,
+        },
+    ),
+    (
+        Rule::DestinationAbortedDead,
+        RuleText {
+            name: "destination-aborted-dead",
+            decision: Decision::Confirm,
+            reason: "decided: this copy never runs, and it is gone",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+];
+
+// A row stands at the number of its rule, so that `text` is an index that cannot miss.
+const _: () = {
+    let mut at = 0;
+    while at < TABLE.len() {
+        assert!(TABLE[at].0 as usize == at);
+        at += 1;
+    }
+    assert!(TABLE.len() == Rule::DestinationAbortedDead as usize + 1);
+};
+
+impl Rule {
+    /// Every rule, in the order of the table.
+    pub fn all() -> impl Iterator<Item = Rule> {
+        TABLE.iter().map(|(rule, _)| *rule)
+    }
+
+    /// The rule of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Rule> {
+        Rule::all().find(|rule| rule.name() == name)
+    }
+
+    /// Its name in records and output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.text().name
+    }
+
+    /// What is done under it.
+    #[must_use]
+    pub const fn decision(self) -> Decision {
+        self.text().decision
+    }
+
+    /// All that is said about it.
+    #[must_use]
+    pub const fn text(self) -> &'static RuleText {
+        &TABLE[self as usize].1
+    }
+}

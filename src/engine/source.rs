@@ -1,0 +1,489 @@
+//! The source's side of a v3 migration: how it goes forward, and how its rules are carried out.
+//!
+//! Invariant: before `granted` is durable giving up is always possible; after it only the
+//! authority's word counts. Exactly one effect of a job is in flight.
+//! Not here: which rule holds (`decide`), what the destination does (`destination`).
+
+use journal_format::number::{MigrationId, Position};
+use journal_format::record::{
+    Cookie, EffectCommand, EffectResult, Evidence, JobResult, MigrationAbandoned, MigrationGranted,
+    Outcome, PeerAnswer, Phase, RecordBody, Role, RunState, WantedRunState,
+};
+
+use super::decide::{RunClass, StatusClass, run_class, status_class};
+use super::live::Asked;
+use super::turn::{Turn, short};
+use super::{PeerRequest, Rule};
+
+impl Turn<'_> {
+    /// The protocol's next step while nothing has to be decided.
+    pub(crate) fn proceed_source(&mut self, id: MigrationId, evidence: &Evidence) {
+        match evidence.phase {
+            Phase::Begin3 => self.ask_prepare(id),
+            Phase::Perform3 => self.proceed_perform(id, evidence),
+            // `decide` has a rule for every other phase of a source.
+            Phase::Perform2
+            | Phase::Perform3Done
+            | Phase::Confirm3
+            | Phase::Confirm3Cancelled
+            | Phase::Prepare
+            | Phase::Finish2
+            | Phase::Finish3
+            | Phase::PostcopyFailed
+            | Phase::BeginResume
+            | Phase::PerformResume
+            | Phase::ConfirmResume
+            | Phase::PrepareResume
+            | Phase::FinishResume => {}
+        }
+    }
+
+    fn ask_prepare(&mut self, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let Some(domain) = self.domain(migration.domain) else {
+            return;
+        };
+        let terms = &migration.state.terms;
+        let definition = domain.state.definition;
+        let request = PeerRequest::Prepare {
+            migration: id,
+            protocol: terms.protocol,
+            authority: terms.authority,
+            name: terms.peer_domain.clone(),
+            source_name: domain.state.name.clone(),
+            peer: self.engine.config.peer.clone(),
+            uri: terms.uri.clone(),
+            wanted: domain.state.wanted,
+            definition: definition.and_then(|first| self.engine.state.definition(first)),
+        };
+        self.ask(id, Asked::Prepare, request);
+    }
+
+    /// The destination is prepared: the effects of perform, one after the other.
+    pub(crate) fn begin_perform(&mut self, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let terms = migration.state.terms.clone();
+        let mut plan = self.plan_claim(id);
+        plan.push(EffectCommand::SetCapabilities(Role::Source));
+        if terms.max_bandwidth.is_some() || terms.downtime_limit.is_some() {
+            plan.push(EffectCommand::SetParameters {
+                max_bandwidth: terms.max_bandwidth,
+                downtime_limit: terms.downtime_limit,
+            });
+        }
+        plan.push(EffectCommand::Migrate { uri: terms.uri });
+        self.enter(id, Phase::Perform3);
+        self.live(id).plan.extend(plan);
+    }
+
+    fn proceed_perform(&mut self, id: MigrationId, evidence: &Evidence) {
+        if let Some(command) = self.live(id).plan.pop_front() {
+            self.intend(id, command);
+            return;
+        }
+        let run = run_class(evidence.observed.run_state.as_ref());
+        match status_class(evidence.observed.migration.as_ref()) {
+            StatusClass::PreSwitchover => {
+                self.live(id).blackout = true;
+                if self.effect_due(id) {
+                    self.cite_look(id);
+                    self.intend(id, EffectCommand::MigrateContinue);
+                }
+            }
+            StatusClass::Performing => {
+                if let (RunClass::Running | RunClass::Paused, Some(domain)) =
+                    (run, self.migration(id).map(|migration| migration.domain))
+                {
+                    self.learn_wanted(domain, &evidence.observed);
+                }
+            }
+            StatusClass::None
+            | StatusClass::Device
+            | StatusClass::Cancelling
+            | StatusClass::Ended
+            | StatusClass::Completed
+            | StatusClass::Postcopy
+            | StatusClass::Unknown => {}
+        }
+    }
+
+    pub(crate) fn source_effect_finished(
+        &mut self,
+        id: MigrationId,
+        command: &EffectCommand,
+        result: &EffectResult,
+    ) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let performing = migration.state.phase == Phase::Perform3
+            && !migration.state.abandoned
+            && migration.state.granted.is_none();
+        if !performing || *result == EffectResult::Done {
+            return;
+        }
+        match command {
+            // The look after it tells how it stands; it is sent again if it must be.
+            EffectCommand::MigrateContinue | EffectCommand::Stop | EffectCommand::Cont => {}
+            EffectCommand::Claim(_)
+            | EffectCommand::Unclaim
+            | EffectCommand::SetCapabilities(_)
+            | EffectCommand::SetParameters { .. }
+            | EffectCommand::MigrateIncoming { .. }
+            | EffectCommand::Migrate { .. }
+            | EffectCommand::MigrateCancel
+            | EffectCommand::Kill => {
+                let why = format!("{} {}", command.name(), describe(result));
+                self.abandon(id, &why, false);
+            }
+        }
+    }
+
+    /// Never forward from here; the destination is told until it knows.
+    pub(crate) fn abandon(&mut self, id: MigrationId, why: &str, asked: bool) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        if migration.state.abandoned || migration.state.granted.is_some() {
+            return;
+        }
+        self.cite_look(id);
+        let abandoned = MigrationAbandoned {
+            migration: id,
+            why: short(why),
+            asked,
+        };
+        self.record(id, RecordBody::MigrationAbandoned(abandoned));
+        let live = self.live(id);
+        live.plan.clear();
+        live.effect_at = 0;
+        live.ask_at = 0;
+        live.ask_delay = 0;
+    }
+
+    /// QEMU has sent everything: the licence goes out, and from here only the authority decides.
+    fn grant(&mut self, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let Some(domain) = self.domain(migration.domain) else {
+            return;
+        };
+        let Some(nonce) = migration.state.terms.nonce else {
+            // Performing without a nonce: records are missing that no gap was reported for.
+            self.live(id).rule = Some(Rule::NoRuleForThis);
+            return;
+        };
+        let (authority, wanted) = (migration.state.terms.authority, domain.state.wanted);
+        self.cite_look(id);
+        self.enter(id, Phase::Perform3Done);
+        // The position of the very record that is appended next.
+        let granted = Position {
+            lsn: self.engine.next,
+            ..self.position()
+        };
+        let cookie = Cookie {
+            migration: id,
+            nonce,
+            granted,
+            authority,
+            wanted,
+        };
+        self.record(
+            id,
+            RecordBody::MigrationGranted(MigrationGranted { cookie }),
+        );
+        let live = self.live(id);
+        live.peer = PeerAnswer::NotAsked;
+        live.ask_at = 0;
+        live.ask_delay = 0;
+    }
+
+    pub(crate) fn carry_out_source(&mut self, id: MigrationId, rule: Rule) {
+        match rule {
+            Rule::SourceBeginUndone => {
+                self.abandon(id, "the sidecar was restarted before perform", false);
+                self.end(
+                    id,
+                    JobResult::Failed,
+                    "the sidecar was restarted before perform",
+                );
+            }
+            Rule::SourceBeginDead | Rule::SourcePerformDeadNotWhole => {
+                self.abandon(id, "QEMU ended", false);
+                self.end(
+                    id,
+                    JobResult::Crashed,
+                    "QEMU ended before everything was sent",
+                );
+            }
+            Rule::SourcePerformGiveUp => self.abandon(id, &self.why_given_up(id), false),
+            Rule::SourcePerformRunning => {
+                self.abandon(id, "the guest was continued here from outside", false);
+            }
+            Rule::SourcePerformCompleted | Rule::SourcePerformDeadWatched => self.grant(id),
+            Rule::SourcePerformDeadUnwatched | Rule::SourcePerformDeadAsking => {
+                self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
+            }
+            Rule::SourceAbandoned => {
+                self.tell_abandoned(id);
+                if self.restore(id) {
+                    let asked = self
+                        .migration(id)
+                        .is_some_and(|known| known.state.cancel_asked);
+                    let result = if asked {
+                        JobResult::Cancelled
+                    } else {
+                        JobResult::Failed
+                    };
+                    self.end(id, result, "the guest stays at the source");
+                }
+            }
+            Rule::SourceAbandonedDead => {
+                self.end(id, JobResult::Crashed, "given up, and QEMU ended");
+            }
+            Rule::SourceGrantedStarted
+            | Rule::SourceGrantedRunningStarted
+            | Rule::SourceConfirm => {
+                self.enter(id, Phase::Confirm3);
+                if self.effect_due(id) {
+                    self.intend(id, EffectCommand::Kill);
+                }
+            }
+            Rule::SourceConfirmDead => {
+                self.end(
+                    id,
+                    JobResult::Completed,
+                    "the guest runs at the destination",
+                );
+            }
+            Rule::SourceGrantedAborted => {
+                self.enter(id, Phase::Confirm3Cancelled);
+                self.live(id).effect_at = 0;
+            }
+            Rule::SourceCancelled => {
+                if self.restore(id) {
+                    self.end(id, JobResult::Failed, "the destination never ran the guest");
+                }
+            }
+            Rule::SourceCancelledDead => {
+                self.end(
+                    id,
+                    JobResult::Crashed,
+                    "the destination never ran it, and QEMU ended",
+                );
+            }
+            Rule::SourceGrantedDeadSettled => {
+                let outcome = self.migration(id).and_then(|known| known.state.outcome);
+                if outcome == Some(Outcome::Committed) {
+                    self.enter(id, Phase::Confirm3);
+                    self.end(
+                        id,
+                        JobResult::Completed,
+                        "the guest runs at the destination",
+                    );
+                } else {
+                    self.enter(id, Phase::Confirm3Cancelled);
+                    self.end(id, JobResult::Crashed, "no copy is left: both QEMUs ended");
+                }
+            }
+            Rule::SourceGrantedInDoubt
+            | Rule::SourceGrantedAmnesia
+            | Rule::SourceGrantedOther
+            | Rule::SourceGrantedDead => self.ask_finish(id),
+            Rule::SourceGrantedRunning => {
+                self.ask(id, Asked::Abandon, PeerRequest::Abandon { migration: id });
+            }
+            // Held: nothing is done until something else is seen or heard.
+            Rule::SourceGrantedStartedUnproven
+            | Rule::OtherInstance
+            | Rule::ClaimedByAnother
+            | Rule::JournalOlderThanQemu
+            | Rule::JournalDamaged
+            | Rule::QemuMute
+            | Rule::NoRuleForThis => {}
+            // An operator's word is carried out where it is given; the others are not a source's.
+            Rule::OperatorResolved
+            | Rule::DestinationPrepareDead
+            | Rule::DestinationPrepareRunning
+            | Rule::DestinationPrepareFailed
+            | Rule::DestinationPrepareAbandoned
+            | Rule::DestinationPrepareFinish
+            | Rule::DestinationPrepareWaiting
+            | Rule::DestinationPrepareAlone
+            | Rule::DestinationPrepareAmnesia
+            | Rule::DestinationFinishRetry
+            | Rule::DestinationFinishRefused
+            | Rule::DestinationFinishRefusedSafe
+            | Rule::DestinationFinishRunning
+            | Rule::DestinationFinishDead
+            | Rule::DestinationFinishDeadUnsent
+            | Rule::DestinationStarted
+            | Rule::DestinationStartedDead
+            | Rule::DestinationAborted
+            | Rule::DestinationAbortedDead => {}
+        }
+    }
+
+    fn why_given_up(&self, id: MigrationId) -> String {
+        let seen = self
+            .migration(id)
+            .and_then(|migration| self.engine.eyes.get(&migration.domain))
+            .and_then(|eyes| eyes.observed.as_ref())
+            .and_then(|observed| observed.migration.as_ref());
+        match seen {
+            Some(status) => format!("not completed: QEMU's migration is {status}"),
+            None => "not completed".to_owned(),
+        }
+    }
+
+    fn ask_finish(&mut self, id: MigrationId) {
+        if let Some(cookie) = self
+            .migration(id)
+            .and_then(|migration| migration.state.granted)
+        {
+            self.ask(id, Asked::Finish, PeerRequest::Finish { cookie });
+        }
+    }
+
+    pub(crate) fn tell_abandoned(&mut self, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        if !knows_abandoned(migration.state.peer_answer) {
+            self.ask(id, Asked::Abandon, PeerRequest::Abandon { migration: id });
+        }
+    }
+
+    /// Brings this copy back to its wanted run state after a migration that will not be. True when
+    /// it is there.
+    fn restore(&mut self, id: MigrationId) -> bool {
+        let Some(migration) = self.migration(id) else {
+            return false;
+        };
+        let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        let Some(wanted) = self.domain(domain).map(|domain| domain.state.wanted) else {
+            return false;
+        };
+        let Some(observed) = self.eyes(domain).observed.clone() else {
+            return false;
+        };
+        let command = match (
+            status_class(observed.migration.as_ref()),
+            run_class(observed.run_state.as_ref()),
+        ) {
+            (
+                StatusClass::Performing | StatusClass::PreSwitchover | StatusClass::Device,
+                RunClass::Running
+                | RunClass::Ran
+                | RunClass::Paused
+                | RunClass::FinishMigrate
+                | RunClass::Postmigrate
+                | RunClass::Unknown,
+            ) if migrated => Some(EffectCommand::MigrateCancel),
+            // On its way to an end; the next look tells.
+            (StatusClass::Cancelling, _) | (_, RunClass::FinishMigrate) => return false,
+            // Never here, or a split guest: nothing is done to it.
+            (StatusClass::Postcopy | StatusClass::Unknown, _)
+            | (_, RunClass::Inmigrate | RunClass::Unknown) => return false,
+            (_, RunClass::Ran) => None,
+            (_, RunClass::Running) => match wanted {
+                WantedRunState::Running => None,
+                WantedRunState::Paused => Some(EffectCommand::Stop),
+            },
+            (_, RunClass::Paused | RunClass::Postmigrate) => match wanted {
+                WantedRunState::Running => Some(EffectCommand::Cont),
+                WantedRunState::Paused => None,
+            },
+        };
+        match command {
+            None => true,
+            Some(command) => {
+                if self.effect_due(id) {
+                    self.cite_look(id);
+                    self.intend(id, command);
+                }
+                false
+            }
+        }
+    }
+
+    /// A source whose job ended: the destination is told until it knows, then all is forgotten.
+    pub(crate) fn after_end_source(&mut self, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let state = &migration.state;
+        let needs_telling = state.abandoned
+            && state.outcome.is_none()
+            && state.granted.is_none()
+            && !knows_abandoned(state.peer_answer);
+        if needs_telling {
+            self.ask(id, Asked::Abandon, PeerRequest::Abandon { migration: id });
+        } else {
+            self.ask(
+                id,
+                Asked::Acknowledge,
+                PeerRequest::Acknowledge { migration: id },
+            );
+        }
+    }
+
+    /// The owner's stop or cont during perform; true if an effect belongs to it.
+    pub(crate) fn want_during_perform(&mut self, id: MigrationId, wanted: WantedRunState) -> bool {
+        let Some(evidence) = self.evidence(id) else {
+            return false;
+        };
+        let performing = status_class(evidence.observed.migration.as_ref());
+        if evidence.phase != Phase::Perform3 && evidence.phase != Phase::Begin3 {
+            return false;
+        }
+        let before_switchover = matches!(performing, StatusClass::None | StatusClass::Performing)
+            || !evidence.facts.migrate_intended;
+        let command = match (wanted, &evidence.observed.run_state) {
+            (WantedRunState::Paused, Some(RunState::Running)) => Some(EffectCommand::Stop),
+            (WantedRunState::Running, Some(RunState::Paused)) => Some(EffectCommand::Cont),
+            _ => None,
+        };
+        match command {
+            Some(command) if before_switchover => {
+                self.live(id).plan.push_back(command);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Does that answer end the telling of an abandoned migration?
+fn knows_abandoned(answer: PeerAnswer) -> bool {
+    match answer {
+        PeerAnswer::Aborted
+        | PeerAnswer::NoSuchMigration
+        | PeerAnswer::Amnesia
+        | PeerAnswer::Started => true,
+        PeerAnswer::NotAsked
+        | PeerAnswer::Unreachable
+        | PeerAnswer::Performing
+        | PeerAnswer::Granted
+        | PeerAnswer::GrantedAndSafe
+        | PeerAnswer::Abandoned
+        | PeerAnswer::NotWhole
+        | PeerAnswer::Whole
+        | PeerAnswer::Deciding => false,
+    }
+}
+
+/// What became of an effect, for people.
+pub(crate) fn describe(result: &EffectResult) -> String {
+    match result {
+        EffectResult::Done => "done".to_owned(),
+        EffectResult::Refused { description, .. } => format!("was refused: {description}"),
+        EffectResult::NotSent { why } => format!("was not sent: {why}"),
+        EffectResult::Unknown { why } => format!("has no known result: {why}"),
+    }
+}

@@ -1,0 +1,591 @@
+//! What is known durably: the fold of the journal's records.
+//!
+//! Invariant: [`State::apply`] is the only way to change it, so that the state after a restart is
+//! the state before it. It is total: a record that fits nothing (its domain's records are damaged)
+//! changes nothing.
+//! Not here: what is only seen or heard in this life of the process (`live`).
+
+use std::collections::BTreeMap;
+
+use journal_format::number::{DomainId, Lsn, MigrationId, Position};
+use journal_format::record::{
+    CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
+    DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, MigrationState,
+    MigrationTerms, Opening, PeerAnswer, Phase, Process, Record, RecordBody, Role,
+};
+
+use super::{Gap, History};
+
+/// Openings that a checkpoint restates; a peer that last heard an older one is told amnesia.
+pub const OPENINGS_MAX: usize = 128;
+
+/// A domain and what belongs to it alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Domain {
+    /// As recorded.
+    pub(crate) state: DomainState,
+    /// Its open migration.
+    pub(crate) migration: Option<MigrationId>,
+    /// What its owner asked outside any job and whose result is not recorded.
+    pub(crate) owner_effect: Option<(Lsn, EffectCommand)>,
+}
+
+/// A migration, with the records that its next decision will cite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Migration {
+    /// The domain.
+    pub(crate) domain: DomainId,
+    /// As recorded.
+    pub(crate) state: MigrationState,
+    /// The record of the last phase or fact.
+    pub(crate) fact: Lsn,
+    /// The last recorded look.
+    pub(crate) seen: Option<Lsn>,
+    /// What the other side said last.
+    pub(crate) heard: Option<Lsn>,
+}
+
+impl Migration {
+    pub(crate) fn facts(&self) -> Facts {
+        let state = &self.state;
+        Facts {
+            migrate_intended: state.migrate_intended,
+            granted: state.granted.is_some(),
+            abandoned: state.abandoned,
+            committed: state.committed,
+            started: state.started,
+            aborted: state.aborted,
+            outcome: state.outcome,
+            cont: state.cont,
+        }
+    }
+
+    /// The records that a decision made now rests on, oldest first.
+    pub(crate) fn based_on(&self) -> Vec<Lsn> {
+        let mut records = vec![self.state.job, self.fact];
+        records.extend(self.seen);
+        records.extend(self.heard);
+        records.sort_unstable();
+        records.dedup();
+        records
+    }
+}
+
+/// All that the journal's records say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) openings: Vec<Opening>,
+    pub(crate) domains: BTreeMap<DomainId, Domain>,
+    pub(crate) migrations: BTreeMap<MigrationId, Migration>,
+    definitions: BTreeMap<Lsn, BTreeMap<u16, DefinitionPart>>,
+    checkpoint: Option<Box<Staged>>,
+    gap: Option<Gap>,
+}
+
+/// A checkpoint that is being read; it holds only whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Staged {
+    state: State,
+    expected: u32,
+    read: u32,
+}
+
+impl State {
+    /// The state after what a journal held.
+    pub(crate) fn replay(history: &[History]) -> State {
+        let mut state = State::default();
+        for entry in history {
+            state.replay_one(entry);
+        }
+        state
+    }
+
+    /// The state after one more entry of a journal.
+    pub(crate) fn replay_one(&mut self, entry: &History) {
+        match entry {
+            History::Record(record) => {
+                self.clear_undamaged(record);
+                self.apply(record);
+            }
+            History::Gap(gap) => self.apply_gap(*gap),
+        }
+    }
+
+    /// Damage concerns every domain, until a later record of the domain proves by its chain of
+    /// previous LSNs that none of its records lies in the gap (P6).
+    fn apply_gap(&mut self, gap: Gap) {
+        self.checkpoint = None;
+        self.gap = Some(gap);
+        for domain in self.domains.values_mut() {
+            domain.state.damaged = true;
+        }
+    }
+
+    fn clear_undamaged(&mut self, record: &Record) {
+        let (Some(gap), Some(id)) = (self.gap, record.domain) else {
+            return;
+        };
+        let chain_spans_gap =
+            record.lsn > gap.last && record.previous.is_some_and(|previous| previous < gap.first);
+        if let Some(domain) = self.domains.get_mut(&id)
+            && chain_spans_gap
+        {
+            domain.state.damaged = false;
+        }
+    }
+
+    /// The state after one more record.
+    pub(crate) fn apply(&mut self, record: &Record) {
+        match &record.body {
+            RecordBody::CheckpointBegun(begun) => {
+                let state = State {
+                    openings: begun.openings.clone(),
+                    ..State::default()
+                };
+                self.checkpoint = Some(Box::new(Staged {
+                    state,
+                    expected: begun.records,
+                    read: 0,
+                }));
+            }
+            RecordBody::CheckpointEnded(ended) => self.end_checkpoint(*ended),
+            _ => match &mut self.checkpoint {
+                Some(staged) => {
+                    staged.read = staged.read.saturating_add(1);
+                    staged.state.apply_plain(record);
+                }
+                None => self.apply_plain(record),
+            },
+        }
+    }
+
+    fn end_checkpoint(&mut self, ended: CheckpointEnded) {
+        if let Some(staged) = self.checkpoint.take()
+            && staged.expected == staged.read
+            && ended.records == staged.read
+        {
+            *self = staged.state;
+        }
+    }
+
+    fn apply_plain(&mut self, record: &Record) {
+        let lsn = record.lsn;
+        match &record.body {
+            RecordBody::CheckpointBegun(_)
+            | RecordBody::CheckpointEnded(_)
+            | RecordBody::Sealed => {}
+            RecordBody::OperatorResolved(_) => {
+                if let Some(domain) = self.domain_of(record) {
+                    domain.state.damaged = false;
+                }
+            }
+            RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => {
+                if let Some(id) = record.domain {
+                    // Restating a domain does not end its job.
+                    let migration = self.domains.get(&id).and_then(|domain| domain.migration);
+                    let domain = Domain {
+                        state: state.clone(),
+                        migration,
+                        owner_effect: None,
+                    };
+                    self.domains.insert(id, domain);
+                    self.drop_unused_definitions(lsn);
+                }
+            }
+            RecordBody::DomainRemoved => {
+                if let Some(id) = record.domain {
+                    self.domains.remove(&id);
+                    self.drop_unused_definitions(lsn);
+                }
+            }
+            RecordBody::DefinitionPart(part) => {
+                self.definitions
+                    .entry(part.first)
+                    .or_default()
+                    .insert(part.index, part.clone());
+            }
+            RecordBody::WantedChanged(changed) => {
+                if let Some(domain) = self.domain_of(record) {
+                    domain.state.wanted = changed.wanted;
+                }
+            }
+            RecordBody::JobBegun(begun) => {
+                if let (Some(id), Some(terms)) = (record.domain, &begun.migration) {
+                    self.begin_migration(lsn, id, terms);
+                }
+            }
+            RecordBody::QemuObserved(seen) => {
+                if let Some(domain) = self.domain_of(record)
+                    && seen.observed.process == Process::Dead
+                {
+                    domain.state.dead = true;
+                }
+                if let Some(migration) = seen.job.and_then(|job| self.migration_of(job)) {
+                    migration.seen = Some(lsn);
+                }
+            }
+            RecordBody::EffectIntended(intended) => {
+                self.intend(record, intended.job, &intended.command);
+            }
+            RecordBody::EffectFinished(finished) => {
+                self.finish_effect(record, finished.effect, &finished.result);
+            }
+            RecordBody::MigrationState(state) => {
+                if let Some(id) = record.domain {
+                    self.restore_migration(lsn, id, state);
+                }
+            }
+            RecordBody::JobEnded(ended) => {
+                let Some(migration) = self.migration_of(ended.job) else {
+                    return;
+                };
+                migration.state.open = false;
+                migration.fact = lsn;
+                let summary = EndedJob {
+                    job: ended.job,
+                    kind: kind_of(migration.state.terms.role),
+                    migration: Some(migration.state.terms.migration),
+                    phase: Some(migration.state.phase),
+                    result: ended.result,
+                    detail: ended.detail.clone(),
+                };
+                if let Some(domain) = self.domain_of(record) {
+                    domain.migration = None;
+                    domain.state.last_job = Some(summary);
+                }
+            }
+            RecordBody::MigrationForgotten(named) => {
+                self.migrations.remove(&named.migration);
+            }
+            RecordBody::PhaseEntered(_)
+            | RecordBody::PeerHeard(_)
+            | RecordBody::PeerPrepared(_)
+            | RecordBody::MigrationGranted(_)
+            | RecordBody::MigrationAbandoned(_)
+            | RecordBody::MigrationCommitted(_)
+            | RecordBody::MigrationStarted(_)
+            | RecordBody::MigrationAborted(_)
+            | RecordBody::OutcomeLearned(_)
+            | RecordBody::Decided(_) => self.apply_fact(lsn, &record.body),
+        }
+    }
+
+    /// Phases, facts and what was heard: each changes one migration.
+    fn apply_fact(&mut self, lsn: Lsn, body: &RecordBody) {
+        let migration = match body {
+            RecordBody::PhaseEntered(entered) => self.migration_of(entered.job),
+            RecordBody::Decided(decided) => self.migration_of(decided.job),
+            RecordBody::PeerHeard(heard) => self.migrations.get_mut(&heard.migration),
+            RecordBody::PeerPrepared(prepared) => self.migrations.get_mut(&prepared.migration),
+            RecordBody::MigrationGranted(granted) => {
+                self.migrations.get_mut(&granted.cookie.migration)
+            }
+            RecordBody::MigrationAbandoned(abandoned) => {
+                self.migrations.get_mut(&abandoned.migration)
+            }
+            RecordBody::MigrationCommitted(committed) => {
+                self.migrations.get_mut(&committed.migration)
+            }
+            RecordBody::MigrationStarted(named) | RecordBody::MigrationAborted(named) => {
+                self.migrations.get_mut(&named.migration)
+            }
+            RecordBody::OutcomeLearned(learned) => self.migrations.get_mut(&learned.migration),
+            _ => None,
+        };
+        let Some(migration) = migration else { return };
+        let state = &mut migration.state;
+        let mut is_fact = true;
+        match body {
+            RecordBody::PhaseEntered(entered) => state.phase = entered.phase,
+            RecordBody::PeerPrepared(prepared) => {
+                state.terms.nonce = Some(prepared.nonce);
+                state.peer_position = Some(prepared.position);
+            }
+            RecordBody::MigrationGranted(granted) => state.granted = Some(granted.cookie),
+            RecordBody::MigrationAbandoned(abandoned) => {
+                state.abandoned = true;
+                state.cancel_asked = abandoned.asked;
+            }
+            RecordBody::MigrationCommitted(_) => state.committed = true,
+            RecordBody::MigrationStarted(_) => {
+                state.committed = true;
+                state.started = true;
+            }
+            RecordBody::MigrationAborted(_) => state.aborted = true,
+            RecordBody::OutcomeLearned(learned) => {
+                state.outcome = Some(learned.outcome);
+                state.peer_position = learned.position.or(state.peer_position);
+            }
+            RecordBody::PeerHeard(heard) => {
+                is_fact = false;
+                state.peer_answer = heard.answer;
+                state.peer_position = heard.position.or(state.peer_position);
+            }
+            RecordBody::Decided(decided) => {
+                is_fact = false;
+                state.last_rule = Some(decided.rule.clone());
+            }
+            _ => {}
+        }
+        if is_fact {
+            migration.fact = lsn;
+        } else if matches!(body, RecordBody::PeerHeard(_)) {
+            migration.heard = Some(lsn);
+        }
+    }
+
+    fn begin_migration(&mut self, job: Lsn, id: DomainId, terms: &MigrationTerms) {
+        let phase = match terms.role {
+            Role::Source => Phase::Begin3,
+            Role::Destination => Phase::Prepare,
+        };
+        let state = MigrationState {
+            job,
+            open: true,
+            terms: terms.clone(),
+            phase,
+            migrate_intended: false,
+            source_touched: false,
+            granted: None,
+            abandoned: false,
+            cancel_asked: false,
+            committed: false,
+            started: false,
+            aborted: false,
+            outcome: None,
+            cont: ContIntent::Never,
+            cont_count: 0,
+            in_flight: None,
+            peer_position: None,
+            peer_answer: PeerAnswer::NotAsked,
+            last_rule: None,
+        };
+        self.restore_migration(job, id, &state);
+    }
+
+    fn restore_migration(&mut self, lsn: Lsn, id: DomainId, state: &MigrationState) {
+        let name = state.terms.migration;
+        if state.open
+            && let Some(domain) = self.domains.get_mut(&id)
+        {
+            domain.migration = Some(name);
+        }
+        let migration = Migration {
+            domain: id,
+            state: state.clone(),
+            fact: lsn,
+            seen: None,
+            heard: None,
+        };
+        self.migrations.insert(name, migration);
+    }
+
+    fn intend(&mut self, record: &Record, job: Option<Lsn>, command: &EffectCommand) {
+        if let (EffectCommand::Claim(claim), Some(domain)) = (command, self.domain_of(record)) {
+            domain.state.claim = Some(*claim);
+        }
+        let Some(job) = job else {
+            if let Some(domain) = self.domain_of(record) {
+                domain.owner_effect = Some((record.lsn, command.clone()));
+            }
+            return;
+        };
+        let Some(migration) = self.migration_of(job) else {
+            return;
+        };
+        let state = &mut migration.state;
+        state.in_flight = Some((record.lsn, command.clone()));
+        match (command, state.terms.role) {
+            (EffectCommand::Migrate { .. }, _) => state.migrate_intended = true,
+            (EffectCommand::MigrateCancel | EffectCommand::Cont, Role::Source) => {
+                state.source_touched = true;
+            }
+            (EffectCommand::Cont, Role::Destination) => {
+                state.cont_count = state.cont_count.saturating_add(1);
+                state.cont = ContIntent::Unknown;
+            }
+            _ => {}
+        }
+    }
+
+    fn finish_effect(&mut self, record: &Record, effect: Lsn, result: &EffectResult) {
+        if let Some(domain) = self.domain_of(record)
+            && domain
+                .owner_effect
+                .as_ref()
+                .is_some_and(|(intent, _)| *intent == effect)
+        {
+            domain.owner_effect = None;
+            return;
+        }
+        let is_it = |migration: &&mut Migration| {
+            migration
+                .state
+                .in_flight
+                .as_ref()
+                .is_some_and(|(intent, _)| *intent == effect)
+        };
+        let Some(migration) = self.migrations.values_mut().find(is_it) else {
+            return;
+        };
+        let Some((_, command)) = migration.state.in_flight.take() else {
+            return;
+        };
+        let state = &mut migration.state;
+        match (&command, state.terms.role) {
+            (EffectCommand::Cont, Role::Destination) => {
+                state.cont = cont_after(result, state.cont_count);
+            }
+            (EffectCommand::Unclaim, _) => {
+                if let (EffectResult::Done, Some(domain)) = (result, self.domain_of(record)) {
+                    domain.state.claim = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn domain_of(&mut self, record: &Record) -> Option<&mut Domain> {
+        self.domains.get_mut(&record.domain?)
+    }
+
+    fn migration_of(&mut self, job: Lsn) -> Option<&mut Migration> {
+        self.migrations
+            .values_mut()
+            .find(|migration| migration.state.job == job)
+    }
+
+    fn drop_unused_definitions(&mut self, now: Lsn) {
+        let used: Vec<Lsn> = self
+            .domains
+            .values()
+            .filter_map(|domain| domain.state.definition)
+            .collect();
+        // Parts of a definition come right before the record that refers to them.
+        self.definitions
+            .retain(|first, _| used.contains(first) || *first > now);
+    }
+
+    /// A definition, if all its parts are there.
+    pub(crate) fn definition(&self, first: Lsn) -> Option<String> {
+        let parts = self.definitions.get(&first)?;
+        let count = usize::from(parts.values().next()?.count);
+        (parts.len() == count).then(|| parts.values().map(|part| part.text.as_str()).collect())
+    }
+
+    /// Does this history contain that position? If not, whoever saw it saw records that are lost.
+    pub(crate) fn contains(&self, position: &Position, last: Lsn) -> bool {
+        let mut openings = self.openings.iter().skip_while(|opening| {
+            opening.epoch != position.epoch || opening.opening != position.opening
+        });
+        if openings.next().is_none() {
+            return false;
+        }
+        let end = openings
+            .next()
+            .map_or(last.0, |next| next.first.0.saturating_sub(1));
+        position.lsn.0 <= end
+    }
+
+    /// The whole state as the records of a checkpoint, of which the first gets the LSN `first`.
+    pub(crate) fn checkpoint(&self, first: Lsn, opening: Option<Opening>) -> Vec<Draft> {
+        let mut openings = self.openings.clone();
+        openings.extend(opening);
+        let surplus = openings.len().saturating_sub(OPENINGS_MAX);
+        openings.drain(..surplus);
+
+        let mut records: Vec<Draft> = Vec::new();
+        for (id, domain) in &self.domains {
+            let mut state = domain.state.clone();
+            let text = state
+                .definition
+                .and_then(|definition| self.definition(definition));
+            state.definition = None;
+            if let Some(text) = text {
+                // The head of the checkpoint comes before the first of `records`.
+                let part_first = Lsn(first.0 + 1 + records.len() as u64);
+                state.definition = Some(part_first);
+                records.extend(definition_parts(*id, part_first, &text));
+            }
+            records.push(Draft {
+                domain: Some(*id),
+                body: RecordBody::DomainState(state),
+            });
+        }
+        for migration in self.migrations.values() {
+            let body = RecordBody::MigrationState(migration.state.clone());
+            records.push(Draft {
+                domain: Some(migration.domain),
+                body,
+            });
+        }
+        let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let begun = CheckpointBegun {
+            records: count,
+            openings,
+        };
+        let ended = CheckpointEnded { records: count };
+        let mut checkpoint = vec![Draft {
+            domain: None,
+            body: RecordBody::CheckpointBegun(begun),
+        }];
+        checkpoint.append(&mut records);
+        checkpoint.push(Draft {
+            domain: None,
+            body: RecordBody::CheckpointEnded(ended),
+        });
+        checkpoint
+    }
+}
+
+/// A definition as records, cut between characters.
+pub(crate) fn definition_parts(domain: DomainId, first: Lsn, text: &str) -> Vec<Draft> {
+    let mut pieces: Vec<&str> = Vec::new();
+    let mut rest = text;
+    loop {
+        let cut = rest.floor_char_boundary(DEFINITION_PART_SIZE_MAX);
+        let (piece, remaining) = rest.split_at(cut);
+        pieces.push(piece);
+        rest = remaining;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let count = u16::try_from(pieces.len()).unwrap_or(u16::MAX);
+    let part = |(index, piece): (u16, &str)| {
+        let part = DefinitionPart {
+            first,
+            index,
+            count,
+            text: piece.to_owned(),
+        };
+        Draft {
+            domain: Some(domain),
+            body: RecordBody::DefinitionPart(part),
+        }
+    };
+    (0..count).zip(pieces).map(part).collect()
+}
+
+/// Where the destination's `cont` stands after a result. Only the very first intent can prove that
+/// the guest never ran here: a second one means that somebody thought it might.
+fn cont_after(result: &EffectResult, intents: u32) -> ContIntent {
+    match (result, intents) {
+        (EffectResult::Done, _) => ContIntent::Done,
+        (EffectResult::Refused { .. }, 1) => ContIntent::Refused,
+        (EffectResult::NotSent { .. }, 1) => ContIntent::NotSent,
+        (
+            EffectResult::Refused { .. }
+            | EffectResult::NotSent { .. }
+            | EffectResult::Unknown { .. },
+            _,
+        ) => ContIntent::Unknown,
+    }
+}
+
+pub(crate) fn kind_of(role: Role) -> JobKind {
+    match role {
+        Role::Source => JobKind::MigrationOut,
+        Role::Destination => JobKind::MigrationIn,
+    }
+}

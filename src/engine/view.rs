@@ -1,0 +1,172 @@
+//! Domains, jobs and decisions as people and programs see them.
+//!
+//! Invariant: a view says nothing that is not in the state.
+//! Not here: the wire (`sidecar::control`).
+
+use journal_format::number::{DomainId, Lsn, MigrationId};
+use journal_format::record::{Decided, Decision, MigrationState, Observed, Process};
+
+use super::state::{Migration, kind_of};
+use super::turn::Turn;
+use super::{Answer, DecisionView, DomainView, HeldView, JobView, Refusal, Rule};
+
+/// QEMU as seen, for people.
+pub(crate) fn seen(observed: &Observed) -> String {
+    match observed.process {
+        Process::Dead => "dead".to_owned(),
+        Process::Mute => "alive but does not answer".to_owned(),
+        Process::OtherInstance => "another process than the registered one".to_owned(),
+        Process::Alive => {
+            let run = observed
+                .run_state
+                .as_ref()
+                .map_or("unknown", |state| state.name());
+            let status = observed
+                .migration
+                .as_ref()
+                .map_or("unknown", |status| status.name());
+            format!("{run} (migration {status})")
+        }
+    }
+}
+
+impl Turn<'_> {
+    pub(crate) fn domain_view(&self, id: DomainId) -> Option<DomainView> {
+        let domain = self.domain(id)?;
+        let observed = self
+            .engine
+            .eyes
+            .get(&id)
+            .and_then(|eyes| eyes.observed.as_ref());
+        let rule = domain
+            .migration
+            .and_then(|migration| self.engine.live.get(&migration))
+            .and_then(|live| live.rule)
+            .filter(|rule| rule.decision() == Decision::Hold);
+        let held = |rule: Rule| HeldView {
+            rule: rule.name(),
+            reason: rule.text().reason,
+            settled_by: rule.text().settled_by,
+        };
+        Some(DomainView {
+            name: domain.state.name.clone(),
+            uuid: id,
+            qmp: domain.state.qmp.clone(),
+            pid: domain.state.instance.pid,
+            process: observed.map(|observed| observed.process),
+            run_state: observed.and_then(|observed| observed.run_state.clone()),
+            migration: observed.and_then(|observed| observed.migration.clone()),
+            wanted: domain.state.wanted,
+            job: domain
+                .migration
+                .and_then(|migration| self.migration(migration))
+                .map(|migration| migration.state.job),
+            held: rule.map(held),
+        })
+    }
+
+    pub(crate) fn job_view(&self, id: MigrationId) -> Option<JobView> {
+        let migration = self.migration(id)?;
+        let domain = self.domain(migration.domain)?;
+        let MigrationState {
+            job, terms, phase, ..
+        } = &migration.state;
+        Some(JobView {
+            job: *job,
+            name: domain.state.name.clone(),
+            domain: migration.domain,
+            kind: kind_of(terms.role),
+            migration: Some(id),
+            role: Some(terms.role),
+            protocol: Some(terms.protocol),
+            phase: Some(*phase),
+            peer: Some(terms.peer.clone()),
+            state: "open",
+            result: None,
+            detail: String::new(),
+        })
+    }
+
+    pub(crate) fn ended_job_view(&self, id: DomainId) -> Option<JobView> {
+        let domain = self.domain(id)?;
+        let ended = domain.state.last_job.as_ref()?;
+        let terms = ended
+            .migration
+            .and_then(|migration| self.migration(migration))
+            .map(|migration: &Migration| &migration.state.terms);
+        Some(JobView {
+            job: ended.job,
+            name: domain.state.name.clone(),
+            domain: id,
+            kind: ended.kind,
+            migration: ended.migration,
+            role: terms.map(|terms| terms.role),
+            protocol: terms.map(|terms| terms.protocol),
+            phase: ended.phase,
+            peer: terms.map(|terms| terms.peer.clone()),
+            state: "ended",
+            result: Some(ended.result),
+            detail: ended.detail.clone(),
+        })
+    }
+
+    pub(crate) fn decision_view(
+        &self,
+        id: DomainId,
+        lsn: Lsn,
+        decided: &Decided,
+    ) -> Option<DecisionView> {
+        let reason = Rule::from_name(&decided.rule).map_or("", |rule| rule.text().reason);
+        Some(DecisionView {
+            lsn,
+            name: self.domain(id)?.state.name.clone(),
+            job: decided.job,
+            rule: decided.rule.clone(),
+            decision: decided.decision,
+            reason: reason.to_owned(),
+            evidence: decided.evidence.clone(),
+            based_on: decided.based_on.clone(),
+        })
+    }
+
+    pub(crate) fn query_domains(&self, name: Option<&str>) -> Result<Answer, Refusal> {
+        if let Some(name) = name
+            && self.domain_named(name).is_none()
+        {
+            return Err(Refusal::NoSuchDomain(name.to_owned()));
+        }
+        let domains = self.engine.state.domains.iter();
+        let wanted = domains.filter(|(_, one)| name.is_none_or(|name| one.state.name == name));
+        Ok(Answer::Domains(
+            wanted.filter_map(|(id, _)| self.domain_view(*id)).collect(),
+        ))
+    }
+
+    pub(crate) fn query_jobs(
+        &self,
+        job: Option<Lsn>,
+        name: Option<&str>,
+    ) -> Result<Answer, Refusal> {
+        if let Some(name) = name
+            && self.domain_named(name).is_none()
+        {
+            return Err(Refusal::NoSuchDomain(name.to_owned()));
+        }
+        let open = self
+            .engine
+            .state
+            .migrations
+            .iter()
+            .filter(|(_, one)| one.state.open);
+        let mut jobs: Vec<JobView> = open.filter_map(|(id, _)| self.job_view(*id)).collect();
+        if job.is_some() || name.is_some() {
+            let domains = self.engine.state.domains.keys();
+            jobs.extend(domains.filter_map(|id| self.ended_job_view(*id)));
+        }
+        jobs.retain(|one| {
+            job.is_none_or(|job| one.job == job) && name.is_none_or(|name| one.name == name)
+        });
+        jobs.sort_by_key(|one| one.job);
+        Ok(Answer::Jobs(jobs))
+    }
+}
