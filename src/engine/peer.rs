@@ -19,7 +19,7 @@ use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
 /// Shortest and longest pause between asks that changed nothing, in milliseconds.
 const ASK_DELAY_MS: (u64, u64) = (50, 2_000);
 /// Longest pause between asks about a migration whose job has ended, in milliseconds.
-const KEPT_ASK_DELAY_MS_MAX: u64 = 60_000;
+const KEPT_ASK_DELAY_MS_MAX: u64 = 15_000;
 /// Askers that wait for one migration at the same time, at the most.
 const WAITING_MAX: usize = 16;
 

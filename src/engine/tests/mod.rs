@@ -1,0 +1,419 @@
+//! The engine under crashes: every batch of either side, both, every moment of a QEMU's death.
+
+mod world;
+
+use journal_format::record::{ClaimSeen, MigrationStatus, RunState, WantedRunState};
+
+use super::{ControlRequest, Refusal};
+use world::{A, B, Crash, World};
+
+/// Long enough for every bounded wait of the engine.
+const SETTLE_MS: u64 = 60_000;
+
+fn migrated(world: &mut World) {
+    world.migrate(A);
+    world.run_for(SETTLE_MS);
+}
+
+/// P2, P3, P4: exactly one copy runs, from the newest state, nothing open, nothing kept.
+fn assert_settled(world: &World, what: &str) {
+    assert_eq!(world.broken, None, "{what}\n{}", world.story());
+    assert_eq!(
+        world.running().len(),
+        1,
+        "{what}: runs nowhere\n{}",
+        world.story()
+    );
+    assert_eq!(
+        world.open_jobs(),
+        Vec::<String>::new(),
+        "{what}\n{}",
+        world.story()
+    );
+}
+
+#[test]
+fn a_migration_moves_the_guest() {
+    let mut world = World::new();
+    migrated(&mut world);
+    assert_settled(&world, "no crash");
+    assert_eq!(world.running(), vec![B]);
+    assert!(!world.hosts[A].qemu.alive);
+}
+
+fn batches() -> [u32; 2] {
+    let mut world = World::new();
+    migrated(&mut world);
+    [world.hosts[A].batches, world.hosts[B].batches]
+}
+
+fn crash_points(at: usize) -> Vec<Crash> {
+    let count = batches()[at];
+    assert!(count > 8, "a migration has more batches than {count}");
+    (1..=count)
+        .flat_map(|n| [Crash::Before(n), Crash::After(n)])
+        .collect()
+}
+
+#[test]
+fn one_sidecar_crashes_at_every_batch() {
+    let mut runs = 0;
+    for at in [A, B] {
+        for crash in crash_points(at) {
+            for effects_survive in [false, true] {
+                for pause in [100, 3_000, 20_000] {
+                    let mut world = World::new();
+                    world.effects_survive = effects_survive;
+                    world.hosts[at].crash = Some(crash);
+                    world.migrate(A);
+                    world.run_for(pause);
+                    if world.hosts[at].engine.is_none() {
+                        world.restart(at);
+                    }
+                    world.run_for(SETTLE_MS);
+                    let what = format!(
+                        "host {at} {crash:?} effects survive {effects_survive} pause {pause}"
+                    );
+                    assert_settled(&world, &what);
+                    assert!(world.hosts[at].ready, "{what}: never ready");
+                    runs += 1;
+                }
+            }
+        }
+    }
+    assert!(runs > 200, "only {runs} runs");
+}
+
+#[test]
+fn both_sidecars_crash_and_restart_in_both_orders() {
+    for at in [A, B] {
+        for crash in crash_points(at) {
+            for effects_survive in [false, true] {
+                for first in [A, B] {
+                    for gap in [0, 4_000] {
+                        let mut world = World::new();
+                        world.effects_survive = effects_survive;
+                        world.hosts[at].crash = Some(crash);
+                        world.migrate(A);
+                        // Up to the crash and not further.
+                        while world.hosts[at].engine.is_some() && world.now < 10_000 {
+                            world.run_for(50);
+                        }
+                        world.crash(1 - at);
+                        if world.hosts[at].engine.is_some() {
+                            world.crash(at);
+                        }
+                        world.run_for(500);
+                        world.restart(first);
+                        world.run_for(gap);
+                        world.restart(1 - first);
+                        world.run_for(SETTLE_MS);
+                        let what = format!(
+                            "both at host {at} {crash:?} effects survive {effects_survive} first {first} gap {gap}"
+                        );
+                        assert_settled(&world, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn two_crashes_one_after_the_other() {
+    for first in crash_points(A) {
+        for second in crash_points(B) {
+            let mut world = World::new();
+            world.hosts[A].crash = Some(first);
+            world.hosts[B].crash = Some(second);
+            world.migrate(A);
+            for _ in 0..4 {
+                world.run_for(2_500);
+                for at in [A, B] {
+                    if world.hosts[at].engine.is_none() {
+                        world.restart(at);
+                    }
+                }
+            }
+            world.run_for(SETTLE_MS);
+            assert_settled(&world, &format!("{first:?} and {second:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_crash_during_recovery_is_recovered() {
+    for at in [A, B] {
+        for crash in crash_points(at) {
+            for again in 1..=8 {
+                for after in [Crash::Before(again), Crash::After(again)] {
+                    let mut world = World::new();
+                    world.hosts[at].crash = Some(crash);
+                    world.migrate(A);
+                    world.run_for(3_000);
+                    if world.hosts[at].engine.is_none() {
+                        world.hosts[at].batches = 0;
+                        world.hosts[at].crash = Some(after);
+                        world.restart(at);
+                        world.run_for(3_000);
+                    }
+                    world.hosts[at].crash = None;
+                    if world.hosts[at].engine.is_none() {
+                        world.restart(at);
+                    }
+                    world.run_for(SETTLE_MS);
+                    assert_settled(&world, &format!("host {at} {crash:?} then {after:?}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_qemu_dies_at_every_moment() {
+    let moments = {
+        let mut world = World::new();
+        migrated(&mut world);
+        world.steps
+    };
+    for at in [A, B] {
+        for moment in 1..moments.min(400) {
+            let mut world = World::new();
+            world.kill_qemu = Some((at, moment));
+            migrated(&mut world);
+            assert_eq!(
+                world.broken,
+                None,
+                "host {at} moment {moment}\n{}",
+                world.story()
+            );
+            // Either a copy runs, or none is left, or the only copy is held with its reason.
+            let alive = world.hosts.iter().any(|host| host.qemu.holds_guest());
+            let held = [A, B].iter().any(|at| world.held(*at).is_some());
+            let runs = world.running().len() == 1;
+            assert!(
+                runs || !alive || held,
+                "host {at} moment {moment}: a living copy neither runs nor is held\n{}",
+                world.story()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_paused_guest_stays_paused() {
+    for at in [A, B] {
+        for crash in crash_points(at) {
+            let mut world = World::new();
+            world.hosts[A].qemu.run = RunState::Paused;
+            world.hosts[at].crash = Some(crash);
+            world.migrate(A);
+            world.run_for(3_000);
+            if world.hosts[at].engine.is_none() {
+                world.restart(at);
+            }
+            world.run_for(SETTLE_MS);
+            let what = format!("host {at} {crash:?}");
+            assert_eq!(world.broken, None, "{what}\n{}", world.story());
+            assert_eq!(
+                world.running(),
+                Vec::<usize>::new(),
+                "{what}\n{}",
+                world.story()
+            );
+            assert_eq!(
+                world.open_jobs(),
+                Vec::<String>::new(),
+                "{what}\n{}",
+                world.story()
+            );
+            let alive: Vec<usize> = [A, B]
+                .into_iter()
+                .filter(|at| world.hosts[*at].qemu.alive)
+                .collect();
+            let there = if world.hosts[B].qemu.status == MigrationStatus::Completed
+                && world.hosts[B].qemu.alive
+            {
+                B
+            } else {
+                A
+            };
+            assert!(alive.contains(&there), "{what}");
+            assert_eq!(world.wanted(there), Some(WantedRunState::Paused), "{what}");
+        }
+    }
+}
+
+#[test]
+fn there_and_back_again_with_a_crash_in_each_half() {
+    for crash in crash_points(A) {
+        let mut world = World::new();
+        world.hosts[A].crash = Some(crash);
+        world.migrate(A);
+        world.run_for(3_000);
+        if world.hosts[A].engine.is_none() {
+            world.restart(A);
+        }
+        world.run_for(SETTLE_MS);
+        assert_settled(&world, &format!("there {crash:?}"));
+        if world.running() != vec![B] {
+            continue;
+        }
+        world.replace_qemu(A);
+        world.add_domain(A);
+        world.run_for(500);
+        world.hosts[B].batches = 0;
+        world.hosts[B].crash = Some(crash);
+        world.migrate(B);
+        world.run_for(3_000);
+        if world.hosts[B].engine.is_none() {
+            world.restart(B);
+        }
+        world.run_for(SETTLE_MS);
+        assert_settled(&world, &format!("back {crash:?}"));
+    }
+}
+
+#[test]
+fn a_lost_journal_at_the_destination_holds_both() {
+    // The destination committed and runs; the source died before it heard so.
+    let mut found = 0;
+    for crash in crash_points(A) {
+        let mut world = World::new();
+        world.hosts[A].crash = Some(crash);
+        world.migrate(A);
+        world.run_for(3_000);
+        if world.hosts[A].engine.is_some() || world.running() != vec![B] {
+            continue;
+        }
+        world.crash(B);
+        world.hosts[B].lose_journal();
+        world.restart(B);
+        world.restart(A);
+        world.run_for(SETTLE_MS);
+        assert_eq!(world.broken, None, "{}", world.story());
+        assert_eq!(world.running(), vec![B], "{}", world.story());
+        if world.hosts[A].qemu.alive {
+            assert_eq!(
+                world.held(A),
+                Some("source-granted-amnesia"),
+                "{}",
+                world.story()
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 0, "no run reached the window");
+}
+
+#[test]
+fn a_partition_ends_in_a_hold_and_then_settles() {
+    for crash in crash_points(A) {
+        let mut world = World::new();
+        world.hosts[A].crash = Some(crash);
+        world.migrate(A);
+        world.run_for(3_000);
+        world.partitioned = true;
+        if world.hosts[A].engine.is_none() {
+            world.restart(A);
+        }
+        world.run_for(SETTLE_MS);
+        assert_eq!(world.broken, None, "{crash:?}\n{}", world.story());
+        assert!(
+            world.hosts[A].ready,
+            "{crash:?}: never ready without the peer"
+        );
+        world.partitioned = false;
+        world.run_for(90_000);
+        assert_settled(&world, &format!("after the partition {crash:?}"));
+    }
+}
+
+#[test]
+fn a_host_reboot_counts_as_the_end_of_its_qemu() {
+    for crash in crash_points(A) {
+        let mut world = World::new();
+        world.hosts[A].crash = Some(crash);
+        world.migrate(A);
+        world.run_for(3_000);
+        if world.hosts[A].engine.is_some() {
+            continue;
+        }
+        // The pid lives on in another boot: it must not be believed, and not be touched.
+        world.kill(A);
+        world.hosts[A].boot =
+            journal_format::number::BootId(journal_format::number::Id128([3; 16]));
+        world.restart(A);
+        world.run_for(SETTLE_MS);
+        assert_eq!(world.broken, None, "{crash:?}\n{}", world.story());
+        let held = [A, B].iter().any(|at| world.held(*at).is_some());
+        let runs = world.running() == vec![B];
+        assert!(
+            runs || held || !world.hosts[B].qemu.holds_guest(),
+            "{crash:?}\n{}",
+            world.story()
+        );
+    }
+}
+
+#[test]
+fn a_refused_cont_with_a_safe_source_gives_the_guest_back() {
+    let mut world = World::new();
+    world.hosts[B].qemu.refuse_cont = true;
+    migrated(&mut world);
+    assert_settled(&world, "refused cont");
+    assert_eq!(world.running(), vec![A]);
+    assert!(
+        world
+            .rules(B)
+            .contains(&"destination-finish-refused-safe".to_owned())
+    );
+}
+
+#[test]
+fn a_foreign_cont_on_a_granted_source_is_held_and_seen() {
+    let mut world = World::new();
+    world.hosts[B].crash = Some(Crash::After(batches()[B]));
+    migrated(&mut world);
+    // The destination runs; the source waits for its answer. Somebody continues the source.
+    if world.hosts[A].qemu.alive {
+        world.hosts[A].qemu.run = RunState::Running;
+        world.hosts[A].qemu.memory = world.newest;
+        world.run_for(3_000);
+        assert!(world.held(A).is_some());
+    }
+}
+
+#[test]
+fn a_claimed_qemu_is_not_touched() {
+    let mut world = World::new();
+    world.hosts[A].qemu.claim = ClaimSeen::Foreign("somebody".to_owned());
+    migrated(&mut world);
+    assert_eq!(world.running(), vec![A]);
+    assert!(matches!(
+        world.replies.last(),
+        Some((A, Err(Refusal::Claimed { .. })))
+    ));
+}
+
+#[test]
+fn cancelling_brings_the_guest_back() {
+    let mut world = World::new();
+    world.hold_stream = true;
+    world.migrate(A);
+    world.run_for(50);
+    let job = world.replies.iter().find_map(|(_, reply)| match reply {
+        Ok(super::Answer::Migrating { job, .. }) => Some(*job),
+        _ => None,
+    });
+    world.control(
+        A,
+        ControlRequest::JobCancel {
+            job: job.expect("a job began"),
+        },
+    );
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.broken, None, "{}", world.story());
+    assert_eq!(world.running().len(), 1, "{}", world.story());
+    assert_eq!(world.open_jobs(), Vec::<String>::new(), "{}", world.story());
+}

@@ -1,0 +1,756 @@
+//! Two sidecars, their QEMUs and the wire between them, in memory and in order: enough to crash the
+//! engine at every batch and look at what the guest says.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use journal_format::number::{
+    BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId,
+};
+use journal_format::record::{
+    ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
+    Opening, Process, Record, RecordBody, RunState, WantedRunState,
+};
+
+use crate::engine::{
+    Answer, Config, ControlRequest, Engine, Envelope, Gap, History, Input, Message, Now,
+    PeerFailure, PeerRequest, QemuEvent, Refusal, Step, TICK_INTERVAL_MS, Token,
+};
+
+pub(crate) const A: usize = 0;
+pub(crate) const B: usize = 1;
+pub(crate) const DOMAIN: DomainId = DomainId(Id128([7; 16]));
+
+fn id(byte: u8) -> Id128 {
+    Id128([byte; 16])
+}
+
+/// A QEMU as far as a migration goes, without image locks: nothing but us keeps two from running.
+#[derive(Clone, Debug)]
+pub(crate) struct Qemu {
+    pub(crate) alive: bool,
+    pub(crate) mute: bool,
+    pub(crate) run: RunState,
+    pub(crate) status: MigrationStatus,
+    pub(crate) claim: ClaimSeen,
+    pub(crate) instance: Instance,
+    autostart: bool,
+    listening: bool,
+    was_running: bool,
+    /// The guest's counter.
+    pub(crate) memory: u64,
+    pub(crate) refuse_cont: bool,
+}
+
+/// Where a process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crash {
+    /// Before the n-th batch is written.
+    Before(u32),
+    /// After it is durable, before anything leaves.
+    After(u32),
+}
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) engine: Option<Engine>,
+    pub(crate) journal: Vec<History>,
+    openings: Vec<Opening>,
+    pub(crate) journal_id: JournalId,
+    pub(crate) boot: BootId,
+    epoch: u32,
+    pub(crate) batches: u32,
+    pub(crate) crash: Option<Crash>,
+    pub(crate) qemu: Qemu,
+    pub(crate) ready: bool,
+    previous: BTreeMap<DomainId, Lsn>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Input(usize, u32, Input),
+    Effect(usize, u32, Effect),
+    /// A source's stream gets on by itself.
+    Stream(usize),
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) hosts: [Host; 2],
+    queue: VecDeque<Event>,
+    asks: BTreeMap<Token, (usize, u32, MigrationId)>,
+    pub(crate) replies: Vec<(usize, Result<Answer, Refusal>)>,
+    pub(crate) now: u64,
+    next_token: u64,
+    opening: u8,
+    /// The newest number that the guest ever counted to.
+    pub(crate) newest: u64,
+    /// What went wrong, if anything did.
+    pub(crate) broken: Option<String>,
+    /// Effects that were handed over before a crash still happen.
+    pub(crate) effects_survive: bool,
+    pub(crate) partitioned: bool,
+    pub(crate) steps: u32,
+    /// Kill the QEMU of this host after that many events.
+    pub(crate) kill_qemu: Option<(usize, u32)>,
+    pub(crate) hold_stream: bool,
+}
+
+fn qemu(run: RunState, pid: u32, boot: BootId) -> Qemu {
+    Qemu {
+        alive: true,
+        mute: false,
+        run,
+        status: MigrationStatus::None,
+        claim: ClaimSeen::Absent,
+        instance: Instance {
+            boot,
+            pid,
+            start_time: u64::from(pid),
+        },
+        autostart: true,
+        listening: false,
+        was_running: false,
+        memory: 0,
+        refuse_cont: false,
+    }
+}
+
+impl Qemu {
+    fn running(&self) -> bool {
+        self.alive && self.run == RunState::Running
+    }
+
+    /// A living process with the guest's memory, whole.
+    pub(crate) fn holds_guest(&self) -> bool {
+        self.alive && self.run != RunState::Inmigrate
+    }
+
+    fn observed(&self) -> Observed {
+        let process = match (self.alive, self.mute) {
+            (false, _) => Process::Dead,
+            (true, true) => Process::Mute,
+            (true, false) => Process::Alive,
+        };
+        let alive = process == Process::Alive;
+        Observed {
+            process,
+            instance: Some(self.instance),
+            run_state: alive.then(|| self.run.clone()),
+            migration: alive.then(|| self.status.clone()),
+            claim: if alive {
+                self.claim.clone()
+            } else {
+                ClaimSeen::Unread
+            },
+        }
+    }
+}
+
+impl World {
+    /// A runs the guest; B waits for it. Both are registered.
+    pub(crate) fn new() -> World {
+        let boots = [BootId(id(0xA1)), BootId(id(0xB1))];
+        let host = |at: usize, run: RunState| Host {
+            engine: None,
+            journal: Vec::new(),
+            openings: Vec::new(),
+            journal_id: JournalId(id(if at == A { 0xA0 } else { 0xB0 })),
+            boot: boots[at],
+            epoch: 0,
+            batches: 0,
+            crash: None,
+            qemu: qemu(run, 100 + u32::try_from(at).unwrap(), boots[at]),
+            ready: false,
+            previous: BTreeMap::new(),
+        };
+        let mut world = World {
+            hosts: [host(A, RunState::Running), host(B, RunState::Inmigrate)],
+            queue: VecDeque::new(),
+            asks: BTreeMap::new(),
+            replies: Vec::new(),
+            now: 1_000,
+            next_token: 1,
+            opening: 0,
+            newest: 0,
+            broken: None,
+            effects_survive: false,
+            partitioned: false,
+            steps: 0,
+            kill_qemu: None,
+            hold_stream: false,
+        };
+        for at in [A, B] {
+            world.restart(at);
+            world.add_domain(at);
+        }
+        world.run_for(200);
+        for host in &mut world.hosts {
+            host.batches = 0;
+        }
+        world.steps = 0;
+        world.replies.clear();
+        world
+    }
+
+    pub(crate) fn add_domain(&mut self, at: usize) {
+        let qemu = &self.hosts[at].qemu;
+        let request = ControlRequest::DomainAdd {
+            name: "g".to_owned(),
+            domain: DOMAIN,
+            qmp: format!("/qemu-{at}"),
+            instance: qemu.instance,
+            observed: qemu.observed(),
+            definition: (at == A).then(|| "<domain/>".repeat(600)),
+        };
+        self.control(at, request);
+    }
+
+    /// A new QEMU at a host, waiting for a guest.
+    pub(crate) fn replace_qemu(&mut self, at: usize) {
+        let pid = self.hosts[at].qemu.instance.pid + 1000;
+        self.hosts[at].qemu = qemu(RunState::Inmigrate, pid, self.hosts[at].boot);
+    }
+
+    pub(crate) fn migrate(&mut self, from: usize) {
+        self.opening += 1;
+        let request = ControlRequest::Migrate {
+            name: "g".to_owned(),
+            migration: MigrationId(id(0x40 + self.opening)),
+            peer: format!("peer-{}", 1 - from),
+            peer_domain: "g".to_owned(),
+            uri: "unix:/m".to_owned(),
+            max_bandwidth: None,
+            downtime_limit: Some(300),
+        };
+        self.control(from, request);
+    }
+
+    pub(crate) fn control(&mut self, at: usize, request: ControlRequest) {
+        let token = self.token();
+        self.input(at, Input::Control { token, request });
+    }
+
+    fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+
+    fn input(&mut self, at: usize, input: Input) {
+        let epoch = self.hosts[at].epoch;
+        self.queue.push_back(Event::Input(at, epoch, input));
+    }
+
+    fn time(&self) -> Now {
+        Now {
+            wall: self.now * 1_000_000,
+            monotonic: self.now * 1_000_000,
+        }
+    }
+
+    /// Opens the journal of a host and starts its engine.
+    pub(crate) fn restart(&mut self, at: usize) {
+        self.opening += 1;
+        let now = self.time();
+        let opening = OpeningId(id(self.opening));
+        let host = &mut self.hosts[at];
+        host.epoch += 1;
+        host.ready = false;
+        let next = Lsn(host.journal.iter().map(last_lsn).max().unwrap_or(0) + 1);
+        let config = Config {
+            journal: host.journal_id,
+            epoch: Epoch(host.epoch),
+            opening,
+            openings: host.openings.clone(),
+            next,
+            boot: host.boot,
+            peer: format!("peer-{at}"),
+        };
+        let mut engine = Engine::open(config, &host.journal);
+        let checkpoint = engine.checkpoint();
+        host.write(next, &checkpoint);
+        let step = engine.start(now);
+        assert_eq!(
+            engine.next_lsn().0,
+            next.0 + (checkpoint.len() + step.append.len()) as u64
+        );
+        let first = Lsn(next.0 + checkpoint.len() as u64);
+        host.engine = Some(engine);
+        self.carry_out(at, first, step);
+    }
+
+    pub(crate) fn crash(&mut self, at: usize) {
+        self.hosts[at].engine = None;
+        let survive = self.effects_survive;
+        let mut lost = Vec::new();
+        self.queue.retain(|event| match event {
+            Event::Input(host, _, _) => *host != at,
+            Event::Effect(host, _, _) => *host != at || survive,
+            Event::Stream(_) => true,
+        });
+        // Whoever waits for an answer of the dead process sees the connection break.
+        self.asks.retain(|_, (asker, epoch, migration)| {
+            if *asker == at {
+                return false;
+            }
+            lost.push((*asker, *epoch, *migration));
+            false
+        });
+        for (asker, epoch, migration) in lost {
+            let result = Err(PeerFailure::Unreachable("the connection broke".to_owned()));
+            let input = Input::PeerAnswered { migration, result };
+            self.queue.push_back(Event::Input(asker, epoch, input));
+        }
+    }
+
+    /// Lets time pass and everything happen.
+    pub(crate) fn run_for(&mut self, milliseconds: u64) {
+        let end = self.now + milliseconds;
+        while self.now < end && self.broken.is_none() {
+            while let Some(event) = self.queue.pop_front() {
+                self.happen(event);
+                self.check();
+                if self.broken.is_some() {
+                    return;
+                }
+            }
+            self.now += TICK_INTERVAL_MS;
+            for at in [A, B] {
+                let host = &mut self.hosts[at];
+                if host.qemu.running() {
+                    host.qemu.memory += 1;
+                    self.newest = self.newest.max(host.qemu.memory);
+                }
+                if self.hosts[at].engine.is_some() {
+                    self.input(at, Input::Tick);
+                }
+            }
+        }
+    }
+
+    /// P2 by execution: never two, and never from an older state than the guest was in.
+    fn check(&mut self) {
+        let running: Vec<&Host> = self
+            .hosts
+            .iter()
+            .filter(|host| host.qemu.running())
+            .collect();
+        if running.len() > 1 {
+            self.broken = Some("two copies run".to_owned());
+        } else if let Some(host) = running.first()
+            && host.qemu.memory != self.newest
+        {
+            self.broken = Some(format!(
+                "went back from {} to {}",
+                self.newest, host.qemu.memory
+            ));
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        self.steps += 1;
+        if let Some((at, step)) = self.kill_qemu
+            && self.steps == step
+        {
+            self.kill(at);
+        }
+        match event {
+            Event::Input(at, epoch, input) => {
+                let now = self.time();
+                let host = &mut self.hosts[at];
+                if epoch != host.epoch {
+                    return;
+                }
+                let Some(engine) = &mut host.engine else {
+                    return;
+                };
+                let first = engine.next_lsn();
+                let step = engine.step(now, input);
+                self.carry_out(at, first, step);
+            }
+            Event::Effect(at, epoch, effect) => {
+                let result = self.perform(at, &effect);
+                let input = Input::EffectFinished {
+                    effect: effect.intent,
+                    result,
+                };
+                self.queue.push_back(Event::Input(at, epoch, input));
+            }
+            Event::Stream(at) => self.stream(at),
+        }
+    }
+
+    /// What the node does: records first, then all else.
+    fn carry_out(&mut self, at: usize, first: Lsn, step: Step) {
+        let host = &mut self.hosts[at];
+        if !step.append.is_empty() {
+            host.batches += 1;
+            if host.crash == Some(Crash::Before(host.batches)) {
+                host.crash = None;
+                return self.crash(at);
+            }
+            host.write(first, &step.append);
+            if host.crash == Some(Crash::After(host.batches)) {
+                host.crash = None;
+                return self.crash(at);
+            }
+        }
+        let epoch = host.epoch;
+        for effect in step.effects {
+            self.queue.push_back(Event::Effect(at, epoch, effect));
+        }
+        for message in step.messages {
+            self.deliver(at, message);
+        }
+    }
+
+    fn deliver(&mut self, at: usize, message: Message) {
+        match message {
+            Message::Reply { result, .. } => self.replies.push((at, result)),
+            Message::PeerReply {
+                token,
+                envelope,
+                response,
+            } => {
+                if let Some((asker, epoch, migration)) = self.asks.remove(&token) {
+                    let result = Ok((envelope, response));
+                    let input = Input::PeerAnswered { migration, result };
+                    self.queue.push_back(Event::Input(asker, epoch, input));
+                }
+            }
+            Message::Ask {
+                envelope, request, ..
+            } => self.ask(at, envelope, request),
+            Message::Look { domain } => {
+                let observed = self.hosts[at].qemu.observed();
+                self.input(at, Input::Looked { domain, observed });
+            }
+            Message::Watch { domain, .. } => {
+                let observed = self.hosts[at].qemu.observed();
+                self.input(at, Input::Looked { domain, observed });
+            }
+            Message::Unwatch { .. } | Message::Notify(_) => {}
+            Message::Ready => self.hosts[at].ready = true,
+        }
+    }
+
+    fn ask(&mut self, at: usize, envelope: Envelope, request: PeerRequest) {
+        let migration = request.migration();
+        let other = 1 - at;
+        if self.partitioned || self.hosts[other].engine.is_none() {
+            let result = Err(PeerFailure::NotSent("nobody listens".to_owned()));
+            return self.input(at, Input::PeerAnswered { migration, result });
+        }
+        let token = self.token();
+        self.asks
+            .insert(token, (at, self.hosts[at].epoch, migration));
+        let nonce = Nonce(id(0x99));
+        self.input(
+            other,
+            Input::Peer {
+                token,
+                envelope,
+                nonce,
+                request,
+            },
+        );
+    }
+
+    // QEMU.
+
+    pub(crate) fn kill(&mut self, at: usize) {
+        let host = &mut self.hosts[at];
+        if !host.qemu.alive {
+            return;
+        }
+        host.qemu.alive = false;
+        let observed = host.qemu.observed();
+        self.input(
+            at,
+            Input::Looked {
+                domain: DOMAIN,
+                observed,
+            },
+        );
+        let other = 1 - at;
+        // The stream breaks: an incoming QEMU exits, an active source goes on by itself.
+        if self.hosts[other].qemu.run == RunState::Inmigrate
+            && self.hosts[other].qemu.status == MigrationStatus::Active
+        {
+            self.kill(other);
+        }
+        if self.hosts[other].qemu.status == MigrationStatus::Active
+            && self.hosts[other].qemu.run == RunState::Running
+        {
+            self.set_status(other, MigrationStatus::Failed);
+        }
+    }
+
+    fn event(&mut self, at: usize, event: QemuEvent) {
+        if self.hosts[at].engine.is_some() {
+            self.input(
+                at,
+                Input::Event {
+                    domain: DOMAIN,
+                    event,
+                },
+            );
+        }
+    }
+
+    fn set_status(&mut self, at: usize, status: MigrationStatus) {
+        self.hosts[at].qemu.status = status.clone();
+        self.event(at, QemuEvent::Migration(status));
+    }
+
+    fn set_run(&mut self, at: usize, run: RunState) {
+        let was = self.hosts[at].qemu.running();
+        let is = run == RunState::Running;
+        self.hosts[at].qemu.run = run;
+        match (was, is) {
+            (true, false) => self.event(at, QemuEvent::Stop),
+            (false, true) => self.event(at, QemuEvent::Resume),
+            _ => {}
+        }
+    }
+
+    /// The stream converges: the source stops and waits before the switchover.
+    fn stream(&mut self, at: usize) {
+        let other = 1 - at;
+        let qemu = &self.hosts[at].qemu;
+        if !qemu.alive {
+            return;
+        }
+        if qemu.status == MigrationStatus::Setup {
+            if self.hosts[other].qemu.alive && self.hosts[other].qemu.listening {
+                self.set_status(at, MigrationStatus::Active);
+                self.set_status(other, MigrationStatus::Active);
+                self.queue.push_back(Event::Stream(at));
+            } else {
+                self.set_status(at, MigrationStatus::Failed);
+            }
+        } else if qemu.status == MigrationStatus::Active {
+            if self.hold_stream {
+                self.queue.push_back(Event::Stream(at));
+                // Time must pass for it to end.
+                self.hold_stream = false;
+                return;
+            }
+            self.hosts[at].qemu.was_running = qemu.running();
+            self.set_run(at, RunState::FinishMigrate);
+            self.set_status(at, MigrationStatus::PreSwitchover);
+        } else if qemu.status == MigrationStatus::Device {
+            let memory = qemu.memory;
+            if self.hosts[other].qemu.alive && self.hosts[other].qemu.run == RunState::Inmigrate {
+                self.hosts[other].qemu.memory = memory;
+                let run = if self.hosts[other].qemu.autostart {
+                    RunState::Running
+                } else {
+                    RunState::Paused
+                };
+                self.set_run(other, run);
+                self.set_status(other, MigrationStatus::Completed);
+                self.set_status(at, MigrationStatus::Completed);
+                self.set_run(at, RunState::Postmigrate);
+            } else {
+                self.end_migration(at, MigrationStatus::Failed);
+            }
+        }
+    }
+
+    /// A migration that will not be: QEMU restarts the guest by itself if it ran before.
+    fn end_migration(&mut self, at: usize, status: MigrationStatus) {
+        self.set_status(at, status);
+        if self.hosts[at].qemu.run == RunState::FinishMigrate {
+            let run = if self.hosts[at].qemu.was_running {
+                RunState::Running
+            } else {
+                RunState::Postmigrate
+            };
+            self.set_run(at, run);
+        }
+        let other = 1 - at;
+        if self.hosts[other].qemu.alive && self.hosts[other].qemu.run == RunState::Inmigrate {
+            self.kill(other);
+        }
+    }
+
+    fn perform(&mut self, at: usize, effect: &Effect) -> EffectResult {
+        use EffectResult::{Done, NotSent};
+        let qemu = &mut self.hosts[at].qemu;
+        if effect.instance != qemu.instance {
+            return NotSent {
+                why: "another instance".to_owned(),
+            };
+        }
+        if !qemu.alive {
+            return match effect.command {
+                EffectCommand::Kill => Done,
+                _ => NotSent {
+                    why: "QEMU is gone".to_owned(),
+                },
+            };
+        }
+        let refused = |description: &str| EffectResult::Refused {
+            class: "GenericError".to_owned(),
+            description: description.to_owned(),
+        };
+        match &effect.command {
+            EffectCommand::Claim(claim) => {
+                if qemu.claim != ClaimSeen::Absent {
+                    return refused("attempt to add duplicate property");
+                }
+                qemu.claim = ClaimSeen::Present(*claim);
+            }
+            EffectCommand::Unclaim => qemu.claim = ClaimSeen::Absent,
+            EffectCommand::SetCapabilities(_) | EffectCommand::SetParameters { .. } => {}
+            EffectCommand::MigrateIncoming { .. } => qemu.listening = true,
+            EffectCommand::Migrate { .. } => {
+                if matches!(qemu.run, RunState::Postmigrate | RunState::Inmigrate) {
+                    return refused("Can't migrate");
+                }
+                self.set_status(at, MigrationStatus::Setup);
+                self.queue.push_back(Event::Stream(at));
+            }
+            EffectCommand::MigrateContinue => {
+                if qemu.status != MigrationStatus::PreSwitchover {
+                    return refused("Migration not in expected state");
+                }
+                self.set_status(at, MigrationStatus::Device);
+                self.queue.push_back(Event::Stream(at));
+            }
+            EffectCommand::MigrateCancel => {
+                if matches!(
+                    qemu.status,
+                    MigrationStatus::Setup
+                        | MigrationStatus::Active
+                        | MigrationStatus::PreSwitchover
+                ) {
+                    self.end_migration(at, MigrationStatus::Cancelled);
+                }
+            }
+            EffectCommand::Cont => match qemu.run {
+                RunState::Inmigrate => qemu.autostart = true,
+                RunState::FinishMigrate => return refused("Migration is not finalized yet"),
+                _ if qemu.refuse_cont => return refused("Failed to get write lock"),
+                _ => self.set_run(at, RunState::Running),
+            },
+            EffectCommand::Stop => match qemu.run {
+                RunState::Inmigrate => qemu.autostart = false,
+                RunState::Running => self.set_run(at, RunState::Paused),
+                _ => {}
+            },
+            EffectCommand::Kill => self.kill(at),
+        }
+        Done
+    }
+
+    // Judging.
+
+    pub(crate) fn running(&self) -> Vec<usize> {
+        [A, B]
+            .into_iter()
+            .filter(|at| self.hosts[*at].qemu.running())
+            .collect()
+    }
+
+    pub(crate) fn open_jobs(&self) -> Vec<String> {
+        let mut open = Vec::new();
+        for (at, host) in self.hosts.iter().enumerate() {
+            let Some(engine) = &host.engine else { continue };
+            for migration in engine.state.migrations.values() {
+                let rule = engine
+                    .live
+                    .get(&migration.state.terms.migration)
+                    .and_then(|live| live.rule)
+                    .map(|rule| rule.name());
+                open.push(format!(
+                    "host {at}: open {} phase {} rule {rule:?}",
+                    migration.state.open, migration.state.phase
+                ));
+            }
+        }
+        open
+    }
+
+    pub(crate) fn held(&self, at: usize) -> Option<&'static str> {
+        let engine = self.hosts[at].engine.as_ref()?;
+        engine
+            .live
+            .values()
+            .find_map(|live| live.rule)
+            .map(|rule| rule.name())
+    }
+
+    pub(crate) fn wanted(&self, at: usize) -> Option<WantedRunState> {
+        let engine = self.hosts[at].engine.as_ref()?;
+        Some(engine.state.domains.get(&DOMAIN)?.state.wanted)
+    }
+
+    pub(crate) fn rules(&self, at: usize) -> Vec<String> {
+        let records = self.hosts[at]
+            .journal
+            .iter()
+            .filter_map(|entry| match entry {
+                History::Record(Record {
+                    body: RecordBody::Decided(decided),
+                    ..
+                }) => Some(decided.rule.clone()),
+                History::Record(_) | History::Gap(_) => None,
+            });
+        records.collect()
+    }
+
+    /// Everything a failed run leaves behind, for whoever has to understand it.
+    pub(crate) fn story(&self) -> String {
+        use std::fmt::Write as _;
+        let mut story = format!("{:?}\n{:?}\n", self.broken, self.open_jobs());
+        for (at, host) in self.hosts.iter().enumerate() {
+            let _ = writeln!(story, "host {at}: {:?}", host.qemu);
+            for entry in &host.journal {
+                let _ = match entry {
+                    History::Record(record) => {
+                        writeln!(story, "  {} {:?}", record.lsn, record.body)
+                    }
+                    History::Gap(gap) => writeln!(story, "  {gap:?}"),
+                };
+            }
+        }
+        story
+    }
+}
+
+fn last_lsn(entry: &History) -> u64 {
+    match entry {
+        History::Record(record) => record.lsn.0,
+        History::Gap(Gap { last, .. }) => last.0,
+    }
+}
+
+impl Host {
+    fn write(&mut self, first: Lsn, drafts: &[Draft]) {
+        for (offset, draft) in (0u64..).zip(drafts) {
+            let lsn = Lsn(first.0 + offset);
+            let previous = draft
+                .domain
+                .and_then(|domain| self.previous.insert(domain, lsn));
+            let record = Record {
+                lsn,
+                domain: draft.domain,
+                previous,
+                body: draft.body.clone(),
+            };
+            if let RecordBody::CheckpointBegun(begun) = &record.body {
+                self.openings.clone_from(&begun.openings);
+            }
+            self.journal.push(History::Record(record));
+        }
+    }
+
+    pub(crate) fn lose_journal(&mut self) {
+        self.journal.clear();
+        self.openings.clear();
+        self.previous.clear();
+        self.epoch = 0;
+        self.journal_id = JournalId(id(0xC0));
+    }
+}
