@@ -195,3 +195,75 @@ impl fmt::Display for Position {
         )
     }
 }
+
+/// Number of a segment in its journal, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SegmentNumber(pub u64);
+
+impl SegmentNumber {
+    /// The first segment of a journal.
+    pub const FIRST: SegmentNumber = SegmentNumber(1);
+
+    /// The segment after this one; `None` when the number space is used up.
+    #[must_use]
+    pub fn next(self) -> Option<SegmentNumber> {
+        self.0.checked_add(1).map(SegmentNumber)
+    }
+
+    /// Its file's name: 16 decimal digits (more when needed) and `.seg` (F2).
+    #[must_use]
+    pub fn file_name(self) -> String {
+        format!("{:016}.seg", self.0)
+    }
+
+    /// The number in a file's name; `None` if no writer gives that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<SegmentNumber> {
+        let number = SegmentNumber(name.strip_suffix(".seg")?.parse().ok()?);
+        (number.0 > 0 && number.file_name() == name).then_some(number)
+    }
+}
+
+impl fmt::Display for SegmentNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Links a batch to all of its segment before it: the salted CRC of the batch before, which holds
+/// the value of the one before that (F6).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Chain(pub u32);
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chain({:08x})", self.0)
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// 128 random bits that go into every checksum of a segment, so that nothing written for another
+/// segment, or by a guest, passes in it (F3).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Salt(pub [u8; 16]);
+
+impl Salt {
+    /// A fresh salt.
+    #[must_use]
+    pub fn random() -> Salt {
+        Salt(Id128::random().0)
+    }
+}
+
+impl fmt::Debug for Salt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Salt({})", Id128(self.0))
+    }
+}

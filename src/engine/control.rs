@@ -572,7 +572,7 @@ impl Turn<'_> {
             return Err(not_held());
         }
         if let Some(danger) = danger(held, decision, evidence.observed.process)
-            && !(force && !statement.is_empty())
+            && (!force || statement.is_empty())
         {
             return Err(Refusal::NeedsForce {
                 name: name.to_owned(),

@@ -57,6 +57,10 @@ pub struct Gap {
 }
 
 /// What the journal held, oldest first.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a history is read once, at the start"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum History {
     /// A record that can be read.

@@ -1,9 +1,12 @@
 //! A record: type, version, domain, previous LSN of the domain, body.
 
 mod body;
+mod codec;
 mod vocabulary;
 
 pub use body::*;
+pub use codec::{Decoded, RECORD_HEADER_SIZE, record_size};
+pub(crate) use codec::{decode_record, encode_record};
 pub use vocabulary::*;
 
 use crate::number::{DomainId, Lsn};

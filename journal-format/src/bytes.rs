@@ -1,0 +1,55 @@
+//! Fixed-width numbers and salted checksums over bytes.
+//! Invariant: little-endian everywhere (F1); reading is total.
+
+use crate::number::Salt;
+
+/// The checksum of bytes of one segment: CRC-32 (IEEE) over the segment's salt and the bytes (F3).
+pub(crate) fn salted_crc(salt: &Salt, parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&salt.0);
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
+/// Reads fields one after the other; past the end everything is zero, and the caller has checked
+/// the length before.
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
+
+impl Fields<'_> {
+    pub(crate) fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut array = [0; N];
+        let (head, rest) = self.0.split_at(N.min(self.0.len()));
+        array[..head.len()].copy_from_slice(head);
+        self.0 = rest;
+        array
+    }
+
+    pub(crate) fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    pub(crate) fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    pub(crate) fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+}
+
+/// Are all bytes zero?
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// A size on disk as a number of bytes in memory; sizes are bounded far below either limit.
+pub(crate) fn in_memory(size: u32) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+/// A number of bytes in memory as a place on disk.
+pub(crate) fn on_disk(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,261 @@
+//! The bytes of a segment to batches, damage and tail.
+//!
+//! Invariant: total over any bytes, in time and memory linear in their number. One batch at a time is
+//! in flight, so a valid batch behind a bad one proves that the bad one was acknowledged (F11).
+//! Not here: what follows from damage (the journal opens, the engine holds).
+
+use crate::batch::{BATCH_HEADER_SIZE, BatchHeader, Content, Placed, chain_after, read_content};
+use crate::bytes::{in_memory, is_zero, on_disk, salted_crc};
+use crate::error::FormatError;
+use crate::number::{Chain, Lsn};
+use crate::segment::SegmentHeader;
+use crate::{BATCH_SIZE_MAX, BLOCK_SIZE};
+
+/// A batch that was read, whole or with damage inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Its head.
+    pub header: BatchHeader,
+    /// Its readable records.
+    pub records: Vec<Placed>,
+    /// The chain value after it.
+    pub chain: Chain,
+}
+
+/// Bytes that were acknowledged and cannot be read any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where it begins, in bytes from the start of the segment.
+    pub at: u64,
+    /// Where it ends.
+    pub until: u64,
+    /// The first LSN that is lost.
+    pub first: Lsn,
+    /// The last LSN that is lost.
+    pub last: Lsn,
+    /// What is wrong.
+    pub why: FormatError,
+}
+
+/// The end of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Only zeros follow.
+    Clean,
+    /// A batch that was being written when the writer died: never acknowledged (F12).
+    Torn {
+        /// Where it begins.
+        at: u64,
+    },
+    /// Bytes that no torn write leaves: something was acknowledged here, or the file is not ours
+    /// (F13).
+    Corrupt {
+        /// Where they begin.
+        at: u64,
+        /// What is wrong.
+        why: FormatError,
+    },
+}
+
+/// What a segment holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Its head.
+    pub header: SegmentHeader,
+    /// Its batches, in order.
+    pub batches: Vec<Batch>,
+    /// What is damaged between them.
+    pub damage: Vec<Damage>,
+    /// Its end.
+    pub tail: Tail,
+    /// Where the last batch ends, in bytes from the start of the segment.
+    pub end: u64,
+    /// The chain value after the last batch.
+    pub chain: Chain,
+    /// The LSN after the last batch.
+    pub next: Lsn,
+}
+
+/// A batch that begins at a place, and whether its content is whole.
+struct Candidate {
+    header: BatchHeader,
+    chain: Chain,
+    whole: bool,
+    content: Content,
+}
+
+fn candidate(segment: &SegmentHeader, bytes: &[u8], at: usize) -> Result<Candidate, FormatError> {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let header = BatchHeader::decode(&segment.salt, segment.number, on_disk(at), rest)?;
+    let size = usize::try_from(header.size()).unwrap_or(usize::MAX);
+    let begin = in_memory(BATCH_HEADER_SIZE);
+    let end = begin + in_memory(header.length);
+    let (Some(content), Some(padding)) = (rest.get(begin..end), rest.get(end..size)) else {
+        return Err(FormatError::TooShort { what: "batch" });
+    };
+    let crc_matches = salted_crc(&segment.salt, &[content]) == header.content;
+    let chain = chain_after(&segment.salt, rest);
+    let content = read_content(&segment.salt, &header, content);
+    let whole = crc_matches && content.lost.is_empty() && is_zero(padding);
+    Ok(Candidate {
+        header,
+        chain,
+        whole,
+        content,
+    })
+}
+
+/// Reads a whole segment file.
+///
+/// # Errors
+/// Only if its head cannot be read: without the salt nothing in it can be told.
+pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
+    let header = SegmentHeader::decode(bytes)?;
+    let mut scan = Scan {
+        header,
+        batches: Vec::new(),
+        damage: Vec::new(),
+        tail: Tail::Clean,
+        end: SegmentHeader::batches_begin(),
+        chain: header.chain(),
+        next: header.first,
+    };
+    let used = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    let block = in_memory(BLOCK_SIZE);
+    let mut at = block;
+    // Where a bad stretch began, and what was wrong there.
+    let mut bad: Option<(usize, Bad)> = None;
+    while at < used {
+        match candidate(&header, bytes, at) {
+            Ok(found) if follows(&scan, &found, bad.is_some()) && found.whole => {
+                if let Some((begun, what)) = bad.take() {
+                    close(&mut scan, begun, what, at, found.header.first);
+                }
+                at += usize::try_from(found.header.size()).unwrap_or(usize::MAX);
+                push(&mut scan, found);
+            }
+            Ok(found) if bad.is_none() => {
+                let what = if follows(&scan, &found, false) {
+                    Bad::Damaged(Box::new(found))
+                } else {
+                    Bad::Nothing(FormatError::OutOfPlace)
+                };
+                bad = Some((at, what));
+                at += block;
+            }
+            Err(why) if bad.is_none() => {
+                bad = Some((at, Bad::Nothing(why)));
+                at += block;
+            }
+            Ok(_) | Err(_) => at += block,
+        }
+    }
+    if let Some((begun, what)) = bad {
+        scan.tail = tail(begun, &what, used);
+    }
+    Ok(scan)
+}
+
+/// What stands at the begin of a bad stretch.
+enum Bad {
+    /// No batch that could be there.
+    Nothing(FormatError),
+    /// The right batch with a whole head and a damaged content.
+    Damaged(Box<Candidate>),
+}
+
+/// Is that the next batch? Behind damage the chain cannot be followed, only the order.
+fn follows(scan: &Scan, found: &Candidate, behind_damage: bool) -> bool {
+    if behind_damage {
+        found.header.first > scan.next && found.header.epoch >= scan.header.epoch
+    } else {
+        found.header.first == scan.next && found.header.chain == scan.chain
+    }
+}
+
+fn push(scan: &mut Scan, found: Candidate) {
+    scan.end = found.header.offset + found.header.size();
+    scan.chain = found.chain;
+    scan.next = Lsn(found.header.last().0.saturating_add(1));
+    scan.batches.push(Batch {
+        header: found.header,
+        records: found.content.records,
+        chain: found.chain,
+    });
+}
+
+/// A bad stretch with a valid batch behind it: acknowledged, and damaged.
+fn close(scan: &mut Scan, begun: usize, what: Bad, until: usize, before: Lsn) {
+    let last = Lsn(before.0.saturating_sub(1));
+    match what {
+        Bad::Nothing(why) => scan.damage.push(Damage {
+            at: on_disk(begun),
+            until: on_disk(until),
+            first: scan.next,
+            last,
+            why,
+        }),
+        Bad::Damaged(found) => {
+            let lost = found.content.lost.clone();
+            let end = found.header.offset + found.header.size();
+            let (first, after) = (found.header.first, Lsn(found.header.last().0 + 1));
+            push(scan, *found);
+            // Without a lost record the damage is in the padding or the checksum itself; the
+            // records still vouch for themselves.
+            let lost = if lost.is_empty() {
+                Vec::new()
+            } else {
+                runs(&lost)
+            };
+            for (from, to) in lost {
+                scan.damage.push(Damage {
+                    at: on_disk(begun),
+                    until: end,
+                    first: from,
+                    last: to,
+                    why: FormatError::Checksum { what: "batch" },
+                });
+            }
+            debug_assert!(first < after);
+            if before > after {
+                scan.damage.push(Damage {
+                    at: end,
+                    until: on_disk(until),
+                    first: after,
+                    last,
+                    why: FormatError::NoMagic { what: "batch" },
+                });
+            }
+        }
+    }
+}
+
+/// Consecutive LSNs as ranges.
+fn runs(lost: &[Lsn]) -> Vec<(Lsn, Lsn)> {
+    let mut runs: Vec<(Lsn, Lsn)> = Vec::new();
+    for lsn in lost {
+        match runs.last_mut() {
+            Some((_, last)) if last.next() == Some(*lsn) => *last = *lsn,
+            _ => runs.push((*lsn, *lsn)),
+        }
+    }
+    runs
+}
+
+/// The bad stretch is the last: torn if nothing lies beyond what one batch could have reached.
+fn tail(begun: usize, what: &Bad, used: usize) -> Tail {
+    let at = on_disk(begun);
+    let (furthest, why) = match what {
+        Bad::Damaged(found) => (
+            at + found.header.size(),
+            FormatError::Checksum { what: "batch" },
+        ),
+        Bad::Nothing(why) => (at + u64::from(BATCH_SIZE_MAX), why.clone()),
+    };
+    let placed_elsewhere = matches!(what, Bad::Nothing(FormatError::OutOfPlace));
+    if on_disk(used) <= furthest && !placed_elsewhere {
+        Tail::Torn { at }
+    } else {
+        Tail::Corrupt { at, why }
+    }
+}
