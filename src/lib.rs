@@ -1,3 +1,4 @@
 //! phase-journal.
 pub mod engine;
 pub mod journal;
+pub mod qmp;

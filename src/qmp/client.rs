@@ -1,0 +1,584 @@
+//! A QMP client: one task reads, one writes, callers wait with a deadline.
+//!
+//! Invariant: a caller that gives up leaves its id behind, so that a late answer is dropped and
+//! never taken for another's; when a connection ends every caller learns whether its command had
+//! been written. Nothing that can change a guest leaves without [`Durable`] (P1).
+//! Not here: when to look and what to do (`sidecar`).
+
+use core::fmt;
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use journal_format::record::{Effect, EffectResult};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::codec::{Message, Splitter};
+use super::command::qmp_command;
+use crate::journal::Durable;
+
+/// Largest message a server may send, in bytes (QEMU's own schema is 200 kB in one line).
+const MESSAGE_SIZE_MAX: usize = 64 * 1024 * 1024;
+/// Commands without an answer on one connection, at the most.
+const IN_FLIGHT_MAX: usize = 64;
+/// Events that wait to be heard; more are dropped, and that is said.
+const EVENTS_MAX: usize = 1024;
+/// Bytes read at once.
+const READ_SIZE: usize = 16 * 1024;
+
+/// Why something did not work on a QMP connection.
+#[derive(Clone, Debug)]
+pub enum QmpError {
+    /// The socket cannot be connected to.
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The kind of error.
+        kind: io::ErrorKind,
+        /// The system's words.
+        why: String,
+    },
+    /// Nothing greets: another client has the monitor, or it is no monitor.
+    NoGreeting {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Whatever answers does not speak QMP.
+    NotQmp {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// That command may change something; it needs a record.
+    NotAQuery {
+        /// The command.
+        name: String,
+    },
+    /// The server answered an error.
+    Refused {
+        /// The class; only this may be interpreted.
+        class: String,
+        /// For people.
+        description: String,
+    },
+    /// Provably nothing was sent.
+    NotSent {
+        /// Why.
+        why: String,
+    },
+    /// It was written, or part of it, and no answer can come any more.
+    Lost {
+        /// Why.
+        why: String,
+    },
+    /// No answer came in time; one may still come and will be dropped.
+    TimedOut {
+        /// The command.
+        name: String,
+        /// How long it was waited.
+        after: Duration,
+    },
+}
+
+impl fmt::Display for QmpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QmpError::Connect { path, why, .. } => {
+                write!(f, "cannot connect to {}: {why}", path.display())
+            }
+            QmpError::NoGreeting { path } => write!(
+                f,
+                "{} does not greet: another client has this monitor, or it is no QMP socket",
+                path.display()
+            ),
+            QmpError::NotQmp { path } => {
+                write!(
+                    f,
+                    "whatever answers on {} does not speak QMP",
+                    path.display()
+                )
+            }
+            QmpError::NotAQuery { name } => {
+                write!(
+                    f,
+                    "{name} may change something and cannot be sent without a record"
+                )
+            }
+            QmpError::Refused { description, .. } => f.write_str(description),
+            QmpError::NotSent { why } => write!(f, "not sent: {why}"),
+            QmpError::Lost { why } => write!(f, "no answer: {why}"),
+            QmpError::TimedOut { name, after } => {
+                write!(f, "no answer to {name} within {} ms", after.as_millis())
+            }
+        }
+    }
+}
+
+impl std::error::Error for QmpError {}
+
+/// Who made the listening socket, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process; 0 if it is in another pid namespace.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// Something the server said by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An event.
+    Happened {
+        /// Its name.
+        name: String,
+        /// Its data.
+        data: Value,
+    },
+    /// Events were dropped because nobody listened: what was known may be old.
+    Lost,
+}
+
+/// The events of one connection, in order.
+#[derive(Debug)]
+pub struct Events {
+    queue: mpsc::Receiver<Event>,
+    overflown: Arc<AtomicBool>,
+}
+
+impl Events {
+    /// The next event; `None` when the connection has ended and all events were heard.
+    pub async fn next(&mut self) -> Option<Event> {
+        if self.overflown.swap(false, Ordering::Relaxed) {
+            return Some(Event::Lost);
+        }
+        self.queue.recv().await
+    }
+
+    /// The next event if it is there already.
+    pub fn next_now(&mut self) -> Option<Event> {
+        if self.overflown.swap(false, Ordering::Relaxed) {
+            return Some(Event::Lost);
+        }
+        self.queue.try_recv().ok()
+    }
+}
+
+type Answer = Result<Value, QmpError>;
+
+/// A command on its way to the writing task.
+struct Outgoing {
+    id: u64,
+    line: Vec<u8>,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Callers that wait, by id; and why there will be no more.
+#[derive(Default)]
+struct Pending {
+    waiting: HashMap<u64, oneshot::Sender<Answer>>,
+    closed: Option<String>,
+}
+
+/// What both kinds of client share.
+#[derive(Debug)]
+struct Core {
+    commands: mpsc::Sender<Outgoing>,
+    pending: Arc<Mutex<Pending>>,
+    next_id: AtomicU64,
+    credentials: Credentials,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Pending({} waiting, closed {:?})",
+            self.waiting.len(),
+            self.closed
+        )
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// A panic while the lock is held cannot leave the map half changed.
+fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    async fn connect(path: &Path, wait: Duration) -> Result<(Core, Events), QmpError> {
+        let deadline = Instant::now() + wait;
+        let failed = |error: io::Error| QmpError::Connect {
+            path: path.to_owned(),
+            kind: error.kind(),
+            why: error.to_string(),
+        };
+        let no_greeting = || QmpError::NoGreeting {
+            path: path.to_owned(),
+        };
+        let stream = timeout_at(deadline, UnixStream::connect(path))
+            .await
+            .map_err(|_| no_greeting())?
+            .map_err(failed)?;
+        let peer = stream.peer_cred().map_err(failed)?;
+        let pid = peer
+            .pid()
+            .and_then(|pid| u32::try_from(pid).ok())
+            .unwrap_or(0);
+        let credentials = Credentials {
+            pid,
+            uid: peer.uid(),
+        };
+        let (mut reading, writing) = stream.into_split();
+        let mut splitter = Splitter::new(MESSAGE_SIZE_MAX);
+        let first = timeout_at(deadline, read_message(&mut reading, &mut splitter))
+            .await
+            .map_err(|_| no_greeting())?
+            .map_err(failed)?;
+        let oob = match first {
+            Some(Message::Greeting { oob, .. }) => oob,
+            None => return Err(no_greeting()),
+            Some(_) => {
+                return Err(QmpError::NotQmp {
+                    path: path.to_owned(),
+                });
+            }
+        };
+        let (commands, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
+        let (events, queue) = mpsc::channel(EVENTS_MAX);
+        let overflown = Arc::new(AtomicBool::new(false));
+        let pending: Arc<Mutex<Pending>> = Arc::default();
+        let reader = Reader {
+            reading,
+            splitter,
+            pending: pending.clone(),
+            events,
+            overflown: overflown.clone(),
+        };
+        let tasks = [
+            tokio::spawn(reader.run()),
+            tokio::spawn(write_commands(writing, outgoing, pending.clone())),
+        ];
+        let core = Core {
+            commands,
+            pending,
+            next_id: AtomicU64::new(1),
+            credentials,
+            tasks,
+        };
+        let enable = if oob {
+            json!({"enable": ["oob"]})
+        } else {
+            json!({})
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        match core.call("execute", "qmp_capabilities", enable, left).await {
+            Ok(_) => Ok((core, Events { queue, overflown })),
+            Err(QmpError::TimedOut { .. } | QmpError::Lost { .. } | QmpError::NotSent { .. }) => {
+                Err(no_greeting())
+            }
+            Err(_) => Err(QmpError::NotQmp {
+                path: path.to_owned(),
+            }),
+        }
+    }
+
+    async fn call(&self, how: &str, name: &str, arguments: Value, wait: Duration) -> Answer {
+        let deadline = Instant::now() + wait;
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut line = json!({how: name, "arguments": arguments, "id": id}).to_string();
+        line.push('\n');
+        let (answer, answered) = oneshot::channel();
+        let outgoing = Outgoing {
+            id,
+            line: line.into_bytes(),
+            answer,
+        };
+        match self.commands.try_send(outgoing) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                let why = format!("{IN_FLIGHT_MAX} commands wait already");
+                return Err(QmpError::NotSent { why });
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return Err(QmpError::NotSent {
+                    why: self.why_closed(),
+                });
+            }
+        }
+        match timeout_at(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(QmpError::Lost {
+                why: self.why_closed(),
+            }),
+            Err(_) => Err(QmpError::TimedOut {
+                name: name.to_owned(),
+                after: wait,
+            }),
+        }
+    }
+
+    fn why_closed(&self) -> String {
+        lock(&self.pending)
+            .closed
+            .clone()
+            .unwrap_or_else(|| "the connection ended".to_owned())
+    }
+}
+
+async fn read_message(
+    reading: &mut OwnedReadHalf,
+    splitter: &mut Splitter,
+) -> io::Result<Option<Message>> {
+    let mut bytes = vec![0; READ_SIZE];
+    loop {
+        match splitter.next_object() {
+            Some(Ok(object)) => {
+                if let Some(message) = Message::parse(&object) {
+                    return Ok(Some(message));
+                }
+            }
+            Some(Err(error)) if error.is_recoverable() => {}
+            Some(Err(error)) => return Err(io::Error::other(error)),
+            None => match reading.read(&mut bytes).await? {
+                0 => return Ok(None),
+                size => splitter.push(&bytes[..size]),
+            },
+        }
+    }
+}
+
+/// The task that reads: answers to their callers, events to the queue.
+struct Reader {
+    reading: OwnedReadHalf,
+    splitter: Splitter,
+    pending: Arc<Mutex<Pending>>,
+    events: mpsc::Sender<Event>,
+    overflown: Arc<AtomicBool>,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let why = loop {
+            match read_message(&mut self.reading, &mut self.splitter).await {
+                Ok(Some(message)) => self.take(message),
+                Ok(None) => break "the connection was closed".to_owned(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        let mut pending = lock(&self.pending);
+        for (_, caller) in pending.waiting.drain() {
+            // A caller that has given up does not hear it.
+            drop(caller.send(Err(QmpError::Lost { why: why.clone() })));
+        }
+        pending.closed = Some(why);
+    }
+
+    fn take(&mut self, message: Message) {
+        let (id, answer) = match message {
+            Message::Return { id, value } => (id, Ok(value)),
+            Message::Error {
+                id,
+                class,
+                description,
+            } => (id, Err(QmpError::Refused { class, description })),
+            Message::Event { name, data } => {
+                if self
+                    .events
+                    .try_send(Event::Happened { name, data })
+                    .is_err()
+                {
+                    self.overflown.store(true, Ordering::Relaxed);
+                }
+                return;
+            }
+            Message::Greeting { .. } | Message::Other(_) => return,
+        };
+        let mut pending = lock(&self.pending);
+        let caller = match id.as_ref().and_then(Value::as_u64) {
+            Some(id) => pending.waiting.remove(&id),
+            // Some errors come without an id: the command was not understood. Commands are
+            // answered in order, so with exactly one waiting it is that one's.
+            None if pending.waiting.len() == 1 => {
+                let only = pending.waiting.keys().next().copied();
+                only.and_then(|id| pending.waiting.remove(&id))
+            }
+            None => None,
+        };
+        if let Some(caller) = caller {
+            drop(caller.send(answer));
+        }
+    }
+}
+
+/// The task that writes. A command is registered before its first byte leaves.
+async fn write_commands(
+    mut writing: OwnedWriteHalf,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    pending: Arc<Mutex<Pending>>,
+) {
+    while let Some(Outgoing { id, line, answer }) = outgoing.recv().await {
+        let refused = {
+            let mut pending = lock(&pending);
+            match pending.closed.clone() {
+                Some(why) => Some((answer, why)),
+                None if pending.waiting.len() >= IN_FLIGHT_MAX => Some((
+                    answer,
+                    format!("{IN_FLIGHT_MAX} commands have no answer yet"),
+                )),
+                None => {
+                    pending.waiting.insert(id, answer);
+                    None
+                }
+            }
+        };
+        if let Some((answer, why)) = refused {
+            drop(answer.send(Err(QmpError::NotSent { why })));
+            continue;
+        }
+        if let Err((written, error)) = write_all(&mut writing, &line).await {
+            let caller = lock(&pending).waiting.remove(&id);
+            let why = error.to_string();
+            let error = if written == 0 {
+                QmpError::NotSent { why }
+            } else {
+                QmpError::Lost { why }
+            };
+            if let Some(caller) = caller {
+                drop(caller.send(Err(error)));
+            }
+        }
+    }
+}
+
+/// Like `AsyncWriteExt::write_all`, but says how much was written before an error.
+async fn write_all(writing: &mut OwnedWriteHalf, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match writing.write(&bytes[written..]).await {
+            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(size) => written += size,
+            Err(error) => return Err((written, error)),
+        }
+    }
+    Ok(())
+}
+
+/// A client on a QEMU's monitor. Cheap to clone; the connection ends with the last clone.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Core>);
+
+/// Commands that only read.
+fn is_query(name: &str) -> bool {
+    name.starts_with("query-") || matches!(name, "qom-get" | "qom-list")
+}
+
+impl Client {
+    /// Connects, waits for the greeting, negotiates.
+    ///
+    /// # Errors
+    /// One that names the socket: nobody listens, nobody greets, or it is no QMP.
+    pub async fn connect(path: &Path, wait: Duration) -> Result<(Client, Events), QmpError> {
+        let (core, events) = Core::connect(path, wait).await?;
+        Ok((Client(Arc::new(core)), events))
+    }
+
+    /// Who made the listening socket.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.0.credentials
+    }
+
+    /// Asks something that changes nothing.
+    ///
+    /// # Errors
+    /// [`QmpError::NotAQuery`] for everything else; QEMU's error; no answer in time or at all.
+    pub async fn query(&self, name: &str, arguments: Value, wait: Duration) -> Answer {
+        if !is_query(name) {
+            return Err(QmpError::NotAQuery {
+                name: name.to_owned(),
+            });
+        }
+        self.0.call("execute", name, arguments, wait).await
+    }
+
+    /// Carries out an effect whose intent is durable (P1). The answer says what is known of it.
+    ///
+    /// There is no other way to a command that changes something, and nobody but the journal can
+    /// make its argument:
+    ///
+    /// ```compile_fail
+    /// # use phase_journal::qmp::Client;
+    /// # use journal_format::record::Effect;
+    /// # async fn f(client: &Client, effect: Effect) {
+    /// // An effect as such is not enough: there is no proof that its record is durable.
+    /// client.perform(effect, std::time::Duration::from_secs(1)).await;
+    /// # }
+    /// ```
+    pub async fn perform(&self, effect: Durable<Effect>, wait: Duration) -> EffectResult {
+        let effect = effect.into_inner();
+        let Some((name, arguments)) = qmp_command(&effect.command) else {
+            return EffectResult::NotSent {
+                why: "it is no QMP command".to_owned(),
+            };
+        };
+        match self.0.call("execute", name, arguments, wait).await {
+            Ok(_) => EffectResult::Done,
+            Err(QmpError::Refused { class, description }) => {
+                EffectResult::Refused { class, description }
+            }
+            Err(QmpError::NotSent { why }) => EffectResult::NotSent { why },
+            Err(
+                error @ (QmpError::Lost { .. }
+                | QmpError::TimedOut { .. }
+                | QmpError::Connect { .. }
+                | QmpError::NoGreeting { .. }
+                | QmpError::NotQmp { .. }
+                | QmpError::NotAQuery { .. }),
+            ) => EffectResult::Unknown {
+                why: error.to_string(),
+            },
+        }
+    }
+}
+
+/// A client on a sidecar's socket: control or peer. Never to be used on a QEMU's monitor, where it
+/// would go around the journal.
+#[derive(Clone, Debug)]
+pub struct SidecarClient(Arc<Core>);
+
+impl SidecarClient {
+    /// Connects, waits for the greeting, negotiates.
+    ///
+    /// # Errors
+    /// One that names the socket: nobody listens, nobody greets, or it is no QMP.
+    pub async fn connect(path: &Path, wait: Duration) -> Result<(SidecarClient, Events), QmpError> {
+        let (core, events) = Core::connect(path, wait).await?;
+        Ok((SidecarClient(Arc::new(core)), events))
+    }
+
+    /// Asks the sidecar.
+    ///
+    /// # Errors
+    /// The sidecar's error; no answer in time or at all.
+    pub async fn call(&self, name: &str, arguments: Value, wait: Duration) -> Answer {
+        self.0.call("execute", name, arguments, wait).await
+    }
+}

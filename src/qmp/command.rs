@@ -1,0 +1,57 @@
+//! Effects as QMP commands.
+//!
+//! Invariant: one effect is one command; its arguments are all in its record.
+//! Not here: killing, which is a signal and no command.
+
+use journal_format::record::{EffectCommand, Role};
+use serde_json::{Value, json};
+
+/// The QOM id of a sidecar's claim, under `/objects/`.
+pub const CLAIM_ID: &str = "phase-journal-claim";
+
+/// The command and its arguments; `None` for what is no QMP command.
+pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&'static str, Value)> {
+    let arguments = match command {
+        EffectCommand::Claim(claim) => json!({
+            "qom-type": "authz-simple",
+            "id": CLAIM_ID,
+            "identity": claim.to_string(),
+        }),
+        EffectCommand::Unclaim => json!({"id": CLAIM_ID}),
+        EffectCommand::SetCapabilities(role) => capabilities(*role),
+        EffectCommand::SetParameters {
+            max_bandwidth,
+            downtime_limit,
+        } => {
+            let mut arguments = serde_json::Map::new();
+            if let Some(rate) = max_bandwidth {
+                arguments.insert("max-bandwidth".to_owned(), json!(rate));
+            }
+            if let Some(limit) = downtime_limit {
+                arguments.insert("downtime-limit".to_owned(), json!(limit));
+            }
+            Value::Object(arguments)
+        }
+        EffectCommand::MigrateIncoming { uri } | EffectCommand::Migrate { uri } => {
+            json!({"uri": uri})
+        }
+        EffectCommand::MigrateContinue => json!({"state": "pre-switchover"}),
+        EffectCommand::MigrateCancel | EffectCommand::Cont | EffectCommand::Stop => json!({}),
+        EffectCommand::Kill => return None,
+    };
+    Some((command.name(), arguments))
+}
+
+/// What each side of a pre-copy migration needs. Without return-path the source says completed
+/// though the destination loaded nothing; without pause-before-switchover there is no last moment at
+/// which giving up is safe; late-block-activate keeps a whole copy that has no licence from taking
+/// the images' locks.
+fn capabilities(role: Role) -> Value {
+    let (events, return_path) = (("events", true), ("return-path", true));
+    let wanted = match role {
+        Role::Source => [events, return_path, ("pause-before-switchover", true)],
+        Role::Destination => [events, return_path, ("late-block-activate", true)],
+    };
+    let all = wanted.map(|(name, state)| json!({"capability": name, "state": state}));
+    json!({"capabilities": all})
+}
