@@ -1,7 +1,30 @@
 //! The journal's files.
+//!
+//! [`Log::open`] locks and reads a journal, [`Opened::begin`] begins a segment with a checkpoint, and
+//! [`Log::append`] makes records durable. [`read::Reader`] reads beside a writer, without a lock.
+//!
+//! Invariant (P1, P5): a [`Durable`] exists only for what was written and synced; nothing that was
+//! acknowledged is dropped in silence. Files once left are never written again.
+//! Not here: what records mean (the engine), when to checkpoint (the node), bytes (journal-format).
+
+pub mod disk;
 mod durable;
+mod log;
+mod open;
+pub mod read;
+mod segments;
+pub mod testing;
+pub mod witness;
 
 pub use durable::Durable;
+pub use log::{AppendError, Checkpoint, Log, Poison, Status, Timestamps};
+pub use open::{
+    FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OlderJournal, OpenError, OpenOptions,
+    Opened, Past, RETAINED_BYTES_DEFAULT,
+};
+
+#[cfg(test)]
+mod tests;
 
 /// A value that was never written down, for tests of what takes one.
 #[cfg(test)]
