@@ -7,7 +7,7 @@
 use journal_format::number::{MigrationId, Position};
 use journal_format::record::{
     Cookie, EffectCommand, EffectResult, Evidence, JobResult, MigrationAbandoned, MigrationGranted,
-    Outcome, PeerAnswer, Phase, RecordBody, Role, RunState, WantedRunState,
+    Outcome, PeerAnswer, Phase, RecordBody, Role, RunState, WantedReason, WantedRunState,
 };
 
 use super::decide::{RunClass, StatusClass, run_class, status_class};
@@ -85,7 +85,6 @@ impl Turn<'_> {
             self.intend(id, command);
             return;
         }
-        let run = run_class(evidence.observed.run_state.as_ref());
         match status_class(evidence.observed.migration.as_ref()) {
             StatusClass::PreSwitchover => {
                 self.live(id).blackout = true;
@@ -94,13 +93,7 @@ impl Turn<'_> {
                     self.intend(id, EffectCommand::MigrateContinue);
                 }
             }
-            StatusClass::Performing => {
-                if let (RunClass::Running | RunClass::Paused, Some(domain)) =
-                    (run, self.migration(id).map(|migration| migration.domain))
-                {
-                    self.learn_wanted(domain, &evidence.observed);
-                }
-            }
+            StatusClass::Performing => self.learn_wanted_of_source(id),
             StatusClass::None
             | StatusClass::Device
             | StatusClass::Cancelling
@@ -108,6 +101,31 @@ impl Turn<'_> {
             | StatusClass::Completed
             | StatusClass::Postcopy
             | StatusClass::Unknown => {}
+        }
+    }
+
+    /// What the owner did to the guest with nobody watching, as far as QEMU shows it (P8): before
+    /// the switchover stops it, running and paused are the owner's doing; and a cancelled or failed
+    /// migration restarts by itself exactly those guests that ran before it stopped them.
+    fn learn_wanted_of_source(&mut self, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        let Some(observed) = self.eyes(domain).observed.clone() else {
+            return;
+        };
+        match (
+            status_class(observed.migration.as_ref()),
+            run_class(observed.run_state.as_ref()),
+        ) {
+            (StatusClass::Performing, RunClass::Running | RunClass::Paused) => {
+                self.learn_wanted(domain, &observed);
+            }
+            (StatusClass::Ended, RunClass::Postmigrate) if migrated => {
+                self.want(domain, WantedRunState::Paused, WantedReason::Seen);
+            }
+            _ => {}
         }
     }
 
@@ -221,7 +239,10 @@ impl Turn<'_> {
                     "QEMU ended before everything was sent",
                 );
             }
-            Rule::SourcePerformGiveUp => self.abandon(id, &self.why_given_up(id), false),
+            Rule::SourcePerformGiveUp => {
+                self.learn_wanted_of_source(id);
+                self.abandon(id, &self.why_given_up(id), false);
+            }
             Rule::SourcePerformRunning => {
                 self.abandon(id, "the guest was continued here from outside", false);
             }
@@ -366,6 +387,7 @@ impl Turn<'_> {
             return false;
         };
         let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        self.learn_wanted_of_source(id);
         let Some(wanted) = self.domain(domain).map(|domain| domain.state.wanted) else {
             return false;
         };

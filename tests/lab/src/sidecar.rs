@@ -39,8 +39,10 @@ pub enum CrashPoint {
     AfterBatch(u32),
     /// Right before the n-th batch of a migration is written.
     BeforeBatch(u32),
-    /// After the first batch with a record of this type, as `migration-granted`.
+    /// After the first batch with a record of this type, as `migration-granted`, is durable.
     AfterRecord(String),
+    /// Before the first batch with a record of this type is written.
+    BeforeRecord(String),
 }
 
 /// How one run of a sidecar differs from a plain one.
@@ -244,6 +246,9 @@ impl Sidecar {
             }
             Some(CrashPoint::AfterRecord(name)) => {
                 arguments.extend(["--crash-after-record".to_owned(), name.clone()]);
+            }
+            Some(CrashPoint::BeforeRecord(name)) => {
+                arguments.extend(["--crash-before-record".to_owned(), name.clone()]);
             }
         }
         if options.accept_older_journal {
