@@ -6,9 +6,10 @@
 
 use journal_format::number::{DomainId, Lsn, MigrationId, Position};
 use journal_format::record::{
-    Decided, Decision, Draft, Effect, EffectCommand, EffectFinished, EffectIntended, EffectResult,
-    Evidence, JobEnded, JobResult, Observed, Phase, PhaseEntered, Process, QemuObserved,
-    RecordBody, Role, RunState, TEXT_SIZE_MAX, WantedChanged, WantedReason, WantedRunState,
+    ClaimSeen, Decided, Decision, Draft, Effect, EffectCommand, EffectFinished, EffectIntended,
+    EffectResult, Evidence, JobEnded, JobResult, MigrationStatus, Observed, Phase, PhaseEntered,
+    Process, QemuObserved, RecordBody, Role, RunState, TEXT_SIZE_MAX, WantedChanged, WantedReason,
+    WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -278,6 +279,7 @@ impl<'a> Turn<'a> {
         let Some(domain) = self.domain(id) else {
             return;
         };
+        bound(&mut observed);
         let boot = self.engine.config.boot;
         if domain.state.instance.boot != boot || domain.state.dead {
             observed.process = Process::Dead;
@@ -633,6 +635,19 @@ impl<'a> Turn<'a> {
             Some(Pending::SetWanted { token, wanted }) => self.begin_set_wanted(id, token, wanted),
             None => {}
         }
+    }
+}
+
+/// Whatever QEMU says, it fits into a record.
+fn bound(observed: &mut Observed) {
+    if let ClaimSeen::Foreign(text) = &mut observed.claim {
+        *text = short(text);
+    }
+    if let Some(RunState::Other(text)) = &mut observed.run_state {
+        *text = short(text);
+    }
+    if let Some(MigrationStatus::Other(text)) = &mut observed.migration {
+        *text = short(text);
     }
 }
 

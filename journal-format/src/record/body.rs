@@ -16,7 +16,7 @@ use crate::number::{Epoch, Lsn, MigrationId, Nonce, OpeningId, Position};
 pub const DEFINITION_PART_SIZE_MAX: usize = 4096;
 
 /// Largest definition of a domain, in bytes.
-pub const DEFINITION_SIZE_MAX: usize = 256 * 1024;
+pub const DEFINITION_SIZE_MAX: usize = 64 * 1024;
 
 /// Longest name, path, URI or error text in a record, in bytes.
 pub const TEXT_SIZE_MAX: usize = 1024;

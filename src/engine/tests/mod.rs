@@ -418,3 +418,38 @@ fn cancelling_brings_the_guest_back() {
     assert_eq!(world.running().len(), 1, "{}", world.story());
     assert_eq!(world.open_jobs(), Vec::<String>::new(), "{}", world.story());
 }
+
+/// Whatever comes from outside, every record fits: a journal that refuses one is the end of it.
+#[test]
+fn texts_from_outside_fit_into_records() {
+    let mut world = World::new();
+    let long = "x".repeat(100_000);
+    world.hosts[A].qemu.run = RunState::Other(long.clone());
+    world.hosts[A].qemu.status = MigrationStatus::Other(long.clone());
+    world.hosts[A].qemu.claim = ClaimSeen::Foreign(long.clone());
+    migrated(&mut world);
+    world.hosts[A].qemu.claim = ClaimSeen::Absent;
+    world.hosts[A].qemu.run = RunState::Running;
+    world.hosts[A].qemu.status = MigrationStatus::None;
+    world.migrate(A);
+    world.run_for(100);
+    world.hosts[A].qemu.claim = ClaimSeen::Foreign(long.clone());
+    world.hosts[B].qemu.run = RunState::Other(long);
+    world.run_for(SETTLE_MS);
+    for host in &world.hosts {
+        for entry in &host.journal {
+            let super::History::Record(record) = entry else {
+                continue;
+            };
+            let draft = journal_format::record::Draft {
+                domain: record.domain,
+                body: record.body.clone(),
+            };
+            assert!(
+                journal_format::record::record_size(&draft).is_some(),
+                "{:?}",
+                record.lsn
+            );
+        }
+    }
+}
