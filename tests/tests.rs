@@ -1,1 +1,17 @@
-//! stub
+//! End to end: the program as it is, on real QEMU, and what holds the code together.
+
+/// Wrong requests, wrong peers, wrong directories: one clear error each.
+mod bad_input;
+/// A sidecar is killed at every batch of a migration, alone and with the other.
+mod crash;
+/// Journals that are lost, put back from an older copy, or of another boot.
+mod lost_journal;
+/// What the guest's owner wants, kept through everything.
+mod owner;
+/// A QEMU is killed in every phase of a migration.
+mod qemu_death;
+/// The code's own rules.
+mod tidy;
+
+/// What the other modules share: starting a pair, and judging it.
+mod scenario;

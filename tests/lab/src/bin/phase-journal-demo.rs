@@ -73,7 +73,10 @@ fn main() -> ExitCode {
 }
 
 /// Says what is being done, does it, and says how long it took.
-fn step<T>(what: &str, work: impl FnOnce() -> Result<T, phase_journal_lab::Error>) -> Result<T, Anything> {
+fn step<T>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, phase_journal_lab::Error>,
+) -> Result<T, Anything> {
     use std::io::Write as _;
     print!(" - {what} ... ");
     std::io::stdout().flush()?;
@@ -86,16 +89,26 @@ fn step<T>(what: &str, work: impl FnOnce() -> Result<T, phase_journal_lab::Error
 fn play(scene: &Scene, programs: &Path) -> Result<bool, Anything> {
     let image = GuestImage::assemble(GuestOptions::ORDINARY)?;
     let daemon = programs.join("phase-journald");
-    let (crash, plain) = (RunOptions::crashing(scene.crash.clone()), RunOptions::default());
+    let (crash, plain) = (
+        RunOptions::crashing(scene.crash.clone()),
+        RunOptions::default(),
+    );
     let (a, b) = match scene.victim {
         Side::A => (crash, plain.clone()),
         Side::B => (plain.clone(), crash),
     };
     // Without locks on the image nothing but the sidecars keeps two copies from running.
-    let options = PairOptions { program: &daemon, image: &image, locking: Locking::Off, a, b };
-    let mut pair = step("two QEMUs and two sidecars start; the guest counts at A", || {
-        Pair::start(&options)
-    })?;
+    let options = PairOptions {
+        program: &daemon,
+        image: &image,
+        locking: Locking::Off,
+        a,
+        b,
+    };
+    let mut pair = step(
+        "two QEMUs and two sidecars start; the guest counts at A",
+        || Pair::start(&options),
+    )?;
     let waited = step("migrate A to B, and SIGKILL the sidecar", || {
         pair.migrate(Side::A, Limits::default())?;
         pair.wait_for_crash(scene.victim, TIMEOUT)
@@ -106,15 +119,24 @@ fn play(scene: &Scene, programs: &Path) -> Result<bool, Anything> {
     }
     println!("   {}", scene.moment);
     for side in Side::BOTH {
-        let name = if side == Side::A { "source" } else { "destination" };
-        let (run, status) = (pair.qemu(side).run_state()?, pair.qemu(side).migration_status()?);
+        let name = if side == Side::A {
+            "source"
+        } else {
+            "destination"
+        };
+        let (run, status) = (
+            pair.qemu(side).run_state()?,
+            pair.qemu(side).migration_status()?,
+        );
         println!("   QEMU at {side} ({name}): {run}, migration {status}");
     }
     step("the sidecar is started again and recovers", || {
         pair.sidecar(scene.victim).start(&plain)
     })?;
     let settled = step("both sides settle", || pair.wait_until_settled(TIMEOUT))?;
-    let conclusion = step("the guest is watched for a while", || pair.conclude(NUMBERS, TIMEOUT))?;
+    let conclusion = step("the guest is watched for a while", || {
+        pair.conclude(NUMBERS, TIMEOUT)
+    })?;
 
     println!("\n   What recovery decided, by which rule, on what evidence:");
     let command = programs.join("phase-journal");
@@ -122,7 +144,11 @@ fn play(scene: &Scene, programs: &Path) -> Result<bool, Anything> {
     println!("\n   What the guest says (one serial port, two QEMUs):");
     show_serial(&pair)?;
     println!("\n   The journal of the sidecar that was killed, its last {RECORDS_SHOWN} records:");
-    show(&command, &["dump", "-n", RECORDS_SHOWN], pair.sidecar(scene.victim).journal())?;
+    show(
+        &command,
+        &["dump", "-n", RECORDS_SHOWN],
+        pair.sidecar(scene.victim).journal(),
+    )?;
 
     println!("\n   Verdict of the guest's own numbers: {conclusion}");
     println!("   Open jobs: {}", settled.open_jobs());
@@ -131,7 +157,11 @@ fn play(scene: &Scene, programs: &Path) -> Result<bool, Anything> {
 
 /// Runs the operator's command on a journal and shows what it prints, indented.
 fn show(command: &Path, arguments: &[&str], journal: &Path) -> Result<(), Anything> {
-    let output = Command::new(command).args(&arguments[..1]).arg(journal).args(&arguments[1..]).output()?;
+    let output = Command::new(command)
+        .args(&arguments[..1])
+        .arg(journal)
+        .args(&arguments[1..])
+        .output()?;
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         println!("   | {line}");
     }

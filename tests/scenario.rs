@@ -1,0 +1,90 @@
+//! What the tests on real QEMU share: starting a pair, and judging it.
+
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use phase_journal_lab::guest::{GuestImage, GuestOptions};
+use phase_journal_lab::pair::{Pair, PairOptions, Settled, Side};
+use phase_journal_lab::qemu::Locking;
+use phase_journal_lab::sidecar::RunOptions;
+
+/// Bound of everything that is waited for; reached only by a failure.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+/// Numbers that the guest must print to count as running.
+pub(crate) const NUMBERS: u32 = 5;
+
+static ORDINARY: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::ORDINARY));
+static RESTLESS: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::RESTLESS));
+
+fn image(options: GuestOptions) -> GuestImage {
+    GuestImage::assemble(options).expect("the guest is assembled")
+}
+
+pub(crate) fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_phase-journald"))
+}
+
+/// Two sides with an ordinary guest. Without locks on the image nothing but the sidecars keeps two
+/// copies from running.
+pub(crate) fn pair(a: RunOptions, b: RunOptions) -> Pair {
+    start(&ORDINARY, a, b)
+}
+
+/// The same with a guest that dirties its memory too fast to converge under a low bandwidth.
+pub(crate) fn restless_pair() -> Pair {
+    start(&RESTLESS, RunOptions::default(), RunOptions::default())
+}
+
+fn start(image: &GuestImage, a: RunOptions, b: RunOptions) -> Pair {
+    let options = PairOptions {
+        program: program(),
+        image,
+        locking: Locking::Off,
+        a,
+        b,
+    };
+    Pair::start(&options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(crate) fn settle(pair: &mut Pair) -> Settled {
+    pair.wait_until_settled(TIMEOUT)
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Exactly one copy runs, its counter has gone on without a repeat or restart, no job is open, and
+/// both journals are sound.
+pub(crate) fn assert_one_runs(pair: &mut Pair, what: &str) -> Side {
+    let settled = settle(pair);
+    assert_eq!(settled.open_jobs(), 0, "{what}: {settled:?}");
+    let conclusion = pair
+        .conclude(NUMBERS, TIMEOUT)
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert!(conclusion.is_clean_and_running(), "{what}: {conclusion}");
+    for side in Side::BOTH {
+        assert_sound(pair, side, what);
+    }
+    if pair.qemu(Side::B).is_alive().unwrap()
+        && pair.qemu(Side::B).run_state().unwrap() == "running"
+    {
+        Side::B
+    } else {
+        Side::A
+    }
+}
+
+pub(crate) fn assert_sound(pair: &mut Pair, side: Side, what: &str) {
+    let report = phase_journal::journal::verify(pair.sidecar(side).journal());
+    let report = report.unwrap_or_else(|error| panic!("{what}: journal of {side}: {error}"));
+    assert!(
+        !report.is_damaged(),
+        "{what}: journal of {side}: {report:?}"
+    );
+}
+
+/// Never two, never a step back: whatever else is true now.
+pub(crate) fn assert_never_two(pair: &Pair, what: &str) {
+    let logs = pair.guest_logs().unwrap();
+    let verdict = phase_journal_lab::judge::judge(&logs);
+    assert!(verdict.is_clean(), "{what}: {verdict}");
+}
