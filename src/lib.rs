@@ -1,4 +1,6 @@
 //! phase-journal.
 pub mod engine;
 pub mod journal;
+pub mod node;
 pub mod qmp;
+pub mod sidecar;

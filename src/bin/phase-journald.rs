@@ -1,2 +1,120 @@
-//! stub
-fn main() {}
+//! The sidecar: keeps the journal of a host's migrations, drives them, and recovers them.
+//!
+//! Invariant: exit code 0 means asked to stop, 1 that it failed at work, 2 that it never got there.
+//! Not here: anything but the command line and the log's form (`sidecar`).
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use journal_format::record::RecordBody;
+
+use phase_journal::node::CrashSwitch;
+use phase_journal::sidecar::{Config, LogFormat, run};
+use tracing_subscriber::EnvFilter;
+
+/// Failed while running: the journal took nothing any more.
+const EXIT_FAILED: u8 = 1;
+
+/// Could not start: bad flags, or a journal or directory that cannot be used.
+const EXIT_NOT_STARTED: u8 = 2;
+
+/// The sidecar that always knows where a migration stands.
+///
+/// Writes `ready` to standard output when every open job was looked at and decided once; logs to
+/// standard error. Ends with 0 when asked to stop (SIGTERM, SIGINT), 1 when its journal failed,
+/// 2 when it could not start.
+#[derive(Debug, Parser)]
+#[command(name = "phase-journald", version)]
+struct Arguments {
+    /// Directory of the journal; made with mode 0700 if missing
+    #[arg(long, value_name = "DIR")]
+    journal: PathBuf,
+
+    /// Directory of control.sock, peer.sock and the witness; made with mode 0700 if missing
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+
+    /// Form of the log
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+
+    /// Open a journal although the witness in the run directory knows a newer one
+    #[arg(long)]
+    accept_older_journal: bool,
+
+    /// Test switch: die (SIGKILL) after batch N about a migration is durable, before anything of it
+    /// leaves the process
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    crash_after_batch: Option<u64>,
+
+    /// Test switch: die (SIGKILL) right before batch N about a migration is written
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    crash_before_batch: Option<u64>,
+
+    /// Test switch: die (SIGKILL) after the first batch with a record of this type is durable, by
+    /// its name in a dump, such as migration-granted
+    #[arg(long, value_name = "NAME")]
+    crash_after_record: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl Arguments {
+    fn config(self) -> (Config, LogFormat) {
+        let format = match self.log_format {
+            Format::Text => LogFormat::Text,
+            Format::Json => LogFormat::Json,
+        };
+        let config = Config {
+            journal: self.journal,
+            run: self.run,
+            accept_older_journal: self.accept_older_journal,
+            crash: CrashSwitch::new(
+                self.crash_after_batch,
+                self.crash_before_batch,
+                self.crash_after_record,
+            ),
+        };
+        (config, format)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(name) = &arguments.crash_after_record
+        && !RecordBody::TYPES.iter().any(|(_, known)| known == name)
+    {
+        eprintln!("phase-journald: --crash-after-record: there is no record type '{name}'");
+        return ExitCode::from(EXIT_NOT_STARTED);
+    }
+    let (config, format) = arguments.config();
+    start_log(format);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("phase-journald: {error}");
+            ExitCode::from(match error.is_start() {
+                true => EXIT_NOT_STARTED,
+                false => EXIT_FAILED,
+            })
+        }
+    }
+}
+
+/// The log goes to standard error; `RUST_LOG` says how much of it.
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

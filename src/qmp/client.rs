@@ -133,6 +133,53 @@ pub struct Credentials {
     pub uid: u32,
 }
 
+/// A connection over which nothing was said yet, for who must know first whom it leads to.
+#[derive(Debug)]
+pub struct Dialled {
+    stream: UnixStream,
+    credentials: Credentials,
+    path: PathBuf,
+}
+
+impl Dialled {
+    /// Connects, and says nothing.
+    ///
+    /// # Errors
+    /// One that names the socket: nobody listens, or too many wait to be let in.
+    pub async fn dial(path: &Path, wait: Duration) -> Result<Dialled, QmpError> {
+        let failed = |error: io::Error| QmpError::Connect {
+            path: path.to_owned(),
+            kind: error.kind(),
+            why: error.to_string(),
+        };
+        let stream = tokio::time::timeout(wait, UnixStream::connect(path))
+            .await
+            .map_err(|_| QmpError::NoGreeting {
+                path: path.to_owned(),
+            })?
+            .map_err(failed)?;
+        let peer = stream.peer_cred().map_err(failed)?;
+        let pid = peer
+            .pid()
+            .and_then(|pid| u32::try_from(pid).ok())
+            .unwrap_or(0);
+        Ok(Dialled {
+            stream,
+            credentials: Credentials {
+                pid,
+                uid: peer.uid(),
+            },
+            path: path.to_owned(),
+        })
+    }
+
+    /// Who made the listening socket.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.credentials
+    }
+}
+
 /// Something the server said by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -225,6 +272,19 @@ fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
 impl Core {
     async fn connect(path: &Path, wait: Duration) -> Result<(Core, Events), QmpError> {
         let deadline = Instant::now() + wait;
+        let dialled = Dialled::dial(path, wait).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        Core::greet(dialled, left).await
+    }
+
+    async fn greet(dialled: Dialled, wait: Duration) -> Result<(Core, Events), QmpError> {
+        let Dialled {
+            stream,
+            credentials,
+            path,
+        } = dialled;
+        let path = path.as_path();
+        let deadline = Instant::now() + wait;
         let failed = |error: io::Error| QmpError::Connect {
             path: path.to_owned(),
             kind: error.kind(),
@@ -232,19 +292,6 @@ impl Core {
         };
         let no_greeting = || QmpError::NoGreeting {
             path: path.to_owned(),
-        };
-        let stream = timeout_at(deadline, UnixStream::connect(path))
-            .await
-            .map_err(|_| no_greeting())?
-            .map_err(failed)?;
-        let peer = stream.peer_cred().map_err(failed)?;
-        let pid = peer
-            .pid()
-            .and_then(|pid| u32::try_from(pid).ok())
-            .unwrap_or(0);
-        let credentials = Credentials {
-            pid,
-            uid: peer.uid(),
         };
         let (mut reading, writing) = stream.into_split();
         let mut splitter = Splitter::new(MESSAGE_SIZE_MAX);
@@ -497,6 +544,15 @@ impl Client {
     /// One that names the socket: nobody listens, nobody greets, or it is no QMP.
     pub async fn connect(path: &Path, wait: Duration) -> Result<(Client, Events), QmpError> {
         let (core, events) = Core::connect(path, wait).await?;
+        Ok((Client(Arc::new(core)), events))
+    }
+
+    /// The same over a connection that was made before.
+    ///
+    /// # Errors
+    /// As for [`Client::connect`].
+    pub async fn greet(dialled: Dialled, wait: Duration) -> Result<(Client, Events), QmpError> {
+        let (core, events) = Core::greet(dialled, wait).await?;
         Ok((Client(Arc::new(core)), events))
     }
 

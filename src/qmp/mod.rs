@@ -12,7 +12,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, Credentials, Event, Events, QmpError, SidecarClient};
+pub use client::{Client, Credentials, Dialled, Event, Events, QmpError, SidecarClient};
 pub use codec::{Message, SplitError, Splitter};
 pub use command::CLAIM_ID;
 pub use server::{Call, CommandError, ServerOptions, bind, serve};

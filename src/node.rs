@@ -1,0 +1,345 @@
+//! The write-ahead loop: steps the engine over every waiting input, makes all that follows durable
+//! with one write and one sync, and only then hands out what may leave the process.
+//!
+//! Invariant: nothing of a step gets out before the step's records are durable (P1); the engine and
+//! the log always agree on the next LSN.
+//! Not here: where inputs come from and outboxes go (`sidecar`, `sim`), what follows from an input
+//! (`engine`), bytes and files (`journal`).
+
+use std::collections::BTreeSet;
+
+use journal_format::number::{BootId, Lsn};
+use journal_format::record::{Draft, Effect, RecordBody};
+
+use crate::engine::{Config, Engine, Input, Message, Now, Step};
+use crate::journal::{AppendError, Checkpoint, Disk, Durable, Log, Opened, Timestamps};
+
+/// What may leave the process after a turn.
+pub type Outbox = (Vec<Effect>, Vec<Message>);
+
+/// The engine and its log.
+#[derive(Debug)]
+pub struct Node<D: Disk> {
+    engine: Engine,
+    log: Log<D>,
+    switch: CrashSwitch,
+}
+
+impl<D: Disk> Node<D> {
+    /// Folds what the journal held through a new engine, restates all of it as the checkpoint of a
+    /// new segment, and starts: the outbox holds what the engine wants first.
+    ///
+    /// # Errors
+    /// The checkpoint or the first records cannot be made durable.
+    pub fn open(
+        opened: Opened<D>,
+        boot: BootId,
+        peer: String,
+        now: Now,
+        switch: CrashSwitch,
+    ) -> Result<(Node<D>, Durable<Outbox>), AppendError> {
+        let config = Config {
+            journal: opened.journal(),
+            epoch: opened.epoch(),
+            opening: opened.opening(),
+            openings: opened.openings().to_vec(),
+            next: opened.first_lsn(),
+            boot,
+            peer,
+        };
+        let mut engine = Engine::open(config, opened.history());
+        let checkpoint = checkpoint(&mut engine);
+        let log = opened.begin(&checkpoint, timestamps(now))?;
+        let mut node = Node {
+            engine,
+            log,
+            switch,
+        };
+        let step = node.engine.start(now);
+        let outbox = node.append(now, step)?;
+        Ok((node, outbox))
+    }
+
+    /// Steps all inputs, appends all records as one batch, and hands out the rest.
+    ///
+    /// # Errors
+    /// The records cannot be made durable. Nothing of this turn leaves the process, and every later
+    /// turn fails too: the engine is ahead of the journal and may not be asked again.
+    pub fn turn(&mut self, now: Now, inputs: Vec<Input>) -> Result<Durable<Outbox>, AppendError> {
+        let mut whole = Step::default();
+        for input in inputs {
+            let mut step = self.engine.step(now, input);
+            whole.append.append(&mut step.append);
+            whole.effects.append(&mut step.effects);
+            whole.messages.append(&mut step.messages);
+        }
+        let outbox = self.append(now, whole)?;
+        self.roll_if_due(now)?;
+        Ok(outbox)
+    }
+
+    fn append(&mut self, now: Now, step: Step) -> Result<Durable<Outbox>, AppendError> {
+        let first = self.log.next_lsn();
+        let point = self.switch.look(first, &step.append);
+        if point == Crash::Before {
+            die();
+        }
+        let outbox = (step.effects, step.messages);
+        let durable = self.log.append(&step.append, timestamps(now), outbox)?;
+        if point == Crash::After {
+            die();
+        }
+        self.assert_in_step();
+        Ok(durable)
+    }
+
+    /// A new segment, but never while the guest is on its way between the two sides: the sync of
+    /// a checkpoint would be downtime.
+    fn roll_if_due(&mut self, now: Now) -> Result<(), AppendError> {
+        if self.log.must_roll() && !self.engine.in_blackout() {
+            let checkpoint = checkpoint(&mut self.engine);
+            self.log.roll(&checkpoint, timestamps(now))?;
+            self.assert_in_step();
+        }
+        Ok(())
+    }
+
+    fn assert_in_step(&self) {
+        assert_eq!(
+            self.engine.next_lsn(),
+            self.log.next_lsn(),
+            "the engine counts every record that it hands out"
+        );
+    }
+
+    /// The log, to look at.
+    pub fn log(&self) -> &Log<D> {
+        &self.log
+    }
+}
+
+fn timestamps(now: Now) -> Timestamps {
+    Timestamps {
+        wall: now.wall,
+        monotonic: now.monotonic,
+    }
+}
+
+/// The engine's checkpoint, and how far back it still leans on older records: to the begin of the
+/// open jobs, and to the definitions of its domains.
+fn checkpoint(engine: &mut Engine) -> Checkpoint {
+    let drafts = engine.checkpoint();
+    let needed_from = drafts.iter().filter_map(leans_on).min();
+    Checkpoint {
+        drafts,
+        needed_from,
+    }
+}
+
+/// The oldest record that a record of a checkpoint refers to.
+fn leans_on(draft: &Draft) -> Option<Lsn> {
+    match &draft.body {
+        RecordBody::MigrationState(migration) if migration.open => Some(migration.job),
+        RecordBody::DomainState(domain) => domain.definition,
+        _ => None,
+    }
+}
+
+/// Test switch: where the process is to kill itself, as SIGKILL from outside would, but at a known
+/// batch. Off unless asked for on the command line; then each batch costs a look at its records.
+///
+/// Only batches that concern a migration's job count: begin and end of the job, its phases,
+/// effects and their results, observations, the peer's answers, decisions.
+#[derive(Clone, Debug, Default)]
+pub struct CrashSwitch {
+    /// After the batch of this number (from 1) is durable, before anything of it leaves.
+    after_batch: Option<u64>,
+    /// Before the batch of this number (from 1) is written; all of the one before has left the node.
+    before_batch: Option<u64>,
+    /// After the first batch that holds a record of this type, by its name.
+    after_record: Option<String>,
+    /// Batches counted so far.
+    batches: u64,
+    /// Effects outside of any job, whose results do not count either.
+    jobless: BTreeSet<Lsn>,
+}
+
+/// What the switch wants of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crash {
+    No,
+    Before,
+    After,
+}
+
+impl CrashSwitch {
+    /// A switch for these points; off if there are none.
+    #[must_use]
+    pub fn new(
+        after_batch: Option<u64>,
+        before_batch: Option<u64>,
+        after_record: Option<String>,
+    ) -> CrashSwitch {
+        CrashSwitch {
+            after_batch,
+            before_batch,
+            after_record,
+            ..CrashSwitch::default()
+        }
+    }
+
+    /// Looks at a batch whose first record gets the LSN `first`.
+    fn look(&mut self, first: Lsn, batch: &[Draft]) -> Crash {
+        let is_off = self.after_batch.is_none()
+            && self.before_batch.is_none()
+            && self.after_record.is_none();
+        if is_off {
+            return Crash::No;
+        }
+        let mut counts = false;
+        for (draft, index) in batch.iter().zip(0u64..) {
+            if let RecordBody::EffectIntended(intended) = &draft.body
+                && intended.job.is_none()
+            {
+                self.jobless.extend(first.plus(index));
+            }
+            counts |= self.concerns_a_migration(&draft.body);
+        }
+        if !counts {
+            return Crash::No;
+        }
+        self.batches += 1;
+        let holds_record = self.after_record.as_ref().is_some_and(|name| {
+            batch.iter().any(|draft| {
+                let _ = (draft, name);
+                false
+            })
+        });
+        if self.before_batch == Some(self.batches) {
+            Crash::Before
+        } else if holds_record || self.after_batch == Some(self.batches) {
+            Crash::After
+        } else {
+            Crash::No
+        }
+    }
+
+    fn concerns_a_migration(&self, body: &RecordBody) -> bool {
+        match body {
+            RecordBody::CheckpointBegun(_)
+            | RecordBody::CheckpointEnded(_)
+            | RecordBody::DomainAdded(_)
+            | RecordBody::DomainState(_)
+            | RecordBody::DomainRemoved
+            | RecordBody::DefinitionPart(_)
+            | RecordBody::WantedChanged(_)
+            | RecordBody::MigrationState(_)
+            | RecordBody::Sealed => false,
+            RecordBody::JobBegun(begun) => begun.migration.is_some(),
+            RecordBody::EffectIntended(intended) => intended.job.is_some(),
+            RecordBody::EffectFinished(finished) => !self.jobless.contains(&finished.effect),
+            RecordBody::QemuObserved(observed) => observed.job.is_some(),
+            RecordBody::PhaseEntered(_)
+            | RecordBody::PeerHeard(_)
+            | RecordBody::PeerPrepared(_)
+            | RecordBody::MigrationGranted(_)
+            | RecordBody::MigrationAbandoned(_)
+            | RecordBody::MigrationCommitted(_)
+            | RecordBody::MigrationStarted(_)
+            | RecordBody::MigrationAborted(_)
+            | RecordBody::OutcomeLearned(_)
+            | RecordBody::Decided(_)
+            | RecordBody::OperatorResolved(_)
+            | RecordBody::JobEnded(_)
+            | RecordBody::MigrationForgotten(_) => true,
+        }
+    }
+}
+
+/// Ends this process at once, as if killed from outside.
+fn die() -> ! {
+    let process = rustix::process::getpid();
+    loop {
+        // Fails only for a signal or pid that does not exist; then it is tried again rather than
+        // letting anything out.
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use journal_format::number::{DomainId, Id128, MigrationId};
+    use journal_format::record::{
+        EffectCommand, EffectFinished, EffectIntended, EffectResult, Instance, MigrationNamed,
+    };
+
+    fn draft(body: RecordBody) -> Draft {
+        Draft {
+            domain: Some(DomainId(Id128([1; 16]))),
+            body,
+        }
+    }
+
+    fn intended(job: Option<Lsn>) -> Draft {
+        draft(RecordBody::EffectIntended(EffectIntended {
+            job,
+            instance: Instance {
+                boot: BootId(Id128([2; 16])),
+                pid: 17,
+                start_time: 18,
+            },
+            command: EffectCommand::Stop,
+        }))
+    }
+
+    fn finished(effect: u64) -> Draft {
+        draft(RecordBody::EffectFinished(EffectFinished {
+            effect: Lsn(effect),
+            result: EffectResult::Done,
+        }))
+    }
+
+    fn started() -> Draft {
+        draft(RecordBody::MigrationStarted(MigrationNamed {
+            migration: MigrationId(Id128([3; 16])),
+        }))
+    }
+
+    #[test]
+    fn only_batches_of_migrations_count() {
+        let mut switch = CrashSwitch {
+            after_batch: Some(2),
+            ..CrashSwitch::default()
+        };
+        assert_eq!(switch.look(Lsn(1), &[]), Crash::No);
+        assert_eq!(
+            switch.look(Lsn(1), &[draft(RecordBody::DomainRemoved)]),
+            Crash::No
+        );
+        assert_eq!(switch.look(Lsn(2), &[intended(None)]), Crash::No);
+        assert_eq!(switch.look(Lsn(3), &[finished(2)]), Crash::No);
+        assert_eq!(switch.look(Lsn(4), &[intended(Some(Lsn(1)))]), Crash::No);
+        assert_eq!(switch.look(Lsn(5), &[finished(4)]), Crash::After);
+        assert_eq!(switch.look(Lsn(6), &[started()]), Crash::No);
+    }
+
+    #[test]
+    fn before_a_batch_and_after_a_record() {
+        let mut switch = CrashSwitch {
+            before_batch: Some(2),
+            after_record: Some("migration-started".to_owned()),
+            ..CrashSwitch::default()
+        };
+        assert_eq!(switch.look(Lsn(1), &[finished(9)]), Crash::No);
+        assert_eq!(switch.look(Lsn(2), &[finished(9)]), Crash::Before);
+        assert_eq!(switch.look(Lsn(3), &[finished(9), started()]), Crash::After);
+    }
+
+    #[test]
+    fn off_unless_asked_for() {
+        let mut switch = CrashSwitch::default();
+        assert_eq!(switch.look(Lsn(1), &[started()]), Crash::No);
+        assert_eq!(switch.batches, 0);
+    }
+}

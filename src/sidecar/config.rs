@@ -1,0 +1,52 @@
+//! What the sidecar is told at its start, and where its files lie.
+//!
+//! Invariant: all paths are absolute from here on.
+//! Not here: reading the command line (`bin/phase-journald`).
+
+use std::path::{Path, PathBuf};
+
+use crate::node::CrashSwitch;
+
+/// Longest path of a Unix socket, in bytes, without the final zero (`sun_path` of unix(7)).
+pub const SOCKET_PATH_SIZE_MAX: usize = 107;
+
+/// How the daemon writes its log to stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Everything from the command line that matters after it was read.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The journal's directory; made if missing.
+    pub journal: PathBuf,
+    /// The directory of the sockets and the witness; made if missing.
+    pub run: PathBuf,
+    /// Open a journal although the witness knows a newer one.
+    pub accept_older_journal: bool,
+    /// Test switch.
+    pub crash: CrashSwitch,
+}
+
+impl Config {
+    /// The operators' and managers' socket.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.run.join("control.sock")
+    }
+
+    /// The other sidecars' socket.
+    #[must_use]
+    pub fn peer_socket(&self) -> PathBuf {
+        self.run.join("peer.sock")
+    }
+}
+
+/// Whether a path fits into the address of a Unix socket.
+pub(crate) fn fits_socket_address(path: &Path) -> bool {
+    path.as_os_str().len() <= SOCKET_PATH_SIZE_MAX
+}

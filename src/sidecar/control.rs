@@ -1,0 +1,225 @@
+//! The control socket: managers and operators ask, and hear what happens.
+//!
+//! Invariant: a command is answered once, by the engine's word or one clear error; nothing is
+//! decided here. Whoever is neither root nor the sidecar's own user is turned away.
+//! Not here: arguments (`arguments`), finding a domain's QEMU (`register`), the journal's history
+//! (`history`).
+
+use std::path::{Path, PathBuf};
+
+use journal_format::number::{Id128, MigrationId};
+use journal_format::record::WantedRunState;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::arguments::{self, ArgumentError, COMMAND_NAMES, Command, MigrateDomain};
+use super::history::History;
+use super::link::{Failure, Link};
+use super::progress::ProgressBoard;
+use super::register::Registrar;
+use super::serve::version;
+use crate::engine::{Answer, ControlRequest, DomainView, JobView, Notice};
+use crate::qmp::{Call, CommandError};
+
+/// Everything a control connection needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    pub(crate) link: Link,
+    pub(crate) board: ProgressBoard,
+    pub(crate) registrar: Registrar,
+    pub(crate) history: History,
+}
+
+/// An error without a class of its own.
+pub(crate) fn generic(error: impl core::fmt::Display) -> CommandError {
+    CommandError {
+        class: "GenericError",
+        description: error.to_string(),
+    }
+}
+
+impl From<ArgumentError> for CommandError {
+    fn from(error: ArgumentError) -> CommandError {
+        let class = match &error {
+            ArgumentError::UnknownCommand { .. } => "CommandNotFound",
+            ArgumentError::NotAnObject { .. }
+            | ArgumentError::Missing { .. }
+            | ArgumentError::WrongType { .. }
+            | ArgumentError::Invalid { .. }
+            | ArgumentError::Unknown { .. } => "GenericError",
+        };
+        CommandError {
+            class,
+            description: error.to_string(),
+        }
+    }
+}
+
+impl From<Failure> for CommandError {
+    fn from(failure: Failure) -> CommandError {
+        generic(failure)
+    }
+}
+
+/// A job as `query-jobs` shows it: what is durable, and how far it got.
+#[derive(Debug, Serialize)]
+struct JobWithProgress {
+    #[serde(flatten)]
+    job: JobView,
+    progress: Option<super::observe::Progress>,
+}
+
+impl Control {
+    /// Carries out one command.
+    ///
+    /// # Errors
+    /// One error that names what is wrong.
+    pub(crate) async fn execute(&self, call: Call) -> Result<Value, CommandError> {
+        let uid = call.uid;
+        let request = match arguments::parse(&call.name, call.arguments)? {
+            Command::QueryCommands => {
+                let names = COMMAND_NAMES.iter().map(|name| json!({"name": name}));
+                return Ok(Value::Array(names.collect()));
+            }
+            Command::QueryVersion => return Ok(version()),
+            Command::QueryJournal => return self.query_journal().await,
+            Command::QueryDecisions(query) => {
+                return self.history.decisions(query).await.map_err(generic);
+            }
+            Command::QueryJobs { job, name } => {
+                let request = ControlRequest::QueryJobs { job, name };
+                return Ok(self.with_progress(self.link.control(request).await?));
+            }
+            Command::DomainAdd(domain) => self.registrar.find(domain).await.map_err(generic)?,
+            Command::DomainRemove { name } => ControlRequest::DomainRemove { name },
+            Command::DomainSuspend { name } => ControlRequest::DomainSetWanted {
+                name,
+                wanted: WantedRunState::Paused,
+            },
+            Command::DomainResume { name } => ControlRequest::DomainSetWanted {
+                name,
+                wanted: WantedRunState::Running,
+            },
+            Command::QueryDomains { name } => ControlRequest::QueryDomains { name },
+            Command::MigrateDomain(migrate) => migrate_request(migrate),
+            Command::JobCancel { job } => ControlRequest::JobCancel { job },
+            Command::Resolve {
+                name,
+                decision,
+                force,
+                statement,
+            } => ControlRequest::Resolve {
+                name,
+                decision,
+                force,
+                statement,
+                uid,
+            },
+        };
+        Ok(match self.link.control(request).await? {
+            Answer::Domain(domain) => domain_json(&domain),
+            Answer::Domains(domains) => domains.iter().map(domain_json).collect(),
+            other => to_json(&other),
+        })
+    }
+
+    async fn query_journal(&self) -> Result<Value, CommandError> {
+        let status = self.link.journal_status().await?;
+        Ok(json!({
+            "journal": status.journal,
+            "host": status.host,
+            "epoch": status.opening.epoch,
+            "lsn": status.last,
+            "directory": status.directory.display().to_string(),
+            "segment": status.segment.to_string(),
+            "io": status.io.to_string(),
+            "poisoned": status.poisoned.as_ref().map(ToString::to_string),
+        }))
+    }
+
+    /// How far a migration got stands beside what the engine says of its job.
+    fn with_progress(&self, answer: Answer) -> Value {
+        let Answer::Jobs(jobs) = answer else {
+            return to_json(&answer);
+        };
+        let jobs: Vec<JobWithProgress> = jobs
+            .into_iter()
+            .map(|job| {
+                let is_open = job.result.is_none();
+                let progress = is_open.then(|| self.board.get(job.domain)).flatten();
+                JobWithProgress { job, progress }
+            })
+            .collect();
+        to_json(&jobs)
+    }
+}
+
+/// The names of an event and what it is about.
+pub(crate) fn event(notice: &Notice) -> (&'static str, Value) {
+    match notice {
+        Notice::DomainAdded(domain) => ("DOMAIN_ADDED", domain_json(domain)),
+        Notice::DomainRemoved(domain) => ("DOMAIN_REMOVED", domain_json(domain)),
+        Notice::WantedChanged(domain) => ("WANTED_CHANGED", domain_json(domain)),
+        Notice::JobBegun(job) => ("JOB_BEGUN", job_event(job)),
+        Notice::PhaseEntered(job) => ("PHASE_ENTERED", job_event(job)),
+        Notice::JobEnded(job) => ("JOB_ENDED", job_event(job)),
+        Notice::Decision(decision) => ("DECISION", to_json(decision)),
+    }
+}
+
+fn job_event(job: &JobView) -> Value {
+    to_json(&JobWithProgress {
+        job: job.clone(),
+        progress: None,
+    })
+}
+
+/// A domain; a process that was not looked at yet is `unknown`.
+fn domain_json(domain: &DomainView) -> Value {
+    let mut json = to_json(domain);
+    if domain.process.is_none() {
+        json["process"] = Value::from("unknown");
+    }
+    json
+}
+
+/// Views consist of strings, numbers and lists, which always are JSON.
+fn to_json(view: &impl Serialize) -> Value {
+    serde_json::to_value(view).unwrap_or(Value::Null)
+}
+
+/// What the greeting and `query-version` call this program.
+pub(crate) const PACKAGE: &str = concat!("phase-journal ", env!("CARGO_PKG_VERSION"));
+
+fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
+    let MigrateDomain {
+        name,
+        peer,
+        uri,
+        destination_name,
+        max_bandwidth,
+        downtime_limit,
+    } = migrate;
+    ControlRequest::Migrate {
+        peer_domain: destination_name.unwrap_or_else(|| name.clone()),
+        name,
+        migration: MigrationId(Id128::random()),
+        peer: plain_path(&peer),
+        uri,
+        max_bandwidth,
+        downtime_limit,
+    }
+}
+
+/// The path without links and dots in its directory, so that the sidecar knows its own socket by
+/// whatever name; as it is if the directory cannot be read.
+fn plain_path(path: &str) -> String {
+    let plain = || -> Option<PathBuf> {
+        let path = Path::new(path);
+        let directory = std::fs::canonicalize(path.parent()?).ok()?;
+        Some(directory.join(path.file_name()?))
+    };
+    plain()
+        .and_then(|path| path.into_os_string().into_string().ok())
+        .unwrap_or_else(|| path.to_owned())
+}

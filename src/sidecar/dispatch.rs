@@ -1,0 +1,212 @@
+//! Takes what the node hands out and brings each thing to the task that carries it out.
+//!
+//! Invariant: it never waits for another task, so the node can always hand out; everything that
+//! must be answered is given to somebody who answers, or answered here.
+//! Not here: carrying anything out (`monitor`, `peer`), waiting callers (`link`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use journal_format::number::{BootId, DomainId};
+use journal_format::record::{Effect, EffectResult, Process};
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::control;
+use super::link::Link;
+use super::monitor::{Monitor, Request, Watched};
+use super::observe;
+use super::peer::PeerClients;
+use super::progress::ProgressBoard;
+use crate::engine::{Input, Message, Notice};
+use crate::journal::Durable;
+use crate::node::Outbox;
+
+/// Most notices that a slow control client may lag behind before it is cut off.
+pub(crate) const NOTICE_QUEUE_MAX: usize = 1024;
+
+/// The dispatcher's state.
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    boot: BootId,
+    link: Link,
+    board: ProgressBoard,
+    peers: PeerClients,
+    notices: broadcast::Sender<(&'static str, Value)>,
+    ready: watch::Sender<bool>,
+    monitors: HashMap<DomainId, Monitor>,
+}
+
+impl Dispatcher {
+    /// A dispatcher without any domain. `ready` becomes true with the engine's word.
+    pub(crate) fn new(
+        boot: BootId,
+        link: Link,
+        board: ProgressBoard,
+        notices: broadcast::Sender<(&'static str, Value)>,
+        ready: watch::Sender<bool>,
+    ) -> Dispatcher {
+        Dispatcher {
+            boot,
+            peers: PeerClients::new(link.clone()),
+            link,
+            board,
+            notices,
+            ready,
+            monitors: HashMap::new(),
+        }
+    }
+
+    /// Hands out, beginning with the node's `first` outbox, until the node ends.
+    pub(crate) async fn run(
+        mut self,
+        first: Durable<Outbox>,
+        mut outboxes: mpsc::Receiver<Durable<Outbox>>,
+    ) {
+        self.hand_out(first);
+        while let Some(outbox) = outboxes.recv().await {
+            self.hand_out(outbox);
+        }
+    }
+
+    /// Who watches changes first, so that effects for a new domain find its monitor.
+    fn hand_out(&mut self, outbox: Durable<Outbox>) {
+        let (effects, messages) = outbox.split();
+        let (watching, others): (Vec<_>, Vec<_>) =
+            messages.into_inner().into_iter().partition(|message| {
+                matches!(message, Message::Watch { .. } | Message::Unwatch { .. })
+            });
+        for message in watching {
+            self.deliver(message);
+        }
+        for effect in effects.each() {
+            self.perform(effect);
+        }
+        for message in others {
+            self.deliver(message);
+        }
+    }
+
+    fn perform(&self, effect: Durable<Effect>) {
+        let (domain, intent) = (effect.get().domain, effect.get().intent);
+        let why = match self.monitors.get(&domain) {
+            None => "its domain is not watched",
+            Some(monitor) => match monitor.request(Request::Perform(effect)) {
+                Ok(()) => return,
+                Err(_) => "too much waits for its domain's QEMU",
+            },
+        };
+        warn!(%domain, lsn = %intent, why, "effect not sent");
+        self.tell_later(Input::EffectFinished {
+            effect: intent,
+            result: EffectResult::NotSent {
+                why: why.to_owned(),
+            },
+        });
+    }
+
+    fn look(&self, domain: DomainId) {
+        let is_queued = self
+            .monitors
+            .get(&domain)
+            .is_some_and(|monitor| monitor.request(Request::Look).is_ok());
+        if !is_queued {
+            warn!(%domain, "no look: not watched, or too much waits for its QEMU");
+            let observed = observe::silent(Process::Mute, None);
+            self.tell_later(Input::Looked { domain, observed });
+        }
+    }
+
+    /// Sends an input without waiting for room in the node's queue. There are never more of these
+    /// than the engine waits for.
+    fn tell_later(&self, input: Input) {
+        let link = self.link.clone();
+        tokio::spawn(async move { link.tell(input).await });
+    }
+
+    fn deliver(&mut self, message: Message) {
+        match message {
+            Message::Reply { token, result } => self.link.answer_control(token, result),
+            Message::PeerReply {
+                token,
+                envelope,
+                response,
+            } => self.link.answer_peer(token, (envelope, response)),
+            Message::Ask {
+                peer,
+                envelope,
+                request,
+            } => self.peers.ask(peer, envelope, request),
+            Message::Look { domain } => self.look(domain),
+            Message::Watch {
+                domain,
+                name,
+                qmp,
+                instance,
+            } => {
+                let watched = Watched {
+                    domain,
+                    name,
+                    qmp: PathBuf::from(qmp),
+                    instance,
+                };
+                let before = self.monitors.remove(&domain);
+                let monitor = Monitor::start(
+                    watched,
+                    self.boot,
+                    self.link.clone(),
+                    self.board.clone(),
+                    before,
+                );
+                self.monitors.insert(domain, monitor);
+            }
+            // Its task answers what it was still asked, and ends.
+            Message::Unwatch { domain } => drop(self.monitors.remove(&domain)),
+            Message::Notify(notice) => {
+                log(&notice);
+                // Nobody may be listening.
+                drop(self.notices.send(control::event(&notice)));
+            }
+            Message::Ready => drop(self.ready.send_replace(true)),
+        }
+    }
+}
+
+/// One line per notice. What guests and QEMU say is only ever a field.
+fn log(notice: &Notice) {
+    match notice {
+        Notice::Decision(decision) => info!(
+            domain = %decision.name,
+            job = %decision.job,
+            lsn = %decision.lsn,
+            rule = %decision.rule,
+            decision = %decision.decision,
+            reason = %decision.reason,
+            "decision"
+        ),
+        Notice::JobBegun(job) => {
+            info!(domain = %job.name, job = %job.job, kind = %job.kind, "job begun");
+        }
+        Notice::PhaseEntered(job) => info!(
+            domain = %job.name,
+            job = %job.job,
+            phase = job.phase.map(tracing::field::display),
+            "phase entered"
+        ),
+        Notice::JobEnded(job) => info!(
+            domain = %job.name,
+            job = %job.job,
+            result = job.result.map(tracing::field::display),
+            detail = %job.detail,
+            "job ended"
+        ),
+        Notice::DomainAdded(domain) => {
+            info!(domain = %domain.name, uuid = %domain.uuid, pid = domain.pid, "domain added");
+        }
+        Notice::DomainRemoved(domain) => info!(domain = %domain.name, "domain removed"),
+        Notice::WantedChanged(domain) => {
+            debug!(domain = %domain.name, wanted = %domain.wanted, "wanted run state changed");
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Joins the node's thread to the tasks: inputs in, outboxes out, answers back to who waits.
+//!
+//! Invariant: whoever waits gets exactly one answer, also when the journal fails or the sidecar
+//! stops; nothing that the node hands out has left it before it was durable (P1). The way out never
+//! waits for the way in: the dispatcher may not send inputs, only tasks that it does not wait for.
+//! Not here: what inputs mean (the engine), where outboxes go (`dispatch`).
+
+use core::fmt;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use journal_format::number::Nonce;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::engine::{
+    Answer, ControlRequest, Envelope, Input, Now, PeerRequest, PeerResponse, Refusal, Token,
+};
+use crate::journal::{AppendError, Disk, Durable, Status};
+use crate::node::{Node, Outbox};
+
+/// Most inputs that wait for the node; further senders wait.
+pub(crate) const INPUT_QUEUE_MAX: usize = 1024;
+
+/// Most inputs in one turn, and so in one batch.
+const INPUTS_PER_TURN_MAX: usize = 256;
+
+/// Most outboxes on their way to the dispatcher.
+pub(crate) const OUTBOX_QUEUE_MAX: usize = 64;
+
+/// Most callers that wait for an answer at the same time.
+const WAITERS_MAX: usize = 4096;
+
+/// The time now.
+pub(crate) fn now() -> Now {
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        });
+    let boot = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(boot.tv_nsec).unwrap_or(0);
+    Now {
+        wall,
+        monotonic: seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(nanoseconds),
+    }
+}
+
+/// Why a caller has no answer from the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The engine refused; nothing was changed.
+    Refused(Refusal),
+    /// The journal failed: it is not known whether what was asked is durable.
+    Poisoned(String),
+    /// The node's thread ended by itself, which only a defect can make it do.
+    Broken,
+    /// The sidecar is stopping.
+    Stopping,
+    /// More callers wait than are allowed.
+    TooManyWaiters,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(refusal) => refusal.fmt(f),
+            Failure::Poisoned(cause) => {
+                write!(f, "the journal failed and the sidecar ends: {cause}")
+            }
+            Failure::Broken => f.write_str("the sidecar failed within and ends"),
+            Failure::Stopping => f.write_str("the sidecar is stopping"),
+            Failure::TooManyWaiters => {
+                write!(f, "{WAITERS_MAX} requests already wait for an answer")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Failure {}
+
+/// An answer to another sidecar.
+pub(crate) type PeerAnswered = (Envelope, PeerResponse);
+
+/// What goes to the node's thread.
+#[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are inputs, and boxing each would cost more than the room"
+)]
+pub(crate) enum Inbound {
+    /// For the engine.
+    Input(Input),
+    /// For the log.
+    Status(oneshot::Sender<Status>),
+}
+
+/// Who waits for what.
+#[derive(Debug)]
+enum Waiter {
+    Control(oneshot::Sender<Result<Answer, Failure>>),
+    Peer(oneshot::Sender<Result<PeerAnswered, Failure>>),
+}
+
+impl Waiter {
+    /// A receiver that is gone hung up; nobody misses the answer.
+    fn fail(self, failure: Failure) {
+        match self {
+            Waiter::Control(sender) => drop(sender.send(Err(failure))),
+            Waiter::Peer(sender) => drop(sender.send(Err(failure))),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    last: u64,
+    waiting: HashMap<Token, Waiter>,
+    /// Set once: nobody is answered any more.
+    closed: Option<Failure>,
+}
+
+/// A task's way to the node.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    inputs: mpsc::Sender<Inbound>,
+    waiters: Arc<Mutex<Waiters>>,
+    failure: Arc<watch::Sender<Option<Failure>>>,
+}
+
+/// Takes a caller off the list when it hangs up.
+#[derive(Debug)]
+struct Waiting<'a> {
+    link: &'a Link,
+    token: Token,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.link.waiters().waiting.remove(&self.token);
+    }
+}
+
+impl Link {
+    /// A link, and the inputs for [`run`].
+    pub(crate) fn new() -> (Link, mpsc::Receiver<Inbound>) {
+        let (inputs, receiver) = mpsc::channel(INPUT_QUEUE_MAX);
+        let link = Link {
+            inputs,
+            waiters: Arc::default(),
+            failure: Arc::new(watch::Sender::new(None)),
+        };
+        (link, receiver)
+    }
+
+    /// Nothing panics while it holds this lock, so what it guards is whole in any case.
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the node; returns when it is queued, or dropped because the node has ended.
+    pub(crate) async fn tell(&self, input: Input) {
+        drop(self.inputs.send(Inbound::Input(input)).await);
+    }
+
+    /// Tells the node, unless its queue is full.
+    pub(crate) fn tell_if_idle(&self, input: Input) {
+        drop(self.inputs.try_send(Inbound::Input(input)));
+    }
+
+    /// Asks the engine on behalf of a control client.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub(crate) async fn control(&self, request: ControlRequest) -> Result<Answer, Failure> {
+        let (sender, receiver) = oneshot::channel();
+        let waiting = self.enlist(Waiter::Control(sender))?;
+        let token = waiting.token;
+        self.tell(Input::Control { token, request }).await;
+        receiver.await.unwrap_or(Err(Failure::Stopping))
+    }
+
+    /// Asks the engine on behalf of another sidecar.
+    ///
+    /// # Errors
+    /// See [`Failure`]; never a refusal, which is a response here.
+    pub(crate) async fn peer(
+        &self,
+        envelope: Envelope,
+        nonce: Nonce,
+        request: PeerRequest,
+    ) -> Result<PeerAnswered, Failure> {
+        let (sender, receiver) = oneshot::channel();
+        let waiting = self.enlist(Waiter::Peer(sender))?;
+        let token = waiting.token;
+        self.tell(Input::Peer {
+            token,
+            envelope,
+            nonce,
+            request,
+        })
+        .await;
+        receiver.await.unwrap_or(Err(Failure::Stopping))
+    }
+
+    /// How the journal stands.
+    ///
+    /// # Errors
+    /// The journal failed, or the sidecar is stopping.
+    pub(crate) async fn journal_status(&self) -> Result<Status, Failure> {
+        let (sender, receiver) = oneshot::channel();
+        drop(self.inputs.send(Inbound::Status(sender)).await);
+        match receiver.await {
+            Ok(status) => Ok(status),
+            Err(_) => Err(self.failure().unwrap_or(Failure::Stopping)),
+        }
+    }
+
+    fn enlist(&self, waiter: Waiter) -> Result<Waiting<'_>, Failure> {
+        let mut waiters = self.waiters();
+        if let Some(failure) = &waiters.closed {
+            return Err(failure.clone());
+        }
+        if waiters.waiting.len() >= WAITERS_MAX {
+            return Err(Failure::TooManyWaiters);
+        }
+        waiters.last += 1;
+        let token = Token(waiters.last);
+        waiters.waiting.insert(token, waiter);
+        Ok(Waiting { link: self, token })
+    }
+
+    /// Answers a control client; it may have hung up.
+    pub(crate) fn answer_control(&self, token: Token, result: Result<Answer, Refusal>) {
+        let waiter = self.waiters().waiting.remove(&token);
+        match waiter {
+            Some(Waiter::Control(sender)) => {
+                drop(sender.send(result.map_err(Failure::Refused)));
+            }
+            Some(other @ Waiter::Peer(_)) => other.fail(Failure::Stopping),
+            None => {}
+        }
+    }
+
+    /// Answers another sidecar; it may have hung up.
+    pub(crate) fn answer_peer(&self, token: Token, answer: PeerAnswered) {
+        let waiter = self.waiters().waiting.remove(&token);
+        match waiter {
+            Some(Waiter::Peer(sender)) => drop(sender.send(Ok(answer))),
+            Some(other @ Waiter::Control(_)) => other.fail(Failure::Stopping),
+            None => {}
+        }
+    }
+
+    /// From now on nobody gets another answer than this one.
+    pub(crate) fn close(&self, failure: &Failure) {
+        let waiting = {
+            let mut waiters = self.waiters();
+            waiters.closed.get_or_insert_with(|| failure.clone());
+            core::mem::take(&mut waiters.waiting)
+        };
+        for waiter in waiting.into_values() {
+            waiter.fail(failure.clone());
+        }
+        self.failure.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert_with(|| failure.clone());
+            is_first
+        });
+    }
+
+    /// Why the node has ended, if it has.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.failure.borrow().clone()
+    }
+
+    /// Returns when the node has ended, and why.
+    pub(crate) async fn ended(&self) -> Failure {
+        let mut failure = self.failure.subscribe();
+        match failure.wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().unwrap_or(Failure::Stopping),
+            Err(_) => Failure::Stopping,
+        }
+    }
+}
+
+/// The node's thread: turn after turn, until the inputs end, nobody takes the outboxes, or the
+/// journal fails. Then every caller, waiting or later, is told.
+///
+/// # Errors
+/// What made the journal fail.
+pub(crate) fn run<D: Disk>(
+    mut node: Node<D>,
+    link: &Link,
+    mut inputs: mpsc::Receiver<Inbound>,
+    outboxes: &mpsc::Sender<Durable<Outbox>>,
+) -> Result<(), AppendError> {
+    let mut inbound = Vec::new();
+    let result = loop {
+        if inputs.blocking_recv_many(&mut inbound, INPUTS_PER_TURN_MAX) == 0 {
+            break Ok(());
+        }
+        let mut turn = Vec::new();
+        for one in inbound.drain(..) {
+            match one {
+                Inbound::Input(input) => turn.push(input),
+                // Whoever asked may have hung up.
+                Inbound::Status(sender) => drop(sender.send(node.log().status())),
+            }
+        }
+        match node.turn(now(), turn) {
+            Ok(outbox) => {
+                let (effects, messages) = outbox.get();
+                let is_empty = effects.is_empty() && messages.is_empty();
+                // Without a dispatcher nobody carries anything out: the sidecar is stopping.
+                let is_alone = match is_empty {
+                    true => outboxes.is_closed(),
+                    false => outboxes.blocking_send(outbox).is_err(),
+                };
+                if is_alone {
+                    break Ok(());
+                }
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    link.close(&match &result {
+        Ok(()) => Failure::Stopping,
+        Err(error) => Failure::Poisoned(error.to_string()),
+    });
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Answer;
+
+    fn query() -> ControlRequest {
+        ControlRequest::QueryDomains { name: None }
+    }
+
+    #[tokio::test]
+    async fn the_answer_finds_its_caller() {
+        let (link, mut inputs) = Link::new();
+        let asking = link.control(query());
+        let answering = async {
+            let Some(Inbound::Input(Input::Control { token, .. })) = inputs.recv().await else {
+                panic!("a control input");
+            };
+            link.answer_control(token, Err(Refusal::NotHeld("vm".to_owned())));
+        };
+        let (result, ()) = tokio::join!(asking, answering);
+        assert_eq!(
+            result.unwrap_err(),
+            Failure::Refused(Refusal::NotHeld("vm".to_owned()))
+        );
+        assert!(link.waiters().waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_hung_up_is_forgotten() {
+        let (link, mut inputs) = Link::new();
+        let mut asking = Box::pin(link.control(query()));
+        let token = tokio::select! {
+            _ = &mut asking => panic!("nobody answered"),
+            input = inputs.recv() => match input {
+                Some(Inbound::Input(Input::Control { token, .. })) => token,
+                other => panic!("{other:?}"),
+            },
+        };
+        drop(asking);
+        assert!(link.waiters().waiting.is_empty());
+        link.answer_control(token, Ok(Answer::Done {}));
+    }
+
+    #[tokio::test]
+    async fn a_failed_journal_answers_everyone() {
+        let (link, mut inputs) = Link::new();
+        let failure = Failure::Poisoned("disk full".to_owned());
+        let waiting = link.control(query());
+        let failing = async {
+            inputs.recv().await.unwrap();
+            link.close(&failure);
+        };
+        let (result, ()) = tokio::join!(waiting, failing);
+        assert_eq!(result.unwrap_err(), failure);
+        assert_eq!(link.control(query()).await.unwrap_err(), failure);
+        // The first cause stays.
+        link.close(&Failure::Stopping);
+        assert_eq!(link.ended().await, failure);
+        assert_eq!(link.control(query()).await.unwrap_err(), failure);
+    }
+
+    #[tokio::test]
+    async fn more_callers_than_allowed_are_refused() {
+        let (link, _inputs) = Link::new();
+        let mut kept = Vec::new();
+        for _ in 0..WAITERS_MAX {
+            let (sender, _) = oneshot::channel();
+            kept.push(link.enlist(Waiter::Control(sender)).unwrap());
+        }
+        assert_eq!(
+            link.control(query()).await.unwrap_err(),
+            Failure::TooManyWaiters
+        );
+        kept.pop();
+        let (sender, _) = oneshot::channel();
+        assert!(link.enlist(Waiter::Control(sender)).is_ok());
+    }
+}

@@ -1,0 +1,521 @@
+//! One task per domain: holds the connection to its QEMU, looks, performs effects, passes on events.
+//!
+//! Invariant: only the instance that the engine named is ever spoken to; effects go out one at a
+//! time in the order they came, over the connection that looks use too; each effect and each look
+//! asked for is answered exactly once, and events keep their order towards both.
+//! Not here: what any of it means (`observe`, the engine), how an effect becomes bytes (`qmp`).
+
+use core::time::Duration;
+use std::path::PathBuf;
+
+use journal_format::number::{BootId, DomainId};
+use journal_format::record::{
+    Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed, Process,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tracing::{debug, info, warn};
+
+use super::connection::{ConnectError, Connection, Heard};
+use super::link::Link;
+use super::observe;
+use super::process::Held;
+use super::progress::ProgressBoard;
+use crate::engine::{Input, QemuEvent};
+use crate::journal::Durable;
+
+/// Longest time without an answer after which a QEMU that lives is mute, in milliseconds.
+pub(crate) const LOOK_WAIT_MS_MAX: u64 = 2_000;
+
+/// Longest wait for the answer to an effect, in milliseconds: a busy QEMU takes its time.
+pub(crate) const EFFECT_WAIT_MS_MAX: u64 = 10_000;
+
+/// Most requests that wait for one QEMU.
+const REQUEST_QUEUE_MAX: usize = 64;
+
+/// First and longest pause between attempts to connect, in milliseconds.
+const RECONNECT_MS_MIN: u64 = 20;
+const RECONNECT_MS_MAX: u64 = 1_000;
+
+/// How soon after the end of its stream a process must be gone for the one to have been the
+/// other's end, in milliseconds. The kernel closes a dying process's files when none of its threads
+/// runs any more, moments before it is gone. Longer would trust a QEMU that hung up and lived on.
+const END_GRACE_MS_MAX: u64 = 100;
+
+/// Longest time to hear out a process that is gone, in milliseconds.
+const HEAR_OUT_MS_MAX: u64 = 1_000;
+
+/// Most looks in one, while QEMU moves under our eyes.
+const LOOK_ATTEMPTS_MAX: u32 = 5;
+
+/// How often the progress of a running migration is read, and how long that may take, in
+/// milliseconds.
+const PROGRESS_INTERVAL_MS: u64 = 250;
+const PROGRESS_WAIT_MS_MAX: u64 = 200;
+
+/// Why there is no answer from a process that is gone, or from a connection that is.
+const ENDED: &str = "the other end is gone";
+
+/// What to watch.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    /// The domain.
+    pub(crate) domain: DomainId,
+    /// Its name, for logs.
+    pub(crate) name: String,
+    /// QEMU's monitor socket.
+    pub(crate) qmp: PathBuf,
+    /// The only process that counts.
+    pub(crate) instance: Instance,
+}
+
+/// What a monitor is asked for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Carry this out.
+    Perform(Durable<Effect>),
+    /// Look, now.
+    Look,
+}
+
+/// A domain's task.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    requests: mpsc::Sender<Request>,
+    task: JoinHandle<()>,
+}
+
+impl Monitor {
+    /// Begins to watch, as soon as the monitor `before` it has answered all it was asked: a QEMU
+    /// serves one connection at a time.
+    pub(crate) fn start(
+        watched: Watched,
+        boot: BootId,
+        link: Link,
+        board: ProgressBoard,
+        before: Option<Monitor>,
+    ) -> Monitor {
+        let (requests, receiver) = mpsc::channel(REQUEST_QUEUE_MAX);
+        let before = before.map(Monitor::finish);
+        let task = tokio::spawn(async move {
+            if let Some(before) = before {
+                drop(before.await);
+            }
+            Task::new(watched, boot, link, board).run(receiver).await;
+        });
+        Monitor { requests, task }
+    }
+
+    /// Queues a request without waiting.
+    ///
+    /// # Errors
+    /// The request comes back when too many wait.
+    pub(crate) fn request(&self, request: Request) -> Result<(), Request> {
+        self.requests
+            .try_send(request)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(request)
+                | mpsc::error::TrySendError::Closed(request) => request,
+            })
+    }
+
+    /// No more requests; the task ends when all are answered.
+    fn finish(self) -> JoinHandle<()> {
+        self.task
+    }
+}
+
+/// Whether the process is there.
+#[derive(Debug)]
+enum Hold {
+    /// It is, and cannot be mistaken for another.
+    Held(Held),
+    /// It is gone for good.
+    Gone,
+    /// The kernel did not say (no file descriptors left, say).
+    Unknown,
+}
+
+/// The task's state.
+#[derive(Debug)]
+struct Task {
+    watched: Watched,
+    boot: BootId,
+    link: Link,
+    board: ProgressBoard,
+    hold: Hold,
+    connection: Option<Connection>,
+    /// When to try to connect again, and the pause after that.
+    next_attempt: Instant,
+    pause: Duration,
+    /// A migration moves in this QEMU, as far as was seen.
+    moving: bool,
+}
+
+/// Waits for the end of a process that is held, else for ever.
+async fn end_of(hold: &Hold) {
+    match hold {
+        Hold::Held(held) => held.ended().await,
+        Hold::Gone | Hold::Unknown => core::future::pending().await,
+    }
+}
+
+/// Waits for the next event, for ever without a connection.
+async fn event_of(connection: &mut Option<Connection>) -> Heard {
+    match connection {
+        Some(connection) => connection.ears.heard().await,
+        None => core::future::pending().await,
+    }
+}
+
+impl Task {
+    fn new(watched: Watched, boot: BootId, link: Link, board: ProgressBoard) -> Task {
+        Task {
+            watched,
+            boot,
+            link,
+            board,
+            hold: Hold::Unknown,
+            connection: None,
+            next_attempt: Instant::now(),
+            pause: Duration::from_millis(RECONNECT_MS_MIN),
+            moving: false,
+        }
+    }
+
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        info!(domain = %self.watched.name, instance = %self.watched.instance, "watching");
+        self.report_look().await;
+        let mut progress = interval(Duration::from_millis(PROGRESS_INTERVAL_MS));
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_connected = self.connection.is_some();
+            let is_gone = matches!(self.hold, Hold::Gone);
+            tokio::select! {
+                heard = event_of(&mut self.connection), if is_connected => {
+                    self.pass_on(heard).await;
+                    if self.connection.is_none() {
+                        self.report_look().await;
+                    }
+                }
+                request = requests.recv() => match request {
+                    Some(Request::Look) => self.report_look().await,
+                    Some(Request::Perform(effect)) => self.perform(effect).await,
+                    None => break,
+                },
+                () = end_of(&self.hold) => self.report_look().await,
+                () = sleep_until(self.next_attempt), if !is_connected && !is_gone => {
+                    self.reconnect().await;
+                }
+                _ = progress.tick(), if is_connected && self.moving => self.read_progress().await,
+            }
+        }
+        self.board.clear(self.watched.domain);
+        info!(domain = %self.watched.name, "no longer watching");
+    }
+
+    /// Looks, and tells.
+    async fn report_look(&mut self) {
+        let observed = self.look().await;
+        debug!(
+            domain = %self.watched.name,
+            process = %observed.process,
+            run_state = observed.run_state.as_ref().map(tracing::field::display),
+            migration = observed.migration.as_ref().map(tracing::field::display),
+            "looked"
+        );
+        if let Some(status) = &observed.migration {
+            self.note_status(status);
+        }
+        let domain = self.watched.domain;
+        self.link.tell(Input::Looked { domain, observed }).await;
+    }
+
+    /// What can be seen within [`LOOK_WAIT_MS_MAX`]. A connection that is missing or breaks is made
+    /// again meanwhile; only a process that lives and gave no answer all the while is mute.
+    async fn look(&mut self) -> Observed {
+        let deadline = Instant::now() + Duration::from_millis(LOOK_WAIT_MS_MAX);
+        loop {
+            self.take_hold();
+            if matches!(self.hold, Hold::Gone) {
+                self.hear_out().await;
+                return observe::silent(Process::Dead, None);
+            }
+            match self.look_once(deadline).await {
+                Ok(observed) => return observed,
+                Err(ConnectError::OtherInstance { found }) => {
+                    warn!(
+                        domain = %self.watched.name,
+                        instance = found.as_ref().map(tracing::field::display),
+                        "another process serves the monitor socket"
+                    );
+                    return observe::silent(Process::OtherInstance, found);
+                }
+                Err(error) => {
+                    debug!(domain = %self.watched.name, %error, "no answer");
+                }
+            }
+            let retry = Instant::now() + Duration::from_millis(RECONNECT_MS_MIN);
+            if retry >= deadline {
+                break;
+            }
+            tokio::select! {
+                () = end_of(&self.hold) => {}
+                () = sleep_until(retry) => {}
+            }
+        }
+        self.next_attempt = Instant::now() + self.pause;
+        observe::silent(Process::Mute, None)
+    }
+
+    /// Makes sure of the process: held, or known to be gone.
+    fn take_hold(&mut self) {
+        let found = match &self.hold {
+            Hold::Gone => return,
+            Hold::Held(held) => {
+                if !held.has_ended() {
+                    return;
+                }
+                Hold::Gone
+            }
+            Hold::Unknown => match Held::open(self.watched.instance, self.boot) {
+                Ok(Some(held)) => Hold::Held(held),
+                Ok(None) => Hold::Gone,
+                Err(error) => {
+                    warn!(domain = %self.watched.name, %error, "cannot take hold of the process");
+                    Hold::Unknown
+                }
+            },
+        };
+        self.hold = found;
+    }
+
+    async fn look_once(&mut self, deadline: Instant) -> Result<Observed, ConnectError> {
+        if self.connection.is_none() {
+            self.connect(deadline).await?;
+        }
+        let instance = self.watched.instance;
+        let mut attempt = 1;
+        loop {
+            let Some(connection) = &self.connection else {
+                return Err(ConnectError::Lost(ENDED.to_owned()));
+            };
+            let seen = tokio::select! {
+                () = end_of(&self.hold) => return Err(ConnectError::Lost(ENDED.to_owned())),
+                seen = timeout_at(deadline, connection.look(instance)) => {
+                    seen.unwrap_or(Err(ConnectError::Silent))
+                }
+            };
+            if matches!(seen, Err(ConnectError::Lost(_))) {
+                self.close("no answer to a look").await;
+            }
+            let (observed, is_steady) = seen?;
+            // What happened while we looked is told first; and if anything did, we look again, so
+            // that nothing older than an event is told after it.
+            let has_moved = self.drain_events().await;
+            if (is_steady && !has_moved) || attempt >= LOOK_ATTEMPTS_MAX {
+                return Ok(observed);
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Connects, and makes sure that the other end is the instance.
+    async fn connect(&mut self, deadline: Instant) -> Result<(), ConnectError> {
+        let Hold::Held(held) = &self.hold else {
+            return Err(ConnectError::Silent);
+        };
+        let connecting = Connection::open(&self.watched.qmp, held.instance(), self.boot);
+        let connection = tokio::select! {
+            () = held.ended() => return Err(ConnectError::Lost(ENDED.to_owned())),
+            connection = timeout_at(deadline, connecting) => {
+                connection.unwrap_or(Err(ConnectError::Silent))?
+            }
+        };
+        // Only now is it sure that the pid still meant the instance when the other end was checked.
+        if held.has_ended() {
+            return Err(ConnectError::Lost(ENDED.to_owned()));
+        }
+        debug!(domain = %self.watched.name, "connected");
+        self.connection = Some(connection);
+        self.pause = Duration::from_millis(RECONNECT_MS_MIN);
+        Ok(())
+    }
+
+    /// One attempt after a pause; only success is told, by a look.
+    async fn reconnect(&mut self) {
+        self.take_hold();
+        let deadline = Instant::now() + Duration::from_millis(LOOK_WAIT_MS_MAX);
+        match self.connect(deadline).await {
+            Ok(()) => self.report_look().await,
+            Err(error) => {
+                debug!(domain = %self.watched.name, %error, "cannot connect");
+                self.next_attempt = Instant::now() + self.pause;
+                self.pause = (self.pause * 2).min(Duration::from_millis(RECONNECT_MS_MAX));
+            }
+        }
+    }
+
+    /// Lets go of a connection that broke. If QEMU's end broke it, everything QEMU had to say was
+    /// heard, so the watch was without a gap; else events may be lost, and that is told.
+    async fn close(&mut self, why: &str) {
+        if self.connection.take().is_none() {
+            return;
+        }
+        self.next_attempt = Instant::now() + self.pause;
+        self.moving = false;
+        self.board.clear(self.watched.domain);
+        let grace = Duration::from_millis(END_GRACE_MS_MAX);
+        let has_ended = tokio::time::timeout(grace, end_of(&self.hold))
+            .await
+            .is_ok();
+        info!(domain = %self.watched.name, why, has_ended, "connection to QEMU closed");
+        if !has_ended {
+            self.tell_event(QemuEvent::Lost).await;
+        }
+    }
+
+    /// After the end of the process: passes on what it said last, up to the end of the stream.
+    async fn hear_out(&mut self) {
+        let deadline = Instant::now() + Duration::from_millis(HEAR_OUT_MS_MAX);
+        while let Some(connection) = &mut self.connection {
+            match timeout_at(deadline, connection.ears.heard()).await {
+                Ok(heard) => drop(self.pass_on(heard).await),
+                // Somebody else holds the stream open.
+                Err(_) => {
+                    self.connection = None;
+                    self.tell_event(QemuEvent::Lost).await;
+                }
+            }
+        }
+        self.moving = false;
+        self.board.clear(self.watched.domain);
+    }
+
+    async fn tell_event(&self, event: QemuEvent) {
+        let domain = self.watched.domain;
+        self.link.tell(Input::Event { domain, event }).await;
+    }
+
+    /// Passes an event on; whether it was one that moves the guest or its migration.
+    async fn pass_on(&mut self, heard: Heard) -> bool {
+        match heard {
+            Heard::Event(event) => {
+                debug!(domain = %self.watched.name, ?event, "event");
+                if let QemuEvent::Migration(status) = &event {
+                    self.note_status(status);
+                }
+                self.tell_event(event).await;
+                true
+            }
+            Heard::Other => false,
+            Heard::Closed => {
+                self.close("it ended").await;
+                true
+            }
+        }
+    }
+
+    /// Passes on every event that is here; whether any of them moves anything.
+    async fn drain_events(&mut self) -> bool {
+        let mut has_moved = false;
+        while let Some(heard) = self
+            .connection
+            .as_mut()
+            .and_then(|connection| connection.ears.heard_by_now())
+        {
+            has_moved |= self.pass_on(heard).await;
+        }
+        has_moved
+    }
+
+    fn note_status(&mut self, status: &MigrationStatus) {
+        self.moving = observe::is_moving(status);
+        if !self.moving {
+            self.board.clear(self.watched.domain);
+        }
+    }
+
+    async fn read_progress(&mut self) {
+        let Some(connection) = &self.connection else {
+            return;
+        };
+        let wait = Duration::from_millis(PROGRESS_WAIT_MS_MAX);
+        let progress = tokio::time::timeout(wait, connection.progress()).await;
+        if let Ok(Some(progress)) = progress {
+            self.board.set(self.watched.domain, progress);
+        }
+    }
+
+    /// Carries out an effect and tells what became of it.
+    async fn perform(&mut self, effect: Durable<Effect>) {
+        let (intent, name) = (effect.get().intent, effect.get().command.name());
+        let result = self.result_of(effect).await;
+        info!(domain = %self.watched.name, lsn = %intent, effect = name, ?result, "effect");
+        self.drain_events().await;
+        let effect = intent;
+        self.link
+            .tell(Input::EffectFinished { effect, result })
+            .await;
+    }
+
+    async fn result_of(&mut self, effect: Durable<Effect>) -> EffectResult {
+        self.take_hold();
+        let wanted = effect.get().instance;
+        if wanted != self.watched.instance {
+            return not_sent(format!("it is for {wanted}, which is not watched"));
+        }
+        let is_kill = effect.get().command == EffectCommand::Kill;
+        match &self.hold {
+            Hold::Held(held) if is_kill => return held.kill().await,
+            Hold::Gone if is_kill => return EffectResult::Done,
+            Hold::Held(_) => {}
+            Hold::Gone => return not_sent(format!("{wanted} is gone")),
+            Hold::Unknown => return not_sent(format!("it is not known whether {wanted} lives")),
+        }
+        let Some(connection) = &mut self.connection else {
+            return not_sent("QEMU's monitor is not connected".to_owned());
+        };
+        let (domain, link) = (self.watched.domain, &self.link);
+        let (result, closed) = perform_and_hear(connection, effect, domain, link).await;
+        if closed {
+            self.close("it ended under an effect").await;
+        }
+        result
+    }
+}
+
+/// Sends an effect and waits for its answer. Events go on meanwhile, and all that came before the
+/// answer are told before it. Says also whether the
+/// connection ended.
+async fn perform_and_hear(
+    connection: &mut Connection,
+    effect: Durable<Effect>,
+    domain: DomainId,
+    link: &Link,
+) -> (EffectResult, bool) {
+    let Connection { client, ears } = connection;
+    let wait = Duration::from_millis(EFFECT_WAIT_MS_MAX);
+    let mut performing = core::pin::pin!(client.perform(effect, wait));
+    let mut closed = false;
+    loop {
+        tokio::select! {
+            biased;
+            heard = ears.heard(), if !closed => match heard {
+                Heard::Event(event) => link.tell(Input::Event { domain, event }).await,
+                Heard::Other => {}
+                Heard::Closed => closed = true,
+            },
+            result = &mut performing => return (result, closed),
+        }
+    }
+}
+
+fn not_sent(why: String) -> EffectResult {
+    EffectResult::NotSent { why }
+}
+
+#[cfg(test)]
+#[path = "monitor_tests.rs"]
+mod tests;

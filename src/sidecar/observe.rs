@@ -1,0 +1,200 @@
+//! What a QEMU says of itself, as the engine understands it.
+//!
+//! Invariant: words that are not known stay as they are, and what was not answered stays unknown;
+//! nothing is inferred from silence.
+//! Not here: when to look, and over which connection (`monitor`).
+
+use journal_format::record::{
+    Claim, ClaimSeen, Instance, MigrationStatus, Observed, Process, RunState,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::engine::QemuEvent;
+
+/// The property of the claim that holds its text.
+pub(crate) const CLAIM_PROPERTY: &str = "identity";
+
+/// QEMU's error class for a path that leads to no object.
+const NO_SUCH_OBJECT: &str = "DeviceNotFound";
+
+/// The run state in an answer to `query-status`.
+pub(crate) fn run_state(answer: &Value) -> Option<RunState> {
+    answer.get("status")?.as_str().map(RunState::from_qemu)
+}
+
+/// The status in an answer to `query-migrate`; QEMU leaves it out while there was no migration.
+pub(crate) fn migration_status(answer: &Value) -> Option<MigrationStatus> {
+    let answer = answer.as_object()?;
+    match answer.get("status") {
+        None => Some(MigrationStatus::None),
+        Some(status) => status.as_str().map(MigrationStatus::from_qemu),
+    }
+}
+
+/// The claim, from the answer to `qom-get` or the class of its error.
+pub(crate) fn claim(answer: Result<&Value, &str>) -> ClaimSeen {
+    match answer {
+        Ok(Value::String(text)) => {
+            Claim::parse(text).map_or_else(|| ClaimSeen::Foreign(text.clone()), ClaimSeen::Present)
+        }
+        Ok(other) => ClaimSeen::Foreign(other.to_string()),
+        Err(NO_SUCH_OBJECT) => ClaimSeen::Absent,
+        Err(_) => ClaimSeen::Unread,
+    }
+}
+
+/// An event that matters to the engine.
+pub(crate) fn event(name: &str, data: &Value) -> Option<QemuEvent> {
+    match name {
+        "STOP" => Some(QemuEvent::Stop),
+        "RESUME" => Some(QemuEvent::Resume),
+        "MIGRATION" => {
+            let status = data.get("status")?.as_str()?;
+            Some(QemuEvent::Migration(MigrationStatus::from_qemu(status)))
+        }
+        _ => None,
+    }
+}
+
+/// A process from which there was no answer.
+pub(crate) fn silent(process: Process, instance: Option<Instance>) -> Observed {
+    Observed {
+        process,
+        instance,
+        run_state: None,
+        migration: None,
+        claim: ClaimSeen::Unread,
+    }
+}
+
+/// Whether a migration of this status moves, so that its progress is worth a look.
+pub(crate) fn is_moving(status: &MigrationStatus) -> bool {
+    match status {
+        MigrationStatus::Setup
+        | MigrationStatus::Active
+        | MigrationStatus::PreSwitchover
+        | MigrationStatus::Device
+        | MigrationStatus::PostcopyActive
+        | MigrationStatus::PostcopyPaused
+        | MigrationStatus::PostcopyRecoverSetup
+        | MigrationStatus::PostcopyRecover
+        | MigrationStatus::Colo
+        | MigrationStatus::WaitUnplug
+        | MigrationStatus::Cancelling => true,
+        MigrationStatus::None
+        | MigrationStatus::Cancelled
+        | MigrationStatus::Completed
+        | MigrationStatus::Failed
+        | MigrationStatus::Other(_) => false,
+    }
+}
+
+/// How far a migration got. Volatile: for people who wait, never for a decision.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Progress {
+    /// Bytes.
+    pub(crate) transferred: u64,
+    /// Bytes.
+    pub(crate) remaining: u64,
+    /// Bytes.
+    pub(crate) total: u64,
+    /// Pages per second.
+    pub(crate) dirty_pages_rate: u64,
+    /// Megabits per second.
+    pub(crate) mbps: f64,
+    /// Milliseconds, as measured or else as expected; absent while QEMU has no idea.
+    pub(crate) downtime: Option<u64>,
+}
+
+/// The progress in an answer to `query-migrate`; a destination has none.
+pub(crate) fn progress(answer: &Value) -> Option<Progress> {
+    let ram = answer.get("ram")?;
+    let number = |key: &str| ram.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let milliseconds = |key: &str| answer.get(key).and_then(Value::as_u64);
+    Some(Progress {
+        transferred: number("transferred"),
+        remaining: number("remaining"),
+        total: number("total"),
+        dirty_pages_rate: number("dirty-pages-rate"),
+        mbps: ram.get("mbps").and_then(Value::as_f64).unwrap_or(0.0),
+        downtime: milliseconds("downtime").or_else(|| milliseconds("expected-downtime")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn states_in_qemus_words() {
+        let status = json!({"status": "finish-migrate", "running": false});
+        assert_eq!(run_state(&status), Some(RunState::FinishMigrate));
+        let newer = json!({"status": "dreaming"});
+        assert_eq!(
+            run_state(&newer),
+            Some(RunState::Other("dreaming".to_owned()))
+        );
+        assert_eq!(run_state(&json!({})), None);
+        assert_eq!(migration_status(&json!({})), Some(MigrationStatus::None));
+        assert_eq!(
+            migration_status(&json!({"status": "device"})),
+            Some(MigrationStatus::Device)
+        );
+        assert_eq!(migration_status(&json!({"status": 7})), None);
+        assert_eq!(migration_status(&json!([])), None);
+    }
+
+    #[test]
+    fn claims() {
+        let text = "journal=11111111-1111-1111-1111-111111111111 epoch=3 \
+                    migration=22222222-2222-2222-2222-222222222222 role=source";
+        let ClaimSeen::Present(seen) = claim(Ok(&json!(text))) else {
+            panic!("a claim that this version writes");
+        };
+        assert_eq!(seen.to_string(), text);
+        assert_eq!(
+            claim(Ok(&json!("somebody else"))),
+            ClaimSeen::Foreign("somebody else".to_owned())
+        );
+        assert_eq!(claim(Ok(&json!(7))), ClaimSeen::Foreign("7".to_owned()));
+        assert_eq!(claim(Err("DeviceNotFound")), ClaimSeen::Absent);
+        assert_eq!(claim(Err("GenericError")), ClaimSeen::Unread);
+    }
+
+    #[test]
+    fn events_that_matter() {
+        assert_eq!(event("STOP", &json!({})), Some(QemuEvent::Stop));
+        assert_eq!(event("RESUME", &Value::Null), Some(QemuEvent::Resume));
+        assert_eq!(
+            event("MIGRATION", &json!({"status": "completed"})),
+            Some(QemuEvent::Migration(MigrationStatus::Completed))
+        );
+        assert_eq!(event("MIGRATION", &json!({})), None);
+        assert_eq!(event("RTC_CHANGE", &json!({"offset": 1})), None);
+    }
+
+    #[test]
+    fn progress_of_a_source_only() {
+        let source = json!({
+            "status": "active",
+            "expected-downtime": 300,
+            "ram": {"transferred": 5, "remaining": 6, "total": 11, "dirty-pages-rate": 2,
+                    "mbps": 1.5},
+        });
+        assert_eq!(
+            progress(&source),
+            Some(Progress {
+                transferred: 5,
+                remaining: 6,
+                total: 11,
+                dirty_pages_rate: 2,
+                mbps: 1.5,
+                downtime: Some(300),
+            })
+        );
+        assert_eq!(progress(&json!({"status": "active"})), None);
+    }
+}

@@ -1,0 +1,373 @@
+//! From nothing to ready, and to the end: the order in which the sidecar comes up and goes down.
+//!
+//! Invariant: the journal first (its lock keeps a second sidecar out), then the peer socket, then
+//! recovery, and only when every open job was decided once the control socket and the word `ready`.
+//! A journal that fails ends the process, after everyone who waits was told.
+//! Not here: the command line (`bin/phase-journald`), what recovery does (the engine).
+
+use core::fmt;
+use core::time::Duration;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use journal_format::number::{BootId, HostId, Id128};
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{error, info, warn};
+
+use super::config::{Config, SOCKET_PATH_SIZE_MAX, fits_socket_address};
+use super::control::Control;
+use super::dispatch::{Dispatcher, NOTICE_QUEUE_MAX};
+use super::history::History;
+use super::link::{self, Failure, Inbound, Link, OUTBOX_QUEUE_MAX, now};
+use super::notify::notify;
+use super::process::boot_id;
+use super::progress::ProgressBoard;
+use super::register::Registrar;
+use super::serve::{Requests, serve_control, serve_peers};
+use crate::engine::{Input, TICK_INTERVAL_MS};
+use crate::journal::{AppendError, Durable, OpenError, Opened, OsDisk};
+use crate::node::{Node, Outbox};
+use crate::qmp::bind;
+
+/// Longest wait, at the end, for answers to be written and the node's thread to stop, in
+/// milliseconds.
+const STOP_WAIT_MS_MAX: u64 = 2_000;
+
+/// Where the host's identity is, as systemd and dbus have it.
+const MACHINE_ID_PATH: &str = "/etc/machine-id";
+
+/// Why the sidecar did not come up, or ended by itself.
+#[derive(Debug)]
+pub enum RunError {
+    /// A directory, file, socket or thread that is needed cannot be had.
+    Start {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file, if to one.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Another sidecar works in the run directory.
+    RunDirectoryTaken {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A socket's path is too long for its address.
+    SocketPathTooLong {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The journal cannot be opened.
+    Open(OpenError),
+    /// The journal was opened, and its first records could not be made durable.
+    Begin(AppendError),
+    /// The journal failed while the sidecar was at work.
+    Failed(Failure),
+}
+
+impl RunError {
+    /// Whether the sidecar never got to work.
+    #[must_use]
+    pub fn is_start(&self) -> bool {
+        match self {
+            RunError::Start { .. }
+            | RunError::RunDirectoryTaken { .. }
+            | RunError::SocketPathTooLong { .. }
+            | RunError::Open(_)
+            | RunError::Begin(_) => true,
+            RunError::Failed(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Start {
+                doing,
+                path,
+                source,
+            } => write!(f, "could not {doing} {}: {source}", path.display()),
+            RunError::RunDirectoryTaken { path } => write!(
+                f,
+                "{}: another sidecar works in this run directory",
+                path.display()
+            ),
+            RunError::SocketPathTooLong { path } => write!(
+                f,
+                "{}: longer than {SOCKET_PATH_SIZE_MAX} bytes, the most that a socket's address holds",
+                path.display()
+            ),
+            RunError::Open(error) => error.fmt(f),
+            RunError::Begin(error) => error.fmt(f),
+            RunError::Failed(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for RunError {}
+
+/// Runs the sidecar until it is asked to stop or its journal fails.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn run(config: Config) -> Result<(), RunError> {
+    let boot = boot_id().map_err(|source| RunError::Start {
+        doing: "learn the boot id of",
+        path: PathBuf::from("this host"),
+        source,
+    })?;
+    let config = with_directories(config)?;
+    let _run_lock = lock(&config.run)?;
+    for socket in [config.control_socket(), config.peer_socket()] {
+        if !fits_socket_address(&socket) {
+            return Err(RunError::SocketPathTooLong { path: socket });
+        }
+    }
+    let opened = open_journal(&config, boot)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| RunError::Start {
+            doing: "start the threads of",
+            path: PathBuf::from("the sidecar"),
+            source,
+        })?;
+    let result = runtime.block_on(serve(&config, boot, opened));
+    // Tasks that still wait for a QEMU are not waited for: the journal has all that matters.
+    runtime.shutdown_background();
+    result
+}
+
+/// Makes the directories, and all paths absolute.
+fn with_directories(mut config: Config) -> Result<Config, RunError> {
+    for directory in [&mut config.run, &mut config.journal] {
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&*directory)
+            .and_then(|()| fs::canonicalize(&*directory));
+        *directory = made.map_err(|source| RunError::Start {
+            doing: "make the directory",
+            path: directory.clone(),
+            source,
+        })?;
+    }
+    Ok(config)
+}
+
+/// Keeps a second sidecar, with another journal, from taking the sockets away. Freed by any end of
+/// the process.
+fn lock(directory: &Path) -> Result<File, RunError> {
+    let failed = |source| RunError::Start {
+        doing: "lock",
+        path: directory.to_path_buf(),
+        source,
+    };
+    let file = File::open(directory).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::RunDirectoryTaken {
+            path: directory.to_path_buf(),
+        }),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn open_journal(config: &Config, boot: BootId) -> Result<Opened<OsDisk>, RunError> {
+    loop {}
+}
+
+/// The host's identity; all zero where there is none (in a container, say).
+fn host_id() -> HostId {
+    let text = fs::read_to_string(MACHINE_ID_PATH).unwrap_or_default();
+    HostId(Id128::parse(text.trim()).unwrap_or(Id128::NIL))
+}
+
+/// What stops the sidecar from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked_to_stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn serve(config: &Config, boot: BootId, opened: Opened<OsDisk>) -> Result<(), RunError> {
+    let start_error = |doing, path: PathBuf| {
+        move |source| RunError::Start {
+            doing,
+            path,
+            source,
+        }
+    };
+    let mut signals = Signals::listen().map_err(start_error(
+        "listen for signals of",
+        PathBuf::from("the system"),
+    ))?;
+    let (link, inbound) = Link::new();
+    let requests = Requests::default();
+    let peer_path = config.peer_socket();
+    let peer_socket = bind(&peer_path).map_err(start_error("bind", peer_path.clone()))?;
+    let peer_task = tokio::spawn(serve_peers(peer_socket, link.clone(), requests.clone()));
+
+    let name = peer_path.to_string_lossy().into_owned();
+    let (node, first) =
+        Node::open(opened, boot, name, now(), config.crash.clone()).map_err(RunError::Begin)?;
+    let (notices, _) = broadcast::channel(NOTICE_QUEUE_MAX);
+    let (ready, mut is_ready) = watch::channel(false);
+    let board = ProgressBoard::default();
+    let dispatcher = Dispatcher::new(boot, link.clone(), board.clone(), notices.clone(), ready);
+    let tasks = Tasks::start(node, first, &link, inbound, dispatcher).map_err(start_error(
+        "start a thread of",
+        PathBuf::from("the sidecar"),
+    ))?;
+
+    let recovered = tokio::select! {
+        result = is_ready.wait_for(|ready| *ready) => result.is_ok(),
+        () = signals.asked_to_stop() => false,
+        _ = link.ended() => false,
+    };
+    let mut control_task = None;
+    if recovered {
+        let control = Control {
+            registrar: Registrar {
+                link: link.clone(),
+                boot,
+            },
+            history: History::new(config.journal.clone(), link.clone()),
+            link: link.clone(),
+            board,
+        };
+        let control_path = config.control_socket();
+        let socket = bind(&control_path).map_err(start_error("bind", control_path))?;
+        let serving = serve_control(socket, control, notices, requests.clone());
+        control_task = Some(tokio::spawn(serving));
+        announce();
+        tokio::select! {
+            () = signals.asked_to_stop() => {}
+            _ = link.ended() => {}
+        }
+    }
+    info!("stopping");
+    let failure = link.failure();
+    link.close(&Failure::Stopping);
+    peer_task.abort();
+    if let Some(task) = control_task {
+        task.abort();
+    }
+    let result = tasks.stop(failure).await;
+    requests
+        .finished(Duration::from_millis(STOP_WAIT_MS_MAX))
+        .await;
+    remove_sockets(config);
+    result
+}
+
+/// One line for people and scripts, one datagram for the service manager.
+fn announce() {
+    info!("ready");
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "ready").and_then(|()| stdout.flush()) {
+        warn!(%error, "nobody reads that the sidecar is ready");
+    }
+    if let Err(error) = notify("READY=1") {
+        warn!(%error, "the service manager could not be told");
+    }
+}
+
+fn remove_sockets(config: &Config) {
+    for socket in [config.control_socket(), config.peer_socket()] {
+        // A socket that stays behind does no harm: the next start takes its place.
+        drop(fs::remove_file(socket));
+    }
+}
+
+/// The node's thread and the tasks closest to it.
+struct Tasks {
+    node: JoinHandle<Result<(), AppendError>>,
+    dispatcher: JoinHandle<()>,
+    ticker: JoinHandle<()>,
+}
+
+impl Tasks {
+    fn start(
+        node: Node<OsDisk>,
+        first: Durable<Outbox>,
+        link: &Link,
+        inbound: mpsc::Receiver<Inbound>,
+        dispatcher: Dispatcher,
+    ) -> io::Result<Tasks> {
+        let (outboxes, receiver) = mpsc::channel(OUTBOX_QUEUE_MAX);
+        let dispatcher = tokio::spawn(dispatcher.run(first, receiver));
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        let node_link = link.clone();
+        std::thread::Builder::new()
+            .name("node".to_owned())
+            .spawn(move || {
+                // If this thread panics, `done` is dropped, and everyone is told below.
+                let result = link::run(node, &node_link, inbound, &outboxes);
+                drop(done.send(result));
+            })?;
+        let watch_link = link.clone();
+        let node = tokio::spawn(async move {
+            is_done.await.unwrap_or_else(|_| {
+                watch_link.close(&Failure::Broken);
+                Ok(())
+            })
+        });
+        let tick_link = link.clone();
+        let ticker = tokio::spawn(async move {
+            let mut ticks = interval(Duration::from_millis(TICK_INTERVAL_MS));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                tick_link.tell_if_idle(Input::Tick);
+            }
+        });
+        Ok(Tasks {
+            node,
+            dispatcher,
+            ticker,
+        })
+    }
+
+    /// Ends them. Without a dispatcher the node's thread stops after its next turn, which the next
+    /// tick brings.
+    async fn stop(self, failure: Option<Failure>) -> Result<(), RunError> {
+        self.dispatcher.abort();
+        let wait = Duration::from_millis(STOP_WAIT_MS_MAX);
+        let ended = timeout(wait, self.node).await;
+        self.ticker.abort();
+        if ended.is_err() {
+            warn!("the journal did not come to rest in time");
+        }
+        match failure {
+            None | Some(Failure::Stopping) => Ok(()),
+            Some(failure) => {
+                error!(%failure, "ending");
+                Err(RunError::Failed(failure))
+            }
+        }
+    }
+}
