@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use journal_format::number::{BootId, Lsn};
 use journal_format::record::{Draft, Effect, RecordBody};
 
-use crate::engine::{Config, Engine, Input, Message, Now, Step};
-use crate::journal::{AppendError, Checkpoint, Disk, Durable, Log, Opened, Timestamps};
+use crate::engine::{Config, Engine, Gap, History, Input, Message, Now, Step};
+use crate::journal::disk::Disk;
+use crate::journal::{AppendError, Checkpoint, Durable, Log, Opened, Past, Timestamps};
 
 /// What may leave the process after a turn.
 pub type Outbox = (Vec<Effect>, Vec<Message>);
@@ -38,16 +39,18 @@ impl<D: Disk> Node<D> {
         now: Now,
         switch: CrashSwitch,
     ) -> Result<(Node<D>, Durable<Outbox>), AppendError> {
+        let opening = opened.opening();
         let config = Config {
             journal: opened.journal(),
-            epoch: opened.epoch(),
-            opening: opened.opening(),
+            epoch: opening.epoch,
+            opening: opening.opening,
             openings: opened.openings().to_vec(),
             next: opened.first_lsn(),
             boot,
             peer,
         };
-        let mut engine = Engine::open(config, opened.history());
+        let history: Vec<History> = opened.history().iter().map(history).collect();
+        let mut engine = Engine::open(config, &history);
         let checkpoint = checkpoint(&mut engine);
         let log = opened.begin(&checkpoint, timestamps(now))?;
         let mut node = Node {
@@ -118,6 +121,17 @@ impl<D: Disk> Node<D> {
     }
 }
 
+/// What the journal told, as the engine takes it: of damage only which records it may concern.
+fn history(past: &Past) -> History {
+    match past {
+        Past::Record(record) => History::Record(record.clone()),
+        Past::Gap(gap) => History::Gap(Gap {
+            first: gap.first,
+            last: gap.last,
+        }),
+    }
+}
+
 fn timestamps(now: Now) -> Timestamps {
     Timestamps {
         wall: now.wall,
@@ -158,6 +172,8 @@ pub struct CrashSwitch {
     before_batch: Option<u64>,
     /// After the first batch that holds a record of this type, by its name.
     after_record: Option<String>,
+    /// Before the first such batch.
+    before_record: Option<String>,
     /// Batches counted so far.
     batches: u64,
     /// Effects outside of any job, whose results do not count either.
@@ -179,11 +195,13 @@ impl CrashSwitch {
         after_batch: Option<u64>,
         before_batch: Option<u64>,
         after_record: Option<String>,
+        before_record: Option<String>,
     ) -> CrashSwitch {
         CrashSwitch {
             after_batch,
             before_batch,
             after_record,
+            before_record,
             ..CrashSwitch::default()
         }
     }
@@ -192,7 +210,8 @@ impl CrashSwitch {
     fn look(&mut self, first: Lsn, batch: &[Draft]) -> Crash {
         let is_off = self.after_batch.is_none()
             && self.before_batch.is_none()
-            && self.after_record.is_none();
+            && self.after_record.is_none()
+            && self.before_record.is_none();
         if is_off {
             return Crash::No;
         }
@@ -209,15 +228,13 @@ impl CrashSwitch {
             return Crash::No;
         }
         self.batches += 1;
-        let holds_record = self.after_record.as_ref().is_some_and(|name| {
-            batch.iter().any(|draft| {
-                let _ = (draft, name);
-                false
-            })
-        });
-        if self.before_batch == Some(self.batches) {
+        let holds = |name: &Option<String>| {
+            name.as_ref()
+                .is_some_and(|name| batch.iter().any(|draft| draft.body.type_name() == name))
+        };
+        if holds(&self.before_record) || self.before_batch == Some(self.batches) {
             Crash::Before
-        } else if holds_record || self.after_batch == Some(self.batches) {
+        } else if holds(&self.after_record) || self.after_batch == Some(self.batches) {
             Crash::After
         } else {
             Crash::No

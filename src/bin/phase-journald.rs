@@ -57,6 +57,10 @@ struct Arguments {
     /// its name in a dump, such as migration-granted
     #[arg(long, value_name = "NAME")]
     crash_after_record: Option<String>,
+
+    /// Test switch: the same, right before that batch is written
+    #[arg(long, value_name = "NAME")]
+    crash_before_record: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -79,6 +83,7 @@ impl Arguments {
                 self.crash_after_batch,
                 self.crash_before_batch,
                 self.crash_after_record,
+                self.crash_before_record,
             ),
         };
         (config, format)
@@ -87,11 +92,15 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(name) = &arguments.crash_after_record
-        && !RecordBody::TYPES.iter().any(|(_, known)| known == name)
-    {
-        eprintln!("phase-journald: --crash-after-record: there is no record type '{name}'");
-        return ExitCode::from(EXIT_NOT_STARTED);
+    let records = [
+        &arguments.crash_after_record,
+        &arguments.crash_before_record,
+    ];
+    for name in records.into_iter().flatten() {
+        if !RecordBody::TYPES.iter().any(|(_, known)| known == name) {
+            eprintln!("phase-journald: there is no record type '{name}' to crash at");
+            return ExitCode::from(EXIT_NOT_STARTED);
+        }
     }
     let (config, format) = arguments.config();
     start_log(format);

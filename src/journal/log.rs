@@ -3,37 +3,20 @@
 //! synced and the witness knows; after a failed write or sync nothing is acknowledged again.
 //! Not here: finding out what a journal holds (`open`), when a checkpoint is due (the node).
 
-use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use journal_format::batch::{BatchBuilder, BatchHeader};
-use journal_format::error::FormatError;
-use journal_format::number::{
-    BootId, Chain, DomainId, HostId, JournalId, Lsn, Position, Salt, SegmentNumber,
-};
+use journal_format::number::{DomainId, HostId, JournalId, Lsn, Position, SegmentNumber};
 use journal_format::record::{Draft, Opening, RecordBody};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
-use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_MAX};
 
 use super::Durable;
 use super::disk::{Disk, IoMode};
+use super::error::{AppendError, Poison};
+use super::layout::{At, Encoded, Identity, Timestamps, encode, size_for};
 use super::segments::{self, CreateError, Kept, short_write};
 use super::witness::{Testimony, Witness, WitnessError};
-
-/// A new segment is at least this many times as large as what it begins with.
-const FILL_MAX_INVERSE: u64 = 4;
-
-/// When a batch is written, by the host's clocks. Only told to people, never judged by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timestamps {
-    /// Nanoseconds since 1970.
-    pub wall: u64,
-    /// Nanoseconds since the host's boot.
-    pub monotonic: u64,
-}
 
 /// The whole state, restated, and what of the past must stay beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,101 +28,6 @@ pub struct Checkpoint {
     /// jobs and of what the checkpoint refers to. `None`: the checkpoint says everything.
     pub needed_from: Option<Lsn>,
 }
-
-/// The first failure, which ended the journal's use: nothing is durable from there on.
-#[derive(Debug)]
-pub struct Poison {
-    /// The file.
-    pub file: PathBuf,
-    /// Where in it, in bytes.
-    pub at: u64,
-    /// What was being done, such as "write a batch to".
-    pub doing: &'static str,
-    /// The system's error, in its words.
-    pub cause: String,
-}
-
-impl fmt::Display for Poison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Poison {
-            file,
-            at,
-            doing,
-            cause,
-        } = self;
-        write!(
-            f,
-            "could not {doing} {} at byte {at}: {cause}",
-            file.display()
-        )
-    }
-}
-
-/// Why records did not become durable.
-#[derive(Clone, Debug)]
-pub enum AppendError {
-    /// A write or a sync failed, now or before. Nothing becomes durable any more; the journal must
-    /// be opened anew, which judges what is really there.
-    Poisoned(Arc<Poison>),
-    /// A record cannot be written down. Nothing was written.
-    Unwritable {
-        /// Which of the drafts, counted from 0.
-        index: usize,
-        /// Why.
-        why: FormatError,
-    },
-    /// There are no more LSNs or segment numbers. Nothing was written.
-    NumbersUsedUp,
-    /// The records do not fit into one segment. Nothing was written.
-    TooMany {
-        /// What they take, in bytes.
-        size: u64,
-    },
-    /// What was given as a checkpoint is none. Nothing was written.
-    NoCheckpoint {
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// There is no room for a new segment. Nothing was written, and the current segment is as it was.
-    NoSegment {
-        /// The file.
-        file: PathBuf,
-        /// What was being done.
-        doing: &'static str,
-        /// The system's error.
-        cause: Arc<io::Error>,
-    },
-}
-
-impl fmt::Display for AppendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AppendError::Poisoned(poison) => {
-                write!(f, "the journal takes nothing any more since it {poison}")
-            }
-            AppendError::Unwritable { index, why } => {
-                write!(
-                    f,
-                    "record {index} of the batch cannot be written down: {why}"
-                )
-            }
-            AppendError::TooMany { size } => {
-                write!(f, "{size} bytes of records do not fit into one segment")
-            }
-            AppendError::NumbersUsedUp => f.write_str("the journal's numbers are used up"),
-            AppendError::NoCheckpoint { why } => write!(f, "not a checkpoint: {why}"),
-            AppendError::NoSegment { file, doing, cause } => {
-                write!(
-                    f,
-                    "could not {doing} the new segment {}: {cause}",
-                    file.display()
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for AppendError {}
 
 /// What a journal is, for `query-journal` and logs.
 #[derive(Clone, Debug)]
@@ -168,38 +56,12 @@ pub struct Status {
     pub poisoned: Option<Arc<Poison>>,
 }
 
-/// What does not change while a journal is open.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    pub(super) journal: JournalId,
-    pub(super) host: HostId,
-    pub(super) boot: BootId,
-    pub(super) opening: Opening,
-    /// The size of the first segment of an opening, in bytes, a multiple of the block size.
-    pub(super) first_segment_size: u64,
-    /// The size of the others.
-    pub(super) segment_size: u64,
-    /// Old segments beyond so many bytes go when they are not needed.
-    pub(super) retained_bytes_max: u64,
-}
-
 /// The segment that is written.
 #[derive(Debug)]
 struct Segment<F> {
     file: F,
     header: SegmentHeader,
     at: At,
-}
-
-/// Where the next batch goes.
-#[derive(Clone, Copy, Debug)]
-struct At {
-    /// In bytes from the start of the segment.
-    end: u64,
-    /// The chain value after the batch before it.
-    chain: Chain,
-    /// The LSN of its first record.
-    next: Lsn,
 }
 
 /// Where a log goes on: after what an opening has found.
@@ -230,16 +92,6 @@ pub struct Log<D: Disk> {
     poison: Option<Arc<Poison>>,
 }
 
-/// Drafts as the batches they become at one place in one segment.
-struct Encoded {
-    /// Whole blocks each, with the chain value after it.
-    batches: Vec<(Vec<u8>, Chain)>,
-    /// The LSN after the last.
-    next: Lsn,
-    /// The last record of each domain that occurs.
-    previous: BTreeMap<DomainId, Lsn>,
-}
-
 impl<D: Disk> Log<D> {
     /// Begins a segment with a checkpoint: the first of an opening.
     pub(super) fn begin(
@@ -252,6 +104,10 @@ impl<D: Disk> Log<D> {
         now: Timestamps,
     ) -> Result<Log<D>, AppendError> {
         check_checkpoint(checkpoint, &identity.opening)?;
+        // A sidecar that dies before it comes to do so afterwards must not fill the disk.
+        let mut kept = start.kept;
+        let bytes_max = identity.retained_bytes_max;
+        segments::retire(&disk, &mut kept, checkpoint.needed_from, bytes_max);
         let first = identity.opening.first;
         let size = identity.first_segment_size;
         let header = identity.header(start.number, first, start.before, size);
@@ -274,7 +130,7 @@ impl<D: Disk> Log<D> {
             identity,
             segment,
             previous: start.previous,
-            kept: start.kept,
+            kept,
             poison: None,
         };
         log.keep_current(true);
@@ -567,46 +423,15 @@ impl<D: Disk> Log<D> {
         self.previous.retain(|domain, _| restated.contains(domain));
     }
 
-    /// Lets old segments go. What cannot be removed is tried again at the next checkpoint.
+    /// Lets old segments go.
     fn retire(&mut self, checkpoint: &Checkpoint) {
         let bytes_max = self.identity.retained_bytes_max;
-        let count = segments::expendable(&self.kept, checkpoint.needed_from, bytes_max);
-        // Oldest first, so that what stays is always without a hole.
-        for index in 0..count {
-            let name = self.kept[0].number.file_name();
-            match self.disk.remove(&name) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!(file = name, %error, "could not remove an old segment");
-                    return;
-                }
-            }
-            tracing::info!(file = name, index, "removed an old segment");
-            self.kept.remove(0);
-        }
-    }
-}
-
-impl Identity {
-    fn header(
-        &self,
-        number: SegmentNumber,
-        first: Lsn,
-        before: Option<SegmentEnd>,
-        size: u64,
-    ) -> SegmentHeader {
-        SegmentHeader {
-            journal: self.journal,
-            host: self.host,
-            number,
-            size,
-            salt: Salt::random(),
-            first,
-            epoch: self.opening.epoch,
-            opening: self.opening.opening,
-            before,
-        }
+        segments::retire(
+            &self.disk,
+            &mut self.kept,
+            checkpoint.needed_from,
+            bytes_max,
+        );
     }
 }
 
@@ -653,100 +478,6 @@ fn begin_segment<D: Disk>(
         },
         encoded,
     ))
-}
-
-/// The size of a segment that begins with `length` bytes of batches: so large that it is not soon
-/// full again.
-fn size_for(usual: u64, length: u64) -> Result<u64, AppendError> {
-    let block = u64::from(BLOCK_SIZE);
-    let wanted = (block + length.saturating_mul(FILL_MAX_INVERSE)).next_multiple_of(block);
-    let size = usual.max(wanted).min(SEGMENT_SIZE_MAX);
-    if block + length <= size {
-        Ok(size)
-    } else {
-        Err(AppendError::TooMany { size: length })
-    }
-}
-
-/// Lays drafts out as batches from `at` on in the segment of `header`.
-fn encode(
-    identity: &Identity,
-    header: &SegmentHeader,
-    mut at: At,
-    previous: &BTreeMap<DomainId, Lsn>,
-    drafts: &[Draft],
-    now: Timestamps,
-) -> Result<Encoded, AppendError> {
-    let builder = |at: At| {
-        let fields = BatchHeader {
-            first: at.next,
-            records: 0,
-            length: 0,
-            epoch: identity.opening.epoch,
-            chain: at.chain,
-            boot: identity.boot,
-            wall: now.wall,
-            monotonic: now.monotonic,
-            segment: header.number,
-            offset: at.end,
-            content: 0,
-        };
-        BatchBuilder::new(header.salt, fields)
-    };
-    at.next
-        .plus(drafts.len() as u64)
-        .ok_or(AppendError::NumbersUsedUp)?;
-    let mut encoded = Encoded {
-        batches: Vec::new(),
-        next: at.next,
-        previous: BTreeMap::new(),
-    };
-    let mut batch = builder(at);
-    for (index, draft) in drafts.iter().enumerate() {
-        let before = draft.domain.and_then(|domain| {
-            encoded
-                .previous
-                .get(&domain)
-                .or_else(|| previous.get(&domain))
-                .copied()
-        });
-        let mut pushed = batch.push(draft, before);
-        if matches!(pushed, Err(FormatError::BatchFull)) && !batch.is_empty() {
-            at = encoded.take(batch, at);
-            batch = builder(at);
-            pushed = batch.push(draft, before);
-        }
-        pushed.map_err(|why| AppendError::Unwritable { index, why })?;
-        if let Some(domain) = draft.domain {
-            let lsn = Lsn(batch.next_lsn().0 - 1);
-            encoded.previous.insert(domain, lsn);
-        }
-    }
-    encoded.take(batch, at);
-    Ok(encoded)
-}
-
-impl Encoded {
-    fn length(&self) -> u64 {
-        self.batches
-            .iter()
-            .map(|(bytes, _)| bytes.len() as u64)
-            .sum()
-    }
-
-    /// Takes a batch that was laid out at `at`; returns where the next one goes.
-    fn take(&mut self, batch: BatchBuilder, at: At) -> At {
-        let next = batch.next_lsn();
-        let (bytes, chain) = batch.finish();
-        let at = At {
-            end: at.end + bytes.len() as u64,
-            chain,
-            next,
-        };
-        self.batches.push((bytes, chain));
-        self.next = next;
-        at
-    }
 }
 
 fn no_segment<D: Disk>(disk: &D, number: SegmentNumber, error: CreateError) -> AppendError {

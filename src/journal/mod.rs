@@ -9,18 +9,24 @@
 
 pub mod disk;
 mod durable;
+mod error;
+mod layout;
 mod log;
 mod open;
 pub mod read;
 mod segments;
+mod survey;
 pub mod testing;
 pub mod witness;
 
+pub use disk::{Disk, OsDisk};
 pub use durable::Durable;
-pub use log::{AppendError, Checkpoint, Log, Poison, Status, Timestamps};
+pub use error::{AppendError, OlderJournal, OpenError, Poison};
+pub use layout::Timestamps;
+pub use log::{Checkpoint, Log, Status};
 pub use open::{
-    FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OlderJournal, OpenError, OpenOptions,
-    Opened, Past, RETAINED_BYTES_DEFAULT,
+    FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OpenOptions, Opened, Past,
+    RETAINED_BYTES_DEFAULT,
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Not here: what a gap means for a domain (the engine); whether a journal may be written (`open`).
 
 use core::fmt;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -517,6 +518,8 @@ pub(super) struct Walk {
     index: usize,
     /// The head of the segment behind the last file, which is not walked over.
     closing: Option<SegmentHeader>,
+    /// What was read before and need not be again.
+    loaded: BTreeMap<SegmentNumber, Loaded>,
     /// The LSN that comes next, once something was read.
     pub(super) expected: Option<Lsn>,
     /// How the last segment that was read ended.
@@ -526,11 +529,16 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(files: Vec<SegmentFile>, closing: Option<SegmentHeader>) -> Walk {
+    pub(super) fn new(
+        files: Vec<SegmentFile>,
+        closing: Option<SegmentHeader>,
+        loaded: BTreeMap<SegmentNumber, Loaded>,
+    ) -> Walk {
         Walk {
             files,
             index: 0,
             closing,
+            loaded,
             expected: None,
             ending: Ending::Clean,
             end: None,
@@ -567,7 +575,11 @@ impl Walk {
         };
         self.index += 1;
         let following = self.header_from(self.index);
-        match load(disk, head.number)? {
+        let loaded = match self.loaded.remove(&head.number) {
+            Some(loaded) => Some(loaded),
+            None => load(disk, head.number)?,
+        };
+        match loaded {
             Some(loaded) => {
                 let Scan {
                     end, chain, next, ..
@@ -667,7 +679,7 @@ impl<D: Disk> Reader<D> {
         }
         Ok(Reader {
             disk,
-            walk: Walk::new(files, None),
+            walk: Walk::new(files, None, BTreeMap::new()),
             ready: Vec::new(),
             failed: false,
         })

@@ -152,6 +152,27 @@ pub(super) fn expendable(kept: &[Kept], needed_from: Option<Lsn>, bytes_max: u64
     count
 }
 
+/// Lets old segments go. What cannot be removed is tried again the next time.
+pub(super) fn retire<D: Disk>(
+    disk: &D,
+    kept: &mut Vec<Kept>,
+    needed_from: Option<Lsn>,
+    bytes_max: u64,
+) {
+    // Oldest first, so that what stays is always without a hole.
+    for _ in 0..expendable(kept, needed_from, bytes_max) {
+        let name = kept[0].number.file_name();
+        match remove_if_there(disk, &name) {
+            Ok(()) => tracing::info!(file = name, "removed an old segment"),
+            Err(error) => {
+                tracing::warn!(file = name, %error, "could not remove an old segment");
+                return;
+            }
+        }
+        kept.remove(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -97,6 +97,7 @@ struct State {
     changes: Vec<Change>,
     faults: BTreeMap<u64, Fault>,
     operations: u64,
+    batch_writes: Vec<(u64, usize)>,
     counters: Counters,
     crashed: bool,
     handles: u64,
@@ -146,6 +147,12 @@ impl TestDisk {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.state().operations
+    }
+
+    /// The operations that were writes of whole batches (`write_through`), and their lengths in bytes.
+    #[must_use]
+    pub fn batch_writes(&self) -> Vec<(u64, usize)> {
+        self.state().batch_writes.clone()
     }
 
     /// What was asked of the disk so far.
@@ -526,6 +533,8 @@ impl Disk for TestDisk {
 
     fn write_through(&self, file: &TestFile, at: u64, bytes: &[u8]) -> io::Result<usize> {
         let mut state = file.state()?;
+        let operation = state.operations;
+        state.batch_writes.push((operation, bytes.len()));
         let count = state.write(file.inode, at, bytes)?;
         state.sync(file.inode)?;
         Ok(count)

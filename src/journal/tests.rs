@@ -5,9 +5,12 @@ use journal_format::record::{
     CheckpointBegun, CheckpointEnded, Decoded, Draft, Phase, PhaseEntered, Record, RecordBody,
 };
 
+use super::disk::Disk;
 use super::read::{Ending, Entry, Reader};
-use super::testing::TestDisk;
+use super::testing::{self, Fault, Survival, TestDisk};
 use super::*;
+
+mod crash;
 
 const NOW: Timestamps = Timestamps {
     wall: 1_700_000_000_000_000_000,
@@ -17,7 +20,7 @@ const NOW: Timestamps = Timestamps {
 fn options() -> OpenOptions {
     OpenOptions {
         first_segment_size: 64 * 1024,
-        segment_size: 128 * 1024,
+        segment_size: 64 * 1024,
         ..OpenOptions::new(HostId(Id128([7; 16])), BootId(Id128([8; 16])))
     }
 }
@@ -230,7 +233,7 @@ fn a_full_segment_is_left_for_another() {
         append(&mut log, tag..tag + 1).unwrap();
         tag += 1;
     }
-    assert_eq!(log.status().segment.0, 5);
+    assert_eq!(log.status().segment.0, 8);
     drop(log);
     assert_eq!(tags(&records(&place.read())), (0..tag).collect::<Vec<_>>());
     let opened = place.open().unwrap();

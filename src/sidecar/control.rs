@@ -131,7 +131,7 @@ impl Control {
             "epoch": status.opening.epoch,
             "lsn": status.last,
             "directory": status.directory.display().to_string(),
-            "segment": status.segment.to_string(),
+            "segment": status.segment.file_name(),
             "io": status.io.to_string(),
             "poisoned": status.poisoned.as_ref().map(ToString::to_string),
         }))

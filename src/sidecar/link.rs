@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::engine::{
     Answer, ControlRequest, Envelope, Input, Now, PeerRequest, PeerResponse, Refusal, Token,
 };
-use crate::journal::{AppendError, Disk, Durable, Status};
+use crate::journal::disk::Disk;
+use crate::journal::{AppendError, Durable, Status};
 use crate::node::{Node, Outbox};
 
 /// Most inputs that wait for the node; further senders wait.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::super::link::Inbound;
-use super::super::testing::{FakeQemu, boot, durable, event};
+use super::super::testing::{FakeQemu, boot, event};
 use super::*;
 
 const DOMAIN: DomainId = DomainId(Id128([1; 16]));
@@ -79,7 +79,7 @@ impl Watching {
             instance,
             command,
         };
-        let request = Request::Perform(durable(effect));
+        let request = Request::Perform(crate::journal::durable_for_tests(effect));
         assert!(self.monitor.request(request).is_ok());
     }
 }

@@ -31,7 +31,8 @@ use super::progress::ProgressBoard;
 use super::register::Registrar;
 use super::serve::{Requests, serve_control, serve_peers};
 use crate::engine::{Input, TICK_INTERVAL_MS};
-use crate::journal::{AppendError, Durable, OpenError, Opened, OsDisk};
+use crate::journal::disk::OsDisk;
+use crate::journal::{AppendError, Durable, Log, OpenError, OpenOptions, Opened, Past};
 use crate::node::{Node, Outbox};
 use crate::qmp::bind;
 
@@ -182,7 +183,26 @@ fn lock(directory: &Path) -> Result<File, RunError> {
 }
 
 fn open_journal(config: &Config, boot: BootId) -> Result<Opened<OsDisk>, RunError> {
-    loop {}
+    let mut options = OpenOptions::new(host_id(), boot);
+    options.accept_older = config.accept_older_journal;
+    let (disk, run) = (OsDisk::new(&config.journal), OsDisk::new(&config.run));
+    let opened = Log::open(disk, Some(run), &options).map_err(RunError::Open)?;
+    let opening = opened.opening();
+    info!(
+        journal = %opened.journal(),
+        epoch = %opening.epoch,
+        lsn = %opening.first,
+        is_new = opened.is_new(),
+        ending = ?opened.ending(),
+        io = %opened.io_mode(),
+        "journal open"
+    );
+    for past in opened.history() {
+        if let Past::Gap(gap) = past {
+            warn!(%gap, "records are lost");
+        }
+    }
+    Ok(opened)
 }
 
 /// The host's identity; all zero where there is none (in a container, say).
@@ -255,7 +275,7 @@ async fn serve(config: &Config, boot: BootId, opened: Opened<OsDisk>) -> Result<
                 link: link.clone(),
                 boot,
             },
-            history: History::new(config.journal.clone(), link.clone()),
+            history: History::new(config.journal.clone()),
             link: link.clone(),
             board,
         };

@@ -194,9 +194,3 @@ pub(crate) fn event(name: &str, data: &Value) -> Value {
         "timestamp": {"seconds": 1, "microseconds": 2},
     })
 }
-
-/// An effect with its proof; the journal makes it, for records that there are none of.
-pub(crate) fn durable<T>(value: T) -> crate::journal::Durable<T> {
-    let _ = &value;
-    crate::journal::stub_durable(value)
-}
