@@ -96,7 +96,7 @@ fn a_deleted_journal_without_witness_is_amnesia() {
         pair.qemu(Side::B).sidecar_socket(),
         pair.qemu(Side::B).pid(),
     );
-    let uuid = "99999999-2222-4333-8444-555555555555";
+    let uuid = "11111111-2222-4333-8444-555555555555";
     let error = pair
         .sidecar(Side::B)
         .domain_add(DOMAIN, &socket, uuid, pid)

@@ -6,11 +6,10 @@ use phase_journal_lab::pair::{DOMAIN, Limits, Pair, Side, Waited};
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
 use serde_json::json;
 
-use crate::scenario::{NUMBERS, TIMEOUT, pair, restless_pair, settle};
+use crate::scenario::{NUMBERS, TIMEOUT, pair, performing, settle_all};
 
 fn assert_paused(pair: &mut Pair, side: Side, what: &str) {
-    let settled = settle(pair);
-    assert_eq!(settled.open_jobs(), 0, "{what}: {settled:?}");
+    settle_all(pair, what);
     let conclusion = pair.conclude(3, Duration::from_millis(400)).unwrap();
     assert!(conclusion.is_clean_and_stopped(), "{what}: {conclusion}");
     let domains = pair.sidecar(side).domains().unwrap();
@@ -63,24 +62,6 @@ fn a_guest_paused_before_the_job_stays_paused_through_a_crash() {
     }
 }
 
-fn performing() -> Pair {
-    let mut pair = restless_pair();
-    let limits = Limits {
-        max_bandwidth: Some(1_000_000),
-        downtime_limit: Some(1),
-    };
-    pair.migrate(Side::A, limits).unwrap();
-    let active = |pair: &mut Pair| {
-        let domains = pair.sidecar(Side::A).domains()?;
-        Ok(domains
-            .iter()
-            .any(|one| one.migration.as_deref() == Some("active"))
-            .then_some(()))
-    };
-    phase_journal_lab::until("active migration", TIMEOUT, || active(&mut pair)).unwrap();
-    pair
-}
-
 /// Paused while it is being sent: it converges, arrives, and stays paused.
 #[test]
 fn a_guest_paused_during_the_job_arrives_paused() {
@@ -109,8 +90,7 @@ fn a_cancelled_migration_leaves_the_guest_running() {
     pair.sidecar(Side::A)
         .execute("job-cancel", json!({"job": jobs[0].job}))
         .unwrap();
-    let settled = settle(&mut pair);
-    assert_eq!(settled.open_jobs(), 0, "{settled:?}");
+    settle_all(&mut pair, "cancelled");
     let conclusion = pair.conclude(NUMBERS, TIMEOUT).unwrap();
     assert!(conclusion.is_clean_and_running(), "{conclusion}");
     assert_eq!(pair.qemu(Side::A).run_state().unwrap(), "running");

@@ -6,7 +6,7 @@
 use phase_journal_lab::pair::{Limits, Pair, Side, Waited};
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
 
-use crate::scenario::{NUMBERS, TIMEOUT, assert_never_two, pair, restless_pair, settle};
+use crate::scenario::{NUMBERS, TIMEOUT, assert_never_two, pair, performing, settle_all, wait_for};
 
 /// What the survivor must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,28 +18,26 @@ enum Survivor {
 }
 
 fn assert_survivor(pair: &mut Pair, expected: Survivor, what: &str) {
-    let settled = settle(pair);
-    assert_never_two(pair, what);
     match expected {
         Survivor::Runs(side) => {
+            settle_all(pair, what);
             let conclusion = pair.conclude(NUMBERS, TIMEOUT).unwrap();
-            assert!(
-                conclusion.is_clean_and_running(),
-                "{what}: {conclusion} {settled:?}"
-            );
+            assert!(conclusion.is_clean_and_running(), "{what}: {conclusion}");
             assert_eq!(pair.qemu(side).run_state().unwrap(), "running", "{what}");
-            assert_eq!(settled.open_jobs(), 0, "{what}: {settled:?}");
         }
         Survivor::Held(side, rule) => {
-            let held = settled.held();
-            assert!(
-                held.iter()
-                    .any(|(at, held)| *at == side && held.rule == rule),
-                "{what}: {held:?}"
-            );
+            wait_for(pair, what, |settled| {
+                settled
+                    .held()
+                    .iter()
+                    .any(|(at, held)| *at == side && held.rule == rule)
+            });
         }
-        Survivor::Gone => assert_eq!(settled.open_jobs(), 0, "{what}: {settled:?}"),
+        Survivor::Gone => {
+            settle_all(pair, what);
+        }
     }
+    assert_never_two(pair, what);
 }
 
 /// Runs a migration up to a record of one side, with that side's sidecar dead from there; kills a
@@ -63,25 +61,6 @@ fn at_record(record: &str, recorder: Side, victim: Side, expected: Survivor) {
         .start(&plain)
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_survivor(&mut pair, expected, &what);
-}
-
-/// A restless guest under a low bandwidth performs until somebody lets it converge.
-fn performing() -> Pair {
-    let mut pair = restless_pair();
-    let limits = Limits {
-        max_bandwidth: Some(1_000_000),
-        downtime_limit: Some(1),
-    };
-    pair.migrate(Side::A, limits).unwrap();
-    let active = |pair: &mut Pair| {
-        let domains = pair.sidecar(Side::A).domains()?;
-        Ok(domains
-            .iter()
-            .any(|one| one.migration.as_deref() == Some("active"))
-            .then_some(()))
-    };
-    phase_journal_lab::until("active migration", TIMEOUT, || active(&mut pair)).unwrap();
-    pair
 }
 
 #[test]

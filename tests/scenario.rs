@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use phase_journal_lab::guest::{GuestImage, GuestOptions};
-use phase_journal_lab::pair::{Pair, PairOptions, Settled, Side};
+use phase_journal_lab::guest::{GuestImage, GuestOptions, RESTLESS_BANDWIDTH};
+use phase_journal_lab::pair::{Limits, Pair, PairOptions, Settled, Side};
 use phase_journal_lab::qemu::Locking;
-use phase_journal_lab::sidecar::RunOptions;
+use phase_journal_lab::sidecar::{DomainView, RunOptions};
 
 /// Bound of everything that is waited for; reached only by a failure.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,9 +31,26 @@ pub(crate) fn pair(a: RunOptions, b: RunOptions) -> Pair {
     start(&ORDINARY, a, b)
 }
 
-/// The same with a guest that dirties its memory too fast to converge under a low bandwidth.
-pub(crate) fn restless_pair() -> Pair {
-    start(&RESTLESS, RunOptions::default(), RunOptions::default())
+/// A restless guest under a low bandwidth: performs until somebody lets it converge.
+pub(crate) fn performing() -> Pair {
+    let mut pair = start(&RESTLESS, RunOptions::default(), RunOptions::default());
+    let limits = Limits {
+        max_bandwidth: Some(RESTLESS_BANDWIDTH),
+        downtime_limit: Some(1),
+    };
+    pair.migrate(Side::A, limits)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let is_active = |domain: &DomainView| domain.migration.as_deref() == Some("active");
+    let active = phase_journal_lab::until("active migration", TIMEOUT, || {
+        Ok(pair
+            .sidecar(Side::A)
+            .domains()?
+            .iter()
+            .any(is_active)
+            .then_some(()))
+    });
+    active.unwrap_or_else(|error| panic!("{error}"));
+    pair
 }
 
 fn start(image: &GuestImage, a: RunOptions, b: RunOptions) -> Pair {
@@ -52,11 +69,31 @@ pub(crate) fn settle(pair: &mut Pair) -> Settled {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Waits until no job is open: every hold on the way must settle by itself (P4).
+pub(crate) fn settle_all(pair: &mut Pair, what: &str) -> Settled {
+    wait_for(pair, what, |settled| settled.open_jobs() == 0)
+}
+
+/// Waits until both sides are as expected.
+pub(crate) fn wait_for(
+    pair: &mut Pair,
+    what: &str,
+    expected: impl Fn(&Settled) -> bool,
+) -> Settled {
+    let mut last = None;
+    let found = phase_journal_lab::until(what, TIMEOUT, || {
+        let now = pair.wait_until_settled(TIMEOUT)?;
+        let found = expected(&now).then(|| now.clone());
+        last = Some(now);
+        Ok(found)
+    });
+    found.unwrap_or_else(|error| panic!("{what}: {error}\nlast seen: {last:?}"))
+}
+
 /// Exactly one copy runs, its counter has gone on without a repeat or restart, no job is open, and
 /// both journals are sound.
 pub(crate) fn assert_one_runs(pair: &mut Pair, what: &str) -> Side {
-    let settled = settle(pair);
-    assert_eq!(settled.open_jobs(), 0, "{what}: {settled:?}");
+    settle_all(pair, what);
     let conclusion = pair
         .conclude(NUMBERS, TIMEOUT)
         .unwrap_or_else(|error| panic!("{error}"));
@@ -74,10 +111,11 @@ pub(crate) fn assert_one_runs(pair: &mut Pair, what: &str) -> Side {
 }
 
 pub(crate) fn assert_sound(pair: &mut Pair, side: Side, what: &str) {
-    let report = phase_journal::journal::verify(pair.sidecar(side).journal());
+    let disk = phase_journal::journal::OsDisk::new(pair.sidecar(side).journal());
+    let report = phase_journal::journal::verify::verify(disk);
     let report = report.unwrap_or_else(|error| panic!("{what}: journal of {side}: {error}"));
     assert!(
-        !report.is_damaged(),
+        report.verdict().is_sound(),
         "{what}: journal of {side}: {report:?}"
     );
 }

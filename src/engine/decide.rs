@@ -376,6 +376,8 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             Some(Rule::DestinationPrepareAmnesia)
         }
         (PeerAnswer::Unreachable, _) => Some(Rule::DestinationPrepareAlone),
+        // It was asked after a silence, and there is nothing more to send: it cannot decide.
+        (PeerAnswer::Performing, true) => Some(Rule::DestinationPrepareWaiting),
         (
             PeerAnswer::NotAsked
             | PeerAnswer::Performing

@@ -88,7 +88,6 @@ impl Turn<'_> {
         let live = self.live(migration);
         live.plan.extend(plan);
         live.prepare = Some(token);
-        live.peer = PeerAnswer::Performing;
         live.peer_position = Some(envelope.sender);
         live.heard_at = now;
         self.advance(migration);

@@ -38,11 +38,17 @@ impl Turn<'_> {
             .eyes
             .get(&id)
             .and_then(|eyes| eyes.observed.as_ref());
+        let recorded = domain
+            .migration
+            .and_then(|migration| self.migration(migration))
+            .and_then(|migration| migration.state.last_rule.as_deref());
         let rule = domain
             .migration
             .and_then(|migration| self.engine.live.get(&migration))
             .and_then(|live| live.rule)
-            .filter(|rule| rule.decision() == Decision::Hold);
+            .filter(|rule| rule.decision() == Decision::Hold)
+            // A hold that was not recorded is only the protocol's ordinary waiting.
+            .filter(|rule| recorded == Some(rule.name()));
         let held = |rule: Rule| HeldView {
             rule: rule.name(),
             reason: rule.text().reason,

@@ -17,6 +17,7 @@ pub mod read;
 mod segments;
 mod survey;
 pub mod testing;
+pub mod verify;
 pub mod witness;
 
 pub use disk::{Disk, OsDisk};

@@ -318,7 +318,11 @@ fn contains(survey: &Survey, position: &Position) -> bool {
         .iter()
         .position(|opening| opening.epoch == position.epoch && opening.opening == position.opening);
     let Some(index) = index else {
-        return false;
+        // An opening of which only damage is left is told of by a gap, and was there.
+        let newer = openings
+            .last()
+            .is_none_or(|last| last.epoch < position.epoch);
+        return newer && position.epoch <= survey.epoch && position.lsn < survey.next;
     };
     let end = openings
         .get(index + 1)

@@ -11,6 +11,7 @@ use super::testing::{self, Fault, Survival, TestDisk};
 use super::*;
 
 mod crash;
+mod damage;
 
 const NOW: Timestamps = Timestamps {
     wall: 1_700_000_000_000_000_000,

@@ -1,0 +1,517 @@
+//! Damage, foreign files, missing files, older copies: each is named, and nothing else is lost.
+
+use journal_format::number::{Epoch, SegmentNumber};
+
+use super::*;
+use crate::journal::read::{Cause, Gap};
+use crate::journal::verify::{Report, Verdict, verify};
+
+/// Segments 1 and 2 of the first opening (by a roll), 3 of the second, with 10 records of one batch
+/// each, tagged 0 to 9, 10 to 19, 20 to 29.
+fn three_segments() -> Place {
+    let place = Place::new();
+    let mut log = place.begin();
+    for tag in 0..20 {
+        if tag == 10 {
+            roll(&mut log).unwrap();
+        }
+        append(&mut log, tag..tag + 1).unwrap();
+    }
+    drop(log);
+    let mut log = place.begin();
+    for tag in 20..30 {
+        append(&mut log, tag..tag + 1).unwrap();
+    }
+    place
+}
+
+fn name(segment: u64) -> String {
+    SegmentNumber(segment).file_name()
+}
+
+fn gaps(entries: &[Entry]) -> Vec<Gap> {
+    let gap = |entry: &Entry| match entry {
+        Entry::Gap(gap) => Some(gap.clone()),
+        Entry::Batch(_) => None,
+    };
+    entries.iter().filter_map(gap).collect()
+}
+
+fn damage(place: &Place, segment: u64, at: usize, with: &[u8]) {
+    let mut bytes = place.journal.read(&name(segment)).unwrap();
+    bytes[at..at + with.len()].copy_from_slice(with);
+    place.journal.put(&name(segment), bytes);
+}
+
+fn report(place: &Place) -> Report {
+    verify(place.journal.clone()).unwrap()
+}
+
+/// Everything that was written is either read or in a gap; nothing is read twice or wrongly.
+fn check_accounted(place: &Place, about: &str) -> Vec<Gap> {
+    let entries = place.read();
+    let gaps = gaps(&entries);
+    let mut expected = 1;
+    for entry in &entries {
+        let (first, last) = match entry {
+            Entry::Gap(gap) => (gap.first.0, gap.last.0),
+            Entry::Batch(batch) => {
+                for placed in &batch.records {
+                    let lsn = placed.record.lsn().0;
+                    assert!(lsn >= expected, "{about}: lsn {lsn} again");
+                    let lost = |gap: &Gap| gap.first.0 <= lsn && lsn <= gap.last.0;
+                    assert!(
+                        !gaps.iter().any(lost),
+                        "{about}: lsn {lsn} is read and lost"
+                    );
+                }
+                (batch.header.first.0, batch.header.last().0)
+            }
+        };
+        // A gap inside a batch comes right behind it.
+        assert!(
+            first <= expected,
+            "{about}: lsn {expected} to {first} are dropped in silence"
+        );
+        expected = expected.max(last + 1);
+    }
+    assert!(expected >= 37, "{about}: the end is missing: {expected}");
+    gaps
+}
+
+#[test]
+fn a_sound_journal_is_clean() {
+    let place = three_segments();
+    let report = report(&place);
+    assert_eq!(report.verdict(), Verdict::Clean);
+    assert_eq!(
+        (report.segments, report.batches, report.records),
+        (3, 33, 36)
+    );
+    assert_eq!((report.first, report.last), (Some(Lsn(1)), Some(Lsn(36))));
+    assert_eq!(report.checkpoints, 3);
+    assert!(check_accounted(&place, "sound").is_empty());
+}
+
+#[test]
+fn every_flipped_bit_is_found_and_costs_only_what_it_hit() {
+    let sound = three_segments();
+    let all = tags(&records(&sound.read()));
+    // Twelve blocks are used in each segment: the head, the checkpoint and ten batches.
+    for segment in 1..=3 {
+        for at in (0..12 * 4096).step_by(61) {
+            let place = Place {
+                journal: sound.journal.copy(),
+                run: sound.run.copy(),
+            };
+            let bytes = place.journal.read(&name(segment)).unwrap();
+            damage(&place, segment, at, &[bytes[at] ^ 4]);
+            let about = format!("segment {segment}, byte {at}");
+            let gaps = check_accounted_but_tail(&place, segment == 3 && at >= 11 * 4096, &about);
+            let lost: u64 = gaps.iter().map(|gap| gap.last.0 - gap.first.0 + 1).sum();
+            let found = tags(&records(&place.read()));
+            assert!(
+                found.iter().all(|tag| all.contains(tag)),
+                "{about}: wrong data"
+            );
+            if at >= 4096 && segment < 3 {
+                assert!(lost <= 2, "{about}: {gaps:?}");
+            }
+            if at < 4096 {
+                assert_eq!(report(&place).verdict(), Verdict::Damaged, "{about}");
+            }
+        }
+    }
+}
+
+/// The last batch of all cannot be told from one that was never acknowledged, unless a witness or
+/// another journal tells.
+fn check_accounted_but_tail(place: &Place, is_last: bool, about: &str) -> Vec<Gap> {
+    if is_last {
+        assert_ne!(report(place).verdict(), Verdict::Clean, "{about}");
+        let older = place.open().unwrap_err();
+        assert!(
+            matches!(older, OpenError::Older(_)),
+            "{about}: the witness knows: {older}"
+        );
+        return Vec::new();
+    }
+    check_accounted(place, about)
+}
+
+#[test]
+fn a_damaged_batch_in_the_middle_is_a_gap_of_its_records() {
+    let place = three_segments();
+    // Block 0 is the head, 1 the checkpoint (LSN 25 and 26), 5 holds LSN 30.
+    damage(&place, 3, 5 * 4096 + 150, &[0xff]);
+    let opened = place.open().unwrap();
+    let gaps: Vec<_> = opened
+        .history()
+        .iter()
+        .filter_map(|past| match past {
+            Past::Gap(gap) => Some((gap.first, gap.last, gap.segment.0, gap.at)),
+            Past::Record(_) => None,
+        })
+        .collect();
+    assert_eq!(gaps, [(Lsn(30), Lsn(30), 3, 5 * 4096)]);
+    assert_eq!(
+        tags(&past_records(&opened)),
+        [20, 21, 22, 24, 25, 26, 27, 28, 29]
+    );
+    assert_eq!(opened.first_lsn(), Lsn(37));
+}
+
+#[test]
+fn damage_before_the_last_checkpoint_concerns_nobody() {
+    let place = three_segments();
+    damage(&place, 2, 3 * 4096, &[0; 4096]);
+    damage(&place, 1, 0, &[0; 4096]);
+    let opened = place.open().unwrap();
+    assert!(
+        !opened
+            .history()
+            .iter()
+            .any(|past| matches!(past, Past::Gap(_)))
+    );
+    assert_eq!(report(&place).verdict(), Verdict::Damaged);
+    assert_eq!(report(&place).gaps.len(), 2);
+    assert_eq!(
+        report(&place).lost(),
+        12 + 1,
+        "all of segment 1, one record of segment 2"
+    );
+}
+
+#[test]
+fn a_damaged_checkpoint_is_replaced_by_the_one_before() {
+    let place = three_segments();
+    damage(&place, 3, 4096 + 150, &[0xff; 8]);
+    let opened = place.open().unwrap();
+    let first = opened.history().first().unwrap();
+    assert!(
+        matches!(first, Past::Record(record) if record.lsn == Lsn(13)),
+        "{first:?}"
+    );
+    assert_eq!(tags(&past_records(&opened)), (10..30).collect::<Vec<_>>());
+    assert_eq!(opened.opening().epoch, Epoch(3));
+    assert_eq!(
+        opened.openings().len(),
+        2,
+        "the opening whose checkpoint is damaged is known"
+    );
+}
+
+#[test]
+fn a_lost_newest_head_hides_no_number_that_was_used() {
+    let place = three_segments();
+    damage(&place, 3, 100, &[0xff; 8]);
+    let opened = place.open().unwrap();
+    let last = opened.history().last().unwrap();
+    let Past::Gap(gap) = last else {
+        panic!("{last:?}")
+    };
+    assert_eq!((gap.first, gap.segment.0), (Lsn(25), 3));
+    assert!(gap.last >= Lsn(36));
+    assert_eq!(opened.first_lsn(), gap.last.next().unwrap());
+    assert_eq!(
+        opened.opening().epoch,
+        Epoch(3),
+        "segment 3 may have been an opening"
+    );
+    let mut log = begin(opened).unwrap();
+    append(&mut log, 77..78).unwrap();
+    assert_eq!(log.status().segment.0, 4);
+    drop(log);
+    let gaps = gaps(&place.read());
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    let opened = place.open().unwrap();
+    assert_eq!(
+        tags(&past_records(&opened)),
+        [77],
+        "the gap is behind a checkpoint now"
+    );
+}
+
+#[test]
+fn garbage_at_the_end_is_no_torn_tail() {
+    let place = three_segments();
+    // Two blocks beyond the furthest end of one batch in flight there is no room for in a small
+    // segment; a batch of another place is as good a proof.
+    let bytes = place.journal.read(&name(3)).unwrap();
+    let moved = bytes[4096..2 * 4096].to_vec();
+    damage(&place, 3, 12 * 4096, &moved);
+    let opened = place.open().unwrap();
+    assert_eq!(opened.ending(), Ending::Damaged);
+    assert!(
+        opened.first_lsn() > Lsn(37),
+        "what stood there may have been acknowledged"
+    );
+    assert_eq!(report(&place).verdict(), Verdict::Damaged);
+}
+
+#[test]
+fn a_torn_tail_is_no_damage() {
+    let place = three_segments();
+    damage(&place, 3, 12 * 4096, &[0x55; 700]);
+    assert_eq!(report(&place).verdict(), Verdict::Torn);
+    let opened = place.open().unwrap();
+    assert!(matches!(opened.ending(), Ending::Torn { at: 49152, .. }));
+    assert_eq!(opened.first_lsn(), Lsn(37));
+    begin(opened).unwrap();
+    assert_eq!(
+        report(&place).verdict(),
+        Verdict::Clean,
+        "the next segment has settled it"
+    );
+}
+
+#[test]
+fn a_missing_segment_is_a_gap() {
+    let place = three_segments();
+    place.journal.take(&name(2));
+    let gaps = check_accounted(&place, "missing");
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(
+        (gaps[0].first, gaps[0].last, &gaps[0].why),
+        (Lsn(13), Lsn(24), &Cause::Missing)
+    );
+    // The newest checkpoint says it all.
+    let opened = place.open().unwrap();
+    assert!(
+        !opened
+            .history()
+            .iter()
+            .any(|past| matches!(past, Past::Gap(_)))
+    );
+}
+
+#[test]
+fn a_truncated_file_is_a_gap() {
+    for (segment, keep) in [
+        (2, 7 * 4096),
+        (2, 5000),
+        (3, 7 * 4096),
+        (3, 7 * 4096 + 5),
+        (3, 0),
+    ] {
+        let place = three_segments();
+        let bytes = place.journal.read(&name(segment)).unwrap();
+        place.journal.put(&name(segment), bytes[..keep].to_vec());
+        let gaps = check_accounted(&place, &format!("{segment}: {keep}"));
+        assert_eq!(gaps.len(), 1, "{segment}: {keep}");
+        assert_eq!(report(&place).verdict(), Verdict::Damaged);
+        assert!(
+            place.open().unwrap().first_lsn() > Lsn(36),
+            "{segment}: {keep}"
+        );
+    }
+}
+
+#[test]
+fn a_segment_put_back_from_an_older_copy_is_seen() {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..1).unwrap();
+    let older = place.journal.read(&name(1)).unwrap();
+    append(&mut log, 1..2).unwrap();
+    drop(log);
+    place.begin();
+    place.journal.put(&name(1), older);
+    let gaps = gaps(&place.read());
+    assert_eq!(gaps.len(), 1);
+    assert_eq!((gaps[0].first, gaps[0].last), (Lsn(4), Lsn(4)));
+    assert_eq!(gaps[0].why, Cause::Shortened);
+}
+
+#[test]
+fn foreign_files_are_refused_and_named() {
+    let place = three_segments();
+    let other = three_segments();
+    let foreign = other.journal.read(&name(2)).unwrap();
+    let own = place.journal.read(&name(2)).unwrap();
+    place.journal.put(&name(2), foreign);
+    let error = place.open().unwrap_err();
+    assert!(matches!(error, OpenError::ForeignSegment { .. }));
+    assert!(
+        error.to_string().contains("0000000000000002.seg"),
+        "{error}"
+    );
+    assert_eq!(gaps(&place.read()).len(), 1, "a reader shows the rest");
+
+    // Two files of this journal changed places.
+    let first = place.journal.read(&name(1)).unwrap();
+    place.journal.put(&name(1), own);
+    place.journal.put(&name(2), first);
+    let error = place.open().unwrap_err();
+    assert!(matches!(
+        error,
+        OpenError::ForeignSegment {
+            why: Cause::OtherNumber(_),
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_newer_format_is_refused_and_not_taken_for_damage() {
+    let place = three_segments();
+    damage(&place, 3, 8, &[2]);
+    let error = place.open().unwrap_err();
+    assert!(
+        matches!(error, OpenError::NewerFormat { version: 2, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_directory_with_something_else_is_left_alone() {
+    let place = Place::new();
+    place.journal.put("holiday.jpg", vec![1]);
+    let error = place.open().unwrap_err();
+    assert!(matches!(&error, OpenError::NotAJournal { found, .. } if found == "holiday.jpg"));
+    assert_eq!(place.journal.list().unwrap(), ["holiday.jpg"]);
+}
+
+#[test]
+fn garbage_beside_a_journal_does_no_harm() {
+    let place = three_segments();
+    place.journal.put("notes.txt", vec![1]);
+    place.journal.put("0000000000000009.seg.new", vec![1]);
+    let opened = place.open().unwrap();
+    assert_eq!(tags(&past_records(&opened)).len(), 10);
+    let names = place.journal.list().unwrap();
+    assert!(names.contains(&"notes.txt".to_owned()));
+    assert!(!names.contains(&"0000000000000009.seg.new".to_owned()));
+    drop(opened);
+    // A file that only has a segment's name may have been one.
+    place.journal.put(&name(4), vec![0x41; 100]);
+    let opened = place.open().unwrap();
+    assert!(matches!(opened.history().last(), Some(Past::Gap(_))));
+    assert_eq!(tags(&past_records(&opened)).len(), 10);
+}
+
+#[test]
+fn a_second_writer_is_refused_and_told_who_holds_it() {
+    let place = Place::new();
+    let opened = place.open().unwrap();
+    let error = place.open().unwrap_err();
+    let OpenError::Locked { holder, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(holder, Some(std::process::id()));
+    let log = begin(opened).unwrap();
+    assert!(matches!(place.open(), Err(OpenError::Locked { .. })));
+    drop(log);
+    place.open().unwrap();
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_refuses_the_opening() {
+    const EROFS: i32 = 30;
+    let place = Place::new();
+    place.journal.plan(0, Fault::Error(EROFS));
+    let error = place.open().unwrap_err();
+    assert!(matches!(&error, OpenError::Io { .. }));
+    assert!(
+        error.to_string().starts_with("could not open journal/lock"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_older_journal_is_refused_by_its_witness() {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..1).unwrap();
+    drop(log);
+    let older = place.journal.copy();
+    let mut log = place.begin();
+    append(&mut log, 1..2).unwrap();
+    drop(log);
+
+    for journal in [older, TestDisk::new("journal")] {
+        let place = Place {
+            journal,
+            run: place.run.copy(),
+        };
+        let error = place.open().unwrap_err();
+        assert!(matches!(error, OpenError::Older(_)), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("run/witness") && text.contains("lsn 6"),
+            "{text}"
+        );
+        // After a reboot nobody knows; an operator may say that it is fine.
+        let rebooted = OpenOptions {
+            boot: BootId(Id128([9; 16])),
+            ..options()
+        };
+        place.open_with(&rebooted).unwrap();
+        let accepted = OpenOptions {
+            accept_older: true,
+            ..options()
+        };
+        let opened = place.open_with(&accepted).unwrap();
+        if !opened.is_new() {
+            assert_eq!(opened.opening().epoch, Epoch(3), "no epoch twice");
+        }
+        begin(opened).unwrap();
+        place.open().unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_witness_is_an_error() {
+    let place = Place::new();
+    place.begin();
+    place.run.put(witness::WITNESS_NAME, vec![1; 40]);
+    let error = place.open().unwrap_err();
+    assert!(matches!(error, OpenError::Witness(_)));
+    assert!(
+        error.to_string().contains("run/witness is damaged"),
+        "{error}"
+    );
+    let accepted = OpenOptions {
+        accept_older: true,
+        ..options()
+    };
+    begin(place.open_with(&accepted).unwrap()).unwrap();
+    place.open().unwrap();
+}
+
+#[test]
+fn a_journal_of_another_host_is_refused() {
+    let place = Place::new();
+    place.begin();
+    let options = OpenOptions {
+        host: HostId(Id128([1; 16])),
+        ..options()
+    };
+    let error = place.open_with(&options).unwrap_err();
+    assert!(matches!(error, OpenError::OtherHost { .. }), "{error}");
+}
+
+#[test]
+fn what_is_no_checkpoint_begins_nothing() {
+    let place = Place::new();
+    let good = |opened: &Opened<TestDisk>| checkpoint(&all_openings(opened));
+    type Spoil = fn(&mut Checkpoint);
+    let spoilt: [Spoil; 5] = [
+        |checkpoint| checkpoint.drafts.clear(),
+        |checkpoint| drop(checkpoint.drafts.pop()),
+        |checkpoint| drop(checkpoint.drafts.remove(0)),
+        |checkpoint| checkpoint.drafts.insert(1, draft(1)),
+        |checkpoint| checkpoint.drafts.insert(1, checkpoint.drafts[0].clone()),
+    ];
+    for spoil in spoilt {
+        let opened = place.open().unwrap();
+        let mut checkpoint = good(&opened);
+        spoil(&mut checkpoint);
+        let error = opened.begin(&checkpoint, NOW).unwrap_err();
+        assert!(matches!(error, AppendError::NoCheckpoint { .. }), "{error}");
+    }
+    let opened = place.open().unwrap();
+    let error = opened.begin(&checkpoint(&[]), NOW).unwrap_err();
+    assert!(matches!(error, AppendError::NoCheckpoint { .. }), "{error}");
+    assert_eq!(place.journal.list().unwrap(), ["lock"]);
+}

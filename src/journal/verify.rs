@@ -1,0 +1,172 @@
+//! Verifying a journal: everything is read, counted and judged.
+//! Invariant: never writes, needs no lock; what is normal after a crash is told from damage.
+//! Not here: repairing, and how a report is printed.
+
+use std::path::PathBuf;
+
+use journal_format::number::{HostId, JournalId, Lsn, SegmentNumber};
+use journal_format::record::{Decoded, RecordBody};
+
+use super::disk::Disk;
+use super::read::{Cause, Ending, Entry, Gap, ReadError, Reader};
+
+/// What is to be said of a whole journal, worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Everything is there.
+    Clean,
+    /// Everything that was acknowledged is there; the last write was cut short, as a crash does, or is
+    /// being made now.
+    Torn,
+    /// Something that was acknowledged, or may have been, cannot be read.
+    Damaged,
+}
+
+impl Verdict {
+    /// The verdict as text and JSON say it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Clean => "clean",
+            Verdict::Torn => "torn",
+            Verdict::Damaged => "damaged",
+        }
+    }
+
+    /// Is nothing wrong that a crash does not explain?
+    #[must_use]
+    pub const fn is_sound(self) -> bool {
+        match self {
+            Verdict::Clean | Verdict::Torn => true,
+            Verdict::Damaged => false,
+        }
+    }
+}
+
+/// A file whose place in the journal is wrong or unknown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadFile {
+    /// Its number.
+    pub segment: SegmentNumber,
+    /// What is wrong.
+    pub why: Cause,
+}
+
+/// What was found in a journal.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The journal, if a segment's head can be read.
+    pub journal: Option<JournalId>,
+    /// The host it was made on.
+    pub host: Option<HostId>,
+    /// How many segment files there are.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Batches that can be read.
+    pub batches: u64,
+    /// Records that can be read.
+    pub records: u64,
+    /// Those of them that only a newer program understands.
+    pub unknown_records: u64,
+    /// Ends of checkpoints that can be read.
+    pub checkpoints: u64,
+    /// The first LSN that can be read.
+    pub first: Option<Lsn>,
+    /// The last LSN that can be read.
+    pub last: Option<Lsn>,
+    /// Records that are lost, oldest first.
+    pub gaps: Vec<Gap>,
+    /// Files whose head cannot be read or does not belong there.
+    pub bad_files: Vec<BadFile>,
+    /// How the journal ends.
+    pub ending: Ending,
+}
+
+impl Report {
+    /// The verdict.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if !self.gaps.is_empty() || !self.bad_files.is_empty() {
+            return Verdict::Damaged;
+        }
+        match self.ending {
+            Ending::Clean => Verdict::Clean,
+            Ending::Torn { .. } => Verdict::Torn,
+            Ending::Damaged => Verdict::Damaged,
+        }
+    }
+
+    /// The LSNs that are lost, at the most.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.gaps
+            .iter()
+            .map(|gap| gap.last.0 - gap.first.0 + 1)
+            .sum()
+    }
+}
+
+/// Reads the journal in a directory to its end.
+///
+/// # Errors
+/// What the system refuses, and that there is no journal. Damage is no error.
+pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
+    let directory = disk.path().to_path_buf();
+    let mut reader = Reader::open(disk)?;
+    let heads = || reader.segments().iter();
+    let bad_file = |file: &super::read::SegmentFile| {
+        let why = file.header.as_ref().err()?.clone();
+        Some(BadFile {
+            segment: file.number,
+            why,
+        })
+    };
+    let mut report = Report {
+        directory,
+        journal: reader.journal(),
+        host: heads().find_map(|file| Some(file.header.as_ref().ok()?.host)),
+        segments: heads().count() as u64,
+        bytes: heads().map(|file| file.length).sum(),
+        batches: 0,
+        records: 0,
+        unknown_records: 0,
+        checkpoints: 0,
+        first: None,
+        last: None,
+        gaps: Vec::new(),
+        bad_files: heads().filter_map(bad_file).collect(),
+        ending: Ending::Clean,
+    };
+    for entry in reader.by_ref() {
+        match entry? {
+            Entry::Gap(gap) => report.gaps.push(gap),
+            Entry::Batch(batch) => {
+                report.batches += 1;
+                for placed in &batch.records {
+                    report.count(&placed.record);
+                }
+            }
+        }
+    }
+    report.ending = reader.ending();
+    Ok(report)
+}
+
+impl Report {
+    fn count(&mut self, record: &Decoded) {
+        self.records += 1;
+        self.first = self.first.or(Some(record.lsn()));
+        self.last = Some(record.lsn());
+        match record {
+            Decoded::Unknown { .. } => self.unknown_records += 1,
+            Decoded::Known(record) => {
+                if matches!(record.body, RecordBody::CheckpointEnded(_)) {
+                    self.checkpoints += 1;
+                }
+            }
+        }
+    }
+}
