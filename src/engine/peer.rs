@@ -363,9 +363,13 @@ impl Turn<'_> {
         }
         if self.migration(id).is_some() {
             let now = self.now;
+            let is_question = matches!(request, PeerRequest::Ask { .. });
             let live = self.live(id);
             live.peer_position = Some(envelope.sender);
-            live.heard_at = now;
+            // Somebody who only asks has not said how it stands on its side.
+            if !is_question {
+                live.heard_at = now;
+            }
         }
         match request {
             PeerRequest::Prepare { .. } => self.asked_prepare(token, envelope, nonce, request),
