@@ -15,6 +15,9 @@ use crate::engine::{Config, Engine, Gap, History, Input, Message, Now, Step};
 use crate::journal::disk::Disk;
 use crate::journal::{AppendError, Checkpoint, Durable, Log, Opened, Past, Timestamps};
 
+/// How long a new segment is not tried again when there was no room for one, in nanoseconds.
+const ROLL_PAUSE_NS: u64 = 10_000_000_000;
+
 /// What may leave the process after a turn.
 pub type Outbox = (Vec<Effect>, Vec<Message>);
 
@@ -24,6 +27,10 @@ pub struct Node<D: Disk> {
     engine: Engine,
     log: Log<D>,
     switch: CrashSwitch,
+    /// What ended it: the engine is ahead of the journal for good.
+    failed: Option<AppendError>,
+    /// No roll before this time, in nanoseconds since boot.
+    roll_at: u64,
 }
 
 impl<D: Disk> Node<D> {
@@ -57,6 +64,8 @@ impl<D: Disk> Node<D> {
             engine,
             log,
             switch,
+            failed: None,
+            roll_at: 0,
         };
         let step = node.engine.start(now);
         let outbox = node.append(now, step)?;
@@ -69,6 +78,9 @@ impl<D: Disk> Node<D> {
     /// The records cannot be made durable. Nothing of this turn leaves the process, and every later
     /// turn fails too: the engine is ahead of the journal and may not be asked again.
     pub fn turn(&mut self, now: Now, inputs: Vec<Input>) -> Result<Durable<Outbox>, AppendError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         let mut whole = Step::default();
         for input in inputs {
             let mut step = self.engine.step(now, input);
@@ -76,9 +88,13 @@ impl<D: Disk> Node<D> {
             whole.effects.append(&mut step.effects);
             whole.messages.append(&mut step.messages);
         }
-        let outbox = self.append(now, whole)?;
-        self.roll_if_due(now)?;
-        Ok(outbox)
+        let turned = self
+            .append(now, whole)
+            .and_then(|outbox| self.roll_if_due(now).map(|()| outbox));
+        if let Err(error) = &turned {
+            self.failed = Some(error.clone());
+        }
+        turned
     }
 
     fn append(&mut self, now: Now, step: Step) -> Result<Durable<Outbox>, AppendError> {
@@ -99,11 +115,22 @@ impl<D: Disk> Node<D> {
     /// A new segment, but never while the guest is on its way between the two sides: the sync of
     /// a checkpoint would be downtime.
     fn roll_if_due(&mut self, now: Now) -> Result<(), AppendError> {
-        if self.log.must_roll() && !self.engine.in_blackout() {
-            let checkpoint = checkpoint(&mut self.engine);
-            self.log.roll(&checkpoint, timestamps(now))?;
-            self.assert_in_step();
+        let is_due = self.log.must_roll() && now.monotonic >= self.roll_at;
+        if !is_due || self.engine.in_blackout() {
+            return Ok(());
         }
+        let checkpoint = checkpoint(&mut self.engine);
+        match self.log.roll(&checkpoint, timestamps(now)) {
+            Ok(()) => {}
+            // The disk is full, say. The engine has counted the checkpoint, so it is written down
+            // where there still is room.
+            Err(AppendError::NoSegment { .. }) => {
+                let _ = self.log.append(&checkpoint.drafts, timestamps(now), ())?;
+                self.roll_at = now.monotonic.saturating_add(ROLL_PAUSE_NS);
+            }
+            Err(error) => return Err(error),
+        }
+        self.assert_in_step();
         Ok(())
     }
 
@@ -286,10 +313,162 @@ fn die() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use journal_format::number::{DomainId, Id128, MigrationId};
+    use crate::engine::{ControlRequest, Token};
+    use crate::journal::OpenOptions;
+    use crate::journal::testing::{Fault, TestDisk};
+    use journal_format::SEGMENT_SIZE_MIN;
+    use journal_format::number::{DomainId, HostId, Id128, MigrationId};
     use journal_format::record::{
-        EffectCommand, EffectFinished, EffectIntended, EffectResult, Instance, MigrationNamed,
+        ClaimSeen, EffectCommand, EffectFinished, EffectIntended, EffectResult, Instance,
+        MigrationNamed, MigrationStatus, Observed, Process, RunState,
     };
+
+    const BOOT: BootId = BootId(Id128([2; 16]));
+    const NOW: Now = Now {
+        wall: 1,
+        monotonic: 1,
+    };
+
+    /// The errno for a full disk.
+    const ENOSPC: i32 = 28;
+
+    /// Operations on the disk in one append: a write and its sync.
+    const APPEND_OPERATIONS: u64 = 2;
+
+    fn open(disk: &TestDisk) -> Node<TestDisk> {
+        let mut options = OpenOptions::new(HostId(Id128([4; 16])), BOOT);
+        options.first_segment_size = SEGMENT_SIZE_MIN;
+        options.segment_size = SEGMENT_SIZE_MIN;
+        let opened = Log::open(disk.clone(), None, &options).unwrap();
+        let peer = "/run/peer.sock".to_owned();
+        let switch = CrashSwitch::default();
+        let (node, _first) = Node::open(opened, BOOT, peer, NOW, switch).unwrap();
+        node
+    }
+
+    fn add(number: u8) -> Input {
+        let instance = Instance {
+            boot: BOOT,
+            pid: 100 + u32::from(number),
+            start_time: 1,
+        };
+        let request = ControlRequest::DomainAdd {
+            name: format!("vm{number}"),
+            domain: DomainId(Id128([number; 16])),
+            qmp: "/run/qmp.sock".to_owned(),
+            instance,
+            observed: Observed {
+                process: Process::Alive,
+                instance: Some(instance),
+                run_state: Some(RunState::Running),
+                migration: Some(MigrationStatus::None),
+                claim: ClaimSeen::Absent,
+            },
+            definition: None,
+        };
+        let token = Token(u64::from(number));
+        Input::Control { token, request }
+    }
+
+    fn replies(outbox: Durable<Outbox>) -> Vec<Token> {
+        let (_, messages) = outbox.into_inner();
+        let tokens = messages.iter().filter_map(|message| match message {
+            Message::Reply { token, .. } => Some(*token),
+            _ => None,
+        });
+        tokens.collect()
+    }
+
+    #[test]
+    fn waiting_inputs_share_a_batch() {
+        let disk = TestDisk::new("journal");
+        let mut node = open(&disk);
+        let before = disk.batch_writes().len();
+        let outbox = node.turn(NOW, vec![add(1), add(2), add(3)]).unwrap();
+        assert_eq!(replies(outbox), [Token(1), Token(2), Token(3)]);
+        assert_eq!(disk.batch_writes().len(), before + 1);
+    }
+
+    #[test]
+    fn nothing_leaves_when_the_journal_fails() {
+        for after in 0..APPEND_OPERATIONS {
+            let disk = TestDisk::new("journal");
+            let mut node = open(&disk);
+            disk.plan(disk.operations() + after, Fault::Error(5));
+            assert!(node.turn(NOW, vec![add(1)]).is_err());
+            // Nor ever again, though the disk works.
+            assert!(node.turn(NOW, vec![add(2)]).is_err());
+            assert!(node.turn(NOW, Vec::new()).is_err());
+        }
+    }
+
+    #[test]
+    fn what_was_handed_out_is_found_again() {
+        let disk = TestDisk::new("journal");
+        let mut node = open(&disk);
+        let _ = node.turn(NOW, vec![add(1)]).unwrap();
+        let next = node.log().next_lsn();
+        drop(node);
+        let mut node = open(&disk);
+        assert!(node.log().next_lsn() > next);
+        let token = Token(9);
+        let request = ControlRequest::QueryDomains {
+            name: Some("vm1".to_owned()),
+        };
+        let (_, messages) = node
+            .turn(NOW, vec![Input::Control { token, request }])
+            .unwrap()
+            .into_inner();
+        assert!(
+            matches!(&messages[..], [Message::Reply { result: Ok(_), .. }]),
+            "{messages:?}"
+        );
+    }
+
+    /// Adds and removes a domain until the segment is full; how many turns that took.
+    fn turns_until_rolled(node: &mut Node<TestDisk>) -> u64 {
+        let segment = node.log().status().segment;
+        let mut turns = 0;
+        while node.log().status().segment == segment {
+            let _ = node.turn(NOW, vec![churn(turns)]).unwrap();
+            turns += 1;
+        }
+        turns
+    }
+
+    fn churn(turn: u64) -> Input {
+        if turn.is_multiple_of(2) {
+            return add(1);
+        }
+        let token = Token(turn);
+        let name = "vm1".to_owned();
+        let request = ControlRequest::DomainRemove { name };
+        Input::Control { token, request }
+    }
+
+    #[test]
+    fn a_full_disk_keeps_the_segment_it_has() {
+        let turns = turns_until_rolled(&mut open(&TestDisk::new("journal")));
+        let disk = TestDisk::new("journal");
+        let mut node = open(&disk);
+        let segment = node.log().status().segment;
+        for turn in 0..turns - 1 {
+            let _ = node.turn(NOW, vec![churn(turn)]).unwrap();
+        }
+        disk.plan(disk.operations() + APPEND_OPERATIONS, Fault::Error(ENOSPC));
+        let outbox = node.turn(NOW, vec![churn(turns - 1)]).unwrap();
+        assert_eq!(replies(outbox).len(), 1);
+        assert_eq!(node.log().status().segment, segment);
+        // Not again at once, and with room later.
+        let _ = node.turn(NOW, vec![churn(turns)]).unwrap();
+        assert_eq!(node.log().status().segment, segment);
+        let later = Now {
+            monotonic: NOW.monotonic + ROLL_PAUSE_NS,
+            ..NOW
+        };
+        let _ = node.turn(later, vec![churn(turns + 1)]).unwrap();
+        assert!(node.log().status().segment > segment);
+    }
 
     fn draft(body: RecordBody) -> Draft {
         Draft {
@@ -302,7 +481,7 @@ mod tests {
         draft(RecordBody::EffectIntended(EffectIntended {
             job,
             instance: Instance {
-                boot: BootId(Id128([2; 16])),
+                boot: BOOT,
                 pid: 17,
                 start_time: 18,
             },

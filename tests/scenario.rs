@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use phase_journal::journal::verify::Verdict;
 use phase_journal_lab::guest::{GuestImage, GuestOptions, RESTLESS_BANDWIDTH};
 use phase_journal_lab::pair::{Limits, Pair, PairOptions, Settled, Side};
 use phase_journal_lab::qemu::Locking;
@@ -111,11 +112,11 @@ pub(crate) fn assert_one_runs(pair: &mut Pair, what: &str) -> Side {
 }
 
 pub(crate) fn assert_sound(pair: &mut Pair, side: Side, what: &str) {
-    let disk = phase_journal::journal::OsDisk::new(pair.sidecar(side).journal());
-    let report = phase_journal::journal::verify::verify(disk);
+    let report = phase_journal::journal::verify::verify(pair.sidecar(side).journal());
     let report = report.unwrap_or_else(|error| panic!("{what}: journal of {side}: {error}"));
-    assert!(
-        report.verdict().is_sound(),
+    assert_ne!(
+        report.verdict(),
+        Verdict::Damaged,
         "{what}: journal of {side}: {report:?}"
     );
 }

@@ -1,5 +1,7 @@
 //! End to end: the program as it is, on real QEMU, and what holds the code together.
 
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
 /// Wrong requests, wrong peers, wrong directories: one clear error each.
 mod bad_input;
 /// A sidecar is killed at every batch of a migration, alone and with the other.

@@ -14,8 +14,9 @@ use journal_format::BLOCK_SIZE;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-/// The file that is written to find out what the file system can do; gone again at once.
-const PROBE_NAME: &str = "probe.new";
+/// The file that is written to find out what the file system can do; gone again at once, unless a
+/// crash comes between.
+pub(super) const PROBE_NAME: &str = "probe.new";
 
 /// How bytes reach stable storage, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +123,7 @@ pub fn read_full<D: Disk>(disk: &D, file: &D::File, at: u64, into: &mut [u8]) ->
 }
 
 /// A directory of the operating system.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct OsDisk {
     directory: PathBuf,
     mode: IoMode,

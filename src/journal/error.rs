@@ -160,6 +160,13 @@ pub enum OpenError {
         /// What it is.
         why: Cause,
     },
+    /// It has segments, and not one whose header can be read.
+    NoReadableSegment {
+        /// The first of them.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: Cause,
+    },
     /// It was made on another host.
     OtherHost {
         /// The directory.
@@ -261,6 +268,13 @@ impl fmt::Display for OpenError {
                 "{}: record {lsn} (type {kind}, version {version}) is of a newer program",
                 file.display()
             ),
+            OpenError::NoReadableSegment { file, why } => {
+                write!(
+                    f,
+                    "no segment of the journal can be read, such as {}: {why}",
+                    file.display()
+                )
+            }
             OpenError::ForeignSegment { file, why } => {
                 write!(f, "{} does not belong here: {why}", file.display())
             }

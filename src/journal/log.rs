@@ -195,6 +195,7 @@ impl<D: Disk> Log<D> {
     pub fn must_roll(&self) -> bool {
         self.segment.at.end > self.segment.header.size / 2
     }
+
     /// The LSN that the next record gets.
     pub fn next_lsn(&self) -> Lsn {
         self.segment.at.next

@@ -10,6 +10,8 @@
 pub mod disk;
 mod durable;
 mod error;
+pub mod index;
+mod judge;
 mod layout;
 mod log;
 mod open;
@@ -29,12 +31,13 @@ pub use open::{
     FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OpenOptions, Opened, Past,
     RETAINED_BYTES_DEFAULT,
 };
-
-#[cfg(test)]
-mod tests;
+pub use verify::verify;
 
 /// A value that was never written down, for tests of what takes one.
 #[cfg(test)]
 pub(crate) fn durable_for_tests<T>(value: T) -> Durable<T> {
     Durable::new(value)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use journal_format::number::{
 use journal_format::record::{Opening, Record};
 use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
 
-use super::disk::{Disk, IoMode, read_full};
+use super::disk::{Disk, IoMode, PROBE_NAME, read_full};
 use super::error::{AppendError, OlderJournal, OpenError};
 use super::layout::{Identity, Timestamps};
 use super::log::{Checkpoint, Log, Start};
@@ -231,7 +231,9 @@ fn refuse_other_contents<D: Disk>(disk: &D) -> Result<(), OpenError> {
     {
         return Ok(());
     }
-    let ours = |name: &String| name == LOCK_NAME || name == INDEX_NAME || is_unfinished(name);
+    let ours = |name: &String| {
+        [LOCK_NAME, INDEX_NAME, PROBE_NAME].contains(&name.as_str()) || is_unfinished(name)
+    };
     match names.into_iter().find(|name| !ours(name)) {
         Some(found) => Err(OpenError::NotAJournal {
             directory: disk.path().to_path_buf(),

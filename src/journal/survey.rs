@@ -11,12 +11,10 @@ use journal_format::segment::SegmentHeader;
 
 use super::disk::Disk;
 use super::error::OpenError;
+use super::judge::{Loaded, SegmentFile, Settled, list_segments, load, settle, whole_checkpoint};
 use super::log::Start;
 use super::open::{OpenOptions, Past};
-use super::read::{
-    Cause, Ending, Entry, Gap, Loaded, SegmentFile, Settled, Walk, list_segments, load, settle,
-    whole_checkpoint,
-};
+use super::read::{Cause, Ending, Entry, Gap, Walk};
 use super::segments::Kept;
 
 /// What is in a journal.
@@ -42,6 +40,20 @@ pub(super) fn survey<D: Disk>(disk: &D, options: &OpenOptions) -> Result<Survey,
         .iter()
         .find_map(|file| file.header.as_ref().ok())
         .map(|head| head.journal);
+    // Segments get their names only when their header is durable: where not one can be read, there
+    // is no telling whose directory this is, and nothing is begun in it.
+    if journal.is_none()
+        && let Some(SegmentFile {
+            number,
+            header: Err(why),
+            ..
+        }) = files.first()
+    {
+        return Err(OpenError::NoReadableSegment {
+            file: disk.path().join(number.file_name()),
+            why: why.clone(),
+        });
+    }
     let mut loaded = BTreeMap::new();
     let stillborn = take_stillborn(disk, &mut files, &mut loaded)?;
     let checkpoint = find_checkpoint(disk, &files, stillborn.as_ref(), &mut loaded)?;

@@ -12,6 +12,8 @@ use super::*;
 
 mod crash;
 mod damage;
+mod model;
+mod system;
 
 const NOW: Timestamps = Timestamps {
     wall: 1_700_000_000_000_000_000,

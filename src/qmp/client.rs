@@ -32,6 +32,8 @@ const MESSAGE_SIZE_MAX: usize = 64 * 1024 * 1024;
 const IN_FLIGHT_MAX: usize = 64;
 /// Events that wait to be heard; more are dropped, and that is said.
 const EVENTS_MAX: usize = 1024;
+/// Pause between attempts to connect where too many wait already.
+const DIAL_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes read at once.
 const READ_SIZE: usize = 16 * 1024;
 
@@ -152,12 +154,21 @@ impl Dialled {
             kind: error.kind(),
             why: error.to_string(),
         };
-        let stream = tokio::time::timeout(wait, UnixStream::connect(path))
-            .await
-            .map_err(|_| QmpError::NoGreeting {
-                path: path.to_owned(),
-            })?
-            .map_err(failed)?;
+        let deadline = Instant::now() + wait;
+        let stream = loop {
+            match UnixStream::connect(path).await {
+                Ok(stream) => break stream,
+                // Too many wait already to be let in; QEMU lets one client wait.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(failed(error)),
+            }
+            if Instant::now() >= deadline {
+                return Err(QmpError::NoGreeting {
+                    path: path.to_owned(),
+                });
+            }
+            tokio::time::sleep(DIAL_PAUSE).await;
+        };
         let peer = stream.peer_cred().map_err(failed)?;
         let pid = peer
             .pid()

@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 
 use super::arguments::{self, ArgumentError, COMMAND_NAMES, Command, MigrateDomain};
 use super::history::History;
-use super::link::{Failure, Link};
+use super::link::{Answered, Failure, Link};
 use super::progress::ProgressBoard;
 use super::register::Registrar;
 use super::serve::version;
-use crate::engine::{Answer, ControlRequest, DomainView, JobView, Notice};
+use crate::engine::{Answer, ControlRequest, DecisionView, DomainView, JobView, Notice};
 use crate::qmp::{Call, CommandError};
 
 /// Everything a control connection needs.
@@ -88,7 +88,7 @@ impl Control {
             }
             Command::QueryJobs { job, name } => {
                 let request = ControlRequest::QueryJobs { job, name };
-                return Ok(self.with_progress(self.link.control(request).await?));
+                return Ok(self.with_progress(self.link.control(request).await?.answer));
             }
             Command::DomainAdd(domain) => self.registrar.find(domain).await.map_err(generic)?,
             Command::DomainRemove { name } => ControlRequest::DomainRemove { name },
@@ -116,10 +116,12 @@ impl Control {
                 uid,
             },
         };
-        Ok(match self.link.control(request).await? {
-            Answer::Domain(domain) => domain_json(&domain),
+        let Answered { answer, time } = self.link.control(request).await?;
+        Ok(match &answer {
+            Answer::Domain(domain) => domain_json(domain),
             Answer::Domains(domains) => domains.iter().map(domain_json).collect(),
-            other => to_json(&other),
+            Answer::Decision(decision) => decision_json(decision, time),
+            Answer::Done {} | Answer::Jobs(_) | Answer::Migrating { .. } => to_json(&answer),
         })
     }
 
@@ -154,8 +156,8 @@ impl Control {
     }
 }
 
-/// The names of an event and what it is about.
-pub(crate) fn event(notice: &Notice) -> (&'static str, Value) {
+/// The name of an event and what it is about; `time` is that of its records.
+pub(crate) fn event(notice: &Notice, time: u64) -> (&'static str, Value) {
     match notice {
         Notice::DomainAdded(domain) => ("DOMAIN_ADDED", domain_json(domain)),
         Notice::DomainRemoved(domain) => ("DOMAIN_REMOVED", domain_json(domain)),
@@ -163,7 +165,7 @@ pub(crate) fn event(notice: &Notice) -> (&'static str, Value) {
         Notice::JobBegun(job) => ("JOB_BEGUN", job_event(job)),
         Notice::PhaseEntered(job) => ("PHASE_ENTERED", job_event(job)),
         Notice::JobEnded(job) => ("JOB_ENDED", job_event(job)),
-        Notice::Decision(decision) => ("DECISION", to_json(decision)),
+        Notice::Decision(decision) => ("DECISION", decision_json(decision, time)),
     }
 }
 
@@ -180,6 +182,13 @@ fn domain_json(domain: &DomainView) -> Value {
     if domain.process.is_none() {
         json["process"] = Value::from("unknown");
     }
+    json
+}
+
+/// A decision, with the time at which it was made.
+fn decision_json(decision: &DecisionView, time: u64) -> Value {
+    let mut json = to_json(decision);
+    json["time"] = Value::from(time);
     json
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::control;
-use super::link::Link;
+use super::link::{HandedOut, Link};
 use super::monitor::{Monitor, Request, Watched};
 use super::observe;
 use super::peer::PeerClients;
@@ -61,30 +61,30 @@ impl Dispatcher {
     /// Hands out, beginning with the node's `first` outbox, until the node ends.
     pub(crate) async fn run(
         mut self,
-        first: Durable<Outbox>,
-        mut outboxes: mpsc::Receiver<Durable<Outbox>>,
+        (now, first): HandedOut,
+        mut outboxes: mpsc::Receiver<HandedOut>,
     ) {
-        self.hand_out(first);
-        while let Some(outbox) = outboxes.recv().await {
-            self.hand_out(outbox);
+        self.hand_out(now.wall, first);
+        while let Some((now, outbox)) = outboxes.recv().await {
+            self.hand_out(now.wall, outbox);
         }
     }
 
     /// Who watches changes first, so that effects for a new domain find its monitor.
-    fn hand_out(&mut self, outbox: Durable<Outbox>) {
+    fn hand_out(&mut self, time: u64, outbox: Durable<Outbox>) {
         let (effects, messages) = outbox.split();
         let (watching, others): (Vec<_>, Vec<_>) =
             messages.into_inner().into_iter().partition(|message| {
                 matches!(message, Message::Watch { .. } | Message::Unwatch { .. })
             });
         for message in watching {
-            self.deliver(message);
+            self.deliver(time, message);
         }
         for effect in effects.each() {
             self.perform(effect);
         }
         for message in others {
-            self.deliver(message);
+            self.deliver(time, message);
         }
     }
 
@@ -125,9 +125,9 @@ impl Dispatcher {
         tokio::spawn(async move { link.tell(input).await });
     }
 
-    fn deliver(&mut self, message: Message) {
+    fn deliver(&mut self, time: u64, message: Message) {
         match message {
-            Message::Reply { token, result } => self.link.answer_control(token, result),
+            Message::Reply { token, result } => self.link.answer_control(token, result, time),
             Message::PeerReply {
                 token,
                 envelope,
@@ -166,7 +166,7 @@ impl Dispatcher {
             Message::Notify(notice) => {
                 log(&notice);
                 // Nobody may be listening.
-                drop(self.notices.send(control::event(&notice)));
+                drop(self.notices.send(control::event(&notice, time)));
             }
             Message::Ready => drop(self.ready.send_replace(true)),
         }

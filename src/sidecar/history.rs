@@ -126,3 +126,147 @@ fn shown(lsn: Lsn, time: u64, name: String, decided: Decided) -> DecisionMade {
         based_on: decided.based_on,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Rule;
+    use crate::journal::testing::TestDisk;
+    use crate::journal::{Checkpoint, Log, OpenOptions, Timestamps};
+    use journal_format::number::{BootId, HostId, Id128};
+    use journal_format::record::{
+        CheckpointBegun, CheckpointEnded, ClaimSeen, ContIntent, DomainState, Draft, Facts,
+        Instance, Observed, PeerAnswer, Phase, Process, Protocol, Role, WantedRunState,
+    };
+
+    const BOOT: BootId = BootId(Id128([2; 16]));
+
+    fn domain(number: u8, body: RecordBody) -> Draft {
+        Draft {
+            domain: Some(DomainId(Id128([number; 16]))),
+            body,
+        }
+    }
+
+    fn added(name: &str) -> RecordBody {
+        RecordBody::DomainAdded(DomainState {
+            name: name.to_owned(),
+            qmp: "/run/qmp.sock".to_owned(),
+            instance: Instance {
+                boot: BOOT,
+                pid: 17,
+                start_time: 18,
+            },
+            wanted: WantedRunState::Running,
+            definition: None,
+            claim: None,
+            dead: false,
+            damaged: false,
+            last_job: None,
+        })
+    }
+
+    fn decided(job: u64) -> RecordBody {
+        let facts = Facts {
+            migrate_intended: false,
+            granted: false,
+            abandoned: false,
+            committed: false,
+            started: false,
+            aborted: false,
+            outcome: None,
+            cont: ContIntent::Never,
+        };
+        let evidence = Evidence {
+            role: Role::Source,
+            protocol: Protocol::V3,
+            phase: Phase::Perform3Done,
+            facts,
+            observed: Observed {
+                process: Process::Mute,
+                instance: None,
+                run_state: None,
+                migration: None,
+                claim: ClaimSeen::Unread,
+            },
+            claim: None,
+            peer: PeerAnswer::NotAsked,
+            watched: false,
+            recovering: true,
+            journal_damaged: false,
+            wanted: WantedRunState::Running,
+        };
+        RecordBody::Decided(Decided {
+            job: Lsn(job),
+            rule: Rule::QemuMute.name().to_owned(),
+            decision: Decision::Hold,
+            evidence,
+            based_on: vec![Lsn(job)],
+        })
+    }
+
+    /// A journal with two domains and four decisions.
+    fn journal() -> TestDisk {
+        let disk = TestDisk::new("journal");
+        let options = OpenOptions::new(HostId(Id128([4; 16])), BOOT);
+        let opened = Log::open(disk.clone(), None, &options).unwrap();
+        let begun = CheckpointBegun {
+            records: 0,
+            openings: vec![opened.opening()],
+        };
+        let checkpoint = Checkpoint {
+            drafts: vec![
+                Draft {
+                    domain: None,
+                    body: RecordBody::CheckpointBegun(begun),
+                },
+                Draft {
+                    domain: None,
+                    body: RecordBody::CheckpointEnded(CheckpointEnded { records: 0 }),
+                },
+            ],
+            needed_from: None,
+        };
+        let mut log = opened.begin(&checkpoint, Timestamps::default()).unwrap();
+        let drafts = [
+            domain(1, added("one")),
+            domain(2, added("two")),
+            domain(1, decided(10)),
+            domain(2, decided(20)),
+            domain(1, decided(11)),
+            domain(1, decided(10)),
+        ];
+        let time = Timestamps {
+            wall: 77,
+            monotonic: 1,
+        };
+        let _ = log.append(&drafts, time, ()).unwrap();
+        disk
+    }
+
+    fn check(name: Option<&str>, job: Option<u64>, limit: usize, expected: &[(&str, u64)]) {
+        let query = QueryDecisions {
+            name: name.map(str::to_owned),
+            job: job.map(Lsn),
+            limit,
+        };
+        let made = collect(Reader::open(journal()).unwrap(), &query).unwrap();
+        let found: Vec<(&str, u64)> = made
+            .iter()
+            .map(|decision| (decision.name.as_str(), decision.job.0))
+            .collect();
+        assert_eq!(found, expected);
+        assert!(made.iter().all(|decision| decision.time == 77));
+        assert!(made.iter().all(|decision| !decision.reason.is_empty()));
+    }
+
+    #[test]
+    fn by_domain_and_job_and_the_newest_first_to_stay() {
+        let all = [("one", 10), ("two", 20), ("one", 11), ("one", 10)];
+        check(None, None, 1000, &all);
+        check(None, None, 2, &all[2..]);
+        check(Some("two"), None, 1000, &[("two", 20)]);
+        check(Some("one"), Some(10), 1000, &[("one", 10), ("one", 10)]);
+        check(Some("three"), None, 1000, &[]);
+    }
+}

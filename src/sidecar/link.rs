@@ -100,10 +100,22 @@ pub(crate) enum Inbound {
     Status(oneshot::Sender<Status>),
 }
 
+/// The engine's answer to a control client.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    /// The answer.
+    pub(crate) answer: Answer,
+    /// The time of the turn that gave it, in nanoseconds since 1970; its records have it too.
+    pub(crate) time: u64,
+}
+
+/// What the node hands out in one turn, and the time of the turn.
+pub(crate) type HandedOut = (Now, Durable<Outbox>);
+
 /// Who waits for what.
 #[derive(Debug)]
 enum Waiter {
-    Control(oneshot::Sender<Result<Answer, Failure>>),
+    Control(oneshot::Sender<Result<Answered, Failure>>),
     Peer(oneshot::Sender<Result<PeerAnswered, Failure>>),
 }
 
@@ -177,7 +189,7 @@ impl Link {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub(crate) async fn control(&self, request: ControlRequest) -> Result<Answer, Failure> {
+    pub(crate) async fn control(&self, request: ControlRequest) -> Result<Answered, Failure> {
         let (sender, receiver) = oneshot::channel();
         let waiting = self.enlist(Waiter::Control(sender))?;
         let token = waiting.token;
@@ -236,11 +248,12 @@ impl Link {
     }
 
     /// Answers a control client; it may have hung up.
-    pub(crate) fn answer_control(&self, token: Token, result: Result<Answer, Refusal>) {
+    pub(crate) fn answer_control(&self, token: Token, result: Result<Answer, Refusal>, time: u64) {
         let waiter = self.waiters().waiting.remove(&token);
         match waiter {
             Some(Waiter::Control(sender)) => {
-                drop(sender.send(result.map_err(Failure::Refused)));
+                let answered = result.map(|answer| Answered { answer, time });
+                drop(sender.send(answered.map_err(Failure::Refused)));
             }
             Some(other @ Waiter::Peer(_)) => other.fail(Failure::Stopping),
             None => {}
@@ -298,7 +311,7 @@ pub(crate) fn run<D: Disk>(
     mut node: Node<D>,
     link: &Link,
     mut inputs: mpsc::Receiver<Inbound>,
-    outboxes: &mpsc::Sender<Durable<Outbox>>,
+    outboxes: &mpsc::Sender<HandedOut>,
 ) -> Result<(), AppendError> {
     let mut inbound = Vec::new();
     let result = loop {
@@ -313,14 +326,15 @@ pub(crate) fn run<D: Disk>(
                 Inbound::Status(sender) => drop(sender.send(node.log().status())),
             }
         }
-        match node.turn(now(), turn) {
+        let now = now();
+        match node.turn(now, turn) {
             Ok(outbox) => {
                 let (effects, messages) = outbox.get();
                 let is_empty = effects.is_empty() && messages.is_empty();
                 // Without a dispatcher nobody carries anything out: the sidecar is stopping.
                 let is_alone = match is_empty {
                     true => outboxes.is_closed(),
-                    false => outboxes.blocking_send(outbox).is_err(),
+                    false => outboxes.blocking_send((now, outbox)).is_err(),
                 };
                 if is_alone {
                     break Ok(());
@@ -340,6 +354,11 @@ pub(crate) fn run<D: Disk>(
 mod tests {
     use super::*;
     use crate::engine::Answer;
+    use crate::journal::testing::{Fault, TestDisk};
+    use crate::journal::{Log, OpenOptions};
+    use crate::node::CrashSwitch;
+    use journal_format::number::{BootId, DomainId, HostId, Id128};
+    use journal_format::record::{Instance, Process};
 
     fn query() -> ControlRequest {
         ControlRequest::QueryDomains { name: None }
@@ -353,7 +372,7 @@ mod tests {
             let Some(Inbound::Input(Input::Control { token, .. })) = inputs.recv().await else {
                 panic!("a control input");
             };
-            link.answer_control(token, Err(Refusal::NotHeld("vm".to_owned())));
+            link.answer_control(token, Err(Refusal::NotHeld("vm".to_owned())), 1);
         };
         let (result, ()) = tokio::join!(asking, answering);
         assert_eq!(
@@ -376,7 +395,7 @@ mod tests {
         };
         drop(asking);
         assert!(link.waiters().waiting.is_empty());
-        link.answer_control(token, Ok(Answer::Done {}));
+        link.answer_control(token, Ok(Answer::Done {}), 1);
     }
 
     #[tokio::test]
@@ -395,6 +414,42 @@ mod tests {
         link.close(&Failure::Stopping);
         assert_eq!(link.ended().await, failure);
         assert_eq!(link.control(query()).await.unwrap_err(), failure);
+    }
+
+    #[tokio::test]
+    async fn callers_of_a_node_whose_disk_fails_are_told() {
+        let disk = TestDisk::new("journal");
+        let boot = BootId(Id128([2; 16]));
+        let options = OpenOptions::new(HostId(Id128([4; 16])), boot);
+        let opened = Log::open(disk.clone(), None, &options).unwrap();
+        let peer = "/run/peer.sock".to_owned();
+        let (node, _) = Node::open(opened, boot, peer, now(), CrashSwitch::default()).unwrap();
+        let (link, inbound) = Link::new();
+        let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
+        let node_link = link.clone();
+        let node = std::thread::spawn(move || run(node, &node_link, inbound, &outboxes));
+        assert!(link.journal_status().await.unwrap().poisoned.is_none());
+
+        disk.plan(disk.operations(), Fault::Error(5));
+        let instance = Instance {
+            boot,
+            pid: 17,
+            start_time: 1,
+        };
+        let request = ControlRequest::DomainAdd {
+            name: "vm".to_owned(),
+            domain: DomainId(Id128([1; 16])),
+            qmp: "/run/qmp.sock".to_owned(),
+            instance,
+            observed: super::super::observe::silent(Process::Alive, Some(instance)),
+            definition: None,
+        };
+        let failure = link.control(request).await.unwrap_err();
+        assert!(matches!(failure, Failure::Poisoned(_)), "{failure}");
+        assert_eq!(link.ended().await, failure);
+        assert_eq!(link.journal_status().await.unwrap_err(), failure);
+        assert!(node.join().unwrap().is_err());
+        assert!(handed_out.recv().await.is_none());
     }
 
     #[tokio::test]

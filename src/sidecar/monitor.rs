@@ -34,7 +34,7 @@ pub(crate) const EFFECT_WAIT_MS_MAX: u64 = 10_000;
 /// Most requests that wait for one QEMU.
 const REQUEST_QUEUE_MAX: usize = 64;
 
-/// First and longest pause between attempts to connect, in milliseconds.
+/// First and longest pause between attempts to see a QEMU again, in milliseconds.
 const RECONNECT_MS_MIN: u64 = 20;
 const RECONNECT_MS_MAX: u64 = 1_000;
 
@@ -45,6 +45,10 @@ const END_GRACE_MS_MAX: u64 = 100;
 
 /// Longest time to hear out a process that is gone, in milliseconds.
 const HEAR_OUT_MS_MAX: u64 = 1_000;
+
+/// Longest wait when a QEMU that could not be seen is tried again unasked, in milliseconds. Short,
+/// because requests wait meanwhile.
+const RETRY_WAIT_MS_MAX: u64 = 500;
 
 /// Most looks in one, while QEMU moves under our eyes.
 const LOOK_ATTEMPTS_MAX: u32 = 5;
@@ -145,6 +149,10 @@ struct Task {
     link: Link,
     board: ProgressBoard,
     hold: Hold,
+    /// The engine was told that the process is gone.
+    end_is_told: bool,
+    /// The engine was told last that it does not answer.
+    is_mute: bool,
     connection: Option<Connection>,
     /// When to try to connect again, and the pause after that.
     next_attempt: Instant,
@@ -177,6 +185,8 @@ impl Task {
             link,
             board,
             hold: Hold::Unknown,
+            end_is_told: false,
+            is_mute: false,
             connection: None,
             next_attempt: Instant::now(),
             pause: Duration::from_millis(RECONNECT_MS_MIN),
@@ -192,6 +202,11 @@ impl Task {
         loop {
             let is_connected = self.connection.is_some();
             let is_gone = matches!(self.hold, Hold::Gone);
+            let is_unseen = !is_gone && (!is_connected || self.is_mute);
+            if is_gone && !self.end_is_told {
+                self.report_look().await;
+                continue;
+            }
             tokio::select! {
                 heard = event_of(&mut self.connection), if is_connected => {
                     self.pass_on(heard).await;
@@ -204,10 +219,8 @@ impl Task {
                     Some(Request::Perform(effect)) => self.perform(effect).await,
                     None => break,
                 },
-                () = end_of(&self.hold) => self.report_look().await,
-                () = sleep_until(self.next_attempt), if !is_connected && !is_gone => {
-                    self.reconnect().await;
-                }
+                () = end_of(&self.hold) => self.take_hold(),
+                () = sleep_until(self.next_attempt), if is_unseen => self.try_again().await,
                 _ = progress.tick(), if is_connected && self.moving => self.read_progress().await,
             }
         }
@@ -218,6 +231,10 @@ impl Task {
     /// Looks, and tells.
     async fn report_look(&mut self) {
         let observed = self.look().await;
+        self.report(observed).await;
+    }
+
+    async fn report(&mut self, observed: Observed) {
         debug!(
             domain = %self.watched.name,
             process = %observed.process,
@@ -227,6 +244,11 @@ impl Task {
         );
         if let Some(status) = &observed.migration {
             self.note_status(status);
+        }
+        self.end_is_told |= observed.process == Process::Dead;
+        self.is_mute = observed.process == Process::Mute;
+        if !self.is_mute {
+            self.pause = Duration::from_millis(RECONNECT_MS_MIN);
         }
         let domain = self.watched.domain;
         self.link.tell(Input::Looked { domain, observed }).await;
@@ -339,18 +361,17 @@ impl Task {
         }
         debug!(domain = %self.watched.name, "connected");
         self.connection = Some(connection);
-        self.pause = Duration::from_millis(RECONNECT_MS_MIN);
         Ok(())
     }
 
-    /// One attempt after a pause; only success is told, by a look.
-    async fn reconnect(&mut self) {
+    /// One attempt after a pause to see a QEMU that could not be seen; only success is told.
+    async fn try_again(&mut self) {
         self.take_hold();
-        let deadline = Instant::now() + Duration::from_millis(LOOK_WAIT_MS_MAX);
-        match self.connect(deadline).await {
-            Ok(()) => self.report_look().await,
+        let deadline = Instant::now() + Duration::from_millis(RETRY_WAIT_MS_MAX);
+        match self.look_once(deadline).await {
+            Ok(observed) => self.report(observed).await,
             Err(error) => {
-                debug!(domain = %self.watched.name, %error, "cannot connect");
+                debug!(domain = %self.watched.name, %error, "still no answer");
                 self.next_attempt = Instant::now() + self.pause;
                 self.pause = (self.pause * 2).min(Duration::from_millis(RECONNECT_MS_MAX));
             }
@@ -367,9 +388,11 @@ impl Task {
         self.moving = false;
         self.board.clear(self.watched.domain);
         let grace = Duration::from_millis(END_GRACE_MS_MAX);
-        let has_ended = tokio::time::timeout(grace, end_of(&self.hold))
-            .await
-            .is_ok();
+        let has_ended = match &self.hold {
+            Hold::Gone => true,
+            Hold::Held(held) => tokio::time::timeout(grace, held.ended()).await.is_ok(),
+            Hold::Unknown => false,
+        };
         info!(domain = %self.watched.name, why, has_ended, "connection to QEMU closed");
         if !has_ended {
             self.tell_event(QemuEvent::Lost).await;

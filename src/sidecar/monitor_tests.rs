@@ -258,6 +258,15 @@ async fn one_that_lives_but_says_nothing_is_mute() {
 }
 
 #[tokio::test]
+async fn one_that_answers_again_is_seen_unasked() {
+    let script = json!({"query-status": [{"silent": true}, {"return": {"status": "running"}}]});
+    let qemu = FakeQemu::start(&script).await;
+    let mut watching = Watching::start(&qemu, qemu.instance());
+    assert_eq!(watching.next_look().await.process, Process::Mute);
+    assert_eq!(watching.next_look().await.process, Process::Alive);
+}
+
+#[tokio::test]
 async fn a_reboot_ended_everything() {
     let qemu = FakeQemu::start(&json!({})).await;
     let before = Instance {

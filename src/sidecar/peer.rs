@@ -200,3 +200,120 @@ impl PeerClients {
         idle.entry(peer.to_owned()).or_default().push(connection);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::link::Inbound;
+    use super::super::serve::{Requests, serve_peers};
+    use super::*;
+    use crate::qmp::bind;
+    use journal_format::number::{Epoch, JournalId, Lsn, MigrationId, OpeningId, Position};
+    use journal_format::record::PeerAnswer;
+    use serde_json::json;
+    use tokio::sync::mpsc;
+    use tokio::task::JoinHandle;
+
+    const MIGRATION: MigrationId = MigrationId(Id128([5; 16]));
+
+    fn envelope(lsn: u64) -> Envelope {
+        Envelope {
+            sender: Position {
+                journal: JournalId(Id128([1; 16])),
+                epoch: Epoch(1),
+                opening: OpeningId(Id128([2; 16])),
+                lsn: Lsn(lsn),
+            },
+            saw: None,
+        }
+    }
+
+    fn response() -> PeerResponse {
+        PeerResponse::Answer {
+            answer: PeerAnswer::Performing,
+            cookie: None,
+        }
+    }
+
+    /// A sidecar's peer socket; whatever is asked gets the same answer.
+    fn answering(path: &Path) -> [JoinHandle<()>; 2] {
+        let (link, mut inbound) = Link::new();
+        let listener = bind(path).unwrap();
+        let server = tokio::spawn(serve_peers(listener, link.clone(), Requests::default()));
+        let engine = tokio::spawn(async move {
+            while let Some(Inbound::Input(Input::Peer { token, .. })) = inbound.recv().await {
+                link.answer_peer(token, (envelope(8), response()));
+            }
+        });
+        [server, engine]
+    }
+
+    async fn ask(
+        clients: &PeerClients,
+        inbound: &mut mpsc::Receiver<Inbound>,
+        path: &Path,
+    ) -> Result<PeerAnswered, PeerFailure> {
+        let request = PeerRequest::Ask {
+            migration: MIGRATION,
+        };
+        clients.ask(path.to_str().unwrap().to_owned(), envelope(7), request);
+        match inbound.recv().await {
+            Some(Inbound::Input(Input::PeerAnswered { migration, result })) => {
+                assert_eq!(migration, MIGRATION);
+                result
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn asked_answered_and_asked_again_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("peer.sock");
+        let (link, mut inbound) = Link::new();
+        let clients = PeerClients::new(link);
+        let nobody = ask(&clients, &mut inbound, &path).await;
+        assert!(matches!(nobody, Err(PeerFailure::NotSent(_))), "{nobody:?}");
+        for _restart in 0..2 {
+            let sidecar = answering(&path);
+            for _ask in 0..2 {
+                let answer = ask(&clients, &mut inbound, &path).await;
+                assert_eq!(answer, Ok((envelope(8), response())));
+            }
+            assert_eq!(clients.idle().values().map(Vec::len).sum::<usize>(), 1);
+            for task in sidecar {
+                task.abort();
+                drop(task.await);
+            }
+        }
+        let gone = ask(&clients, &mut inbound, &path).await;
+        assert!(gone.is_err(), "{gone:?}");
+    }
+
+    #[tokio::test]
+    async fn what_no_sidecar_says_is_refused() {
+        let (link, _inbound) = Link::new();
+        let cases = [
+            ("migrate-domain", json!({}), "has not been found"),
+            (PEER_COMMAND, json!({}), "missing field `envelope`"),
+            (
+                PEER_COMMAND,
+                json!({"envelope": envelope(1), "message": {"request": "dance"}}),
+                "unknown variant `dance`",
+            ),
+            (
+                PEER_COMMAND,
+                json!({"envelope": envelope(1), "message": {"request": "ask"}}),
+                "missing field `migration`",
+            ),
+        ];
+        for (name, arguments, expected) in cases {
+            let call = Call {
+                uid: 0,
+                name: name.to_owned(),
+                arguments: Some(arguments),
+            };
+            let error = execute(&link, call).await.unwrap_err();
+            assert!(error.description.contains(expected), "{error:?}");
+        }
+    }
+}

@@ -174,7 +174,7 @@ impl Registrar {
     /// A QEMU that this sidecar watches serves nobody else, so the reason is told before trying.
     async fn check_free(&self, name: &str, qmp: &str) -> Result<(), RegisterError> {
         let request = ControlRequest::QueryDomains { name: None };
-        let Answer::Domains(domains) = self.link.control(request).await? else {
+        let Answer::Domains(domains) = self.link.control(request).await?.answer else {
             return Ok(());
         };
         let living = |domain: &&DomainView| domain.process != Some(Process::Dead);

@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 
 use journal_format::number::{BootId, HostId, Id128};
 use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
@@ -24,7 +25,7 @@ use super::config::{Config, SOCKET_PATH_SIZE_MAX, fits_socket_address};
 use super::control::Control;
 use super::dispatch::{Dispatcher, NOTICE_QUEUE_MAX};
 use super::history::History;
-use super::link::{self, Failure, Inbound, Link, OUTBOX_QUEUE_MAX, now};
+use super::link::{self, Failure, HandedOut, Inbound, Link, OUTBOX_QUEUE_MAX, now};
 use super::notify::notify;
 use super::process::boot_id;
 use super::progress::ProgressBoard;
@@ -32,8 +33,8 @@ use super::register::Registrar;
 use super::serve::{Requests, serve_control, serve_peers};
 use crate::engine::{Input, TICK_INTERVAL_MS};
 use crate::journal::disk::OsDisk;
-use crate::journal::{AppendError, Durable, Log, OpenError, OpenOptions, Opened, Past};
-use crate::node::{Node, Outbox};
+use crate::journal::{AppendError, Log, OpenError, OpenOptions, Opened, Past};
+use crate::node::Node;
 use crate::qmp::bind;
 
 /// Longest wait, at the end, for answers to be written and the node's thread to stop, in
@@ -120,11 +121,7 @@ impl core::error::Error for RunError {}
 /// # Errors
 /// See [`RunError`].
 pub fn run(config: Config) -> Result<(), RunError> {
-    let boot = boot_id().map_err(|source| RunError::Start {
-        doing: "learn the boot id of",
-        path: PathBuf::from("this host"),
-        source,
-    })?;
+    let boot = boot_id().map_err(start_error("learn the boot id of", "this host"))?;
     let config = with_directories(config)?;
     let _run_lock = lock(&config.run)?;
     for socket in [config.control_socket(), config.peer_socket()] {
@@ -136,11 +133,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|source| RunError::Start {
-            doing: "start the threads of",
-            path: PathBuf::from("the sidecar"),
-            source,
-        })?;
+        .map_err(start_error("start the threads of", "the sidecar"))?;
     let result = runtime.block_on(serve(&config, boot, opened));
     // Tasks that still wait for a QEMU are not waited for: the journal has all that matters.
     runtime.shutdown_background();
@@ -155,11 +148,7 @@ fn with_directories(mut config: Config) -> Result<Config, RunError> {
             .mode(0o700)
             .create(&*directory)
             .and_then(|()| fs::canonicalize(&*directory));
-        *directory = made.map_err(|source| RunError::Start {
-            doing: "make the directory",
-            path: directory.clone(),
-            source,
-        })?;
+        *directory = made.map_err(start_error("make the directory", &*directory))?;
     }
     Ok(config)
 }
@@ -167,18 +156,13 @@ fn with_directories(mut config: Config) -> Result<Config, RunError> {
 /// Keeps a second sidecar, with another journal, from taking the sockets away. Freed by any end of
 /// the process.
 fn lock(directory: &Path) -> Result<File, RunError> {
-    let failed = |source| RunError::Start {
-        doing: "lock",
-        path: directory.to_path_buf(),
-        source,
-    };
-    let file = File::open(directory).map_err(failed)?;
+    let file = File::open(directory).map_err(start_error("open", directory))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::RunDirectoryTaken {
             path: directory.to_path_buf(),
         }),
-        Err(error) => Err(failed(error.into())),
+        Err(error) => Err(start_error("lock", directory)(error.into())),
     }
 }
 
@@ -234,74 +218,115 @@ impl Signals {
 }
 
 async fn serve(config: &Config, boot: BootId, opened: Opened<OsDisk>) -> Result<(), RunError> {
-    let start_error = |doing, path: PathBuf| {
-        move |source| RunError::Start {
-            doing,
-            path,
-            source,
-        }
-    };
-    let mut signals = Signals::listen().map_err(start_error(
-        "listen for signals of",
-        PathBuf::from("the system"),
-    ))?;
-    let (link, inbound) = Link::new();
-    let requests = Requests::default();
-    let peer_path = config.peer_socket();
-    let peer_socket = bind(&peer_path).map_err(start_error("bind", peer_path.clone()))?;
-    let peer_task = tokio::spawn(serve_peers(peer_socket, link.clone(), requests.clone()));
-
-    let name = peer_path.to_string_lossy().into_owned();
-    let (node, first) =
-        Node::open(opened, boot, name, now(), config.crash.clone()).map_err(RunError::Begin)?;
-    let (notices, _) = broadcast::channel(NOTICE_QUEUE_MAX);
-    let (ready, mut is_ready) = watch::channel(false);
-    let board = ProgressBoard::default();
-    let dispatcher = Dispatcher::new(boot, link.clone(), board.clone(), notices.clone(), ready);
-    let tasks = Tasks::start(node, first, &link, inbound, dispatcher).map_err(start_error(
-        "start a thread of",
-        PathBuf::from("the sidecar"),
-    ))?;
-
+    let mut signals =
+        Signals::listen().map_err(start_error("listen for signals of", "the system"))?;
+    let mut sidecar = Sidecar::start(config, boot, opened)?;
+    let mut result = Ok(());
     let recovered = tokio::select! {
-        result = is_ready.wait_for(|ready| *ready) => result.is_ok(),
+        result = sidecar.is_ready.wait_for(|ready| *ready) => result.is_ok(),
         () = signals.asked_to_stop() => false,
-        _ = link.ended() => false,
+        _ = sidecar.link.ended() => false,
     };
-    let mut control_task = None;
     if recovered {
+        result = sidecar.open_control(config, boot);
+        if result.is_ok() {
+            announce();
+            tokio::select! {
+                () = signals.asked_to_stop() => {}
+                _ = sidecar.link.ended() => {}
+            }
+        }
+    }
+    let stopped = sidecar.stop().await;
+    remove_sockets(config);
+    result.and(stopped)
+}
+
+fn start_error(
+    doing: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> RunError {
+    let path = path.into();
+    move |source| RunError::Start {
+        doing,
+        path,
+        source,
+    }
+}
+
+/// Everything that runs.
+struct Sidecar {
+    link: Link,
+    board: ProgressBoard,
+    notices: broadcast::Sender<(&'static str, Value)>,
+    requests: Requests,
+    servers: JoinSet<()>,
+    tasks: Tasks,
+    is_ready: watch::Receiver<bool>,
+}
+
+impl Sidecar {
+    /// The peer socket first: who asks before the first turn waits for it.
+    fn start(config: &Config, boot: BootId, opened: Opened<OsDisk>) -> Result<Sidecar, RunError> {
+        let (link, inbound) = Link::new();
+        let requests = Requests::default();
+        let path = config.peer_socket();
+        let socket = bind(&path).map_err(start_error("bind", &path))?;
+        let mut servers = JoinSet::new();
+        servers.spawn(serve_peers(socket, link.clone(), requests.clone()));
+
+        let peer = path.to_string_lossy().into_owned();
+        let begin = now();
+        let (node, first) =
+            Node::open(opened, boot, peer, begin, config.crash.clone()).map_err(RunError::Begin)?;
+        let (notices, _) = broadcast::channel(NOTICE_QUEUE_MAX);
+        let (ready, is_ready) = watch::channel(false);
+        let board = ProgressBoard::default();
+        let dispatcher = Dispatcher::new(boot, link.clone(), board.clone(), notices.clone(), ready);
+        let tasks = Tasks::start(node, (begin, first), &link, inbound, dispatcher)
+            .map_err(start_error("start a thread of", "the sidecar"))?;
+        Ok(Sidecar {
+            link,
+            board,
+            notices,
+            requests,
+            servers,
+            tasks,
+            is_ready,
+        })
+    }
+
+    fn open_control(&mut self, config: &Config, boot: BootId) -> Result<(), RunError> {
+        let link = self.link.clone();
         let control = Control {
             registrar: Registrar {
                 link: link.clone(),
                 boot,
             },
             history: History::new(config.journal.clone()),
-            link: link.clone(),
-            board,
+            link,
+            board: self.board.clone(),
         };
-        let control_path = config.control_socket();
-        let socket = bind(&control_path).map_err(start_error("bind", control_path))?;
-        let serving = serve_control(socket, control, notices, requests.clone());
-        control_task = Some(tokio::spawn(serving));
-        announce();
-        tokio::select! {
-            () = signals.asked_to_stop() => {}
-            _ = link.ended() => {}
-        }
+        let path = config.control_socket();
+        let socket = bind(&path).map_err(start_error("bind", path))?;
+        let (notices, requests) = (self.notices.clone(), self.requests.clone());
+        self.servers
+            .spawn(serve_control(socket, control, notices, requests));
+        Ok(())
     }
-    info!("stopping");
-    let failure = link.failure();
-    link.close(&Failure::Stopping);
-    peer_task.abort();
-    if let Some(task) = control_task {
-        task.abort();
+
+    /// Tells everyone who waits, and ends.
+    async fn stop(self) -> Result<(), RunError> {
+        info!("stopping");
+        let failure = self.link.failure();
+        self.link.close(&Failure::Stopping);
+        let result = self.tasks.stop(failure).await;
+        let wait = Duration::from_millis(STOP_WAIT_MS_MAX);
+        self.requests.finished(wait).await;
+        // Only now: a server that ends takes its clients along.
+        drop(self.servers);
+        result
     }
-    let result = tasks.stop(failure).await;
-    requests
-        .finished(Duration::from_millis(STOP_WAIT_MS_MAX))
-        .await;
-    remove_sockets(config);
-    result
 }
 
 /// One line for people and scripts, one datagram for the service manager.
@@ -333,7 +358,7 @@ struct Tasks {
 impl Tasks {
     fn start(
         node: Node<OsDisk>,
-        first: Durable<Outbox>,
+        first: HandedOut,
         link: &Link,
         inbound: mpsc::Receiver<Inbound>,
         dispatcher: Dispatcher,

@@ -1,0 +1,298 @@
+//! The index beside a journal that goes on, loses it, or is another one.
+
+use std::os::unix::fs::FileExt;
+
+use journal_format::number::BootId;
+use journal_format::number::HostId;
+use journal_format::record::{
+    CheckpointBegun, CheckpointEnded, Draft, EffectCommand, EffectFinished, EffectIntended,
+    EffectResult, Instance, Opening, Phase, PhaseEntered,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::journal::testing::TestDisk;
+use crate::journal::{Checkpoint, Durable, Log, OpenOptions, Timestamps};
+
+const NOW: Timestamps = Timestamps {
+    wall: 1,
+    monotonic: 2,
+};
+
+fn id(number: u8) -> DomainId {
+    DomainId(Id128([number; 16]))
+}
+
+fn open(disk: &TestDisk, retained_bytes_max: u64) -> Log<TestDisk> {
+    let host = HostId(Id128([7; 16]));
+    let boot = BootId(Id128([8; 16]));
+    let options = OpenOptions {
+        first_segment_size: 64 * 1024,
+        segment_size: 64 * 1024,
+        retained_bytes_max,
+        ..OpenOptions::new(host, boot)
+    };
+    let opened = Log::open(disk.clone(), None, &options).unwrap();
+    let checkpoint = checkpoint(opened.opening());
+    opened.begin(&checkpoint, NOW).unwrap()
+}
+
+fn checkpoint(opening: Opening) -> Checkpoint {
+    let begun = CheckpointBegun {
+        records: 0,
+        openings: vec![opening],
+    };
+    let ended = CheckpointEnded { records: 0 };
+    let bodies = [
+        RecordBody::CheckpointBegun(begun),
+        RecordBody::CheckpointEnded(ended),
+    ];
+    let drafts = bodies
+        .into_iter()
+        .map(|body| Draft { domain: None, body })
+        .collect();
+    Checkpoint {
+        drafts,
+        needed_from: None,
+    }
+}
+
+/// Appends a phase of a job of a domain.
+fn phase(log: &mut Log<TestDisk>, domain: u8, job: u64) {
+    let body = RecordBody::PhaseEntered(PhaseEntered {
+        job: Lsn(job),
+        phase: Phase::Begin3,
+    });
+    append(log, domain, body);
+}
+
+fn append(log: &mut Log<TestDisk>, domain: u8, body: RecordBody) {
+    let drafts = [Draft {
+        domain: Some(id(domain)),
+        body,
+    }];
+    log.append(&drafts, NOW, ())
+        .map(Durable::into_inner)
+        .unwrap();
+}
+
+fn lsns(places: Result<Vec<Place>, IndexError>) -> Vec<u64> {
+    places
+        .unwrap()
+        .into_iter()
+        .map(|place| place.lsn.0)
+        .collect()
+}
+
+/// A journal with records of domain 1 at 3 and 5, of domain 2 at 4, and an index directory.
+fn small() -> (TestDisk, Log<TestDisk>, TempDir) {
+    let disk = TestDisk::new("journal");
+    let mut log = open(&disk, u64::MAX);
+    phase(&mut log, 1, 100);
+    phase(&mut log, 2, 200);
+    phase(&mut log, 1, 100);
+    (disk, log, tempfile::tempdir().unwrap())
+}
+
+#[test]
+fn records_are_found_by_domain_and_by_job() {
+    let (disk, mut log, directory) = small();
+    let (mut index, caught_up) = Index::open(directory.path(), &disk).unwrap();
+    assert_eq!(
+        caught_up,
+        CaughtUp {
+            added: 5,
+            rebuilt: false
+        }
+    );
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5]);
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(4), 10)), [5]);
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 1)), [3]);
+    assert_eq!(lsns(index.of_job(Lsn(200), Lsn(0), 10)), [4]);
+    assert_eq!(lsns(index.of_domain(id(3), Lsn(0), 10)), [0; 0]);
+
+    phase(&mut log, 2, 200);
+    assert_eq!(
+        index.catch_up(&disk).unwrap(),
+        CaughtUp {
+            added: 1,
+            rebuilt: false
+        }
+    );
+    assert_eq!(lsns(index.of_domain(id(2), Lsn(0), 10)), [4, 6]);
+    assert_eq!(index.catch_up(&disk).unwrap().added, 0);
+    assert_eq!(index.last(), Some(Lsn(6)));
+}
+
+#[test]
+fn a_place_is_where_the_record_lies() {
+    let (disk, _log, directory) = small();
+    let (index, _) = Index::open(directory.path(), &disk).unwrap();
+    let places = index.of_domain(id(1), Lsn(0), 10).unwrap();
+    for (place, entry) in places.iter().zip([2, 4]) {
+        assert_eq!((place.segment, place.kind), (SegmentNumber(1), 9));
+        assert_eq!(place.offset / 4096, entry, "one batch is one block here");
+        let bytes = disk.read(&place.segment.file_name()).unwrap();
+        let at = usize::try_from(place.offset).unwrap();
+        assert_eq!(
+            bytes[at..at + 8],
+            place.lsn.0.to_le_bytes(),
+            "a record begins with its LSN"
+        );
+    }
+}
+
+#[test]
+fn an_effect_s_result_belongs_to_its_job() {
+    let (disk, mut log, directory) = small();
+    let instance = Instance {
+        boot: BootId(Id128([8; 16])),
+        pid: 10,
+        start_time: 20,
+    };
+    let intended = EffectIntended {
+        job: Some(Lsn(100)),
+        instance,
+        command: EffectCommand::Cont,
+    };
+    append(&mut log, 1, RecordBody::EffectIntended(intended));
+    let (mut index, _) = Index::open(directory.path(), &disk).unwrap();
+    // In another batch, and known from the index alone.
+    let finished = EffectFinished {
+        effect: Lsn(6),
+        result: EffectResult::Done,
+    };
+    append(&mut log, 1, RecordBody::EffectFinished(finished));
+    index.catch_up(&disk).unwrap();
+    assert_eq!(lsns(index.of_job(Lsn(100), Lsn(0), 10)), [3, 5, 6, 7]);
+}
+
+#[test]
+fn an_index_is_kept_over_openings_of_the_journal() {
+    let (disk, log, directory) = small();
+    drop(log);
+    drop(Index::open(directory.path(), &disk).unwrap());
+    let mut log = open(&disk, u64::MAX);
+    phase(&mut log, 1, 100);
+    let (index, caught_up) = Index::open(directory.path(), &disk).unwrap();
+    assert_eq!(
+        caught_up,
+        CaughtUp {
+            added: 3,
+            rebuilt: false
+        }
+    );
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5, 8]);
+}
+
+#[test]
+fn a_deleted_index_is_made_anew() {
+    let (disk, _log, directory) = small();
+    let path = directory.path().join("index");
+    drop(Index::open(&path, &disk).unwrap());
+    remove(&path).unwrap();
+    assert!(!path.exists());
+    remove(&path).unwrap();
+    let (index, caught_up) = Index::open(&path, &disk).unwrap();
+    assert_eq!(caught_up.added, 5);
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5]);
+}
+
+#[test]
+fn an_index_of_another_journal_is_made_anew() {
+    let (disk, log, directory) = small();
+    drop(log);
+    drop(Index::open(directory.path(), &disk).unwrap());
+    let other = TestDisk::new("other");
+    let mut log = open(&other, u64::MAX);
+    phase(&mut log, 5, 100);
+    let (index, caught_up) = Index::open(directory.path(), &other).unwrap();
+    assert_eq!(
+        caught_up,
+        CaughtUp {
+            added: 3,
+            rebuilt: true
+        }
+    );
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [0; 0]);
+    assert_eq!(lsns(index.of_domain(id(5), Lsn(0), 10)), [3]);
+}
+
+#[test]
+fn an_index_ahead_of_its_journal_is_made_anew() {
+    let (disk, mut log, directory) = small();
+    let older = disk.copy();
+    phase(&mut log, 1, 100);
+    drop(Index::open(directory.path(), &disk).unwrap());
+    let (index, caught_up) = Index::open(directory.path(), &older).unwrap();
+    assert_eq!(
+        caught_up,
+        CaughtUp {
+            added: 5,
+            rebuilt: true
+        }
+    );
+    assert_eq!(index.last(), Some(Lsn(5)));
+    drop(index);
+    // The older copy went another way: same journal, same numbers, other records.
+    drop(Index::open(directory.path(), &disk).unwrap());
+    let mut log = open(&older, u64::MAX);
+    phase(&mut log, 9, 300);
+    let (index, caught_up) = Index::open(directory.path(), &older).unwrap();
+    assert!(caught_up.rebuilt);
+    assert_eq!(lsns(index.of_domain(id(9), Lsn(0), 10)), [8]);
+}
+
+#[test]
+fn damage_never_stops_the_index() {
+    let (disk, _log, directory) = small();
+    let path = directory.path().join("index");
+    let mut rebuilt = 0;
+    for round in 0..40u64 {
+        drop(Index::open(&path, &disk).unwrap());
+        let db = path.join("db");
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&db)
+            .unwrap();
+        let length = file.metadata().unwrap().len();
+        let at = round * 977 % length.min(4096);
+        file.write_all_at(&[0xa5; 64], at).unwrap();
+        if round % 4 == 0 {
+            file.set_len(length / 2).unwrap();
+        }
+        drop(file);
+        let (index, caught_up) = Index::open(&path, &disk).unwrap();
+        rebuilt += u32::from(caught_up.rebuilt || caught_up.added > 0);
+        assert_eq!(
+            lsns(index.of_domain(id(1), Lsn(0), 10)),
+            [3, 5],
+            "round {round}"
+        );
+        assert_eq!(
+            lsns(index.of_job(Lsn(200), Lsn(0), 10)),
+            [4],
+            "round {round}"
+        );
+    }
+    assert!(rebuilt > 0, "the damage was never felt");
+    // Not a directory at all.
+    remove(&path).unwrap();
+    fs::write(&path, b"not an index").unwrap();
+    let (_, caught_up) = Index::open(&path, &disk).unwrap();
+    assert!(caught_up.rebuilt);
+}
+
+#[test]
+fn what_the_journal_let_go_is_forgotten() {
+    let (disk, log, directory) = small();
+    drop(log);
+    drop(Index::open(directory.path(), &disk).unwrap());
+    for _ in 0..3 {
+        open(&disk, 0);
+    }
+    let (index, caught_up) = Index::open(directory.path(), &disk).unwrap();
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [0; 0]);
+    assert!(caught_up.added > 0);
+}
