@@ -1,4 +1,4 @@
-//! A batch: the records made durable by one write and one sync.
+//! A batch: the records made durable by one write and one sync (F16).
 //! Invariant: a batch begins on a block boundary and is whole or absent; it names its own place, and
 //! its header holds the chain value of all before it (F6, F7).
 //! Not here: what a torn or damaged one means (`scan`).
@@ -127,6 +127,7 @@ impl BatchHeader {
         };
         let records_fit =
             u64::from(header.records) * on_disk(RECORD_HEADER_SIZE) <= u64::from(header.length);
+        // F14, F15.
         let possible = header_size == BATCH_HEADER_SIZE
             && header.first.0 > 0
             && header.records > 0
@@ -220,20 +221,18 @@ impl BatchBuilder {
         self.header.length = u32::try_from(self.content.len()).unwrap_or(u32::MAX);
         self.header.content = salted_crc(&self.salt, &[&self.content]);
         let mut bytes = self.header.encode(&self.salt);
-        let chain = chain_after(&self.salt, &bytes);
+        let chain = chain_after(&bytes);
         bytes.append(&mut self.content);
         bytes.resize(bytes.len().next_multiple_of(in_memory(BLOCK_SIZE)), 0);
         (bytes, chain)
     }
 }
 
-/// The chain value after a batch: the salted CRC of its whole header, which holds the CRC of its
-/// content and the chain value before it (F6).
-pub(crate) fn chain_after(salt: &Salt, header: &[u8]) -> Chain {
-    Chain(salted_crc(
-        salt,
-        &[b"chain", &header[..header.len().min(CRC_OFFSET + 4)]],
-    ))
+/// The chain value after a batch: the checksum of its header, which holds that of its content and
+/// the chain value before it (F6).
+pub(crate) fn chain_after(header: &[u8]) -> Chain {
+    let checksum = header.get(CRC_OFFSET..).unwrap_or_default();
+    Chain(u32::from_le_bytes(Fields(checksum).array()))
 }
 
 /// A record where it lies.

@@ -1,7 +1,16 @@
 //! Fixed-width numbers and salted checksums over bytes.
 //! Invariant: little-endian everywhere (F1); reading is total.
 
+use crate::BLOCK_SIZE;
 use crate::number::Salt;
+
+/// A checksum as it is stored (F3).
+///
+/// A CRC that runs over bytes and their own CRC behind them is the same for all bytes, so that a
+/// checksum over records with checksums would not see the records' headers. Masked, it does.
+pub(crate) fn masked(crc: u32) -> u32 {
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
 
 /// The checksum of bytes of one segment: CRC-32 (IEEE) over the segment's salt and the bytes (F3).
 pub(crate) fn salted_crc(salt: &Salt, parts: &[&[u8]]) -> u32 {
@@ -10,7 +19,7 @@ pub(crate) fn salted_crc(salt: &Salt, parts: &[&[u8]]) -> u32 {
     for part in parts {
         hasher.update(part);
     }
-    hasher.finalize()
+    masked(hasher.finalize())
 }
 
 /// Reads fields one after the other; past the end everything is zero, and the caller has checked
@@ -39,9 +48,13 @@ impl Fields<'_> {
     }
 }
 
+const ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
+
 /// Are all bytes zero?
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
+    bytes
+        .chunks(ZEROS.len())
+        .all(|chunk| chunk == &ZEROS[..chunk.len()])
 }
 
 /// A size on disk as a number of bytes in memory; sizes are bounded far below either limit.

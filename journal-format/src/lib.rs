@@ -1,6 +1,7 @@
 //! The on-disk format of phase-journal: bytes to records and back.
 //!
-//! No I/O, no clock. Read in this order: [`number`], [`record`], [`batch`], [`segment`], [`scan`].
+//! No I/O, no clock. What is on disk is specified in [`format`](mod@format); its rules, F1 and up,
+//! are cited throughout. Read in this order: [`number`], [`record`], [`batch`], [`segment`], [`scan`].
 
 pub mod number;
 pub mod record;
@@ -14,9 +15,17 @@ pub mod error;
 
 mod bytes;
 
+#[allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "[F1] and the like are the numbers of rules"
+)]
+#[doc = include_str!("../FORMAT.md")]
+pub mod format {}
+
 /// The version of the layout that this crate writes.
 pub const FORMAT_VERSION: u32 = 1;
-/// The unit of writing, in bytes: a block that became durable is never written again.
+// Limits: F14.
+/// The unit of writing, in bytes: a block that became durable is never written again (F16).
 pub const BLOCK_SIZE: u32 = 4096;
 /// The smallest segment, in bytes.
 pub const SEGMENT_SIZE_MIN: u64 = 64 * 1024;

@@ -231,7 +231,7 @@ impl fmt::Display for SegmentNumber {
     }
 }
 
-/// Links a batch to all of its segment before it: the salted CRC of the batch before, which holds
+/// Links a batch to all of its segment before it: the checksum of the header before, which holds
 /// the value of the one before that (F6).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -94,7 +94,7 @@ fn candidate(segment: &SegmentHeader, bytes: &[u8], at: usize) -> Result<Candida
         return Err(FormatError::TooShort { what: "batch" });
     };
     let crc_matches = salted_crc(&segment.salt, &[content]) == header.content;
-    let chain = chain_after(&segment.salt, rest);
+    let chain = chain_after(rest);
     let content = read_content(&segment.salt, &header, content);
     let whole = crc_matches && content.lost.is_empty() && is_zero(padding);
     Ok(Candidate {
@@ -111,6 +111,9 @@ fn candidate(segment: &SegmentHeader, bytes: &[u8], at: usize) -> Result<Candida
 /// Only if its head cannot be read: without the salt nothing in it can be told.
 pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
     let header = SegmentHeader::decode(bytes)?;
+    // What lies beyond a segment's size is not the segment's (F4).
+    let size = usize::try_from(header.size).unwrap_or(usize::MAX);
+    let bytes = &bytes[..bytes.len().min(size)];
     let mut scan = Scan {
         header,
         batches: Vec::new(),
@@ -120,14 +123,17 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
         chain: header.chain(),
         next: header.first,
     };
-    let used = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
     let block = in_memory(BLOCK_SIZE);
+    let used = bytes
+        .chunks(block)
+        .rposition(|block| !is_zero(block))
+        .map_or(0, |last| bytes.len().min((last + 1) * block));
     let mut at = block;
     // Where a bad stretch began, and what was wrong there.
     let mut bad: Option<(usize, Bad)> = None;
     while at < used {
         match candidate(&header, bytes, at) {
-            Ok(found) if follows(&scan, &found, bad.is_some()) && found.whole => {
+            Ok(found) if follows(&scan, &found, bad.as_ref()) && found.whole => {
                 if let Some((begun, what)) = bad.take() {
                     close(&mut scan, begun, what, at, found.header.first);
                 }
@@ -135,19 +141,26 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
                 push(&mut scan, found);
             }
             Ok(found) if bad.is_none() => {
-                let what = if follows(&scan, &found, false) {
-                    Bad::Damaged(Box::new(found))
+                if follows(&scan, &found, None) {
+                    // Its head is whole: where the next one begins is known.
+                    let size = usize::try_from(found.header.size()).unwrap_or(usize::MAX);
+                    bad = Some((at, Bad::Damaged(Box::new(found), None)));
+                    at += size;
                 } else {
-                    Bad::Nothing(FormatError::OutOfPlace)
-                };
-                bad = Some((at, what));
-                at += block;
+                    bad = Some((at, Bad::Nothing(FormatError::OutOfPlace)));
+                    at += block;
+                }
             }
             Err(why) if bad.is_none() => {
                 bad = Some((at, Bad::Nothing(why)));
                 at += block;
             }
-            Ok(_) | Err(_) => at += block,
+            other => {
+                if let Some((_, Bad::Damaged(_, behind @ None))) = &mut bad {
+                    *behind = Some(other.err().unwrap_or(FormatError::OutOfPlace));
+                }
+                at += block;
+            }
         }
     }
     if let Some((begun, what)) = bad {
@@ -160,17 +173,24 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
 enum Bad {
     /// No batch that could be there.
     Nothing(FormatError),
-    /// The right batch with a whole head and a damaged content.
-    Damaged(Box<Candidate>),
+    /// The right batch with a whole head and a damaged content, and what is wrong behind it.
+    Damaged(Box<Candidate>, Option<FormatError>),
 }
 
-/// Is that the next batch? Behind damage the chain cannot be followed, only the order.
-fn follows(scan: &Scan, found: &Candidate, behind_damage: bool) -> bool {
-    if behind_damage {
-        found.header.first > scan.next && found.header.epoch >= scan.header.epoch
-    } else {
-        found.header.first == scan.next && found.header.chain == scan.chain
-    }
+/// Is that the next batch? Behind a stretch without a batch the chain cannot be followed, only the
+/// order; a damaged content leaves the chain as it is (F6, F7).
+fn follows(scan: &Scan, found: &Candidate, behind: Option<&(usize, Bad)>) -> bool {
+    let Candidate { header, .. } = found;
+    let in_order = match behind {
+        None => header.first == scan.next && header.chain == scan.chain,
+        Some((_, Bad::Nothing(_))) => header.first > scan.next,
+        Some((_, Bad::Damaged(damaged, _))) => {
+            let last = damaged.header.last();
+            let next = last.next() == Some(header.first);
+            header.first > last && (!next || header.chain == damaged.chain)
+        }
+    };
+    in_order && header.epoch == scan.header.epoch
 }
 
 fn push(scan: &mut Scan, found: Candidate) {
@@ -195,35 +215,27 @@ fn close(scan: &mut Scan, begun: usize, what: Bad, until: usize, before: Lsn) {
             last,
             why,
         }),
-        Bad::Damaged(found) => {
-            let lost = found.content.lost.clone();
+        Bad::Damaged(found, behind) => {
             let end = found.header.offset + found.header.size();
-            let (first, after) = (found.header.first, Lsn(found.header.last().0 + 1));
+            let lost = runs(&found.content.lost);
             push(scan, *found);
-            // Without a lost record the damage is in the padding or the checksum itself; the
-            // records still vouch for themselves.
-            let lost = if lost.is_empty() {
-                Vec::new()
-            } else {
-                runs(&lost)
-            };
-            for (from, to) in lost {
+            // Without a lost record the damage is in the padding: the records vouch for themselves.
+            for (first, last) in lost {
                 scan.damage.push(Damage {
                     at: on_disk(begun),
                     until: end,
-                    first: from,
-                    last: to,
+                    first,
+                    last,
                     why: FormatError::Checksum { what: "batch" },
                 });
             }
-            debug_assert!(first < after);
-            if before > after {
+            if last >= scan.next {
                 scan.damage.push(Damage {
                     at: end,
                     until: on_disk(until),
-                    first: after,
+                    first: scan.next,
                     last,
-                    why: FormatError::NoMagic { what: "batch" },
+                    why: behind.unwrap_or(FormatError::OutOfPlace),
                 });
             }
         }
@@ -246,7 +258,7 @@ fn runs(lost: &[Lsn]) -> Vec<(Lsn, Lsn)> {
 fn tail(begun: usize, what: &Bad, used: usize) -> Tail {
     let at = on_disk(begun);
     let (furthest, why) = match what {
-        Bad::Damaged(found) => (
+        Bad::Damaged(found, _) => (
             at + found.header.size(),
             FormatError::Checksum { what: "batch" },
         ),

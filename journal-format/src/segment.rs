@@ -2,7 +2,7 @@
 //! Invariant: it is written once, before any batch, and never again (F4).
 //! Not here: the batches behind it (`batch`, `scan`).
 
-use crate::bytes::{Fields, is_zero, on_disk};
+use crate::bytes::{Fields, is_zero, masked, on_disk};
 use crate::error::FormatError;
 use crate::number::{Chain, Epoch, HostId, Id128, JournalId, Lsn, OpeningId, Salt, SegmentNumber};
 use crate::{BLOCK_SIZE, FORMAT_VERSION, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
@@ -15,7 +15,7 @@ const FIELDS_SIZE: usize = 144;
 const HAS_BEFORE: u32 = 1;
 const _: () = assert!(FIELDS_SIZE < CRC_OFFSET);
 
-/// Where the segment before ended: proves what of it was acknowledged.
+/// Where the segment before ended: proves what of it was acknowledged (F20).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentEnd {
     /// Its number.
@@ -79,7 +79,7 @@ impl SegmentHeader {
         block.extend(last.to_le_bytes());
         debug_assert_eq!(block.len(), FIELDS_SIZE);
         block.resize(CRC_OFFSET, 0);
-        let crc = crc32fast::hash(&block);
+        let crc = masked(crc32fast::hash(&block));
         block.extend(crc.to_le_bytes());
         block
     }
@@ -103,7 +103,7 @@ impl SegmentHeader {
             return Err(FormatError::Version { found: version });
         }
         let crc = u32::from_le_bytes(Fields(&block[CRC_OFFSET..]).array());
-        if crc32fast::hash(&block[..CRC_OFFSET]) != crc {
+        if masked(crc32fast::hash(&block[..CRC_OFFSET])) != crc {
             return Err(FormatError::Checksum { what: WHAT });
         }
         let block_size = fields.u32();
@@ -137,6 +137,7 @@ impl SegmentHeader {
             before,
             ..header
         };
+        // What no writer of this version writes is not to be guessed at (F15).
         let possible = block_size == BLOCK_SIZE
             && flags <= HAS_BEFORE
             && reserved == 0
@@ -153,10 +154,12 @@ impl SegmentHeader {
         }
     }
 
-    /// The chain value before the first batch: the CRC of this header (F6).
+    /// The chain value before the first batch: the checksum of this header (F6).
     #[must_use]
     pub fn chain(&self) -> Chain {
-        Chain(crc32fast::hash(&self.encode()))
+        Chain(u32::from_le_bytes(
+            Fields(&self.encode()[CRC_OFFSET..]).array(),
+        ))
     }
 
     /// Where the first batch begins.

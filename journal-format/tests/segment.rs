@@ -1,19 +1,22 @@
 //! A small segment, written and read back, whole and damaged in every way.
 
+mod support;
+
 use journal_format::batch::{BatchBuilder, BatchHeader};
+use journal_format::error::FormatError;
 use journal_format::number::{
-    BootId, DomainId, Epoch, HostId, Id128, JournalId, Lsn, OpeningId, Salt, SegmentNumber,
+    BootId, DomainId, Epoch, HostId, JournalId, Lsn, OpeningId, Salt, SegmentNumber,
 };
 use journal_format::record::{Decoded, DefinitionPart, Draft, RecordBody};
 use journal_format::scan::{Scan, Tail, scan};
 use journal_format::segment::SegmentHeader;
-use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_MIN};
+use journal_format::{
+    BATCH_RECORDS_MAX, BATCH_SIZE_MAX, BLOCK_SIZE, RECORD_BODY_SIZE_MAX, SEGMENT_SIZE_MIN,
+};
+
+use support::{Writer, id, records};
 
 const BLOCK: usize = BLOCK_SIZE as usize;
-
-fn id(byte: u8) -> Id128 {
-    Id128([byte; 16])
-}
 
 fn header() -> SegmentHeader {
     SegmentHeader {
@@ -43,42 +46,24 @@ fn part(index: u16, size: usize) -> Draft {
     }
 }
 
-/// Appends batches of records of those sizes; returns where each batch begins, and the bytes.
+/// A segment with batches of records of those sizes: where each batch begins, and the bytes.
 fn segment(batches: &[&[usize]]) -> (Vec<usize>, Vec<u8>) {
-    let header = header();
-    let mut bytes = header.encode();
-    let (mut chain, mut next, mut begins) = (header.chain(), header.first, Vec::new());
+    let mut writer = Writer::new(header());
     for sizes in batches {
-        let head = BatchHeader {
-            first: next,
-            records: 0,
-            length: 0,
-            epoch: Epoch(2),
-            chain,
-            boot: BootId(id(7)),
-            wall: 1,
-            monotonic: 2,
-            segment: header.number,
-            offset: bytes.len() as u64,
-            content: 0,
-        };
-        let mut builder = BatchBuilder::new(header.salt, head);
-        for (index, size) in (0u16..).zip(*sizes) {
-            builder.push(&part(index, *size), None).unwrap();
-        }
-        next = builder.next_lsn();
-        begins.push(bytes.len());
-        let (batch, after) = builder.finish();
-        bytes.extend(batch);
-        chain = after;
+        let records: Vec<_> = (0u16..)
+            .zip(*sizes)
+            .map(|(index, size)| (part(index, *size), None))
+            .collect();
+        writer.batch(writer.head(BootId(id(7)), 1, 2), &records);
     }
-    bytes.resize(usize::try_from(SEGMENT_SIZE_MIN).unwrap(), 0);
-    (begins, bytes)
+    (writer.begins.clone(), writer.finish())
 }
 
 fn lsns(scan: &Scan) -> Vec<u64> {
-    let records = scan.batches.iter().flat_map(|batch| &batch.records);
-    records.map(|placed| placed.record.lsn().0).collect()
+    records(scan)
+        .into_iter()
+        .map(|record| record.lsn().0)
+        .collect()
 }
 
 const BATCHES: &[&[usize]] = &[&[10, 20], &[3000, 3000, 10], &[5], &[100, 4000, 100]];
@@ -115,14 +100,9 @@ fn every_flipped_bit_is_found() {
             let mut bytes = clean.clone();
             bytes[at] ^= 1 << bit;
             let damaged = scan(&bytes).unwrap();
-            let intact: Vec<&Decoded> = whole
-                .batches
-                .iter()
-                .flat_map(|b| &b.records)
-                .map(|p| &p.record)
-                .collect();
-            for placed in damaged.batches.iter().flat_map(|batch| &batch.records) {
-                assert!(intact.contains(&&placed.record), "wrong data at {at}");
+            let intact = records(&whole);
+            for record in records(&damaged) {
+                assert!(intact.contains(&record), "wrong data at {at}");
             }
             let mut seen = lsns(&damaged);
             for gap in &damaged.damage {
@@ -211,4 +191,209 @@ fn a_batch_out_of_place_is_no_batch() {
     swapped[..BLOCK].copy_from_slice(&other.encode());
     let found = scan(&swapped).unwrap();
     assert_eq!(lsns(&found), Vec::<u64>::new());
+}
+
+/// F6: the chain value stands for everything before it, also for what stands in a record's header.
+#[test]
+fn the_chain_value_depends_on_every_byte() {
+    let chain_of = |texts: usize, previous: Option<Lsn>, wall: u64| {
+        let header = header();
+        let mut head = BatchHeader {
+            first: header.first,
+            records: 0,
+            length: 0,
+            epoch: header.epoch,
+            chain: header.chain(),
+            boot: BootId(id(7)),
+            wall,
+            monotonic: 2,
+            segment: header.number,
+            offset: BLOCK_SIZE.into(),
+            content: 0,
+        };
+        for _ in 0..2 {
+            let mut builder = BatchBuilder::new(header.salt, head);
+            for index in 0..2 {
+                builder.push(&part(index, texts), previous).unwrap();
+            }
+            head.first = builder.next_lsn();
+            head.chain = builder.finish().1;
+            head.offset += u64::from(BLOCK_SIZE);
+        }
+        head.chain
+    };
+    let mut chains = vec![
+        chain_of(10, None, 1),
+        chain_of(11, None, 1),
+        chain_of(10, Some(Lsn(3)), 1),
+        chain_of(10, Some(Lsn(4)), 1),
+        chain_of(10, None, 2),
+        header().chain(),
+        SegmentHeader {
+            first: Lsn(11),
+            ..header()
+        }
+        .chain(),
+    ];
+    chains.sort_unstable_by_key(|chain| chain.0);
+    chains.dedup();
+    assert_eq!(chains.len(), 7);
+}
+
+/// F15: a field that must be zero and is not makes a header invalid, whatever its checksum says.
+#[test]
+fn a_reserved_byte_is_zero() {
+    let masked = |bytes: &[u8]| {
+        let crc = crc32fast::hash(bytes);
+        crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+    };
+    let whole = header().encode();
+    for at in [92, 93, 132, 144, 4000, 4091] {
+        let mut block = whole.clone();
+        block[at] = 0x80;
+        let checksum = masked(&block[..4092]);
+        block[4092..].copy_from_slice(&checksum);
+        let what = "segment header";
+        assert_eq!(
+            SegmentHeader::decode(&block),
+            Err(FormatError::Field { what }),
+            "at {at}"
+        );
+    }
+    let (begins, clean) = segment(BATCHES);
+    let salt = header().salt.0;
+    for at in 84..92 {
+        let mut bytes = clean.clone();
+        let batch = &mut bytes[begins[3]..];
+        batch[at] = 1;
+        let checksum = masked(&[&salt, &batch[..92]].concat());
+        batch[92..96].copy_from_slice(&checksum);
+        let found = scan(&bytes).unwrap();
+        assert_eq!((found.next, found.batches.len()), (Lsn(16), 3), "at {at}");
+    }
+}
+
+/// F5: another version is told before the checksum is looked at.
+#[test]
+fn another_version_is_named() {
+    let mut block = header().encode();
+    block[8] = 2;
+    assert_eq!(
+        SegmentHeader::decode(&block),
+        Err(FormatError::Version { found: 2 })
+    );
+    block[0] = 0;
+    let what = "segment header";
+    assert_eq!(
+        SegmentHeader::decode(&block),
+        Err(FormatError::NoMagic { what })
+    );
+}
+
+/// F2: only the name that a writer gives is a segment's.
+#[test]
+fn a_segment_s_name() {
+    for (number, name) in [
+        (1, "0000000000000001.seg"),
+        (u64::MAX, "18446744073709551615.seg"),
+    ] {
+        let number = SegmentNumber(number);
+        assert_eq!(number.file_name(), name);
+        assert_eq!(SegmentNumber::parse(name), Some(number));
+    }
+    for name in [
+        "1.seg",
+        "0000000000000000.seg",
+        "00000000000000001.seg",
+        "0000000000000001.seg.new",
+        "+000000000000001.seg",
+        "18446744073709551616.seg",
+        "lock",
+    ] {
+        assert_eq!(SegmentNumber::parse(name), None, "{name}");
+    }
+}
+
+/// F4: what lies behind a segment's size is not the segment's.
+#[test]
+fn bytes_beyond_the_size_do_not_count() {
+    let (_, clean) = segment(BATCHES);
+    let mut longer = clean.clone();
+    longer.extend([0x55; 5000]);
+    assert_eq!(scan(&longer), scan(&clean));
+}
+
+/// F13: bytes where no torn write of one batch reaches are no torn tail.
+#[test]
+fn bytes_beyond_a_torn_batch_are_corruption() {
+    let (begins, clean) = segment(BATCHES);
+    let (last, end) = (begins[3], begins[3] + 2 * BLOCK);
+    for at in [end, end + BLOCK + 17, clean.len() - 1] {
+        let mut bytes = clean.clone();
+        bytes[last + 500] ^= 1;
+        bytes[at] = 1;
+        let found = scan(&bytes).unwrap();
+        assert!(
+            matches!(found.tail, Tail::Corrupt { at, .. } if at == last as u64),
+            "{at}: {:?}",
+            found.tail
+        );
+        assert_eq!(found.next, Lsn(16));
+    }
+}
+
+/// F11: a damaged batch, a lost one behind it, and one that is whole: each is told for itself.
+#[test]
+fn damage_and_a_lost_batch_in_a_row() {
+    let (begins, mut bytes) = segment(BATCHES);
+    bytes[begins[1] + 200] ^= 1;
+    bytes[begins[2]] ^= 1;
+    let found = scan(&bytes).unwrap();
+    assert_eq!(lsns(&found), vec![10, 11, 13, 14, 16, 17, 18]);
+    let told: Vec<_> = found
+        .damage
+        .iter()
+        .map(|damage| (damage.first.0, damage.last.0, damage.why.clone()))
+        .collect();
+    let checksum = FormatError::Checksum { what: "batch" };
+    let magic = FormatError::NoMagic {
+        what: "batch header",
+    };
+    assert_eq!(told, vec![(12, 12, checksum), (15, 15, magic)]);
+}
+
+/// F14: a batch takes what a batch may have and no more, and is as it was after a refusal.
+#[test]
+fn limits_are_kept() {
+    let (begins, bytes) = segment(&[&[10]]);
+    let header = header();
+    let head = BatchHeader::decode(
+        &header.salt,
+        header.number,
+        begins[0] as u64,
+        &bytes[begins[0]..],
+    )
+    .unwrap();
+    let mut builder = BatchBuilder::new(header.salt, head);
+    assert!(matches!(
+        builder.push(&part(0, RECORD_BODY_SIZE_MAX), None),
+        Err(FormatError::TooLarge { .. })
+    ));
+    let mut count = 0;
+    while builder.push(&part(0, 4096), None).is_ok() {
+        count += 1;
+    }
+    let (whole, _) = builder.finish();
+    assert_eq!(count, (BATCH_SIZE_MAX as usize - 96) / (48 + 24 + 4096));
+    assert!(whole.len() <= BATCH_SIZE_MAX as usize);
+    let mut builder = BatchBuilder::new(header.salt, head);
+    let sealed = Draft {
+        domain: None,
+        body: RecordBody::Sealed,
+    };
+    while builder.push(&sealed, None).is_ok() {}
+    assert_eq!(
+        builder.next_lsn(),
+        head.first.plus(BATCH_RECORDS_MAX.into()).unwrap()
+    );
 }

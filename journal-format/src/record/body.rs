@@ -21,7 +21,7 @@ pub const DEFINITION_SIZE_MAX: usize = 64 * 1024;
 /// Longest name, path, URI or error text in a record, in bytes.
 pub const TEXT_SIZE_MAX: usize = 1024;
 
-/// One opening of the journal for writing.
+/// One opening of the journal for writing (F19).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opening {
     /// Its number.
@@ -41,7 +41,7 @@ pub struct CheckpointBegun {
     pub openings: Vec<Opening>,
 }
 
-/// The end of a checkpoint; without it, with the right count, the checkpoint does not hold.
+/// The end of a checkpoint; without it, with the right count, the checkpoint does not hold (F18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointEnded {
     /// Records since `checkpoint-begun`.
@@ -409,6 +409,6 @@ pub enum RecordBody {
     MigrationForgotten(MigrationNamed),
     /// Checkpoint: a migration as it stands.
     MigrationState(MigrationState),
-    /// The journal is idle; proves that the batch before was acknowledged.
+    /// The journal is idle; proves that the batch before was acknowledged (F21).
     Sealed,
 }

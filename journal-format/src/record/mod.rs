@@ -27,7 +27,7 @@ pub struct Record {
     pub lsn: Lsn,
     /// The domain it is about.
     pub domain: Option<DomainId>,
-    /// The record of the same domain before this one, if there is one.
+    /// The record of the same domain before this one, if there is one (F17).
     pub previous: Option<Lsn>,
     /// What it says.
     pub body: RecordBody,

@@ -1,0 +1,175 @@
+//! The golden segments are read as they always were, and written again as they are.
+//!
+//! A snapshot that changes here means that journals in the field are read differently.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: a panic is the test's failure"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use journal_format::SEGMENT_SIZE_MIN;
+use journal_format::number::Lsn;
+use journal_format::record::{Decoded, RecordBody};
+use journal_format::scan::{Scan, Tail, scan};
+use support::{records, written_again};
+
+fn golden(name: &str) -> Vec<u8> {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let bytes = std::fs::read(path.join(name)).unwrap();
+    assert_eq!(bytes.len() as u64, SEGMENT_SIZE_MIN);
+    bytes
+}
+
+/// A scan as text: one line for each batch, record and damage, in full.
+fn text(scan: &Scan) -> String {
+    let mut text = format!("{:?}\n", scan.header);
+    for batch in &scan.batches {
+        writeln!(text, "{:?} then {:?}", batch.header, batch.chain).unwrap();
+        for placed in &batch.records {
+            let line = match &placed.record {
+                Decoded::Known(record) => {
+                    let body = format!("{:?}", record.body).replace("<domain/>", "");
+                    format!(
+                        "{} {} of {:?} after {:?}: {body}",
+                        record.lsn,
+                        record.body.type_name(),
+                        record.domain,
+                        record.previous
+                    )
+                }
+                unknown @ Decoded::Unknown { .. } => format!("{unknown:?}"),
+            };
+            writeln!(text, "  {:#07x} {line}", placed.offset).unwrap();
+        }
+    }
+    for damage in &scan.damage {
+        writeln!(text, "{damage:?}").unwrap();
+    }
+    writeln!(
+        text,
+        "{:?}, ended at {:#x}, {:?}",
+        scan.tail, scan.end, scan.next
+    )
+    .unwrap();
+    text
+}
+
+/// F1, F9: the encoder has not drifted, and every type is there.
+#[test]
+fn the_first_segment() {
+    let bytes = golden("every-record.seg");
+    let scan = scan(&bytes).unwrap();
+    insta::assert_snapshot!("every-record", text(&scan));
+    assert!(written_again(&scan) == bytes, "written differently");
+    let kinds: BTreeSet<u16> = records(&scan)
+        .into_iter()
+        .filter_map(|record| match record {
+            Decoded::Known(record) => Some(record.body.type_number()),
+            Decoded::Unknown { .. } => None,
+        })
+        .collect();
+    let all: BTreeSet<u16> = RecordBody::TYPES
+        .iter()
+        .map(|(number, _)| *number)
+        .collect();
+    assert_eq!(kinds, all);
+}
+
+/// F17, F19, F20, F21: a later segment goes on where the one before ended, begins with a checkpoint
+/// of the opening that made it, links each domain's records, and ends with a seal.
+#[test]
+fn a_later_segment() {
+    let bytes = golden("later.seg");
+    let later = scan(&bytes).unwrap();
+    insta::assert_snapshot!("later", text(&later));
+    assert!(written_again(&later) == bytes, "written differently");
+
+    let first = scan(&golden("every-record.seg")).unwrap();
+    let before = later.header.before.unwrap();
+    assert_eq!(
+        (before.number, before.end, before.chain, before.last.next()),
+        (
+            first.header.number,
+            first.end,
+            first.chain,
+            Some(first.next)
+        )
+    );
+    assert_eq!(later.header.first, first.next);
+    let known: Vec<_> = records(&later)
+        .into_iter()
+        .filter_map(|record| match record {
+            Decoded::Known(record) => Some(record),
+            Decoded::Unknown { .. } => None,
+        })
+        .collect();
+    let RecordBody::CheckpointBegun(begun) = &known[0].body else {
+        panic!("{:?}", known[0])
+    };
+    let this = begun.openings.last().unwrap();
+    assert_eq!(
+        (this.epoch, this.opening, this.first),
+        (later.header.epoch, later.header.opening, later.header.first)
+    );
+    let ended = &known[begun.records as usize + 1].body;
+    assert!(matches!(ended, RecordBody::CheckpointEnded(end) if end.records == begun.records));
+    for (index, record) in known.iter().enumerate() {
+        let same = known[..index].iter().rev();
+        let mut same =
+            same.filter(|other| record.domain.is_some() && other.domain == record.domain);
+        assert_eq!(record.previous, same.next().map(|other| other.lsn));
+    }
+    assert_eq!(known.last().unwrap().body, RecordBody::Sealed);
+}
+
+/// F10: what a newer writer wrote is shown as unknown, and hides nothing behind it.
+#[test]
+fn a_segment_of_a_newer_writer() {
+    let scan = scan(&golden("newer-record.seg")).unwrap();
+    insta::assert_snapshot!("newer-record", text(&scan));
+    let kinds: Vec<_> = scan.batches[1]
+        .records
+        .iter()
+        .map(|placed| match &placed.record {
+            Decoded::Known(record) => (record.body.type_number(), 1),
+            Decoded::Unknown { kind, version, .. } => (*kind, *version),
+        })
+        .collect();
+    assert_eq!(kinds, [(999, 1), (9, 2), (18, 1)]);
+    assert_eq!((scan.damage.len(), scan.tail), (0, Tail::Clean));
+}
+
+/// F12: the torn batch counts for nothing, also its whole records.
+#[test]
+fn a_segment_with_a_torn_tail() {
+    let torn = scan(&golden("torn-tail.seg")).unwrap();
+    insta::assert_snapshot!("torn-tail", text(&torn));
+    assert!(matches!(torn.tail, Tail::Torn { .. }) && torn.damage.is_empty());
+    assert_eq!(torn.batches.len(), 1);
+}
+
+/// F8, F11: damage with batches behind it is reported, and everything around it is read.
+#[test]
+fn a_segment_with_damage_in_the_middle() {
+    let damaged = scan(&golden("damaged-middle.seg")).unwrap();
+    insta::assert_snapshot!("damaged-middle", text(&damaged));
+    let whole = scan(&golden("every-record.seg")).unwrap();
+    let lost: Vec<Lsn> = damaged
+        .damage
+        .iter()
+        .flat_map(|damage| (damage.first.0..=damage.last.0).map(Lsn))
+        .collect();
+    let expected: Vec<&Decoded> = records(&whole)
+        .into_iter()
+        .filter(|record| !lost.contains(&record.lsn()))
+        .collect();
+    assert_eq!(records(&damaged), expected);
+    let third = &whole.batches[2].header;
+    assert_eq!(lost.len() as u64, 1 + u64::from(third.records));
+}

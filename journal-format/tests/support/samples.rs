@@ -1,0 +1,393 @@
+//! One journal's worth of records: every type, every word, every variant at least once.
+
+use journal_format::number::{
+    BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position,
+};
+use journal_format::record::*;
+
+use crate::support::id;
+
+/// Two domains, so that chains of previous LSNs are interleaved.
+pub(crate) const DOMAINS: [DomainId; 2] =
+    [DomainId(Id128([0xd1; 16])), DomainId(Id128([0xd2; 16]))];
+
+/// Bytes of definition in each of the two parts: the first is as large as one may be.
+const PARTS: [usize; 2] = [DEFINITION_PART_SIZE_MAX, 100];
+
+pub(crate) fn boot() -> BootId {
+    BootId(id(0xb0))
+}
+
+/// This opening of the journal; the first one began it.
+pub(crate) fn opening(number: u8, first: u64) -> Opening {
+    Opening {
+        epoch: Epoch(u32::from(number)),
+        opening: OpeningId(id(0xe0 + number)),
+        first: Lsn(first),
+    }
+}
+
+fn migration() -> MigrationId {
+    MigrationId(Id128([
+        0, 17, 34, 51, 68, 85, 102, 119, 136, 153, 170, 187, 204, 221, 238, 255,
+    ]))
+}
+
+fn position() -> Position {
+    Position {
+        journal: JournalId(id(0xa2)),
+        epoch: Epoch(3),
+        opening: OpeningId(id(0xe9)),
+        lsn: Lsn(0x0102_0304_0506_0708),
+    }
+}
+
+fn instance() -> Instance {
+    Instance {
+        boot: boot(),
+        pid: 4_194_304,
+        start_time: 123_456_789_012,
+    }
+}
+
+fn claim(role: Role) -> Claim {
+    Claim {
+        journal: JournalId(id(0xa1)),
+        epoch: Epoch(1),
+        migration: migration(),
+        role,
+    }
+}
+
+fn cookie(authority: Authority, wanted: WantedRunState) -> Cookie {
+    Cookie {
+        migration: migration(),
+        nonce: Nonce(id(0xcc)),
+        granted: position(),
+        authority,
+        wanted,
+    }
+}
+
+fn terms(role: Role, protocol: Protocol, authority: Authority) -> MigrationTerms {
+    let source = role == Role::Source;
+    MigrationTerms {
+        migration: migration(),
+        role,
+        protocol,
+        authority,
+        peer: "/run/phase-journal/b/peer.sock".to_owned(),
+        peer_domain: "web".to_owned(),
+        uri: "unix:/run/web.migrate".to_owned(),
+        max_bandwidth: source.then_some(1 << 40),
+        downtime_limit: source.then_some(300),
+        nonce: (!source).then_some(Nonce(id(0xcc))),
+    }
+}
+
+fn observed(process: Process, claim: ClaimSeen) -> Observed {
+    let answers = process == Process::Alive;
+    Observed {
+        process,
+        instance: answers.then(instance),
+        run_state: answers.then_some(RunState::Postmigrate),
+        migration: answers.then_some(MigrationStatus::Completed),
+        claim,
+    }
+}
+
+fn evidence(facts: Facts, phase: Phase) -> Evidence {
+    Evidence {
+        role: Role::Source,
+        protocol: Protocol::V3,
+        phase,
+        facts,
+        observed: observed(Process::Alive, ClaimSeen::Present(claim(Role::Source))),
+        claim: Some(claim(Role::Source)),
+        peer: PeerAnswer::Started,
+        watched: true,
+        recovering: false,
+        journal_damaged: false,
+        wanted: WantedRunState::Running,
+    }
+}
+
+fn facts(cont: ContIntent, outcome: Option<Outcome>) -> Facts {
+    Facts {
+        migrate_intended: true,
+        granted: true,
+        abandoned: false,
+        committed: outcome.is_some(),
+        started: false,
+        aborted: false,
+        outcome,
+        cont,
+    }
+}
+
+fn ended_job() -> EndedJob {
+    EndedJob {
+        job: Lsn(7),
+        kind: JobKind::MigrationIn,
+        migration: Some(migration()),
+        phase: Some(Phase::Finish3),
+        result: JobResult::Completed,
+        detail: String::new(),
+    }
+}
+
+pub(crate) fn domain_state(name: &str, definition: Option<Lsn>) -> RecordBody {
+    let whole = definition.is_some();
+    RecordBody::DomainState(DomainState {
+        name: name.to_owned(),
+        qmp: format!("/run/{name}.qmp"),
+        instance: instance(),
+        wanted: if whole {
+            WantedRunState::Running
+        } else {
+            WantedRunState::Paused
+        },
+        definition,
+        claim: whole.then(|| claim(Role::Destination)),
+        dead: !whole,
+        damaged: false,
+        last_job: whole.then(ended_job),
+    })
+}
+
+fn migration_state() -> RecordBody {
+    RecordBody::MigrationState(MigrationState {
+        job: Lsn(9),
+        open: true,
+        terms: terms(Role::Source, Protocol::V3, Authority::Destination),
+        phase: Phase::Perform3Done,
+        migrate_intended: true,
+        source_touched: false,
+        granted: Some(cookie(Authority::Destination, WantedRunState::Running)),
+        abandoned: false,
+        cancel_asked: false,
+        committed: false,
+        started: false,
+        aborted: false,
+        outcome: None,
+        cont: ContIntent::Never,
+        cont_count: 0,
+        in_flight: Some((Lsn(40), EffectCommand::MigrateContinue)),
+        peer_position: Some(position()),
+        peer_answer: PeerAnswer::Whole,
+        last_rule: Some("source-perform3-go-on".to_owned()),
+    })
+}
+
+/// A checkpoint of two domains and a migration, whose first record gets the LSN `first`.
+pub(crate) fn checkpoint(openings: Vec<Opening>, first: u64) -> Vec<Draft> {
+    let [one, two] = DOMAINS;
+    let definition = Lsn(first + 1);
+    let part = |index: u16, size: usize| {
+        RecordBody::DefinitionPart(DefinitionPart {
+            first: definition,
+            index,
+            count: 2,
+            text: "<domain/>".chars().cycle().take(size).collect(),
+        })
+    };
+    let begun = CheckpointBegun {
+        records: 5,
+        openings,
+    };
+    let ended = CheckpointEnded { records: 5 };
+    vec![
+        draft(None, RecordBody::CheckpointBegun(begun)),
+        draft(Some(one), part(0, PARTS[0])),
+        draft(Some(one), part(1, PARTS[1])),
+        draft(Some(one), domain_state("web", Some(definition))),
+        draft(Some(two), domain_state("d\u{e4}mon", None)),
+        draft(Some(one), migration_state()),
+        draft(None, RecordBody::CheckpointEnded(ended)),
+    ]
+}
+
+pub(crate) fn draft(domain: Option<DomainId>, body: RecordBody) -> Draft {
+    Draft { domain, body }
+}
+
+/// What was asked, begun and sent.
+pub(crate) fn intents() -> Vec<Draft> {
+    let [one, two] = DOMAINS;
+    let RecordBody::DomainState(added) = domain_state("web", None) else {
+        return Vec::new();
+    };
+    let mut bodies = vec![RecordBody::DomainAdded(added)];
+    for (wanted, why) in [
+        (WantedRunState::Paused, WantedReason::Asked),
+        (WantedRunState::Running, WantedReason::Seen),
+        (WantedRunState::Paused, WantedReason::Carried),
+    ] {
+        bodies.push(RecordBody::WantedChanged(WantedChanged { wanted, why }));
+    }
+    for kind in JobKind::ALL {
+        let migration = match kind {
+            JobKind::MigrationOut => Some(terms(Role::Source, Protocol::V2, Authority::Source)),
+            JobKind::MigrationIn => Some(terms(Role::Destination, Protocol::V3, Authority::Store)),
+            _ => None,
+        };
+        let kind = *kind;
+        bodies.push(RecordBody::JobBegun(JobBegun { kind, migration }));
+    }
+    for phase in Phase::ALL {
+        let (job, phase) = (Lsn(9), *phase);
+        bodies.push(RecordBody::PhaseEntered(PhaseEntered { job, phase }));
+    }
+    let uri = "tcp:[2001:db8::1]:49152".to_owned();
+    let commands = [
+        EffectCommand::Claim(claim(Role::Source)),
+        EffectCommand::Unclaim,
+        EffectCommand::SetCapabilities(Role::Destination),
+        EffectCommand::SetParameters {
+            max_bandwidth: Some(u64::MAX),
+            downtime_limit: None,
+        },
+        EffectCommand::MigrateIncoming { uri: uri.clone() },
+        EffectCommand::Migrate { uri },
+        EffectCommand::MigrateContinue,
+        EffectCommand::MigrateCancel,
+        EffectCommand::Cont,
+        EffectCommand::Stop,
+        EffectCommand::Kill,
+    ];
+    for (job, command) in (0..).zip(commands) {
+        bodies.push(RecordBody::EffectIntended(EffectIntended {
+            job: (job > 0).then_some(Lsn(job)),
+            instance: instance(),
+            command,
+        }));
+    }
+    // The domains take turns, so that their chains of previous LSNs interleave.
+    let turns = [one, one, two].into_iter().cycle();
+    turns
+        .zip(bodies)
+        .map(|(domain, body)| draft(Some(domain), body))
+        .collect()
+}
+
+/// What was seen and heard.
+pub(crate) fn observations() -> Vec<Draft> {
+    let mut bodies = Vec::new();
+    let why = "connection reset by peer".to_owned();
+    for result in [
+        EffectResult::Done,
+        EffectResult::Refused {
+            class: "GenericError".to_owned(),
+            description: "Failed to get \"write\" lock".to_owned(),
+        },
+        EffectResult::NotSent { why: why.clone() },
+        EffectResult::Unknown { why },
+    ] {
+        let effect = Lsn(50);
+        bodies.push(RecordBody::EffectFinished(EffectFinished {
+            effect,
+            result,
+        }));
+    }
+    let claims = [
+        ClaimSeen::Unread,
+        ClaimSeen::Absent,
+        ClaimSeen::Present(claim(Role::Destination)),
+        ClaimSeen::Foreign("someone else's".to_owned()),
+    ];
+    for (process, claim) in Process::ALL.iter().zip(claims) {
+        bodies.push(RecordBody::QemuObserved(QemuObserved {
+            job: None,
+            observed: observed(*process, claim),
+        }));
+    }
+    let newer = Observed {
+        run_state: Some(RunState::from_qemu("a-state-of-a-newer-qemu")),
+        migration: Some(MigrationStatus::from_qemu("a-status-of-a-newer-qemu")),
+        ..observed(Process::Alive, ClaimSeen::Absent)
+    };
+    bodies.push(RecordBody::QemuObserved(QemuObserved {
+        job: Some(Lsn(9)),
+        observed: newer,
+    }));
+    for answer in PeerAnswer::ALL {
+        let reached = *answer != PeerAnswer::Unreachable;
+        bodies.push(RecordBody::PeerHeard(PeerHeard {
+            migration: migration(),
+            position: reached.then(position),
+            answer: *answer,
+        }));
+    }
+    bodies
+        .into_iter()
+        .map(|body| draft(Some(DOMAINS[0]), body))
+        .collect()
+}
+
+/// What became of it.
+pub(crate) fn outcomes() -> Vec<Draft> {
+    let migration = migration();
+    let named = MigrationNamed { migration };
+    let mut bodies = vec![
+        RecordBody::PeerPrepared(PeerPrepared {
+            migration,
+            nonce: Nonce(id(0xcc)),
+            position: position(),
+        }),
+        RecordBody::MigrationGranted(MigrationGranted {
+            cookie: cookie(Authority::Destination, WantedRunState::Running),
+        }),
+        RecordBody::MigrationAbandoned(MigrationAbandoned {
+            migration,
+            why: "the destination refused: busy".to_owned(),
+            asked: false,
+        }),
+        RecordBody::MigrationCommitted(MigrationCommitted {
+            cookie: Some(cookie(Authority::Manager, WantedRunState::Paused)),
+            migration,
+        }),
+        RecordBody::MigrationCommitted(MigrationCommitted {
+            cookie: None,
+            migration,
+        }),
+        RecordBody::MigrationStarted(named),
+        RecordBody::MigrationAborted(named),
+    ];
+    for outcome in Outcome::ALL {
+        bodies.push(RecordBody::OutcomeLearned(OutcomeLearned {
+            migration,
+            outcome: *outcome,
+            position: (*outcome == Outcome::Committed).then(position),
+        }));
+    }
+    for (decision, cont) in Decision::ALL.iter().zip(ContIntent::ALL) {
+        let outcome = (*decision == Decision::Kill).then_some(Outcome::Committed);
+        bodies.push(RecordBody::Decided(Decided {
+            job: Lsn(9),
+            rule: format!("source-confirm3-{decision}"),
+            decision: *decision,
+            evidence: evidence(facts(*cont, outcome), Phase::Confirm3),
+            based_on: vec![Lsn(9), Lsn(40), Lsn(41)],
+        }));
+    }
+    bodies.push(RecordBody::OperatorResolved(OperatorResolved {
+        job: Lsn(9),
+        decision: Decision::Resume,
+        force: true,
+        statement: "the other host is off, its cable is in my hand".to_owned(),
+        uid: 1000,
+    }));
+    for result in JobResult::ALL {
+        bodies.push(RecordBody::JobEnded(JobEnded {
+            job: Lsn(9),
+            result: *result,
+            detail: format!("it {result}"),
+        }));
+    }
+    bodies.push(RecordBody::MigrationForgotten(named));
+    bodies.push(RecordBody::DomainRemoved);
+    bodies
+        .into_iter()
+        .map(|body| draft(Some(DOMAINS[1]), body))
+        .collect()
+}
