@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use phase_journal::journal::OsDisk;
 use phase_journal::journal::verify::Verdict;
 use phase_journal_lab::guest::{GuestImage, GuestOptions, RESTLESS_BANDWIDTH};
 use phase_journal_lab::pair::{Limits, Pair, PairOptions, Settled, Side};
@@ -112,7 +113,7 @@ pub(crate) fn assert_one_runs(pair: &mut Pair, what: &str) -> Side {
 }
 
 pub(crate) fn assert_sound(pair: &mut Pair, side: Side, what: &str) {
-    let report = phase_journal::journal::verify::verify(pair.sidecar(side).journal());
+    let report = phase_journal::journal::verify::verify(OsDisk::new(pair.sidecar(side).journal()));
     let report = report.unwrap_or_else(|error| panic!("{what}: journal of {side}: {error}"));
     assert_ne!(
         report.verdict(),

@@ -208,41 +208,19 @@ pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settl
     {
         return disowned(&header, length, known.last);
     }
-    for damage in damage.into_iter().filter(|damage| damage.last < next) {
-        let Damage {
-            at,
-            until,
-            first,
-            last,
-            why,
-        } = damage;
-        let why = Cause::Damaged(why);
-        entries.push((
-            at,
-            Entry::Gap(Gap {
-                first,
-                last,
-                segment: number,
-                at,
-                until,
-                why,
-            }),
-        ));
-    }
+    let inner = damage.into_iter().filter(|damage| damage.last < next);
+    entries.extend(inner.map(|damage| (damage.at, Entry::Gap(gap_of(number, damage)))));
     // Stable: a batch stands before the gaps inside it.
     entries.sort_by_key(|(at, _)| *at);
     let mut entries: Vec<Entry> = entries.into_iter().map(|(_, entry)| entry).collect();
 
     let (mut ending, why) = ending(number, tail, length, header.size);
-    let last = match (following, known) {
+    let last = match following {
         // The next segment tells what this one held, whatever its end looks like.
-        (Some(head), Some(_)) => before(head.first),
+        Some(head) if known.is_some() => before(head.first),
         // A file between them that is lost is told of by a gap of its own.
-        (Some(_), None) => before(next),
-        (None, _) if ending == Ending::Damaged => Lsn(before(next)
-            .0
-            .saturating_add(records_max(header.size.saturating_sub(end)))),
-        (None, _) => before(next),
+        Some(_) => before(next),
+        None => last_possible(&header, end, next, ending),
     };
     if last >= next {
         let until = known.map_or(header.size, |known| known.end).max(end);
@@ -263,6 +241,34 @@ pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settl
         next,
         ending,
     }
+}
+
+fn gap_of(segment: SegmentNumber, damage: Damage) -> Gap {
+    let Damage {
+        at,
+        until,
+        first,
+        last,
+        why,
+    } = damage;
+    Gap {
+        first,
+        last,
+        segment,
+        at,
+        until,
+        why: Cause::Damaged(why),
+    }
+}
+
+/// The last LSN that the newest segment may have held, of which `end` bytes and the records before
+/// `next` can be read.
+fn last_possible(header: &SegmentHeader, end: u64, next: Lsn, ending: Ending) -> Lsn {
+    let count = match ending {
+        Ending::Clean | Ending::Torn { .. } => 0,
+        Ending::Damaged => records_max(header.size.saturating_sub(end)),
+    };
+    Lsn(before(next).0.saturating_add(count))
 }
 
 /// A segment that is not the one that the next segment was written after: nothing in it counts.

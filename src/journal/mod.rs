@@ -31,7 +31,6 @@ pub use open::{
     FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OpenOptions, Opened, Past,
     RETAINED_BYTES_DEFAULT,
 };
-pub use verify::verify;
 
 /// A value that was never written down, for tests of what takes one.
 #[cfg(test)]

@@ -2,12 +2,12 @@
 //! Invariant: never writes, needs no lock; what is normal after a crash is told from damage.
 //! Not here: repairing, and how a report is printed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use journal_format::number::{HostId, JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RecordBody};
 
-use super::disk::{Disk, OsDisk};
+use super::disk::Disk;
 use super::read::{Cause, Ending, Entry, Gap, ReadError, Reader};
 
 /// What is to be said of a whole journal, worst last.
@@ -30,6 +30,15 @@ impl Verdict {
             Verdict::Clean => "clean",
             Verdict::Torn => "torn",
             Verdict::Damaged => "damaged",
+        }
+    }
+
+    /// Is nothing wrong that a crash does not explain?
+    #[must_use]
+    pub const fn is_sound(self) -> bool {
+        match self {
+            Verdict::Clean | Verdict::Torn => true,
+            Verdict::Damaged => false,
         }
     }
 }
@@ -90,12 +99,6 @@ impl Report {
         }
     }
 
-    /// Is something wrong that no crash explains?
-    #[must_use]
-    pub fn is_damaged(&self) -> bool {
-        self.verdict() == Verdict::Damaged
-    }
-
     /// The LSNs that are lost, at the most.
     #[must_use]
     pub fn lost(&self) -> u64 {
@@ -110,15 +113,7 @@ impl Report {
 ///
 /// # Errors
 /// What the system refuses, and that there is no journal. Damage is no error.
-pub fn verify(directory: &Path) -> Result<Report, ReadError> {
-    verify_on(OsDisk::new(directory))
-}
-
-/// Reads the journal on a disk to its end; see [`verify`].
-///
-/// # Errors
-/// As [`verify`].
-pub fn verify_on<D: Disk>(disk: D) -> Result<Report, ReadError> {
+pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
     let directory = disk.path().to_path_buf();
     let mut reader = Reader::open(disk)?;
     let heads = || reader.segments().iter();

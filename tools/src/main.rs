@@ -1,2 +1,133 @@
-//! stub
-fn main() {}
+//! The `phase-journal` command: offline inspection of journals, online control of a sidecar.
+//!
+//! Invariant: offline commands open nothing for writing and take no lock; every command writes to a
+//! writer that it is given, and ends with a documented exit code.
+//! Not here: what a record means (`phase_journal::engine`), the files (`phase_journal::journal`).
+
+mod dump;
+mod error;
+mod explain;
+mod migrate;
+mod online;
+mod past;
+mod text;
+mod verify;
+mod words;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use error::{Found, ToolError};
+
+/// Found damage, a domain in doubt, or a migration that did not succeed.
+const EXIT_FOUND: u8 = 1;
+/// Could not be done.
+const EXIT_FAILED: u8 = 2;
+
+/// Where a sidecar listens if nothing else is said.
+const SOCKET_DEFAULT: &str = "/run/phase-journal/control.sock";
+
+/// Look into journals of migrations, and control a sidecar.
+#[derive(Debug, Parser)]
+#[command(
+    name = "phase-journal",
+    version,
+    after_help = "Exit codes: 0 fine; 1 found damage, a domain in doubt, or a migration that did not \
+                  succeed; 2 could not do it."
+)]
+struct Cli {
+    /// For programs: JSON (one value; for dump one line each)
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// The sidecar's control socket
+    #[arg(long, global = true, value_name = "PATH", env = "PHASE_JOURNAL_SOCKET", default_value = SOCKET_DEFAULT)]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Every record of a journal, in order (offline)
+    Dump(dump::DumpArgs),
+    /// Is a journal sound? (offline)
+    Verify(verify::VerifyArgs),
+    /// Every decision of a journal: rule, evidence, records, and the proof that it can be made again
+    /// (offline)
+    Explain(explain::ExplainArgs),
+    /// Domains, open jobs, and what is held and why
+    Status,
+    /// All domains
+    Domains,
+    /// Open jobs
+    Jobs(online::JobsArgs),
+    /// Decisions of a running sidecar
+    Decisions(online::DecisionsArgs),
+    /// The running sidecar's journal
+    Journal,
+    /// Register a domain
+    DomainAdd(online::DomainAddArgs),
+    /// Take a domain out
+    DomainRemove(Name),
+    /// Stop a guest, as its owner
+    Suspend(Name),
+    /// Continue a guest, as its owner
+    Resume(Name),
+    /// Migrate a domain to another sidecar, and watch it
+    Migrate(migrate::MigrateArgs),
+    /// End a job, if it still can be
+    Cancel(online::CancelArgs),
+    /// Settle a held domain, on the record
+    Resolve(online::ResolveArgs),
+}
+
+/// A domain's name.
+#[derive(Debug, Args)]
+struct Name {
+    /// The domain's name
+    name: String,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = io::stdout().lock();
+    match run(&cli, &mut out).and_then(|found| out.flush().map(|()| found).map_err(ToolError::from))
+    {
+        Ok(Found::Nothing) => ExitCode::SUCCESS,
+        Ok(Found::Something) => ExitCode::from(EXIT_FOUND),
+        // Whoever reads has seen enough.
+        Err(ToolError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("phase-journal: {error}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
+    let online = || online::Online::connect(&cli.socket, cli.json);
+    match &cli.command {
+        Command::Dump(args) => dump::run(args, cli.json, out),
+        Command::Verify(args) => verify::run(args, cli.json, out),
+        Command::Explain(args) => explain::run(args, cli.json, out),
+        Command::Status => online()?.status(out),
+        Command::Domains => online()?.domains(out),
+        Command::Jobs(args) => online()?.jobs(args, out),
+        Command::Decisions(args) => online()?.decisions(args, out),
+        Command::Journal => online()?.journal(out),
+        Command::DomainAdd(args) => online()?.domain_add(args, out),
+        Command::DomainRemove(args) => online()?.by_name("domain-remove", &args.name, out),
+        Command::Suspend(args) => online()?.by_name("domain-suspend", &args.name, out),
+        Command::Resume(args) => online()?.by_name("domain-resume", &args.name, out),
+        Command::Migrate(args) => migrate::run(args, &cli.socket, cli.json, out),
+        Command::Cancel(args) => online()?.cancel(args, out),
+        Command::Resolve(args) => online()?.resolve(args, out),
+    }
+}

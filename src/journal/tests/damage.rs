@@ -4,7 +4,7 @@ use journal_format::number::{Epoch, SegmentNumber};
 
 use super::*;
 use crate::journal::read::{Cause, Gap};
-use crate::journal::verify::{Report, Verdict, verify_on};
+use crate::journal::verify::{Report, Verdict, verify};
 
 /// Segments 1 and 2 of the first opening (by a roll), 3 of the second, with 10 records of one batch
 /// each, tagged 0 to 9, 10 to 19, 20 to 29.
@@ -44,7 +44,7 @@ fn damage(place: &Place, segment: u64, at: usize, with: &[u8]) {
 }
 
 fn report(place: &Place) -> Report {
-    verify_on(place.journal.clone()).unwrap()
+    verify(place.journal.clone()).unwrap()
 }
 
 /// Everything that was written is either read or in a gap; nothing is read twice or wrongly.

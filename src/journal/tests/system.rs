@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::journal::disk::IoMode;
 use crate::journal::index::Index;
+use crate::journal::verify::{Verdict, verify};
 
 fn open(directory: &Path) -> Result<Opened<OsDisk>, OpenError> {
     let run = directory.join("run");
@@ -54,8 +55,8 @@ fn a_journal_lives_on_a_real_disk() {
     drop(log);
 
     let log = begin(open(directory.path()).unwrap());
-    let report = verify(&directory.path().join("journal")).unwrap();
-    assert_eq!(report.verdict(), verify::Verdict::Clean);
+    let report = verify(OsDisk::new(&directory.path().join("journal"))).unwrap();
+    assert_eq!(report.verdict(), Verdict::Clean);
     assert_eq!((report.segments, report.records), (3, 302 + 6));
     let index = directory.path().join("journal").join(INDEX_NAME);
     let disk = OsDisk::new(&directory.path().join("journal"));
@@ -98,7 +99,7 @@ fn a_directory_that_is_a_file_is_named() {
         error.to_string().contains("/journal: Not a directory"),
         "{error}"
     );
-    let error = verify(&directory.path().join("nothing")).unwrap_err();
+    let error = verify(OsDisk::new(&directory.path().join("nothing"))).unwrap_err();
     assert!(
         error
             .to_string()

@@ -1,0 +1,64 @@
+//! How commands end.
+
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use phase_journal::journal::read::ReadError;
+use phase_journal::qmp::QmpError;
+
+/// What a command found; decides between exit codes 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// All is well.
+    Nothing,
+    /// Damage, a domain in doubt, or a migration that did not succeed.
+    Something,
+}
+
+/// Why a command could not be carried out.
+#[derive(Debug)]
+pub(crate) enum ToolError {
+    /// The output could not be written.
+    Output(io::Error),
+    /// The journal could not be read.
+    Journal(ReadError),
+    /// A file could not be read.
+    File { path: PathBuf, source: io::Error },
+    /// An argument makes no sense.
+    Argument(String),
+    /// The sidecar did not answer, or refused.
+    Sidecar(QmpError),
+    /// The sidecar's answer is none that this program knows.
+    Answer(String),
+}
+
+impl fmt::Display for ToolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ToolError::Output(error) => write!(f, "writing the output: {error}"),
+            ToolError::Journal(error) => error.fmt(f),
+            ToolError::File { path, source } => write!(f, "reading {}: {source}", path.display()),
+            ToolError::Argument(why) => f.write_str(why),
+            ToolError::Sidecar(error) => error.fmt(f),
+            ToolError::Answer(what) => write!(f, "the sidecar's answer is not understood: {what}"),
+        }
+    }
+}
+
+impl From<io::Error> for ToolError {
+    fn from(error: io::Error) -> ToolError {
+        ToolError::Output(error)
+    }
+}
+
+impl From<ReadError> for ToolError {
+    fn from(error: ReadError) -> ToolError {
+        ToolError::Journal(error)
+    }
+}
+
+impl From<QmpError> for ToolError {
+    fn from(error: QmpError) -> ToolError {
+        ToolError::Sidecar(error)
+    }
+}

@@ -1,0 +1,248 @@
+//! `phase-journal explain`: every decision, with all that led to it, made again.
+//!
+//! Invariant (P7): what is shown comes from the journal alone; the rule is found again by the very
+//! code that decides, from the recorded evidence.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use journal_format::number::Lsn;
+use journal_format::record::{Decided, Decoded, OperatorResolved, RecordBody};
+use phase_journal::engine::{Rule, decide};
+use serde_json::{Value, json};
+
+use crate::error::{Found, ToolError};
+use crate::past::{Item, Past, Recorded};
+use crate::text::time;
+use crate::words;
+
+/// What to explain.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The journal's directory
+    directory: PathBuf,
+    /// Only this domain
+    #[arg(value_name = "DOMAIN")]
+    domain: Option<String>,
+    /// Only this job (the LSN of its first record)
+    #[arg(long, value_name = "LSN")]
+    job: Option<u64>,
+}
+
+/// Records of open jobs that are kept for citing, at the most.
+const CITED_MAX: usize = 100_000;
+
+/// A decision and what is said about it.
+struct Explained {
+    at: Recorded,
+    decided: Decided,
+    cited: Vec<Recorded>,
+    /// For an operator's word.
+    resolved: Option<OperatorResolved>,
+}
+
+/// How the recorded rule compares with the one found again.
+enum Again {
+    Same,
+    /// An operator's word follows from no table.
+    Operator,
+    /// The rule is of another version of the table.
+    Unknown,
+    Other(Option<Rule>),
+}
+
+impl Explained {
+    fn again(&self) -> Again {
+        match Rule::from_name(&self.decided.rule) {
+            None => Again::Unknown,
+            Some(Rule::OperatorResolved) => Again::Operator,
+            recorded => {
+                let found = decide(&self.decided.evidence);
+                if found == recorded {
+                    Again::Same
+                } else {
+                    Again::Other(found)
+                }
+            }
+        }
+    }
+}
+
+/// Explains decisions.
+pub(crate) fn run(
+    args: &ExplainArgs,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Found, ToolError> {
+    let (explained, open) = read(args)?;
+    let reproduced = explained
+        .iter()
+        .all(|one| matches!(one.again(), Again::Same | Again::Operator));
+    if json {
+        let decisions: Vec<Value> = explained.iter().map(as_json).collect();
+        let open: Vec<Value> = open
+            .iter()
+            .map(|(job, last)| open_json(*job, last))
+            .collect();
+        writeln!(
+            out,
+            "{}",
+            json!({"decisions": decisions, "open-jobs": open})
+        )?;
+    } else {
+        for one in &explained {
+            as_text(one, out)?;
+        }
+        if explained.is_empty() {
+            writeln!(out, "no decision is recorded")?;
+        }
+        for (job, last) in &open {
+            let name = last.name.as_deref().unwrap_or("-");
+            writeln!(out, "job {job} of {name} is open; its last record:")?;
+            writeln!(out, "  {}", words::line(last))?;
+            writeln!(
+                out,
+                "  what follows depends on what QEMU shows and the other side says, which no journal knows"
+            )?;
+        }
+    }
+    let in_doubt = !open.is_empty() || !reproduced;
+    Ok(if in_doubt {
+        Found::Something
+    } else {
+        Found::Nothing
+    })
+}
+
+type Open = BTreeMap<Lsn, Recorded>;
+
+fn read(args: &ExplainArgs) -> Result<(Vec<Explained>, Open), ToolError> {
+    let mut explained = Vec::new();
+    let mut open: Open = BTreeMap::new();
+    let mut seen: BTreeMap<Lsn, Recorded> = BTreeMap::new();
+    let mut resolved: Option<OperatorResolved> = None;
+    Past::open(&args.directory)?.read(|item| {
+        let Item::Record(recorded) = item else {
+            return Ok(());
+        };
+        let of_domain = args.domain.is_none() || recorded.name == args.domain;
+        let of_job = args.job.is_none_or(|job| recorded.job == Some(Lsn(job)));
+        let (Decoded::Known(record), Some(job)) = (&recorded.record, recorded.job) else {
+            return Ok(());
+        };
+        if !of_domain || !of_job {
+            return Ok(());
+        }
+        if seen.len() < CITED_MAX {
+            seen.insert(record.lsn, (*recorded).clone());
+        }
+        match &record.body {
+            RecordBody::JobBegun(_) => drop(open.insert(job, (*recorded).clone())),
+            RecordBody::MigrationState(state) if state.open => {
+                open.insert(job, (*recorded).clone());
+            }
+            RecordBody::JobEnded(_) => drop(open.remove(&job)),
+            RecordBody::OperatorResolved(word) => resolved = Some(word.clone()),
+            RecordBody::Decided(decided) => {
+                let cited = decided
+                    .based_on
+                    .iter()
+                    .filter_map(|lsn| seen.get(lsn).cloned());
+                explained.push(Explained {
+                    at: (*recorded).clone(),
+                    decided: decided.clone(),
+                    cited: cited.collect(),
+                    resolved: resolved.take(),
+                });
+            }
+            _ => {
+                if let Some(last) = open.get_mut(&job) {
+                    *last = (*recorded).clone();
+                }
+            }
+        }
+        Ok(())
+    })?;
+    if let (Some(domain), true) = (&args.domain, seen.is_empty()) {
+        return Err(ToolError::Argument(format!(
+            "the journal has no job of a domain '{domain}'"
+        )));
+    }
+    Ok((explained, open))
+}
+
+fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
+    let decided = &one.decided;
+    let name = one.at.name.as_deref().unwrap_or("-");
+    writeln!(
+        out,
+        "{} {name} (job {}, record {}, {} UTC)",
+        decided.decision.name().to_uppercase(),
+        decided.job,
+        one.at.record.lsn(),
+        time(one.at.batch.wall)
+    )?;
+    writeln!(out, "  rule      {}", decided.rule)?;
+    writeln!(out, "  because   {}", words::reason(&decided.rule))?;
+    if let Some(resolved) = &one.resolved {
+        writeln!(
+            out,
+            "  operator  uid {}{}: {}",
+            resolved.uid,
+            if resolved.force { ", with force" } else { "" },
+            resolved.statement
+        )?;
+    }
+    for (what, was) in words::evidence(&decided.evidence) {
+        writeln!(out, "  {what:<9} {was}")?;
+    }
+    for cited in &one.cited {
+        writeln!(out, "  record  {}", words::line(cited))?;
+    }
+    if let Some(rule) = Rule::from_name(&decided.rule) {
+        let settled_by = rule.text().settled_by;
+        if !settled_by.is_empty() {
+            writeln!(out, "  settled   by {settled_by}")?;
+        }
+        writeln!(out, "  libvirt   {}", rule.text().libvirt)?;
+    }
+    let again = match one.again() {
+        Again::Same => "reproduced from the evidence".to_owned(),
+        Again::Operator => "an operator's word: follows from no rule".to_owned(),
+        Again::Unknown => "NOT reproduced: this program has no such rule".to_owned(),
+        Again::Other(found) => {
+            format!(
+                "NOT reproduced: the evidence gives {}",
+                found.map_or("no rule", Rule::name)
+            )
+        }
+    };
+    writeln!(out, "  again     {again}\n")?;
+    Ok(())
+}
+
+fn as_json(one: &Explained) -> Value {
+    let decided = &one.decided;
+    let text = Rule::from_name(&decided.rule).map(Rule::text);
+    json!({
+        "lsn": one.at.record.lsn(),
+        "time": one.at.batch.wall,
+        "name": one.at.name,
+        "job": decided.job,
+        "rule": decided.rule,
+        "decision": decided.decision,
+        "reason": words::reason(&decided.rule),
+        "settled-by": text.map(|text| text.settled_by),
+        "libvirt": text.map(|text| text.libvirt),
+        "evidence": decided.evidence,
+        "based-on": decided.based_on,
+        "resolved": one.resolved,
+        "reproduced": matches!(one.again(), Again::Same),
+    })
+}
+
+fn open_json(job: Lsn, last: &Recorded) -> Value {
+    json!({"job": job, "name": last.name, "last": last.record.lsn()})
+}

@@ -1,0 +1,315 @@
+//! `phase-journal migrate`: begins a migration and watches it.
+//!
+//! Invariant: the migration does not depend on this command: when it is interrupted or loses the
+//! sidecar, the migration goes on under the journal's protection, and it says so.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use phase_journal::qmp::{QmpError, SidecarClient};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Found, ToolError};
+use crate::online::{WAIT, absolute, runtime, some, text};
+use crate::text::size;
+
+/// How often the progress is asked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a line is written where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a lost sidecar is waited for.
+const RECONNECT_MAX: Duration = Duration::from_secs(60);
+/// Width of the bar, in characters.
+const BAR_WIDTH: u64 = 30;
+
+/// What to migrate, and where.
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// The domain
+    name: String,
+    /// The other sidecar's peer socket
+    #[arg(long, value_name = "PATH")]
+    peer: PathBuf,
+    /// QEMU's migration URI, such as unix:/run/m.sock
+    #[arg(long)]
+    uri: String,
+    /// The domain's name at the destination, if it is another
+    #[arg(long, value_name = "NAME")]
+    destination_name: Option<String>,
+    /// Bytes per second
+    #[arg(long, value_name = "BYTES")]
+    max_bandwidth: Option<u64>,
+    /// Milliseconds that the guest may be stopped
+    #[arg(long, value_name = "MS")]
+    downtime_limit: Option<u64>,
+    /// Begin it and do not watch
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// How the watching ended.
+enum Watched {
+    Ended(Value),
+    Held(Value),
+    Interrupted,
+}
+
+/// Begins a migration, and watches it until its job ends.
+pub(crate) fn run(
+    args: &MigrateArgs,
+    socket: &Path,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Found, ToolError> {
+    let runtime = runtime()?;
+    let arguments = some([
+        ("name", json!(args.name)),
+        ("peer", json!(absolute(&args.peer)?)),
+        ("uri", json!(args.uri)),
+        ("destination-name", json!(args.destination_name)),
+        ("max-bandwidth", json!(args.max_bandwidth)),
+        ("downtime-limit", json!(args.downtime_limit)),
+    ]);
+    runtime.block_on(async {
+        let (client, events) = SidecarClient::connect(socket, WAIT).await?;
+        let begun = client.call("migrate-domain", arguments, WAIT).await?;
+        // Only asked for its answers from here on.
+        drop(events);
+        let job = begun["job"]
+            .as_u64()
+            .ok_or_else(|| ToolError::Answer(begun.to_string()))?;
+        if args.no_wait {
+            if json {
+                writeln!(out, "{begun}")?;
+            } else {
+                writeln!(out, "job {job}, migration {}", text(&begun, "migration"))?;
+            }
+            return Ok(Found::Nothing);
+        }
+        let mut watch = Watch {
+            socket,
+            client,
+            job,
+            bar: Bar::new(json),
+        };
+        let watched = watch.until_ended().await;
+        watch.bar.clear();
+        conclude(watched?, job, json, out)
+    })
+}
+
+fn conclude(
+    watched: Watched,
+    job: u64,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Found, ToolError> {
+    match watched {
+        Watched::Ended(ended) => {
+            if json {
+                writeln!(out, "{ended}")?;
+            } else {
+                writeln!(
+                    out,
+                    "job {job} {}: {}",
+                    text(&ended, "result"),
+                    text(&ended, "detail")
+                )?;
+            }
+            let completed = ended["result"] == "completed";
+            Ok(if completed {
+                Found::Nothing
+            } else {
+                Found::Something
+            })
+        }
+        Watched::Held(domain) => {
+            if json {
+                writeln!(out, "{domain}")?;
+            } else {
+                let held = &domain["held"];
+                writeln!(out, "job {job} is held: {}", text(held, "reason"))?;
+                writeln!(out, "settled by {}", text(held, "settled-by"))?;
+            }
+            Ok(Found::Something)
+        }
+        Watched::Interrupted => {
+            writeln!(
+                out,
+                "job {job} goes on without this command; look with: phase-journal jobs --job {job}"
+            )?;
+            Ok(Found::Something)
+        }
+    }
+}
+
+struct Watch<'a> {
+    socket: &'a Path,
+    client: SidecarClient,
+    job: u64,
+    bar: Bar,
+}
+
+impl Watch<'_> {
+    async fn until_ended(&mut self) -> Result<Watched, ToolError> {
+        let mut held_since: Option<Instant> = None;
+        loop {
+            let job = tokio::select! {
+                job = self.look() => job?,
+                _ = tokio::signal::ctrl_c() => return Ok(Watched::Interrupted),
+            };
+            if job["state"] == "ended" {
+                return Ok(Watched::Ended(job));
+            }
+            self.bar.show(&job);
+            // A hold for a moment is the protocol's own; one that stays is worth an end.
+            match self.held(&job).await? {
+                None => held_since = None,
+                Some(domain) => {
+                    let since = *held_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > WAIT {
+                        return Ok(Watched::Held(domain));
+                    }
+                }
+            }
+            tokio::select! {
+                () = sleep(LOOK_INTERVAL) => {}
+                _ = tokio::signal::ctrl_c() => return Ok(Watched::Interrupted),
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<Value, ToolError> {
+        let jobs = self.ask("query-jobs", json!({"job": self.job})).await?;
+        match jobs.get(0) {
+            Some(job) => Ok(job.clone()),
+            None => Err(ToolError::Answer(format!("it knows no job {}", self.job))),
+        }
+    }
+
+    async fn held(&mut self, job: &Value) -> Result<Option<Value>, ToolError> {
+        let domains = self
+            .ask("query-domains", json!({"name": job["name"]}))
+            .await?;
+        Ok(domains
+            .get(0)
+            .filter(|domain| !domain["held"].is_null())
+            .cloned())
+    }
+
+    /// Asks, and when the sidecar is gone waits a bounded time for it to come back.
+    async fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, ToolError> {
+        let begun = Instant::now();
+        let mut told = false;
+        loop {
+            let error = match self.client.call(command, arguments.clone(), WAIT).await {
+                Ok(answer) => return Ok(answer),
+                Err(error @ (QmpError::NotSent { .. } | QmpError::Lost { .. })) => error,
+                Err(error) => return Err(error.into()),
+            };
+            if !told {
+                self.bar.clear();
+                eprintln!(
+                    "the sidecar is gone; the migration is in its journal, and recovery decides when it is back"
+                );
+                told = true;
+            }
+            if begun.elapsed() > RECONNECT_MAX {
+                return Err(error.into());
+            }
+            sleep(LOOK_INTERVAL).await;
+            if let Ok((client, _)) = SidecarClient::connect(self.socket, WAIT).await {
+                self.client = client;
+            }
+        }
+    }
+}
+
+/// The progress on standard error: a bar on a terminal, else a line now and then.
+struct Bar {
+    terminal: bool,
+    quiet: bool,
+    last: Option<(Instant, String)>,
+}
+
+impl Bar {
+    fn new(json: bool) -> Bar {
+        let terminal = std::io::stderr().is_terminal();
+        Bar {
+            terminal,
+            quiet: json && !terminal,
+            last: None,
+        }
+    }
+
+    fn show(&mut self, job: &Value) {
+        let line = line(job);
+        if self.terminal {
+            eprint!("\r\x1b[K{line}");
+            self.last = Some((Instant::now(), line));
+            return;
+        }
+        let is_due = self.last.as_ref().is_none_or(|(at, last)| {
+            at.elapsed() >= LINE_INTERVAL || phase_of(last) != phase_of(&line)
+        });
+        if is_due && !self.quiet {
+            eprintln!("{line}");
+            self.last = Some((Instant::now(), line));
+        }
+    }
+
+    fn clear(&mut self) {
+        if self.terminal && self.last.take().is_some() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+fn phase_of(line: &str) -> &str {
+    line.split(' ').next().unwrap_or_default()
+}
+
+/// Phase, bar, bytes left, dirty rate.
+fn line(job: &Value) -> String {
+    let phase = text(job, "phase");
+    let progress = &job["progress"];
+    let number = |key: &str| progress[key].as_u64().unwrap_or(0);
+    let (total, remaining) = (number("total"), number("remaining"));
+    if total == 0 {
+        return format!("{phase:<14}");
+    }
+    let done = total.saturating_sub(remaining);
+    let filled = BAR_WIDTH * done / total;
+    let bar: String = (0..BAR_WIDTH)
+        .map(|at| if at < filled { '#' } else { '.' })
+        .collect();
+    format!(
+        "{phase:<14} [{bar}] {:>3} %  {} left  {} pages/s dirtied  {} Mbit/s",
+        100 * done / total,
+        size(remaining),
+        number("dirty-pages-rate"),
+        progress["mbps"].as_f64().unwrap_or(0.0).round()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_progress() {
+        assert_eq!(
+            line(&json!({"phase": "begin3", "progress": null})),
+            "begin3        "
+        );
+        let progress = json!({"total": 1 << 25, "remaining": 1 << 24, "dirty-pages-rate": 12,
+                              "mbps": 268.6, "transferred": 5, "downtime": null});
+        assert_eq!(
+            line(&json!({"phase": "perform3", "progress": progress})),
+            "perform3       [###############...............]  50 %  16.0 MiB left  12 pages/s dirtied  269 Mbit/s"
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! A journal as the offline commands read it: records with their names, gaps, the end.
+//!
+//! Invariant: reads without a lock and writes nothing; never more than one segment in memory.
+//! Not here: how it is shown (`dump`, `explain`).
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use journal_format::batch::BatchHeader;
+use journal_format::number::{DomainId, Lsn};
+use journal_format::record::{Decoded, RecordBody};
+use phase_journal::journal::OsDisk;
+use phase_journal::journal::read::{Ending, Entry, Gap, Reader};
+
+use crate::error::ToolError;
+
+/// Something in a journal.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A record.
+    Record(Box<Recorded>),
+    /// Records that are lost.
+    Gap(Gap),
+}
+
+/// A record and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) record: Decoded,
+    pub(crate) batch: BatchHeader,
+    pub(crate) offset: u64,
+    /// The domain's name, as far as it is known by then.
+    pub(crate) name: Option<String>,
+    /// The job it is about.
+    pub(crate) job: Option<Lsn>,
+}
+
+/// Reads a journal, one record after the other.
+pub(crate) struct Past {
+    reader: Reader<OsDisk>,
+    names: HashMap<DomainId, String>,
+    /// The open or last job of each domain: what a record without a job of its own is about.
+    jobs: HashMap<DomainId, Lsn>,
+    effects: HashMap<Lsn, Option<Lsn>>,
+}
+
+impl Past {
+    pub(crate) fn open(directory: &Path) -> Result<Past, ToolError> {
+        Ok(Past {
+            reader: Reader::open(OsDisk::new(directory))?,
+            names: HashMap::new(),
+            jobs: HashMap::new(),
+            effects: HashMap::new(),
+        })
+    }
+
+    /// Hands everything to `each`, in order; says how the journal ends.
+    pub(crate) fn read(
+        mut self,
+        mut each: impl FnMut(Item) -> Result<(), ToolError>,
+    ) -> Result<Ending, ToolError> {
+        while let Some(entry) = self.reader.next() {
+            match entry? {
+                Entry::Gap(gap) => each(Item::Gap(gap))?,
+                Entry::Batch(batch) => {
+                    for placed in batch.records {
+                        let recorded = self.recorded(placed.record, batch.header, placed.offset);
+                        each(Item::Record(Box::new(recorded)))?;
+                    }
+                }
+            }
+        }
+        Ok(self.reader.ending())
+    }
+
+    fn recorded(&mut self, record: Decoded, batch: BatchHeader, offset: u64) -> Recorded {
+        let (lsn, domain) = (record.lsn(), record.domain());
+        let mut job = None;
+        if let (Decoded::Known(known), Some(domain)) = (&record, domain) {
+            if let RecordBody::DomainAdded(state) | RecordBody::DomainState(state) = &known.body {
+                self.names.insert(domain, state.name.clone());
+            }
+            job = self.job(lsn, domain, &known.body);
+        }
+        let name = domain.and_then(|domain| self.names.get(&domain).cloned());
+        Recorded {
+            record,
+            batch,
+            offset,
+            name,
+            job,
+        }
+    }
+
+    /// The job that a record is about.
+    fn job(&mut self, lsn: Lsn, domain: DomainId, body: &RecordBody) -> Option<Lsn> {
+        let current = self.jobs.get(&domain).copied();
+        match body {
+            RecordBody::JobBegun(_) => {
+                self.jobs.insert(domain, lsn);
+                Some(lsn)
+            }
+            RecordBody::MigrationState(state) => {
+                self.jobs.insert(domain, state.job);
+                Some(state.job)
+            }
+            RecordBody::PhaseEntered(entered) => Some(entered.job),
+            RecordBody::Decided(decided) => Some(decided.job),
+            RecordBody::OperatorResolved(resolved) => Some(resolved.job),
+            RecordBody::JobEnded(ended) => Some(ended.job),
+            RecordBody::QemuObserved(observed) => observed.job,
+            RecordBody::EffectIntended(intended) => {
+                self.effects.insert(lsn, intended.job);
+                intended.job
+            }
+            RecordBody::EffectFinished(finished) => {
+                self.effects.remove(&finished.effect).unwrap_or(current)
+            }
+            RecordBody::PeerHeard(_)
+            | RecordBody::PeerPrepared(_)
+            | RecordBody::MigrationGranted(_)
+            | RecordBody::MigrationAbandoned(_)
+            | RecordBody::MigrationCommitted(_)
+            | RecordBody::MigrationStarted(_)
+            | RecordBody::MigrationAborted(_)
+            | RecordBody::OutcomeLearned(_)
+            | RecordBody::MigrationForgotten(_) => current,
+            RecordBody::CheckpointBegun(_)
+            | RecordBody::CheckpointEnded(_)
+            | RecordBody::DomainAdded(_)
+            | RecordBody::DomainState(_)
+            | RecordBody::DomainRemoved
+            | RecordBody::DefinitionPart(_)
+            | RecordBody::WantedChanged(_)
+            | RecordBody::Sealed => None,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Numbers and times for people.
+
+/// Nanoseconds since 1970 as a time in UTC, to the microsecond: `2026-11-23 08:15:02.123456`.
+pub(crate) fn time(nanoseconds: u64) -> String {
+    let (seconds, rest) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    let micros = rest / 1000;
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06}")
+}
+
+/// Days since 1970 as year, month and day of the Gregorian calendar, counted in eras of 400 years
+/// that begin on 1 March.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let of_era_year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * of_era_year + of_era_year / 4 - of_era_year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = of_era_year + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+/// A number of bytes: `513 B`, `1.2 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // Tenths of the unit, so that no floating point is needed.
+    let mut tenths = bytes.saturating_mul(10) / 1024;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        if tenths < 10_240 {
+            break;
+        }
+        tenths /= 1024;
+        unit = next;
+    }
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+/// One or many: `1 record`, `2 records`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    if number == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{number} {what}s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        assert_eq!(time(0), "1970-01-01 00:00:00.000000");
+        assert_eq!(time(951_782_400_000_001_999), "2000-02-29 00:00:00.000001");
+        assert_eq!(
+            time(1_795_421_702_123_456_789),
+            "2026-11-23 08:15:02.123456"
+        );
+        assert_eq!(
+            time(4_107_542_400_000_000_000),
+            "2100-03-01 00:00:00.000000"
+        );
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1024), "1.0 KiB");
+        assert_eq!(size(1_258_291), "1.1 MiB");
+        assert_eq!(size(5 << 40), "5.0 TiB");
+    }
+}

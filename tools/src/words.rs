@@ -1,0 +1,249 @@
+//! Records in words.
+//!
+//! Invariant: says what the record says, in one line, without what its type already tells.
+
+use journal_format::record::{
+    ClaimSeen, Decoded, EffectCommand, EffectResult, Evidence, Observed, Process, RecordBody,
+};
+use phase_journal::engine::Rule;
+
+use crate::past::Recorded;
+use crate::text::time;
+
+/// One line of a dump.
+pub(crate) fn line(recorded: &Recorded) -> String {
+    let name = recorded.name.as_deref().unwrap_or("-");
+    let job = recorded.job.map_or("-".to_owned(), |job| job.to_string());
+    let (kind, said) = match &recorded.record {
+        Decoded::Known(record) => (record.body.type_name().to_owned(), body(&record.body)),
+        Decoded::Unknown {
+            kind,
+            version,
+            body,
+            ..
+        } => (
+            format!("type {kind} version {version}"),
+            format!("of a newer program, {} bytes", body.len()),
+        ),
+    };
+    let lsn = recorded.record.lsn().to_string();
+    let line = format!(
+        "{lsn:>6}  {}  {name:<8} job {job:<4} {kind:<19} {said}",
+        time(recorded.batch.wall)
+    );
+    line.trim_end().to_owned()
+}
+
+/// What a record says.
+pub(crate) fn body(body: &RecordBody) -> String {
+    match body {
+        RecordBody::CheckpointBegun(begun) => {
+            format!(
+                "{} records follow, {} openings",
+                begun.records,
+                begun.openings.len()
+            )
+        }
+        RecordBody::CheckpointEnded(ended) => format!("{} records", ended.records),
+        RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => {
+            let dead = if state.dead { ", dead" } else { "" };
+            let damaged = if state.damaged { ", damaged" } else { "" };
+            format!(
+                "'{}' at {}, pid {}, wanted {}{dead}{damaged}",
+                state.name, state.qmp, state.instance.pid, state.wanted
+            )
+        }
+        RecordBody::DomainRemoved | RecordBody::Sealed => String::new(),
+        RecordBody::DefinitionPart(part) => {
+            format!(
+                "part {} of {}, {} bytes",
+                part.index + 1,
+                part.count,
+                part.text.len()
+            )
+        }
+        RecordBody::WantedChanged(changed) => format!("{} ({:?})", changed.wanted, changed.why),
+        RecordBody::JobBegun(begun) => match &begun.migration {
+            None => begun.kind.to_string(),
+            Some(terms) => format!(
+                "{} {} as {}, peer {}, {}",
+                begun.kind, terms.protocol, terms.role, terms.peer, terms.migration
+            ),
+        },
+        RecordBody::PhaseEntered(entered) => entered.phase.to_string(),
+        RecordBody::EffectIntended(intended) => effect(&intended.command),
+        RecordBody::EffectFinished(finished) => {
+            format!("effect {}: {}", finished.effect, result(&finished.result))
+        }
+        RecordBody::QemuObserved(seen) => observed(&seen.observed),
+        RecordBody::PeerHeard(heard) => match heard.position {
+            Some(position) => format!("{} at {position}", heard.answer),
+            None => heard.answer.to_string(),
+        },
+        RecordBody::PeerPrepared(prepared) => format!("at {}", prepared.position),
+        RecordBody::MigrationGranted(granted) => {
+            format!(
+                "cookie of {}, wanted {}",
+                granted.cookie.migration, granted.cookie.wanted
+            )
+        }
+        RecordBody::MigrationAbandoned(abandoned) => abandoned.why.clone(),
+        RecordBody::MigrationCommitted(committed) => match committed.cookie {
+            Some(cookie) => format!("with the cookie granted at {}", cookie.granted),
+            None => "without a cookie".to_owned(),
+        },
+        RecordBody::MigrationStarted(named)
+        | RecordBody::MigrationAborted(named)
+        | RecordBody::MigrationForgotten(named) => named.migration.to_string(),
+        RecordBody::OutcomeLearned(learned) => match learned.position {
+            Some(position) => format!("{} from {position}", learned.outcome),
+            None => format!("{} from an operator", learned.outcome),
+        },
+        RecordBody::Decided(decided) => format!(
+            "{} by {}, on records {}",
+            decided.decision.name().to_uppercase(),
+            decided.rule,
+            decided
+                .based_on
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
+        ),
+        RecordBody::OperatorResolved(resolved) => format!(
+            "{}{} by uid {}: {}",
+            resolved.decision,
+            if resolved.force { " with force" } else { "" },
+            resolved.uid,
+            resolved.statement
+        ),
+        RecordBody::JobEnded(ended) => format!("{}: {}", ended.result, ended.detail),
+        RecordBody::MigrationState(state) => format!(
+            "{} {} in {}{}",
+            state.terms.role,
+            state.terms.migration,
+            state.phase,
+            if state.open { "" } else { ", ended" }
+        ),
+    }
+}
+
+fn effect(command: &EffectCommand) -> String {
+    let name = command.name();
+    match command {
+        EffectCommand::Claim(claim) => format!("{name} claim {claim}"),
+        EffectCommand::Unclaim => format!("{name} claim"),
+        EffectCommand::SetCapabilities(role) => format!("{name} as {role}"),
+        EffectCommand::SetParameters {
+            max_bandwidth,
+            downtime_limit,
+        } => {
+            let bandwidth = max_bandwidth.map(|rate| format!(" max-bandwidth={rate}"));
+            let downtime = downtime_limit.map(|limit| format!(" downtime-limit={limit}"));
+            format!(
+                "{name}{}{}",
+                bandwidth.unwrap_or_default(),
+                downtime.unwrap_or_default()
+            )
+        }
+        EffectCommand::MigrateIncoming { uri } | EffectCommand::Migrate { uri } => {
+            format!("{name} {uri}")
+        }
+        EffectCommand::MigrateContinue
+        | EffectCommand::MigrateCancel
+        | EffectCommand::Cont
+        | EffectCommand::Stop
+        | EffectCommand::Kill => name.to_owned(),
+    }
+}
+
+fn result(result: &EffectResult) -> String {
+    match result {
+        EffectResult::Done => "done".to_owned(),
+        EffectResult::Refused { class, description } => format!("{class}: {description}"),
+        EffectResult::NotSent { why } => format!("not sent: {why}"),
+        EffectResult::Unknown { why } => format!("unknown: {why}"),
+    }
+}
+
+fn observed(observed: &Observed) -> String {
+    if observed.process != Process::Alive {
+        return observed.process.to_string();
+    }
+    let run = observed
+        .run_state
+        .as_ref()
+        .map_or("?", |state| state.name());
+    let status = observed
+        .migration
+        .as_ref()
+        .map_or("?", |status| status.name());
+    let claim = match &observed.claim {
+        ClaimSeen::Unread => "claim not read",
+        ClaimSeen::Absent => "no claim",
+        ClaimSeen::Present(_) => "claimed",
+        ClaimSeen::Foreign(_) => "a foreign claim",
+    };
+    format!("{run}, migration {status}, {claim}")
+}
+
+/// Evidence in words, a line each: what it is about, and what it was.
+pub(crate) fn evidence(evidence: &Evidence) -> Vec<(&'static str, String)> {
+    let facts = &evidence.facts;
+    let mut durable = vec![format!("phase {}", evidence.phase)];
+    let flags = [
+        (facts.migrate_intended, "migrate intended"),
+        (facts.granted, "granted"),
+        (facts.abandoned, "abandoned"),
+        (facts.committed, "committed"),
+        (facts.started, "started"),
+        (facts.aborted, "aborted"),
+    ];
+    durable.extend(
+        flags
+            .into_iter()
+            .filter(|(set, _)| *set)
+            .map(|(_, name)| name.to_owned()),
+    );
+    if let Some(outcome) = facts.outcome {
+        durable.push(format!("outcome {outcome}"));
+    }
+    if facts.committed {
+        durable.push(format!("its cont: {}", facts.cont));
+    }
+    let mut lines = vec![
+        (
+            "journal",
+            format!(
+                "{} {}: {}",
+                evidence.protocol,
+                evidence.role,
+                durable.join(", ")
+            ),
+        ),
+        ("QEMU", observed(&evidence.observed)),
+        ("peer", evidence.peer.to_string()),
+        ("wanted", evidence.wanted.to_string()),
+    ];
+    if evidence.recovering {
+        lines.push((
+            "restart",
+            "the sidecar was restarted in this job".to_owned(),
+        ));
+    }
+    if evidence.watched {
+        lines.push((
+            "watched",
+            "from its stop to its end, without a break".to_owned(),
+        ));
+    }
+    if evidence.journal_damaged {
+        lines.push(("damage", "records that may concern this domain".to_owned()));
+    }
+    lines
+}
+
+/// What a rule says of itself; empty for a rule of a newer program.
+pub(crate) fn reason(rule: &str) -> &'static str {
+    Rule::from_name(rule).map_or("", |rule| rule.text().reason)
+}
