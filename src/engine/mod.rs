@@ -2,8 +2,8 @@
 //!
 //! Invariant: no I/O, no clock, no async, no logging; the same records and inputs give the same
 //! steps, so that daemon, simulator, model checker and explainer share it. Everything durable is
-//! the fold of the records ([`state`]); everything else is lost in a restart and learnt again
-//! ([`live`]).
+//! the fold of the records (`state`); everything else is lost in a restart and learnt again
+//! (`live`).
 //! Not here: files (`journal`), when records become durable (`node`), QEMU and sockets (`sidecar`).
 
 mod control;
