@@ -250,6 +250,8 @@ pub(crate) struct Content {
     pub(crate) records: Vec<Placed>,
     /// LSNs whose records are not readable, in ascending order.
     pub(crate) lost: Vec<Lsn>,
+    /// What is wrong with the first of them, if its place was found.
+    pub(crate) why: Option<FormatError>,
 }
 
 /// Reads every record of a batch that is readable, also around damaged ones: records lie on
@@ -268,7 +270,10 @@ pub(crate) fn read_content(salt: &Salt, header: &BatchHeader, content: &[u8]) ->
                         let offset = header.offset + u64::from(BATCH_HEADER_SIZE) + on_disk(at);
                         read.records.push(Placed { offset, record });
                     }
-                    Err(_) => read.lost.push(lsn),
+                    Err(why) => {
+                        read.lost.push(lsn);
+                        read.why.get_or_insert(why);
+                    }
                 }
                 expected = Lsn(lsn.0 + 1);
                 at += size;

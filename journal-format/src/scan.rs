@@ -96,7 +96,9 @@ fn candidate(segment: &SegmentHeader, bytes: &[u8], at: usize) -> Result<Candida
     let crc_matches = salted_crc(&segment.salt, &[content]) == header.content;
     let chain = chain_after(rest);
     let content = read_content(&segment.salt, &header, content);
-    let whole = crc_matches && content.lost.is_empty() && is_zero(padding);
+    // A body that does not decode though all checksums are right was written so, and acknowledged:
+    // the batch is whole and the record is damaged (F9).
+    let whole = crc_matches && is_zero(padding);
     Ok(Candidate {
         header,
         chain,
@@ -193,8 +195,21 @@ fn follows(scan: &Scan, found: &Candidate, behind: Option<&(usize, Bad)>) -> boo
     in_order && header.epoch == scan.header.epoch
 }
 
+/// Takes a batch, and tells of the records in it that are not readable. Without such a record the
+/// damage is in the padding.
 fn push(scan: &mut Scan, found: Candidate) {
     scan.end = found.header.offset + found.header.size();
+    let checksum = FormatError::Checksum { what: "batch" };
+    let why = found.content.why.unwrap_or(checksum);
+    for (first, last) in runs(&found.content.lost) {
+        scan.damage.push(Damage {
+            at: found.header.offset,
+            until: scan.end,
+            first,
+            last,
+            why: why.clone(),
+        });
+    }
     scan.chain = found.chain;
     scan.next = Lsn(found.header.last().0.saturating_add(1));
     scan.batches.push(Batch {
@@ -217,18 +232,7 @@ fn close(scan: &mut Scan, begun: usize, what: Bad, until: usize, before: Lsn) {
         }),
         Bad::Damaged(found, behind) => {
             let end = found.header.offset + found.header.size();
-            let lost = runs(&found.content.lost);
             push(scan, *found);
-            // Without a lost record the damage is in the padding: the records vouch for themselves.
-            for (first, last) in lost {
-                scan.damage.push(Damage {
-                    at: on_disk(begun),
-                    until: end,
-                    first,
-                    last,
-                    why: FormatError::Checksum { what: "batch" },
-                });
-            }
             if last >= scan.next {
                 scan.damage.push(Damage {
                     at: end,

@@ -355,7 +355,7 @@ fn damage_and_a_lost_batch_in_a_row() {
         .iter()
         .map(|damage| (damage.first.0, damage.last.0, damage.why.clone()))
         .collect();
-    let checksum = FormatError::Checksum { what: "batch" };
+    let checksum = FormatError::Checksum { what: "record" };
     let magic = FormatError::NoMagic {
         what: "batch header",
     };
