@@ -68,7 +68,7 @@ fn one_point(side: Side, when: When, point: u32, who: Who, what: &str) -> Option
         .wait_for_crash(side, TIMEOUT)
         .unwrap_or_else(|error| panic!("{what}: {error}"))
     {
-        Waited::Settled(_) => {
+        Waited::Ended(_) => {
             assert_one_runs(&mut pair, what);
             return None;
         }

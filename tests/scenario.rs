@@ -73,7 +73,8 @@ pub(crate) fn settle(pair: &mut Pair) -> Settled {
 
 /// Waits until no job is open: every hold on the way must settle by itself (P4).
 pub(crate) fn settle_all(pair: &mut Pair, what: &str) -> Settled {
-    wait_for(pair, what, |settled| settled.open_jobs() == 0)
+    pair.wait_until_no_job_is_open(TIMEOUT)
+        .unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
 /// Waits until both sides are as expected.

@@ -159,8 +159,8 @@ impl Settled {
 pub enum Waited {
     /// The sidecar ended by itself.
     Crashed,
-    /// It did not, and all is settled: the crash point does not exist.
-    Settled(Settled),
+    /// It did not, and no job is open: the crash point does not exist.
+    Ended(Settled),
 }
 
 /// What the guest itself says at the end.
@@ -364,7 +364,18 @@ impl Pair {
         settled.map_err(|error| self.with_report(error, &seen))
     }
 
-    /// Waits until the sidecar of that side has killed itself; or all is settled without it.
+    /// Waits until no job is open on either side: every hold on the way settles by itself.
+    ///
+    /// # Errors
+    /// As [`Pair::wait_until_settled`].
+    pub fn wait_until_no_job_is_open(&mut self, timeout: Duration) -> Result<Settled, Error> {
+        let mut seen = Seen::default();
+        let ended = until("end of all jobs", timeout, || seen.look_for_end(self));
+        ended.map_err(|error| self.with_report(error, &seen))
+    }
+
+    /// Waits until the sidecar of that side has killed itself; or no job is open any more, so that
+    /// it never will. A hold is no end: what settles it may come next, and the crash with it.
     ///
     /// # Errors
     /// As [`Pair::wait_until_settled`].
@@ -374,8 +385,8 @@ impl Pair {
             if self.has_crashed(side)? {
                 return Ok(Some(Waited::Crashed));
             }
-            match seen.look(self) {
-                Ok(settled) => Ok(settled.map(Waited::Settled)),
+            match seen.look_for_end(self) {
+                Ok(ended) => Ok(ended.map(Waited::Ended)),
                 // It died during the look; the next one sees it dead.
                 Err(Error::Closed { .. } | Error::Io { .. }) => Ok(None),
                 Err(other) => Err(other),
@@ -459,6 +470,10 @@ impl Seen {
         let settled = now.a.is_settled() && now.b.is_settled() && since.elapsed() >= SETTLED_FOR;
         self.last = Some((now.clone(), since));
         Ok(settled.then_some(now))
+    }
+
+    fn look_for_end(&mut self, pair: &mut Pair) -> Result<Option<Settled>, Error> {
+        Ok(self.look(pair)?.filter(|settled| settled.open_jobs() == 0))
     }
 }
 

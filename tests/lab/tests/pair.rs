@@ -195,7 +195,7 @@ fn a_crash_is_waited_for_and_a_restart_goes_on() {
     let (mut pair, _program) = pair(Locking::On, crash);
     let waited = pair.wait_for_crash(Side::A, TIMEOUT).unwrap();
     assert!(
-        matches!(waited, Waited::Settled(_)),
+        matches!(waited, Waited::Ended(_)),
         "nothing crashes before the migration"
     );
     assert_eq!(

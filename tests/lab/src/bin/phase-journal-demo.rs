@@ -133,7 +133,9 @@ fn play(scene: &Scene, programs: &Path) -> Result<bool, Anything> {
     step("the sidecar is started again and recovers", || {
         pair.sidecar(scene.victim).start(&plain)
     })?;
-    let settled = step("both sides settle", || pair.wait_until_settled(TIMEOUT))?;
+    let settled = step("no job is open any more", || {
+        pair.wait_until_no_job_is_open(TIMEOUT)
+    })?;
     let conclusion = step("the guest is watched for a while", || {
         pair.conclude(NUMBERS, TIMEOUT)
     })?;
@@ -162,7 +164,8 @@ fn show(command: &Path, arguments: &[&str], journal: &Path) -> Result<(), Anythi
         .arg(journal)
         .args(&arguments[1..])
         .output()?;
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
+    let text = String::from_utf8_lossy(&output.stdout);
+    for line in text.trim_end().lines() {
         println!("   | {line}");
     }
     if !output.status.success() {
