@@ -240,7 +240,9 @@ impl Turn<'_> {
         let recorded = self
             .migration(id)
             .is_some_and(|known| known.state.peer_answer == answer);
-        if changed && !recorded {
+        // What a destination hears after its job ended decides nothing; a source keeps on until
+        // it knows that the destination knows.
+        if changed && !recorded && (open || role == Role::Source) {
             let position = (answer != PeerAnswer::Amnesia).then_some(sender);
             let heard = PeerHeard {
                 migration: id,
