@@ -370,6 +370,39 @@ fn tear(journal: &Path) {
     fs::write(newest, bytes).unwrap();
 }
 
+/// The index is never needed: without it, and with garbage in its place, the same is answered.
+#[test]
+fn an_index_that_is_gone_or_garbage() {
+    let mut pair = pair(RunOptions::default(), RunOptions::default());
+    pair.migrate(Side::A, Limits::default()).unwrap();
+    assert_eq!(assert_one_runs(&mut pair, "migrated"), Side::B);
+    let decisions = |pair: &mut Pair| {
+        let sidecar = pair.sidecar(Side::B);
+        sidecar
+            .execute("query-decisions", json!({"name": DOMAIN}))
+            .unwrap()
+    };
+    let before = decisions(&mut pair);
+    assert!(!before.as_array().unwrap().is_empty());
+    let index = pair.sidecar(Side::B).journal().join("index");
+    assert!(index.is_dir(), "no index was made");
+    fs::remove_dir_all(&index).unwrap();
+    assert_eq!(decisions(&mut pair), before, "deleted under it");
+    pair.sidecar(Side::B).kill().unwrap();
+    fs::create_dir_all(&index).unwrap();
+    for name in ["conf", "db", "snap.0000000000000001"] {
+        fs::write(index.join(name), [0x5a; 5_000]).unwrap();
+    }
+    pair.sidecar(Side::B).start(&RunOptions::default()).unwrap();
+    assert_eq!(decisions(&mut pair), before, "garbage");
+    pair.sidecar(Side::B).kill().unwrap();
+    fs::remove_dir_all(&index).unwrap();
+    fs::write(&index, "no directory").unwrap();
+    pair.sidecar(Side::B).start(&RunOptions::default()).unwrap();
+    assert_eq!(decisions(&mut pair), before, "no directory");
+    assert_unharmed(&mut pair);
+}
+
 #[test]
 fn wrong_flags() {
     for arguments in [

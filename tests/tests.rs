@@ -4,6 +4,8 @@
 
 /// Wrong requests, wrong peers, wrong directories: one clear error each.
 mod bad_input;
+/// What fuzzing found, replayed.
+mod corpora;
 /// A sidecar is killed at every batch of a migration, alone and with the other.
 mod crash;
 /// Journals that are lost, put back from an older copy, or of another boot.

@@ -46,6 +46,15 @@ pub struct Place {
     pub kind: u16,
 }
 
+/// Whose records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainOrJob {
+    /// A domain's.
+    Domain(DomainId),
+    /// A job's.
+    Job(Lsn),
+}
+
 /// How far the index has read, and of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Meta {
@@ -236,6 +245,41 @@ impl Index {
     /// [`IndexError::Store`].
     pub fn of_job(&self, job: Lsn, from: Lsn, limit: usize) -> Result<Vec<Place>, IndexError> {
         self.range(&job_key(job, from), &job_key(job, Lsn(u64::MAX)), limit)
+    }
+
+    /// The oldest among the newest `limit` records of one type (by its name) that a domain or job has:
+    /// whoever wants just those need not read what lies before it.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn newest(
+        &self,
+        of: DomainOrJob,
+        kind: &str,
+        limit: usize,
+    ) -> Result<Option<Place>, IndexError> {
+        let number = RecordBody::TYPES.iter().find(|(_, name)| *name == kind);
+        let number = number.map(|(number, _)| *number);
+        let key = |lsn| match of {
+            DomainOrJob::Domain(domain) => domain_key(domain, lsn),
+            DomainOrJob::Job(job) => job_key(job, lsn),
+        };
+        self.guard("read", || {
+            let mut oldest = None;
+            let mut found = 0;
+            for item in self.store.range(key(Lsn(0))..=key(Lsn(u64::MAX))).rev() {
+                let (key, value) = item?;
+                let place = decode_place(&key, &value);
+                if let Some(place) = place.filter(|place| Some(place.kind) == number) {
+                    oldest = Some(place);
+                    found += 1;
+                    if found >= limit {
+                        break;
+                    }
+                }
+            }
+            Ok(oldest)
+        })
     }
 
     fn range(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Place>, IndexError> {

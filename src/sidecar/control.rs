@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use journal_format::number::{Id128, MigrationId};
+use journal_format::number::{DomainId, Id128, MigrationId};
 use journal_format::record::WantedRunState;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -84,7 +84,12 @@ impl Control {
             Command::QueryVersion => return Ok(version()),
             Command::QueryJournal => return self.query_journal().await,
             Command::QueryDecisions(query) => {
-                return self.history.decisions(query).await.map_err(generic);
+                let domain = match &query.name {
+                    Some(name) => self.domain_id(name).await?,
+                    None => None,
+                };
+                let decisions = self.history.decisions(query, domain).await;
+                return decisions.map_err(generic);
             }
             Command::QueryJobs { job, name } => {
                 let request = ControlRequest::QueryJobs { job, name };
@@ -122,6 +127,22 @@ impl Control {
             Answer::Domains(domains) => domains.iter().map(domain_json).collect(),
             Answer::Decision(decision) => decision_json(decision, time),
             Answer::Done {} | Answer::Jobs(_) | Answer::Migrating { .. } => to_json(&answer),
+        })
+    }
+
+    /// The identity of the domain of that name, if one is registered now.
+    async fn domain_id(&self, name: &str) -> Result<Option<DomainId>, CommandError> {
+        let request = ControlRequest::QueryDomains { name: None };
+        Ok(match self.link.control(request).await?.answer {
+            Answer::Domains(domains) => {
+                let found = domains.iter().find(|domain| domain.name == name);
+                found.map(|domain| domain.uuid)
+            }
+            Answer::Domain(_)
+            | Answer::Decision(_)
+            | Answer::Done {}
+            | Answer::Jobs(_)
+            | Answer::Migrating { .. } => None,
         })
     }
 

@@ -1,11 +1,12 @@
 //! What was decided, from the journal itself.
 //!
 //! Invariant: reads beside the node, without a lock and away from its thread; nothing is decided by
-//! it. One reading at a time: each may be long.
-//! Not here: the reader (`journal::read`).
+//! it. One reading at a time: each may be long. The index only tells where reading may begin; without
+//! it everything is read.
+//! Not here: the reader (`journal::read`), the index (`journal::index`).
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use journal_format::number::{DomainId, Lsn};
@@ -13,17 +14,20 @@ use journal_format::record::{Decided, Decision, Decoded, Evidence, Record, Recor
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tracing::{debug, warn};
 
 use super::arguments::QueryDecisions;
 use crate::engine::Rule;
+use crate::journal::INDEX_NAME;
 use crate::journal::disk::OsDisk;
+use crate::journal::index::{DomainOrJob, Index};
 use crate::journal::read::{Entry, ReadError, Reader};
 
 /// The journal's past.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     directory: PathBuf,
-    turn: Arc<Mutex<()>>,
+    index: Arc<Mutex<Option<Index>>>,
 }
 
 /// A decision as it stands in the journal.
@@ -47,26 +51,79 @@ impl History {
     pub(crate) fn new(directory: PathBuf) -> History {
         History {
             directory,
-            turn: Arc::default(),
+            index: Arc::default(),
         }
     }
 
-    /// The newest decisions that match, oldest first.
+    /// Brings the index up to the journal's end, away from everything that waits.
+    pub(crate) async fn index(&self) {
+        let mut index = Arc::clone(&self.index).lock_owned().await;
+        let directory = self.directory.clone();
+        let work = tokio::task::spawn_blocking(move || catch_up(&mut index, &directory));
+        if work.await.is_err() {
+            warn!("the index could not be brought up to date");
+        }
+    }
+
+    /// The newest decisions that match, oldest first. `domain` is the one of the query's name, if it
+    /// is registered.
     ///
     /// # Errors
     /// The journal cannot be read.
-    pub(crate) async fn decisions(&self, query: QueryDecisions) -> Result<Value, String> {
-        let _turn = self.turn.lock().await;
+    pub(crate) async fn decisions(
+        &self,
+        query: QueryDecisions,
+        domain: Option<DomainId>,
+    ) -> Result<Value, String> {
+        let mut index = Arc::clone(&self.index).lock_owned().await;
         let directory = self.directory.clone();
         let reading = tokio::task::spawn_blocking(move || {
-            let reader =
+            let mut reader =
                 Reader::open(OsDisk::new(&directory)).map_err(|error| error.to_string())?;
+            catch_up(&mut index, &directory);
+            let of = match (query.job, domain) {
+                (Some(job), _) => Some(DomainOrJob::Job(job)),
+                (None, Some(domain)) => Some(DomainOrJob::Domain(domain)),
+                (None, None) => None,
+            };
+            if let (Some(index), Some(of)) = (&*index, of) {
+                match index.newest(of, "decided", query.limit) {
+                    Ok(Some(place)) => reader.skip_to(place.segment),
+                    // Nothing is concluded from an index that knows of none.
+                    Ok(None) => {}
+                    Err(error) => warn!(%error, "the whole journal is read"),
+                }
+            }
             let made = collect(reader, &query).map_err(|error| error.to_string())?;
             serde_json::to_value(made).map_err(|error| error.to_string())
         });
         reading
             .await
             .unwrap_or_else(|error| Err(format!("reading the journal failed: {error}")))
+    }
+}
+
+/// Opens the index if it is not, and adds what is new. One that fails is left alone until the next
+/// time: it is never needed.
+fn catch_up(index: &mut Option<Index>, journal: &Path) {
+    let disk = OsDisk::new(journal);
+    let caught_up = match index {
+        Some(open) => open.catch_up(&disk),
+        None => Index::open(&journal.join(INDEX_NAME), &disk).map(|(open, caught_up)| {
+            *index = Some(open);
+            caught_up
+        }),
+    };
+    match caught_up {
+        Ok(caught_up) => debug!(
+            added = caught_up.added,
+            rebuilt = caught_up.rebuilt,
+            "index"
+        ),
+        Err(error) => {
+            warn!(%error, "no index");
+            *index = None;
+        }
     }
 }
 

@@ -307,6 +307,8 @@ impl Sidecar {
             link,
             board: self.board.clone(),
         };
+        let history = control.history.clone();
+        self.servers.spawn(async move { history.index().await });
         let path = config.control_socket();
         let socket = bind(&path).map_err(start_error("bind", path))?;
         let (notices, requests) = (self.notices.clone(), self.requests.clone());

@@ -125,6 +125,27 @@ fn records_are_found_by_domain_and_by_job() {
 }
 
 #[test]
+fn where_the_newest_of_a_type_begin() {
+    let (disk, mut log, directory) = small();
+    phase(&mut log, 1, 300);
+    append(&mut log, 1, RecordBody::DomainRemoved);
+    let (index, _) = Index::open(directory.path(), &disk).unwrap();
+    let begin = |of, kind, limit| {
+        let place = index.newest(of, kind, limit).unwrap();
+        place.map(|place| place.lsn.0)
+    };
+    // Domain 1 has phases at 3, 5 and 6, and another record at 7.
+    let domain = DomainOrJob::Domain(id(1));
+    assert_eq!(begin(domain, "phase-entered", 1), Some(6));
+    assert_eq!(begin(domain, "phase-entered", 2), Some(5));
+    assert_eq!(begin(domain, "phase-entered", 9), Some(3));
+    assert_eq!(begin(domain, "decided", 9), None);
+    assert_eq!(begin(domain, "no-such-type", 9), None);
+    let job = DomainOrJob::Job(Lsn(100));
+    assert_eq!(begin(job, "phase-entered", 1), Some(5));
+}
+
+#[test]
 fn a_place_is_where_the_record_lies() {
     let (disk, _log, directory) = small();
     let (index, _) = Index::open(directory.path(), &disk).unwrap();

@@ -1,0 +1,244 @@
+//! An engine that is told anything at any moment, and crashes between any two inputs.
+
+use std::collections::BTreeSet;
+
+use journal_format::batch::{BatchBuilder, BatchHeader};
+use journal_format::number::{
+    BootId, Chain, DomainId, Epoch, Id128, Lsn, MigrationId, OpeningId, Salt, SegmentNumber,
+};
+use journal_format::record::{Draft, Opening, Record, RecordBody};
+use phase_journal::engine::{
+    Config, Engine, History, Input, Message, Now, PeerFailure, PeerResponse, Step,
+    TICK_INTERVAL_MS, Token,
+};
+
+use super::bytes::Bytes;
+use super::inputs::{self, BOOTS, HERE, NONCE};
+use super::rules::Judge;
+
+/// More inputs than that show nothing new and only take time.
+const INPUTS_MAX: u32 = 400;
+
+struct Life {
+    engine: Engine,
+    ready: bool,
+    /// Callers that wait for an answer.
+    waiting: BTreeSet<Token>,
+    asks: Vec<MigrationId>,
+    looks: Vec<DomainId>,
+    effects: Vec<Lsn>,
+}
+
+struct Harness {
+    history: Vec<History>,
+    openings: Vec<Opening>,
+    judge: Judge,
+    next: Lsn,
+    epoch: u32,
+    milliseconds: u64,
+    tokens: u64,
+}
+
+/// Every input is drawn from the bytes.
+///
+/// # Panics
+/// When the engine breaks a rule.
+pub fn run(bytes: &[u8]) {
+    let mut choices = Bytes::new(bytes);
+    let mut harness = Harness {
+        history: Vec::new(),
+        openings: Vec::new(),
+        judge: Judge::default(),
+        next: Lsn(1),
+        epoch: 0,
+        milliseconds: 1_000,
+        tokens: 0,
+    };
+    let mut life = harness.open();
+    for _ in 0..INPUTS_MAX {
+        if choices.is_empty() {
+            break;
+        }
+        match harness.input(&mut choices, &mut life) {
+            Some(input) => {
+                let step = life.engine.step(harness.now(), input);
+                harness.carry_out(&mut life, step);
+            }
+            None => life = harness.open(),
+        }
+    }
+    harness.open();
+}
+
+impl Harness {
+    fn now(&self) -> Now {
+        let nanoseconds = self.milliseconds * 1_000_000;
+        Now {
+            wall: nanoseconds,
+            monotonic: nanoseconds,
+        }
+    }
+
+    /// The engine that the journal gives. A second one from the same records says the same.
+    fn open(&mut self) -> Life {
+        self.epoch += 1;
+        let config = Config {
+            journal: HERE,
+            epoch: Epoch(self.epoch),
+            opening: OpeningId(Id128([self.epoch.to_le_bytes()[0]; 16])),
+            openings: self.openings.clone(),
+            next: self.next,
+            boot: BootId(BOOTS[0]),
+            peer: "here".to_owned(),
+        };
+        let mut engine = Engine::open(config.clone(), &self.history);
+        let checkpoint = engine.checkpoint();
+        let again = Engine::open(config.clone(), &self.history).checkpoint();
+        assert_eq!(checkpoint, again);
+        // The checkpoint alone says as much as the history before it.
+        let before = self.history.len();
+        self.write(&checkpoint);
+        let alone = Engine::open(config.clone(), &self.history[before..]).checkpoint();
+        let whole = Engine::open(config, &self.history).checkpoint();
+        assert_eq!(alone, whole);
+        let mut life = Life {
+            engine,
+            ready: false,
+            waiting: BTreeSet::new(),
+            asks: Vec::new(),
+            looks: Vec::new(),
+            effects: Vec::new(),
+        };
+        let step = life.engine.start(self.now());
+        self.carry_out(&mut life, step);
+        life
+    }
+
+    /// Makes drafts durable: each fits into a batch, and into the judge's picture.
+    fn write(&mut self, drafts: &[Draft]) {
+        for draft in drafts {
+            let header = BatchHeader {
+                first: self.next,
+                records: 0,
+                length: 0,
+                epoch: Epoch(self.epoch),
+                chain: Chain(0),
+                boot: BootId(BOOTS[0]),
+                wall: 0,
+                monotonic: 0,
+                segment: SegmentNumber(1),
+                offset: 4096,
+                content: 0,
+            };
+            BatchBuilder::new(Salt([0; 16]), header)
+                .push(draft, None)
+                .expect("whatever the engine writes fits into a record");
+            let record = Record {
+                lsn: self.next,
+                domain: draft.domain,
+                previous: None,
+                body: draft.body.clone(),
+            };
+            if let RecordBody::CheckpointBegun(begun) = &record.body {
+                self.openings.clone_from(&begun.openings);
+            }
+            self.judge.record(&record);
+            self.history.push(History::Record(record));
+            self.next = Lsn(self.next.0 + 1);
+        }
+    }
+
+    fn carry_out(&mut self, life: &mut Life, step: Step) {
+        self.write(&step.append);
+        assert_eq!(life.engine.next_lsn(), self.next);
+        for effect in &step.effects {
+            self.judge.effect(effect);
+            life.effects.push(effect.intent);
+        }
+        for message in step.messages {
+            match message {
+                Message::Reply { token, .. } | Message::PeerReply { token, .. } => {
+                    assert!(life.waiting.remove(&token), "{token:?} has its answer");
+                }
+                Message::Ask { request, .. } => life.asks.push(request.migration()),
+                Message::Look { domain } => life.looks.push(domain),
+                Message::Ready => {
+                    assert!(!life.ready, "ready twice");
+                    life.ready = true;
+                }
+                Message::Watch { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
+            }
+        }
+    }
+
+    fn token(&mut self, life: &mut Life) -> Token {
+        self.tokens += 1;
+        life.waiting.insert(Token(self.tokens));
+        Token(self.tokens)
+    }
+
+    /// The next input; `None` is a crash. What the engine waits for comes at some time, or another
+    /// thing in its place.
+    fn input(&mut self, choices: &mut Bytes<'_>, life: &mut Life) -> Option<Input> {
+        let input = match choices.below(16) {
+            0 => return None,
+            1 | 2 => Input::Control {
+                token: self.token(life),
+                request: inputs::control_request(choices),
+            },
+            3 | 4 => Input::Peer {
+                token: self.token(life),
+                envelope: inputs::envelope(choices),
+                nonce: NONCE,
+                request: inputs::peer_request(choices),
+            },
+            5..=7 if !life.asks.is_empty() => Input::PeerAnswered {
+                migration: life.asks.remove(choices.below(life.asks.len())),
+                result: peer_result(choices),
+            },
+            8..=10 if !life.effects.is_empty() => Input::EffectFinished {
+                effect: life.effects.remove(choices.below(life.effects.len())),
+                result: inputs::result(choices),
+            },
+            11 | 12 if !life.looks.is_empty() => Input::Looked {
+                domain: life.looks.remove(choices.below(life.looks.len())),
+                observed: inputs::observed(choices),
+            },
+            13 => {
+                let (domain, observed) = inputs::look(choices);
+                Input::Looked { domain, observed }
+            }
+            14 => {
+                let (domain, event) = inputs::event(choices);
+                Input::Event { domain, event }
+            }
+            _ => {
+                self.milliseconds += TICK_INTERVAL_MS * u64::from(choices.byte());
+                Input::Tick
+            }
+        };
+        Some(input)
+    }
+}
+
+fn peer_result(
+    choices: &mut Bytes<'_>,
+) -> Result<(phase_journal::engine::Envelope, PeerResponse), PeerFailure> {
+    let envelope = inputs::envelope(choices);
+    match choices.below(6) {
+        0 => Err(PeerFailure::NotSent("x".to_owned())),
+        1 => Err(PeerFailure::Unreachable("x".to_owned())),
+        2 => Err(PeerFailure::Refused("x".to_owned())),
+        3 => Ok((envelope, PeerResponse::Prepared { nonce: NONCE })),
+        4 => Ok((
+            envelope,
+            PeerResponse::Refused {
+                why: "x".repeat(5_000),
+            },
+        )),
+        _ => {
+            let (answer, cookie) = inputs::answer(choices);
+            Ok((envelope, PeerResponse::Answer { answer, cookie }))
+        }
+    }
+}

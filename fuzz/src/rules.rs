@@ -1,0 +1,135 @@
+//! What must hold of every step of an engine, whatever it is told.
+//!
+//! The numbers are those of the promises in ARCHITECTURE.md: P1 write-ahead, P2 never two.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use journal_format::number::{Lsn, MigrationId};
+use journal_format::record::{
+    Effect, EffectCommand, EffectIntended, Outcome, Record, RecordBody, Role,
+};
+
+/// The facts of one migration, as far as they license effects.
+#[derive(Debug, Default)]
+struct Known {
+    role: Option<Role>,
+    granted: bool,
+    abandoned: bool,
+    committed: bool,
+    started: bool,
+    aborted: bool,
+    outcome: Option<Outcome>,
+}
+
+/// Reads the records as they are written, and judges the effects that follow.
+#[derive(Debug, Default)]
+pub struct Judge {
+    migrations: BTreeMap<MigrationId, Known>,
+    jobs: BTreeMap<Lsn, MigrationId>,
+    /// Jobs that an operator had a word in: nothing is promised against a statement of facts.
+    resolved: BTreeSet<Lsn>,
+    intents: BTreeMap<Lsn, EffectIntended>,
+}
+
+impl Judge {
+    /// A record became durable.
+    ///
+    /// # Panics
+    /// When it contradicts an earlier one.
+    pub fn record(&mut self, record: &Record) {
+        match &record.body {
+            RecordBody::JobBegun(begun) => {
+                if let Some(terms) = &begun.migration {
+                    self.jobs.insert(record.lsn, terms.migration);
+                    let known = Known {
+                        role: Some(terms.role),
+                        ..Known::default()
+                    };
+                    // A number that comes back after the old one was forgotten is another migration.
+                    self.migrations.insert(terms.migration, known);
+                }
+            }
+            RecordBody::OperatorResolved(resolved) => {
+                self.resolved.insert(resolved.job);
+            }
+            RecordBody::EffectIntended(intended) => {
+                self.intents.insert(record.lsn, intended.clone());
+                self.intended(intended);
+            }
+            RecordBody::MigrationGranted(granted) => {
+                let known = self.known(granted.cookie.migration, Role::Source);
+                assert!(!known.granted, "granted twice");
+                assert!(!known.abandoned, "granted after it was abandoned");
+                known.granted = true;
+            }
+            RecordBody::MigrationAbandoned(abandoned) => {
+                let known = self.known(abandoned.migration, Role::Source);
+                assert!(!known.granted, "abandoned after it was granted");
+                known.abandoned = true;
+            }
+            RecordBody::OutcomeLearned(learned) => {
+                let known = self.known(learned.migration, Role::Source);
+                assert!(known.granted, "an outcome of what was never granted");
+                assert_eq!(known.outcome, None, "two outcomes");
+                known.outcome = Some(learned.outcome);
+            }
+            RecordBody::MigrationCommitted(committed) => {
+                let known = self.known(committed.migration, Role::Destination);
+                assert!(!known.committed && !known.aborted, "{known:?}: committed");
+                known.committed = true;
+            }
+            RecordBody::MigrationStarted(named) => {
+                let known = self.known(named.migration, Role::Destination);
+                assert!(known.committed && !known.aborted, "{known:?}: started");
+                known.started = true;
+            }
+            RecordBody::MigrationAborted(named) => {
+                let known = self.known(named.migration, Role::Destination);
+                assert!(!known.started && !known.aborted, "{known:?}: aborted");
+                known.aborted = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn known(&mut self, migration: MigrationId, role: Role) -> &mut Known {
+        let known = self.migrations.entry(migration).or_default();
+        assert_eq!(known.role, Some(role), "a fact of the other side");
+        known
+    }
+
+    /// P2: what may be intended with these facts.
+    fn intended(&self, intended: &EffectIntended) {
+        let Some(job) = intended.job else { return };
+        if self.resolved.contains(&job) {
+            return;
+        }
+        let Some(known) = self.jobs.get(&job).and_then(|id| self.migrations.get(id)) else {
+            return;
+        };
+        let runs_on = !known.granted || known.outcome == Some(Outcome::Aborted);
+        let allowed = match (known.role, &intended.command) {
+            (Some(Role::Source), EffectCommand::Cont) => runs_on,
+            (Some(Role::Source), EffectCommand::Kill) => known.outcome == Some(Outcome::Committed),
+            (
+                Some(Role::Source),
+                EffectCommand::Migrate { .. } | EffectCommand::MigrateContinue,
+            ) => !known.granted && !known.abandoned,
+            (Some(Role::Destination), EffectCommand::Cont) => known.committed && !known.aborted,
+            (Some(Role::Destination), EffectCommand::Kill) => known.aborted,
+            _ => true,
+        };
+        assert!(allowed, "{intended:?} with {known:?}");
+    }
+
+    /// P1: an effect goes out once, with the durable intent of just that.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn effect(&mut self, effect: &Effect) {
+        let intended = self.intents.remove(&effect.intent);
+        let intended = intended.expect("an effect without its intent");
+        assert_eq!(intended.command, effect.command);
+        assert_eq!(intended.instance, effect.instance);
+    }
+}
