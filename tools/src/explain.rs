@@ -24,7 +24,7 @@ pub(crate) struct ExplainArgs {
     /// The journal's directory
     directory: PathBuf,
     /// Only this domain
-    #[arg(value_name = "DOMAIN")]
+    #[arg(long, value_name = "NAME")]
     domain: Option<String>,
     /// Only this job (the LSN of its first record)
     #[arg(long, value_name = "LSN")]

@@ -4,11 +4,12 @@
 
 use journal_format::record::{
     ClaimSeen, Decoded, EffectCommand, EffectResult, Evidence, Observed, Process, RecordBody,
+    WantedReason,
 };
 use phase_journal::engine::Rule;
 
 use crate::past::Recorded;
-use crate::text::time;
+use crate::text::{count, time};
 
 /// One line of a dump.
 pub(crate) fn line(recorded: &Recorded) -> String {
@@ -38,13 +39,14 @@ pub(crate) fn line(recorded: &Recorded) -> String {
 pub(crate) fn body(body: &RecordBody) -> String {
     match body {
         RecordBody::CheckpointBegun(begun) => {
+            let openings = begun.openings.len() as u64;
             format!(
-                "{} records follow, {} openings",
-                begun.records,
-                begun.openings.len()
+                "{} follow, {}",
+                count(begun.records.into(), "record"),
+                count(openings, "opening")
             )
         }
-        RecordBody::CheckpointEnded(ended) => format!("{} records", ended.records),
+        RecordBody::CheckpointEnded(ended) => count(ended.records.into(), "record"),
         RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => {
             let dead = if state.dead { ", dead" } else { "" };
             let damaged = if state.damaged { ", damaged" } else { "" };
@@ -62,7 +64,14 @@ pub(crate) fn body(body: &RecordBody) -> String {
                 part.text.len()
             )
         }
-        RecordBody::WantedChanged(changed) => format!("{} ({:?})", changed.wanted, changed.why),
+        RecordBody::WantedChanged(changed) => {
+            let why = match changed.why {
+                WantedReason::Asked => "asked for",
+                WantedReason::Seen => "seen",
+                WantedReason::Carried => "carried along",
+            };
+            format!("{} ({why})", changed.wanted)
+        }
         RecordBody::JobBegun(begun) => match &begun.migration {
             None => begun.kind.to_string(),
             Some(terms) => format!(

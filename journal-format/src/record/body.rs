@@ -23,6 +23,7 @@ pub const TEXT_SIZE_MAX: usize = 1024;
 
 /// One opening of the journal for writing (F19).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Opening {
     /// Its number.
     pub epoch: Epoch,
@@ -34,6 +35,7 @@ pub struct Opening {
 
 /// The head of a checkpoint: how many records follow, and the openings of this journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct CheckpointBegun {
     /// Records between this one and `checkpoint-ended`.
     pub records: u32,
@@ -43,6 +45,7 @@ pub struct CheckpointBegun {
 
 /// The end of a checkpoint; without it, with the right count, the checkpoint does not hold (F18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct CheckpointEnded {
     /// Records since `checkpoint-begun`.
     pub records: u32,
@@ -50,6 +53,7 @@ pub struct CheckpointEnded {
 
 /// A domain: as registered, and in a checkpoint as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct DomainState {
     /// Its name with the manager, unique in this journal.
     pub name: String,
@@ -73,6 +77,7 @@ pub struct DomainState {
 
 /// A part of a domain's definition, opaque to us.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct DefinitionPart {
     /// The record of the first part, which names the definition.
     pub first: Lsn,
@@ -86,6 +91,7 @@ pub struct DefinitionPart {
 
 /// The wanted run state was changed by the guest's owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct WantedChanged {
     /// From now on.
     pub wanted: WantedRunState,
@@ -95,6 +101,7 @@ pub struct WantedChanged {
 
 /// How a change of the wanted run state was learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum WantedReason {
     /// The owner asked the sidecar.
     Asked,
@@ -106,6 +113,7 @@ pub enum WantedReason {
 
 /// What a migration is about, as fixed in begin (source) or prepare (destination).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct MigrationTerms {
     /// Its identity in both journals.
     pub migration: MigrationId,
@@ -131,6 +139,7 @@ pub struct MigrationTerms {
 
 /// A job began. Its LSN names the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct JobBegun {
     /// What it is.
     pub kind: JobKind,
@@ -140,6 +149,7 @@ pub struct JobBegun {
 
 /// A job entered a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct PhaseEntered {
     /// The job.
     pub job: Lsn,
@@ -149,6 +159,7 @@ pub struct PhaseEntered {
 
 /// An effect is about to be sent. Its LSN names the effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct EffectIntended {
     /// The job it belongs to; none for what an owner asked outside any job.
     pub job: Option<Lsn>,
@@ -160,6 +171,7 @@ pub struct EffectIntended {
 
 /// What became of an effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct EffectFinished {
     /// The record of its intent.
     pub effect: Lsn,
@@ -169,6 +181,7 @@ pub struct EffectFinished {
 
 /// QEMU was looked at, and something follows from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct QemuObserved {
     /// The job it matters to, if any.
     pub job: Option<Lsn>,
@@ -178,6 +191,7 @@ pub struct QemuObserved {
 
 /// The other side said something that matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct PeerHeard {
     /// The migration.
     pub migration: MigrationId,
@@ -189,6 +203,7 @@ pub struct PeerHeard {
 
 /// Source: the destination is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct PeerPrepared {
     /// The migration.
     pub migration: MigrationId,
@@ -201,6 +216,7 @@ pub struct PeerPrepared {
 /// Source: QEMU said completed; the cookie may go out. From here the source runs again only on the
 /// authority's aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct MigrationGranted {
     /// The licence.
     pub cookie: Cookie,
@@ -208,6 +224,7 @@ pub struct MigrationGranted {
 
 /// Authority: the destination took the cookie; its copy is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct MigrationCommitted {
     /// The licence; absent when the guest was found running here, or an operator decided.
     pub cookie: Option<Cookie>,
@@ -219,6 +236,7 @@ pub struct MigrationCommitted {
 /// guest was seen running, or was to stay paused), `migration-aborted` (authority: the destination
 /// will never run), and `migration-forgotten` (the other side durably knows the outcome, or cannot).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct MigrationNamed {
     /// The migration.
     pub migration: MigrationId,
@@ -226,6 +244,7 @@ pub struct MigrationNamed {
 
 /// Source, before granted: it runs on, and the migration never goes forward again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct MigrationAbandoned {
     /// The migration.
     pub migration: MigrationId,
@@ -237,6 +256,7 @@ pub struct MigrationAbandoned {
 
 /// Source: the outcome, from the authority or an operator. Committed is written only with started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct OutcomeLearned {
     /// The migration.
     pub migration: MigrationId,
@@ -248,6 +268,7 @@ pub struct OutcomeLearned {
 
 /// A decision, with what it came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Decided {
     /// The job.
     pub job: Lsn,
@@ -263,6 +284,7 @@ pub struct Decided {
 
 /// A job ended; its domain is free.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct JobEnded {
     /// The job.
     pub job: Lsn,
@@ -274,6 +296,7 @@ pub struct JobEnded {
 
 /// An operator settled a held domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct OperatorResolved {
     /// The job.
     pub job: Lsn,
@@ -289,6 +312,7 @@ pub struct OperatorResolved {
 
 /// A job that ended, as a checkpoint keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct EndedJob {
     /// The job.
     pub job: Lsn,
@@ -306,6 +330,7 @@ pub struct EndedJob {
 
 /// Checkpoint: a migration as it stands, open or kept until the other side knows its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is a durable fact of its own"

@@ -221,6 +221,7 @@ words!(
 
 /// One QEMU process: a pid alone may be reused, these three together are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Instance {
     /// The boot of the host it runs in.
     pub boot: BootId,
@@ -344,6 +345,7 @@ qemu_words!(
 /// What a sidecar writes into a QEMU before its first effect: a QOM object that only one can create
 /// and that does not travel with a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Claim {
     /// The claiming sidecar's journal.
     pub journal: JournalId,
@@ -387,6 +389,7 @@ impl Claim {
 
 /// The claim found in a QEMU.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum ClaimSeen {
     /// It could not be read, or was not looked for.
     Unread,
@@ -400,6 +403,7 @@ pub enum ClaimSeen {
 
 /// QEMU as it was seen in one look.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Observed {
     /// The process.
     pub process: Process,
@@ -415,6 +419,7 @@ pub struct Observed {
 
 /// A QMP command (or a signal) that can change a guest or a job. Reading is no effect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum EffectCommand {
     /// `object-add` of the claim.
     Claim(Claim),
@@ -486,6 +491,7 @@ pub struct Effect {
 
 /// What became of an effect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum EffectResult {
     /// QEMU answered success; for a kill: the process is gone.
     Done,
@@ -510,6 +516,7 @@ pub enum EffectResult {
 
 /// What the source gives to the destination when QEMU has sent everything: the licence to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Cookie {
     /// The migration.
     pub migration: MigrationId,
@@ -573,6 +580,7 @@ words!(
 
 /// The durable facts of a migration that a decision looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is a fact of its own, recorded or not"
@@ -598,6 +606,7 @@ pub struct Facts {
 
 /// Everything a decision may look at; recorded with it, so that it can be made again offline.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[allow(clippy::struct_excessive_bools, reason = "each is evidence of its own")]
 pub struct Evidence {
     /// This side.
