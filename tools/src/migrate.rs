@@ -157,8 +157,8 @@ impl Watch<'_> {
     async fn until_ended(&mut self) -> Result<Watched, ToolError> {
         let mut held_since: Option<Instant> = None;
         loop {
-            let job = tokio::select! {
-                job = self.look() => job?,
+            let (job, held) = tokio::select! {
+                seen = self.look() => seen?,
                 _ = tokio::signal::ctrl_c() => return Ok(Watched::Interrupted),
             };
             if job["state"] == "ended" {
@@ -166,7 +166,7 @@ impl Watch<'_> {
             }
             self.bar.show(&job);
             // A hold for a moment is the protocol's own; one that stays is worth an end.
-            match self.held(&job).await? {
+            match held {
                 None => held_since = None,
                 Some(domain) => {
                     let since = *held_since.get_or_insert_with(Instant::now);
@@ -182,22 +182,25 @@ impl Watch<'_> {
         }
     }
 
-    async fn look(&mut self) -> Result<Value, ToolError> {
+    /// The job, and its domain if that is held.
+    async fn look(&mut self) -> Result<(Value, Option<Value>), ToolError> {
         let jobs = self.ask("query-jobs", json!({"job": self.job})).await?;
-        match jobs.get(0) {
-            Some(job) => Ok(job.clone()),
-            None => Err(ToolError::Answer(format!("it knows no job {}", self.job))),
+        let Some(job) = jobs.get(0).cloned() else {
+            let what = format!("it knows no job {}", self.job);
+            return Err(ToolError::Answer(what));
+        };
+        // The domain of a job that ended may be gone.
+        if job["state"] == "ended" {
+            return Ok((job, None));
         }
-    }
-
-    async fn held(&mut self, job: &Value) -> Result<Option<Value>, ToolError> {
-        let domains = self
-            .ask("query-domains", json!({"name": job["name"]}))
-            .await?;
-        Ok(domains
-            .get(0)
-            .filter(|domain| !domain["held"].is_null())
-            .cloned())
+        let domains = self.ask("query-domains", json!({})).await?;
+        let held = domains
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|domain| domain["name"] == job["name"] && !domain["held"].is_null());
+        let held = held.cloned();
+        Ok((job, held))
     }
 
     /// Asks, and when the sidecar is gone waits a bounded time for it to come back.
@@ -279,7 +282,7 @@ fn line(job: &Value) -> String {
     let number = |key: &str| progress[key].as_u64().unwrap_or(0);
     let (total, remaining) = (number("total"), number("remaining"));
     if total == 0 {
-        return format!("{phase:<14}");
+        return phase;
     }
     let done = total.saturating_sub(remaining);
     let filled = BAR_WIDTH * done / total;
@@ -303,7 +306,7 @@ mod tests {
     fn lines_of_progress() {
         assert_eq!(
             line(&json!({"phase": "begin3", "progress": null})),
-            "begin3        "
+            "begin3"
         );
         let progress = json!({"total": 1 << 25, "remaining": 1 << 24, "dirty-pages-rate": 12,
                               "mbps": 268.6, "transferred": 5, "downtime": null});
