@@ -3,7 +3,7 @@
 //! Invariant: reads without a lock and writes nothing; never more than one segment in memory.
 //! Not here: how it is shown (`dump`, `explain`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
 use journal_format::batch::BatchHeader;
@@ -21,6 +21,15 @@ pub(crate) enum Item {
     Record(Box<Recorded>),
     /// Records that are lost.
     Gap(Gap),
+}
+
+impl Item {
+    fn first(&self) -> Lsn {
+        match self {
+            Item::Record(recorded) => recorded.record.lsn(),
+            Item::Gap(gap) => gap.first,
+        }
+    }
 }
 
 /// A record and where it stands.
@@ -54,22 +63,29 @@ impl Past {
         })
     }
 
-    /// Hands everything to `each`, in order; says how the journal ends.
+    /// Hands everything to `each`, in the order of LSNs; says how the journal ends.
     pub(crate) fn read(
         mut self,
         mut each: impl FnMut(Item) -> Result<(), ToolError>,
     ) -> Result<Ending, ToolError> {
+        // The reader tells of the gaps in a batch after the batch: one batch waits for its gaps.
+        let mut items: VecDeque<Item> = VecDeque::new();
         while let Some(entry) = self.reader.next() {
             match entry? {
-                Entry::Gap(gap) => each(Item::Gap(gap))?,
+                Entry::Gap(gap) => {
+                    let at = items.partition_point(|item| item.first() < gap.first);
+                    items.insert(at, Item::Gap(gap));
+                }
                 Entry::Batch(batch) => {
+                    items.drain(..).try_for_each(&mut each)?;
                     for placed in batch.records {
                         let recorded = self.recorded(placed.record, batch.header, placed.offset);
-                        each(Item::Record(Box::new(recorded)))?;
+                        items.push_back(Item::Record(Box::new(recorded)));
                     }
                 }
             }
         }
+        items.drain(..).try_for_each(each)?;
         Ok(self.reader.ending())
     }
 
