@@ -2,4 +2,6 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| phase_journal_fuzz::engine::run(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    phase_journal_fuzz::engine::run(bytes);
+});

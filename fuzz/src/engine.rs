@@ -4,16 +4,15 @@ use std::collections::BTreeSet;
 
 use journal_format::batch::{BatchBuilder, BatchHeader};
 use journal_format::number::{
-    BootId, Chain, DomainId, Epoch, Id128, Lsn, MigrationId, OpeningId, Salt, SegmentNumber,
+    BootId, Chain, DomainId, Epoch, Id128, Lsn, OpeningId, Salt, SegmentNumber,
 };
-use journal_format::record::{Draft, Opening, Record, RecordBody};
+use journal_format::record::{Draft, Effect, EffectResult, Opening, Record, RecordBody};
 use phase_journal::engine::{
-    Config, Engine, History, Input, Message, Now, PeerFailure, PeerResponse, Step,
-    TICK_INTERVAL_MS, Token,
+    Config, Engine, History, Input, Message, Now, PeerRequest, Step, TICK_INTERVAL_MS, Token,
 };
 
 use super::bytes::Bytes;
-use super::inputs::{self, BOOTS, HERE, NONCE};
+use super::inputs::{self, BOOTS, HERE, NONCE, Surroundings};
 use super::rules::Judge;
 
 /// More inputs than that show nothing new and only take time.
@@ -24,9 +23,9 @@ struct Life {
     ready: bool,
     /// Callers that wait for an answer.
     waiting: BTreeSet<Token>,
-    asks: Vec<MigrationId>,
+    asks: Vec<PeerRequest>,
     looks: Vec<DomainId>,
-    effects: Vec<Lsn>,
+    effects: Vec<Effect>,
 }
 
 struct Harness {
@@ -37,13 +36,15 @@ struct Harness {
     epoch: u32,
     milliseconds: u64,
     tokens: u64,
+    around: Surroundings,
+    types: BTreeSet<&'static str>,
 }
 
-/// Every input is drawn from the bytes.
+/// Every input is drawn from the bytes. Returns the types of the records that were written.
 ///
 /// # Panics
 /// When the engine breaks a rule.
-pub fn run(bytes: &[u8]) {
+pub fn run(bytes: &[u8]) -> BTreeSet<&'static str> {
     let mut choices = Bytes::new(bytes);
     let mut harness = Harness {
         history: Vec::new(),
@@ -53,6 +54,8 @@ pub fn run(bytes: &[u8]) {
         epoch: 0,
         milliseconds: 1_000,
         tokens: 0,
+        around: Surroundings::default(),
+        types: BTreeSet::new(),
     };
     let mut life = harness.open();
     for _ in 0..INPUTS_MAX {
@@ -68,6 +71,7 @@ pub fn run(bytes: &[u8]) {
         }
     }
     harness.open();
+    harness.types
 }
 
 impl Harness {
@@ -142,6 +146,7 @@ impl Harness {
             if let RecordBody::CheckpointBegun(begun) = &record.body {
                 self.openings.clone_from(&begun.openings);
             }
+            self.types.insert(record.body.type_name());
             self.judge.record(&record);
             self.history.push(History::Record(record));
             self.next = Lsn(self.next.0 + 1);
@@ -153,14 +158,14 @@ impl Harness {
         assert_eq!(life.engine.next_lsn(), self.next);
         for effect in &step.effects {
             self.judge.effect(effect);
-            life.effects.push(effect.intent);
+            life.effects.push(effect.clone());
         }
         for message in step.messages {
             match message {
                 Message::Reply { token, .. } | Message::PeerReply { token, .. } => {
                     assert!(life.waiting.remove(&token), "{token:?} has its answer");
                 }
-                Message::Ask { request, .. } => life.asks.push(request.migration()),
+                Message::Ask { request, .. } => life.asks.push(request),
                 Message::Look { domain } => life.looks.push(domain),
                 Message::Ready => {
                     assert!(!life.ready, "ready twice");
@@ -180,35 +185,52 @@ impl Harness {
     /// The next input; `None` is a crash. What the engine waits for comes at some time, or another
     /// thing in its place.
     fn input(&mut self, choices: &mut Bytes<'_>, life: &mut Life) -> Option<Input> {
-        let input = match choices.below(16) {
+        let around = &mut self.around;
+        let input = match choices.below(20) {
             0 => return None,
-            1 | 2 => Input::Control {
-                token: self.token(life),
-                request: inputs::control_request(choices),
-            },
-            3 | 4 => Input::Peer {
-                token: self.token(life),
-                envelope: inputs::envelope(choices),
-                nonce: NONCE,
-                request: inputs::peer_request(choices),
-            },
-            5..=7 if !life.asks.is_empty() => Input::PeerAnswered {
-                migration: life.asks.remove(choices.below(life.asks.len())),
-                result: peer_result(choices),
-            },
-            8..=10 if !life.effects.is_empty() => Input::EffectFinished {
-                effect: life.effects.remove(choices.below(life.effects.len())),
-                result: inputs::result(choices),
-            },
-            11 | 12 if !life.looks.is_empty() => Input::Looked {
-                domain: life.looks.remove(choices.below(life.looks.len())),
-                observed: inputs::observed(choices),
-            },
-            13 => {
-                let (domain, observed) = inputs::look(choices);
+            1..=3 => {
+                let request = around.control_request(choices);
+                let token = self.token(life);
+                Input::Control { token, request }
+            }
+            4..=6 => {
+                let (envelope, request) = (around.envelope(choices), around.peer_request(choices));
+                Input::Peer {
+                    token: self.token(life),
+                    envelope,
+                    nonce: NONCE,
+                    request,
+                }
+            }
+            7..=9 if !life.asks.is_empty() => {
+                let request = life.asks.remove(choices.below(life.asks.len()));
+                Input::PeerAnswered {
+                    migration: request.migration(),
+                    result: around.answer(choices, &request),
+                }
+            }
+            10..=13 if !life.effects.is_empty() => {
+                let effect = life.effects.remove(choices.below(life.effects.len()));
+                let result = inputs::result(choices);
+                if result == EffectResult::Done {
+                    around.done(&effect);
+                }
+                Input::EffectFinished {
+                    effect: effect.intent,
+                    result,
+                }
+            }
+            14..=16 if !life.looks.is_empty() => {
+                let domain = life.looks.remove(choices.below(life.looks.len()));
+                let observed = around.observed(choices, domain);
                 Input::Looked { domain, observed }
             }
-            14 => {
+            17 => {
+                let domain = inputs::domain(choices);
+                let observed = around.observed(choices, domain);
+                Input::Looked { domain, observed }
+            }
+            18 => {
                 let (domain, event) = inputs::event(choices);
                 Input::Event { domain, event }
             }
@@ -218,27 +240,5 @@ impl Harness {
             }
         };
         Some(input)
-    }
-}
-
-fn peer_result(
-    choices: &mut Bytes<'_>,
-) -> Result<(phase_journal::engine::Envelope, PeerResponse), PeerFailure> {
-    let envelope = inputs::envelope(choices);
-    match choices.below(6) {
-        0 => Err(PeerFailure::NotSent("x".to_owned())),
-        1 => Err(PeerFailure::Unreachable("x".to_owned())),
-        2 => Err(PeerFailure::Refused("x".to_owned())),
-        3 => Ok((envelope, PeerResponse::Prepared { nonce: NONCE })),
-        4 => Ok((
-            envelope,
-            PeerResponse::Refused {
-                why: "x".repeat(5_000),
-            },
-        )),
-        _ => {
-            let (answer, cookie) = inputs::answer(choices);
-            Ok((envelope, PeerResponse::Answer { answer, cookie }))
-        }
     }
 }

@@ -1,14 +1,18 @@
 //! Inputs to the engine drawn from bytes: mostly plausible, any of them at any moment.
 //! Not here: what a running engine waits for (`engine`).
 
+use std::collections::BTreeMap;
+
 use journal_format::number::{
     BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position,
 };
 use journal_format::record::{
-    Authority, Claim, ClaimSeen, Cookie, Decision, EffectResult, Instance, MigrationStatus,
-    Observed, PeerAnswer, Process, Protocol, Role, RunState, WantedRunState,
+    Authority, Claim, ClaimSeen, Cookie, Decision, Effect, EffectCommand, EffectResult, Instance,
+    MigrationStatus, Observed, PeerAnswer, Process, Protocol, Role, RunState, WantedRunState,
 };
-use phase_journal::engine::{ControlRequest, Envelope, PeerRequest, QemuEvent};
+use phase_journal::engine::{
+    ControlRequest, Envelope, PeerFailure, PeerRequest, PeerResponse, QemuEvent,
+};
 
 use super::bytes::Bytes;
 
@@ -18,6 +22,13 @@ pub const HERE: JournalId = JournalId(Id128([0xA0; 16]));
 const THERE: [JournalId; 2] = [JournalId(Id128([0xB0; 16])), JournalId(Id128([0xC0; 16]))];
 /// The boots that instances are of; the first is this one.
 pub const BOOTS: [Id128; 2] = [Id128([0xD0; 16]), Id128([0xD1; 16])];
+/// The one that this version knows, and sometimes another.
+const AUTHORITIES: &[Authority] = &[
+    Authority::Destination,
+    Authority::Destination,
+    Authority::Destination,
+    Authority::Store,
+];
 /// What every prepare offers.
 pub const NONCE: Nonce = Nonce(Id128([0x99; 16]));
 
@@ -25,7 +36,8 @@ fn of<T: Copy>(choices: &mut Bytes<'_>, words: &[T]) -> T {
     choices.pick(words)
 }
 
-fn domain(choices: &mut Bytes<'_>) -> DomainId {
+/// One of two domains.
+pub fn domain(choices: &mut Bytes<'_>) -> DomainId {
     DomainId(Id128([1 + choices.byte() % 2; 16]))
 }
 
@@ -34,7 +46,7 @@ fn name(choices: &mut Bytes<'_>) -> String {
 }
 
 fn migration(choices: &mut Bytes<'_>) -> MigrationId {
-    MigrationId(Id128([0x40 + choices.byte() % 4; 16]))
+    MigrationId(Id128([0x40 + choices.byte() % 2; 16]))
 }
 
 fn wanted(choices: &mut Bytes<'_>) -> WantedRunState {
@@ -46,48 +58,237 @@ fn text(choices: &mut Bytes<'_>) -> String {
     of(choices, &["x", "", "\u{20ac}", "\0\n"]).repeat(long)
 }
 
-fn instance(choices: &mut Bytes<'_>) -> Instance {
+/// What is around the engine, so that most inputs fit to those before.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// How far the other sidecar's journal is.
+    peer: u64,
+    claims: BTreeMap<DomainId, Claim>,
+}
+
+/// States that a QEMU is in, in the course of a migration.
+const PLAUSIBLE: &[(RunState, MigrationStatus)] = &[
+    (RunState::Running, MigrationStatus::None),
+    (RunState::Inmigrate, MigrationStatus::None),
+    (RunState::Inmigrate, MigrationStatus::Active),
+    (RunState::Running, MigrationStatus::Active),
+    (RunState::FinishMigrate, MigrationStatus::PreSwitchover),
+    (RunState::Postmigrate, MigrationStatus::Completed),
+    (RunState::Paused, MigrationStatus::Completed),
+    (RunState::Running, MigrationStatus::Completed),
+    (RunState::Running, MigrationStatus::Failed),
+    (RunState::Paused, MigrationStatus::None),
+];
+
+impl Surroundings {
+    /// An effect was carried out.
+    pub fn done(&mut self, effect: &Effect) {
+        match &effect.command {
+            EffectCommand::Claim(claim) => {
+                self.claims.insert(effect.domain, *claim);
+            }
+            EffectCommand::Unclaim => {
+                self.claims.remove(&effect.domain);
+            }
+            _ => {}
+        }
+    }
+
+    /// QEMU: mostly in a state that there is, also an impossible one.
+    pub fn observed(&self, choices: &mut Bytes<'_>, domain: DomainId) -> Observed {
+        if choices.below(8) == 7 {
+            return any_observed(choices);
+        }
+        let claim = self.claims.get(&domain);
+        let claim = claim.map_or(ClaimSeen::Absent, |claim| ClaimSeen::Present(*claim));
+        let choice = choices.below(PLAUSIBLE.len() + 2);
+        let (process, state, claim) = match PLAUSIBLE.get(choice) {
+            Some(state) => (Process::Alive, Some(state.clone()), claim),
+            None if choice == PLAUSIBLE.len() => (Process::Dead, None, ClaimSeen::Unread),
+            None => (Process::Mute, None, ClaimSeen::Unread),
+        };
+        let (run_state, migration) = state.unzip();
+        Observed {
+            process,
+            instance: Some(its_instance(domain)),
+            run_state,
+            migration,
+            claim,
+        }
+    }
+
+    /// Where the other sidecar's journal stands: mostly further on in one history.
+    fn position(&mut self, choices: &mut Bytes<'_>) -> Position {
+        if choices.below(8) == 7 {
+            return any_position(choices);
+        }
+        self.peer += 1;
+        Position {
+            journal: THERE[0],
+            epoch: Epoch(1),
+            opening: OpeningId(Id128([1; 16])),
+            lsn: Lsn(self.peer),
+        }
+    }
+
+    /// Of a peer.
+    pub fn envelope(&mut self, choices: &mut Bytes<'_>) -> Envelope {
+        Envelope {
+            sender: self.position(choices),
+            saw: choices.perhaps(any_position),
+        }
+    }
+
+    /// A licence: mostly the right nonce, sometimes an invented one.
+    fn cookie(&mut self, choices: &mut Bytes<'_>) -> Cookie {
+        Cookie {
+            migration: migration(choices),
+            nonce: of(choices, &[NONCE, NONCE, NONCE, Nonce(Id128([1; 16]))]),
+            granted: self.position(choices),
+            authority: of(choices, AUTHORITIES),
+            wanted: wanted(choices),
+        }
+    }
+
+    /// What a peer answers to what it was asked, or to something else.
+    pub fn answer(
+        &mut self,
+        choices: &mut Bytes<'_>,
+        request: &PeerRequest,
+    ) -> Result<(Envelope, PeerResponse), PeerFailure> {
+        let fitting = match request {
+            PeerRequest::Prepare { .. } => 3,
+            PeerRequest::Finish { .. }
+            | PeerRequest::Abandon { .. }
+            | PeerRequest::Ask { .. }
+            | PeerRequest::Acknowledge { .. } => 5,
+        };
+        let what = choices.below(10);
+        let response = match if what > 5 { fitting } else { what } {
+            0 => return Err(PeerFailure::NotSent(text(choices))),
+            1 => return Err(PeerFailure::Unreachable(text(choices))),
+            2 => return Err(PeerFailure::Refused(text(choices))),
+            3 => PeerResponse::Prepared { nonce: NONCE },
+            4 => PeerResponse::Refused { why: text(choices) },
+            _ => PeerResponse::Answer {
+                answer: of(choices, PeerAnswer::ALL),
+                cookie: choices.perhaps(|choices| self.cookie(choices)),
+            },
+        };
+        Ok((self.envelope(choices), response))
+    }
+
+    /// What another sidecar asks.
+    pub fn peer_request(&mut self, choices: &mut Bytes<'_>) -> PeerRequest {
+        match choices.below(5) {
+            0 => PeerRequest::Prepare {
+                migration: migration(choices),
+                protocol: of(choices, &[Protocol::V3, Protocol::V3, Protocol::V2]),
+                authority: of(choices, AUTHORITIES),
+                name: name(choices),
+                source_name: text(choices),
+                peer: text(choices),
+                uri: text(choices),
+                wanted: wanted(choices),
+                definition: choices.perhaps(text),
+            },
+            1 => PeerRequest::Finish {
+                cookie: self.cookie(choices),
+            },
+            2 => PeerRequest::Abandon {
+                migration: migration(choices),
+            },
+            3 => PeerRequest::Ask {
+                migration: migration(choices),
+            },
+            _ => PeerRequest::Acknowledge {
+                migration: migration(choices),
+            },
+        }
+    }
+
+    /// What somebody asks on the control socket.
+    pub fn control_request(&mut self, choices: &mut Bytes<'_>) -> ControlRequest {
+        match choices.below(10) {
+            0 | 1 => {
+                let domain = domain(choices);
+                ControlRequest::DomainAdd {
+                    name: name(choices),
+                    domain,
+                    qmp: "/qmp".to_owned(),
+                    instance: its_instance(domain),
+                    observed: self.observed(choices, domain),
+                    definition: choices.perhaps(text),
+                }
+            }
+            2 => ControlRequest::DomainRemove {
+                name: name(choices),
+            },
+            3 => ControlRequest::DomainSetWanted {
+                name: name(choices),
+                wanted: wanted(choices),
+            },
+            4 | 5 => ControlRequest::Migrate {
+                name: name(choices),
+                migration: migration(choices),
+                peer: of(choices, &["there", "there", "here"]).to_owned(),
+                peer_domain: name(choices),
+                uri: text(choices),
+                max_bandwidth: choices.perhaps(|choices| choices.byte().into()),
+                downtime_limit: choices.perhaps(|choices| choices.byte().into()),
+            },
+            6 => ControlRequest::JobCancel {
+                job: Lsn(choices.byte().into()),
+            },
+            7 => ControlRequest::Resolve {
+                name: name(choices),
+                decision: of(choices, Decision::ALL),
+                force: choices.yes(),
+                statement: text(choices),
+                uid: 0,
+            },
+            8 => ControlRequest::QueryDomains {
+                name: choices.perhaps(name),
+            },
+            _ => ControlRequest::QueryJobs {
+                job: choices.perhaps(|choices| Lsn(choices.byte().into())),
+                name: choices.perhaps(name),
+            },
+        }
+    }
+}
+
+/// The process that a domain is registered with.
+fn its_instance(domain: DomainId) -> Instance {
     Instance {
-        boot: BootId(of(choices, &[BOOTS[0], BOOTS[0], BOOTS[1]])),
-        pid: 100 + u32::from(choices.byte() % 2),
+        boot: BootId(BOOTS[0]),
+        pid: 100 + u32::from(domain.0.0[0]),
         start_time: 7,
     }
 }
 
-fn position(choices: &mut Bytes<'_>) -> Position {
+fn any_instance(choices: &mut Bytes<'_>) -> Instance {
+    Instance {
+        boot: BootId(of(choices, &BOOTS)),
+        pid: 100 + u32::from(choices.byte() % 3),
+        start_time: 7,
+    }
+}
+
+fn any_position(choices: &mut Bytes<'_>) -> Position {
     Position {
-        journal: of(choices, &[THERE[0], THERE[0], THERE[0], THERE[1], HERE]),
+        journal: of(choices, &[THERE[0], THERE[1], HERE]),
         epoch: Epoch(1 + u32::from(choices.byte() % 2)),
         opening: OpeningId(Id128([choices.byte() % 2; 16])),
         lsn: Lsn(choices.byte().into()),
     }
 }
 
-/// Of a peer.
-pub fn envelope(choices: &mut Bytes<'_>) -> Envelope {
-    Envelope {
-        sender: position(choices),
-        saw: choices.perhaps(position),
-    }
-}
-
-/// A licence: mostly the right nonce, sometimes an invented one.
-pub fn cookie(choices: &mut Bytes<'_>) -> Cookie {
-    Cookie {
-        migration: migration(choices),
-        nonce: of(choices, &[NONCE, NONCE, Nonce(Id128([1; 16]))]),
-        granted: position(choices),
-        authority: of(choices, Authority::ALL),
-        wanted: wanted(choices),
-    }
-}
-
-/// QEMU in any state, also impossible ones.
-pub fn observed(choices: &mut Bytes<'_>) -> Observed {
-    let claim = match choices.below(5) {
+fn any_observed(choices: &mut Bytes<'_>) -> Observed {
+    let claim = match choices.below(4) {
         0 => ClaimSeen::Unread,
-        1 | 2 => ClaimSeen::Absent,
-        3 => ClaimSeen::Present(Claim {
+        1 => ClaimSeen::Absent,
+        2 => ClaimSeen::Present(Claim {
             journal: of(choices, &[HERE, THERE[0]]),
             epoch: Epoch(1 + u32::from(choices.byte() % 3)),
             migration: migration(choices),
@@ -97,7 +298,7 @@ pub fn observed(choices: &mut Bytes<'_>) -> Observed {
     };
     Observed {
         process: of(choices, Process::ALL),
-        instance: choices.perhaps(instance),
+        instance: choices.perhaps(any_instance),
         run_state: choices.perhaps(|choices| choices.pick(RunState::KNOWN)),
         migration: choices.perhaps(|choices| choices.pick(MigrationStatus::KNOWN)),
         claim,
@@ -106,10 +307,10 @@ pub fn observed(choices: &mut Bytes<'_>) -> Observed {
 
 /// What QEMU told.
 pub fn event(choices: &mut Bytes<'_>) -> (DomainId, QemuEvent) {
-    let event = match choices.below(4) {
+    let event = match choices.below(6) {
         0 => QemuEvent::Stop,
         1 => QemuEvent::Resume,
-        2 => QemuEvent::Migration(choices.pick(MigrationStatus::KNOWN)),
+        2..=4 => QemuEvent::Migration(choices.pick(MigrationStatus::KNOWN)),
         _ => QemuEvent::Lost,
     };
     (domain(choices), event)
@@ -117,7 +318,7 @@ pub fn event(choices: &mut Bytes<'_>) -> (DomainId, QemuEvent) {
 
 /// What became of an effect.
 pub fn result(choices: &mut Bytes<'_>) -> EffectResult {
-    match choices.below(6) {
+    match choices.below(12) {
         0 => EffectResult::Refused {
             class: "GenericError".to_owned(),
             description: text(choices),
@@ -125,91 +326,5 @@ pub fn result(choices: &mut Bytes<'_>) -> EffectResult {
         1 => EffectResult::NotSent { why: text(choices) },
         2 => EffectResult::Unknown { why: text(choices) },
         _ => EffectResult::Done,
-    }
-}
-
-/// A look that nobody asked for.
-pub fn look(choices: &mut Bytes<'_>) -> (DomainId, Observed) {
-    (domain(choices), observed(choices))
-}
-
-/// What a peer answers to a question about how it stands.
-pub fn answer(choices: &mut Bytes<'_>) -> (PeerAnswer, Option<Cookie>) {
-    (of(choices, PeerAnswer::ALL), choices.perhaps(cookie))
-}
-
-/// What another sidecar asks.
-pub fn peer_request(choices: &mut Bytes<'_>) -> PeerRequest {
-    match choices.below(5) {
-        0 => PeerRequest::Prepare {
-            migration: migration(choices),
-            protocol: of(choices, Protocol::ALL),
-            authority: of(choices, Authority::ALL),
-            name: name(choices),
-            source_name: text(choices),
-            peer: text(choices),
-            uri: text(choices),
-            wanted: wanted(choices),
-            definition: choices.perhaps(text),
-        },
-        1 => PeerRequest::Finish {
-            cookie: cookie(choices),
-        },
-        2 => PeerRequest::Abandon {
-            migration: migration(choices),
-        },
-        3 => PeerRequest::Ask {
-            migration: migration(choices),
-        },
-        _ => PeerRequest::Acknowledge {
-            migration: migration(choices),
-        },
-    }
-}
-
-/// What somebody asks on the control socket.
-pub fn control_request(choices: &mut Bytes<'_>) -> ControlRequest {
-    match choices.below(10) {
-        0 | 1 => ControlRequest::DomainAdd {
-            name: name(choices),
-            domain: domain(choices),
-            qmp: "/qmp".to_owned(),
-            instance: instance(choices),
-            observed: observed(choices),
-            definition: choices.perhaps(text),
-        },
-        2 => ControlRequest::DomainRemove {
-            name: name(choices),
-        },
-        3 => ControlRequest::DomainSetWanted {
-            name: name(choices),
-            wanted: wanted(choices),
-        },
-        4 | 5 => ControlRequest::Migrate {
-            name: name(choices),
-            migration: migration(choices),
-            peer: of(choices, &["there", "here"]).to_owned(),
-            peer_domain: name(choices),
-            uri: text(choices),
-            max_bandwidth: choices.perhaps(|choices| choices.byte().into()),
-            downtime_limit: choices.perhaps(|choices| choices.byte().into()),
-        },
-        6 => ControlRequest::JobCancel {
-            job: Lsn(choices.byte().into()),
-        },
-        7 => ControlRequest::Resolve {
-            name: name(choices),
-            decision: of(choices, Decision::ALL),
-            force: choices.yes(),
-            statement: text(choices),
-            uid: 0,
-        },
-        8 => ControlRequest::QueryDomains {
-            name: choices.perhaps(name),
-        },
-        _ => ControlRequest::QueryJobs {
-            job: choices.perhaps(|choices| Lsn(choices.byte().into())),
-            name: choices.perhaps(name),
-        },
     }
 }
