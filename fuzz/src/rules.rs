@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use journal_format::number::{Lsn, MigrationId};
+use journal_format::number::{Lsn, MigrationId, Nonce};
 use journal_format::record::{
     Effect, EffectCommand, EffectIntended, Outcome, Record, RecordBody, Role,
 };
@@ -13,6 +13,8 @@ use journal_format::record::{
 #[derive(Debug, Default)]
 struct Known {
     role: Option<Role>,
+    /// The destination's own, to be shown in a licence.
+    nonce: Option<Nonce>,
     granted: bool,
     abandoned: bool,
     committed: bool,
@@ -43,6 +45,7 @@ impl Judge {
                     self.jobs.insert(record.lsn, terms.migration);
                     let known = Known {
                         role: Some(terms.role),
+                        nonce: terms.nonce,
                         ..Known::default()
                     };
                     // A number that comes back after the old one was forgotten is another migration.
@@ -81,6 +84,10 @@ impl Judge {
             RecordBody::MigrationCommitted(committed) => {
                 let known = self.known(committed.migration, Role::Destination);
                 assert!(!known.committed && !known.aborted, "{known:?}: committed");
+                if let Some(cookie) = &committed.cookie {
+                    assert_eq!(cookie.migration, committed.migration, "another's licence");
+                    assert_eq!(Some(cookie.nonce), known.nonce, "a forged licence");
+                }
                 known.committed = true;
             }
             RecordBody::MigrationStarted(named) => {

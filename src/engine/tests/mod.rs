@@ -3,9 +3,12 @@
 mod rows;
 mod world;
 
-use journal_format::record::{ClaimSeen, MigrationStatus, RunState, WantedRunState};
+use journal_format::number::{Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, Position};
+use journal_format::record::{
+    Authority, ClaimSeen, Cookie, MigrationStatus, RecordBody, RunState, WantedRunState,
+};
 
-use super::{ControlRequest, Refusal};
+use super::{ControlRequest, Envelope, Input, PeerRequest, Refusal};
 use world::{A, B, Crash, World};
 
 /// Long enough for every bounded wait of the engine.
@@ -417,6 +420,106 @@ fn cancelling_brings_the_guest_back() {
     assert_eq!(world.broken, None, "{}", world.story());
     assert_eq!(world.running().len(), 1, "{}", world.story());
     assert_eq!(world.open_jobs(), Vec::<String>::new(), "{}", world.story());
+}
+
+/// The destination is whole and waits; the source died before it gave a licence. Returns what a
+/// real licence would be, and from where.
+fn waiting_for_a_licence() -> (World, Cookie, Envelope) {
+    for crash in crash_points(A).into_iter().rev() {
+        let mut world = World::new();
+        world.hosts[A].crash = Some(crash);
+        world.migrate(A);
+        world.run_for(3_000);
+        let granted = world.has(A, |body| matches!(body, RecordBody::MigrationGranted(_)));
+        if granted || world.hosts[A].engine.is_some() {
+            continue;
+        }
+        assert_eq!(world.hosts[B].qemu.run, RunState::Paused, "not whole");
+        let terms = world.find(B, |body| match body {
+            RecordBody::JobBegun(begun) => begun.migration.clone(),
+            _ => None,
+        });
+        let terms = terms.expect("it was prepared");
+        let opening = world.hosts[A].openings[0];
+        let sender = Position {
+            journal: world.hosts[A].journal_id,
+            epoch: opening.epoch,
+            opening: opening.opening,
+            lsn: Lsn(1_000),
+        };
+        let cookie = Cookie {
+            migration: terms.migration,
+            nonce: terms.nonce.expect("the destination made one"),
+            granted: sender,
+            authority: terms.authority,
+            wanted: WantedRunState::Running,
+        };
+        return (world, cookie, Envelope { sender, saw: None });
+    }
+    panic!("no crash before the licence");
+}
+
+/// Only the licence of this very migration, from the source's own journal, starts the guest.
+#[test]
+fn a_forged_licence_starts_nothing() {
+    let (_, genuine, envelope) = waiting_for_a_licence();
+    let other = Id128([0x5a; 16]);
+    let elsewhere = Position {
+        journal: JournalId(other),
+        ..genuine.granted
+    };
+    let later = Position {
+        epoch: Epoch(genuine.granted.epoch.0 + 1),
+        ..genuine.granted
+    };
+    let forged = |change: fn(&mut Cookie)| {
+        let mut cookie = genuine;
+        change(&mut cookie);
+        (cookie, envelope)
+    };
+    let as_sender = |sender| Envelope { sender, saw: None };
+    let attempts = [
+        forged(|cookie| cookie.nonce = Nonce(Id128([0x5a; 16]))),
+        forged(|cookie| cookie.migration = MigrationId(Id128([0x5a; 16]))),
+        forged(|cookie| cookie.authority = Authority::Source),
+        forged(|cookie| cookie.granted.journal = JournalId(Id128([0x5a; 16]))),
+        (
+            Cookie {
+                granted: later,
+                ..genuine
+            },
+            envelope,
+        ),
+        // Another journal than the one that prepared, in both places.
+        (
+            Cookie {
+                granted: elsewhere,
+                ..genuine
+            },
+            as_sender(elsewhere),
+        ),
+    ];
+    for (cookie, envelope) in attempts {
+        let committed = finished(cookie, envelope);
+        assert!(!committed, "{cookie:?} from {envelope:?}");
+    }
+    assert!(finished(genuine, envelope), "the genuine one");
+}
+
+/// Does the destination commit when it is shown this?
+fn finished(cookie: Cookie, envelope: Envelope) -> bool {
+    let (mut world, _, _) = waiting_for_a_licence();
+    let token = world.token();
+    let input = Input::Peer {
+        token,
+        envelope,
+        nonce: Nonce(Id128([0x5b; 16])),
+        request: PeerRequest::Finish { cookie },
+    };
+    world.input(B, input);
+    world.run_for(1_000);
+    assert_eq!(world.broken, None, "{}", world.story());
+    world.has(B, |body| matches!(body, RecordBody::MigrationCommitted(_)))
 }
 
 /// Whatever comes from outside, every record fits: a journal that refuses one is the end of it.

@@ -54,7 +54,7 @@ pub(crate) enum Crash {
 pub(crate) struct Host {
     pub(crate) engine: Option<Engine>,
     pub(crate) journal: Vec<History>,
-    openings: Vec<Opening>,
+    pub(crate) openings: Vec<Opening>,
     pub(crate) journal_id: JournalId,
     pub(crate) boot: BootId,
     epoch: u32,
@@ -230,12 +230,12 @@ impl World {
         self.input(at, Input::Control { token, request });
     }
 
-    fn token(&mut self) -> Token {
+    pub(crate) fn token(&mut self) -> Token {
         self.next_token += 1;
         Token(self.next_token)
     }
 
-    fn input(&mut self, at: usize, input: Input) {
+    pub(crate) fn input(&mut self, at: usize, input: Input) {
         let epoch = self.hosts[at].epoch;
         self.queue.push_back(Event::Input(at, epoch, input));
     }
@@ -687,17 +687,35 @@ impl World {
     }
 
     pub(crate) fn rules(&self, at: usize) -> Vec<String> {
-        let records = self.hosts[at]
+        let rule = |body: &RecordBody| match body {
+            RecordBody::Decided(decided) => Some(decided.rule.clone()),
+            _ => None,
+        };
+        self.bodies(at).filter_map(rule).collect()
+    }
+
+    fn bodies(&self, at: usize) -> impl Iterator<Item = &RecordBody> {
+        self.hosts[at]
             .journal
             .iter()
             .filter_map(|entry| match entry {
-                History::Record(Record {
-                    body: RecordBody::Decided(decided),
-                    ..
-                }) => Some(decided.rule.clone()),
-                History::Record(_) | History::Gap(_) => None,
-            });
-        records.collect()
+                History::Record(record) => Some(&record.body),
+                History::Gap(_) => None,
+            })
+    }
+
+    /// Something in the first record that has it.
+    pub(crate) fn find<T>(
+        &self,
+        at: usize,
+        what: impl FnMut(&RecordBody) -> Option<T>,
+    ) -> Option<T> {
+        self.bodies(at).find_map(what)
+    }
+
+    /// Is there such a record?
+    pub(crate) fn has(&self, at: usize, is_it: impl FnMut(&RecordBody) -> bool) -> bool {
+        self.bodies(at).any(is_it)
     }
 
     /// Everything a failed run leaves behind, for whoever has to understand it.
