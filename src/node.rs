@@ -142,6 +142,12 @@ impl<D: Disk> Node<D> {
         );
     }
 
+    /// How many ended migrations are kept because the other side is not known to know the outcome.
+    #[must_use]
+    pub fn kept_migrations(&self) -> usize {
+        self.engine.kept_migrations()
+    }
+
     /// The log, to look at.
     pub fn log(&self) -> &Log<D> {
         &self.log

@@ -111,6 +111,13 @@ impl Engine {
         turn.finish()
     }
 
+    /// How many ended migrations are kept because the other side is not known to know the outcome.
+    #[must_use]
+    pub fn kept_migrations(&self) -> usize {
+        let migrations = self.state.migrations.values();
+        migrations.filter(|known| !known.state.open).count()
+    }
+
     /// What follows from one input.
     pub fn step(&mut self, now: Now, input: Input) -> Step {
         let mut turn = Turn::new(self, now);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{self, ArgumentError, COMMAND_NAMES, Command, MigrateDomain};
 use super::history::History;
-use super::link::{Answered, Failure, Link};
+use super::link::{Answered, Failure, Link, NodeStatus};
 use super::progress::ProgressBoard;
 use super::register::Registrar;
 use super::serve::version;
@@ -147,7 +147,10 @@ impl Control {
     }
 
     async fn query_journal(&self) -> Result<Value, CommandError> {
-        let status = self.link.journal_status().await?;
+        let NodeStatus {
+            journal: status,
+            kept_migrations,
+        } = self.link.status().await?;
         Ok(json!({
             "journal": status.journal,
             "host": status.host,
@@ -156,6 +159,7 @@ impl Control {
             "directory": status.directory.display().to_string(),
             "segment": status.segment.file_name(),
             "io": status.io.to_string(),
+            "kept-migrations": kept_migrations,
             "poisoned": status.poisoned.as_ref().map(ToString::to_string),
         }))
     }

@@ -96,8 +96,17 @@ pub(crate) type PeerAnswered = (Envelope, PeerResponse);
 pub(crate) enum Inbound {
     /// For the engine.
     Input(Input),
-    /// For the log.
-    Status(oneshot::Sender<Status>),
+    /// A question about both.
+    Status(oneshot::Sender<NodeStatus>),
+}
+
+/// How the node stands, for `query-journal`.
+#[derive(Debug)]
+pub(crate) struct NodeStatus {
+    /// The journal.
+    pub(crate) journal: Status,
+    /// Ended migrations whose outcome the other side is not known to know.
+    pub(crate) kept_migrations: usize,
 }
 
 /// The engine's answer to a control client.
@@ -220,11 +229,11 @@ impl Link {
         receiver.await.unwrap_or(Err(Failure::Stopping))
     }
 
-    /// How the journal stands.
+    /// How the journal and the engine stand.
     ///
     /// # Errors
     /// The journal failed, or the sidecar is stopping.
-    pub(crate) async fn journal_status(&self) -> Result<Status, Failure> {
+    pub(crate) async fn status(&self) -> Result<NodeStatus, Failure> {
         let (sender, receiver) = oneshot::channel();
         drop(self.inputs.send(Inbound::Status(sender)).await);
         match receiver.await {
@@ -323,7 +332,10 @@ pub(crate) fn run<D: Disk>(
             match one {
                 Inbound::Input(input) => turn.push(input),
                 // Whoever asked may have hung up.
-                Inbound::Status(sender) => drop(sender.send(node.log().status())),
+                Inbound::Status(sender) => drop(sender.send(NodeStatus {
+                    journal: node.log().status(),
+                    kept_migrations: node.kept_migrations(),
+                })),
             }
         }
         let now = now();
@@ -428,7 +440,7 @@ mod tests {
         let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
         let node_link = link.clone();
         let node = std::thread::spawn(move || run(node, &node_link, inbound, &outboxes));
-        assert!(link.journal_status().await.unwrap().poisoned.is_none());
+        assert!(link.status().await.unwrap().journal.poisoned.is_none());
 
         disk.plan(disk.operations(), Fault::Error(5));
         let instance = Instance {
@@ -447,7 +459,7 @@ mod tests {
         let failure = link.control(request).await.unwrap_err();
         assert!(matches!(failure, Failure::Poisoned(_)), "{failure}");
         assert_eq!(link.ended().await, failure);
-        assert_eq!(link.journal_status().await.unwrap_err(), failure);
+        assert_eq!(link.status().await.unwrap_err(), failure);
         assert!(node.join().unwrap().is_err());
         assert!(handed_out.recv().await.is_none());
     }

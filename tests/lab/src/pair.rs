@@ -374,8 +374,9 @@ impl Pair {
         ended.map_err(|error| self.with_report(error, &seen))
     }
 
-    /// Waits until the sidecar of that side has killed itself; or no job is open any more, so that
-    /// it never will. A hold is no end: what settles it may come next, and the crash with it.
+    /// Waits until the sidecar of that side has killed itself; or all is over and forgotten on both
+    /// sides, so that it never will. A hold is no end: what settles it may come next, and the crash
+    /// with it.
     ///
     /// # Errors
     /// As [`Pair::wait_until_settled`].
@@ -385,7 +386,7 @@ impl Pair {
             if self.has_crashed(side)? {
                 return Ok(Some(Waited::Crashed));
             }
-            match seen.look_for_end(self) {
+            match self.look_for_nothing_left(&mut seen) {
                 Ok(ended) => Ok(ended.map(Waited::Ended)),
                 // It died during the look; the next one sees it dead.
                 Err(Error::Closed { .. } | Error::Io { .. }) => Ok(None),
@@ -393,6 +394,16 @@ impl Pair {
             }
         });
         waited.map_err(|error| self.with_report(error, &seen))
+    }
+
+    fn look_for_nothing_left(&mut self, seen: &mut Seen) -> Result<Option<Settled>, Error> {
+        let ended = seen.look_for_end(self)?;
+        for side in Side::BOTH {
+            if ended.is_some() && self.sidecar(side).kept_migrations()? > 0 {
+                return Ok(None);
+            }
+        }
+        Ok(ended)
     }
 
     fn has_crashed(&mut self, side: Side) -> Result<bool, Error> {

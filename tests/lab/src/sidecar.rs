@@ -400,6 +400,16 @@ impl Sidecar {
         )
     }
 
+    /// How many ended migrations it keeps, because the other side is not known to know the outcome.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub fn kept_migrations(&mut self) -> Result<u64, Error> {
+        let journal = self.execute("query-journal", json!({}))?;
+        let kept = journal["kept-migrations"].as_u64();
+        kept.ok_or_else(|| malformed("query-journal", format!("no kept-migrations in {journal}")))
+    }
+
     /// The end of its log over all its runs, for a failure.
     pub fn report(&self) -> String {
         format!(
