@@ -195,6 +195,26 @@ fn a_migration_that_cannot_be() {
     assert_eq!(assert_one_runs(&mut pair, "after refusals"), Side::B);
 }
 
+/// QEMU would run the command.
+#[test]
+fn a_migration_over_what_is_no_wire() {
+    let mut pair = pair(RunOptions::default(), RunOptions::default());
+    let peer = pair.sidecar(Side::B).peer_socket().display().to_string();
+    let trace = pair.directory().join("trace");
+    for uri in [
+        format!("exec:touch {}", trace.display()),
+        "fd:3".to_owned(),
+        "/no/scheme".to_owned(),
+        "unix:/a\u{1b}[31m".to_owned(),
+    ] {
+        let arguments = json!({"name": DOMAIN, "peer": peer, "uri": uri});
+        let error = refused(&mut pair, Side::A, "migrate-domain", arguments);
+        assert_says(&error, &["uri"]);
+    }
+    assert!(!trace.exists());
+    assert_unharmed(&mut pair);
+}
+
 #[test]
 fn a_second_migration_of_a_busy_domain() {
     let mut pair = crate::scenario::performing();

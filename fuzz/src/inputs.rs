@@ -58,6 +58,17 @@ fn text(choices: &mut Bytes<'_>) -> String {
     of(choices, &["x", "", "\u{20ac}", "\0\n"]).repeat(long)
 }
 
+/// How a guest may travel, and how it must not.
+const URIS: &[&str] = &["unix:/m", "tcp:[::1]:49152", "exec:x"];
+
+/// Mostly one of these, sometimes any text.
+fn visible(choices: &mut Bytes<'_>, of_these: &[&str]) -> String {
+    if choices.below(16) == 15 {
+        return text(choices);
+    }
+    of(choices, of_these).to_owned()
+}
+
 /// What is around the engine, so that most inputs fit to those before.
 #[derive(Debug, Default)]
 pub struct Surroundings {
@@ -186,9 +197,9 @@ impl Surroundings {
                 protocol: of(choices, &[Protocol::V3, Protocol::V3, Protocol::V2]),
                 authority: of(choices, AUTHORITIES),
                 name: name(choices),
-                source_name: text(choices),
-                peer: text(choices),
-                uri: text(choices),
+                source_name: visible(choices, &["g", "s"]),
+                peer: visible(choices, &["there"]),
+                uri: visible(choices, URIS),
                 wanted: wanted(choices),
                 definition: choices.perhaps(text),
             },
@@ -233,7 +244,7 @@ impl Surroundings {
                 migration: migration(choices),
                 peer: of(choices, &["there", "there", "here"]).to_owned(),
                 peer_domain: name(choices),
-                uri: text(choices),
+                uri: visible(choices, URIS),
                 max_bandwidth: choices.perhaps(|choices| choices.byte().into()),
                 downtime_limit: choices.perhaps(|choices| choices.byte().into()),
             },

@@ -37,20 +37,14 @@ pub(crate) fn unacceptable(request: &PeerRequest) -> Option<String> {
     else {
         return None;
     };
-    let texts = [
-        ("name", name),
-        ("source-name", source_name),
-        ("peer", peer),
-        ("uri", uri),
-    ];
+    let texts = [("name", name), ("source-name", source_name), ("peer", peer)];
     for (what, text) in texts {
         if let Err(refusal) = check_text(what, text) {
             return Some(refusal.to_string());
         }
     }
-    check_definition(definition.as_deref())
-        .err()
-        .map(|refusal| refusal.to_string())
+    let checked = check_uri(uri).and_then(|()| check_definition(definition.as_deref()));
+    checked.err().map(|refusal| refusal.to_string())
 }
 
 fn check_text(what: &'static str, text: &str) -> Result<(), Refusal> {
@@ -58,6 +52,24 @@ fn check_text(what: &'static str, text: &str) -> Result<(), Refusal> {
         return Err(Refusal::TooLong {
             what,
             size_max: NAME_SIZE_MAX,
+        });
+    }
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err(Refusal::NotVisible { what });
+    }
+    Ok(())
+}
+
+/// How a guest may travel. QEMU knows more: with `exec:` it runs a command, and the destination gets
+/// the URI from another host.
+const MIGRATION_SCHEMES: &[&str] = &["unix:", "tcp:", "vsock:", "rdma:"];
+
+fn check_uri(uri: &str) -> Result<(), Refusal> {
+    check_text("uri", uri)?;
+    let is_known = |scheme: &&str| uri.starts_with(*scheme);
+    if !MIGRATION_SCHEMES.iter().any(is_known) {
+        return Err(Refusal::UnknownUri {
+            schemes: MIGRATION_SCHEMES,
         });
     }
     Ok(())
@@ -331,10 +343,10 @@ impl Turn<'_> {
             return;
         };
         let check = || {
+            let id = self.need_domain(name)?;
             check_text("peer", peer)?;
             check_text("destination-name", peer_domain)?;
-            check_text("uri", uri)?;
-            let id = self.need_domain(name)?;
+            check_uri(uri)?;
             self.need_free(id)?;
             if *peer == self.engine.config.peer {
                 return Err(Refusal::MigrationToItself(name.clone()));

@@ -600,6 +600,16 @@ pub enum Refusal {
         /// In bytes.
         size_max: usize,
     },
+    /// A value is empty or has control characters.
+    NotVisible {
+        /// Which.
+        what: &'static str,
+    },
+    /// A migration URI that is not passed on to QEMU.
+    UnknownUri {
+        /// How those begin that are.
+        schemes: &'static [&'static str],
+    },
     /// A limit on the number of domains is reached.
     TooMany {
         /// Of what.
@@ -676,6 +686,12 @@ impl fmt::Display for Refusal {
             }
             Refusal::TooLong { what, size_max } => {
                 write!(f, "{what} is longer than {size_max} bytes")
+            }
+            Refusal::NotVisible { what } => {
+                write!(f, "{what} must not be empty or have control characters")
+            }
+            Refusal::UnknownUri { schemes } => {
+                write!(f, "uri must begin with one of: {}", schemes.join(" "))
             }
             Refusal::TooMany { what, count_max } => {
                 write!(

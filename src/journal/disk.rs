@@ -246,7 +246,15 @@ impl Disk for OsDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<OsFile> {
-        let buffered = File::open(self.at(name))?;
+        let path = self.at(name);
+        // Opening a pipe would wait for its writer, for ever perhaps.
+        if !fs::metadata(&path)?.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a regular file",
+            ));
+        }
+        let buffered = File::open(path)?;
         Ok(OsFile {
             buffered,
             direct: None,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use journal_format::number::{Id128, Lsn};
 use journal_format::record::{Decoded, RecordBody};
-use phase_journal::journal::read::{Ending, Gap};
+use phase_journal::journal::read::Ending;
 use serde_json::json;
 
 use crate::error::{Found, ToolError};
@@ -80,7 +80,11 @@ pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<F
         let line = match &item {
             Item::Gap(gap) => {
                 found = Found::Something;
-                gap_line(gap, json)
+                if json {
+                    json!({"gap": words::gap_json(gap)}).to_string()
+                } else {
+                    words::gap_line(gap)
+                }
             }
             Item::Record(recorded) if args.wants(recorded) => {
                 let opening = (recorded.batch.epoch, recorded.batch.boot);
@@ -121,20 +125,6 @@ pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<F
         Ending::Damaged => found = Found::Something,
     }
     Ok(found)
-}
-
-pub(crate) fn gap_line(gap: &Gap, json: bool) -> String {
-    if json {
-        return json!({
-            "gap": {"first": gap.first, "last": gap.last},
-            "file": gap.segment.file_name(),
-            "at": gap.at,
-            "until": gap.until,
-            "why": gap.why.to_string(),
-        })
-        .to_string();
-    }
-    format!("!! {gap}")
 }
 
 /// A record as one line of JSON: where it stands, and all that it says.

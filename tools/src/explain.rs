@@ -11,11 +11,12 @@ use clap::Args;
 use journal_format::number::Lsn;
 use journal_format::record::{Decided, Decoded, OperatorResolved, RecordBody};
 use phase_journal::engine::{Rule, decide};
+use phase_journal::journal::read::{Ending, Gap};
 use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
 use crate::past::{Item, Past, Recorded};
-use crate::text::time;
+use crate::text::{plain, time};
 use crate::words;
 
 /// What to explain.
@@ -76,7 +77,12 @@ pub(crate) fn run(
     json: bool,
     out: &mut impl Write,
 ) -> Result<Found, ToolError> {
-    let (explained, open) = read(args)?;
+    let Read {
+        explained,
+        open,
+        gaps,
+        ending,
+    } = read(args)?;
     let reproduced = explained
         .iter()
         .all(|one| matches!(one.again(), Again::Same | Again::Operator));
@@ -86,11 +92,9 @@ pub(crate) fn run(
             .iter()
             .map(|(job, last)| open_json(*job, last))
             .collect();
-        writeln!(
-            out,
-            "{}",
-            json!({"decisions": decisions, "open-jobs": open})
-        )?;
+        let gaps: Vec<Value> = gaps.iter().map(words::gap_json).collect();
+        let all = json!({"decisions": decisions, "open-jobs": open, "gaps": gaps});
+        writeln!(out, "{all}")?;
     } else {
         for one in &explained {
             as_text(one, out)?;
@@ -98,8 +102,11 @@ pub(crate) fn run(
         if explained.is_empty() {
             writeln!(out, "no decision is recorded")?;
         }
+        for gap in &gaps {
+            writeln!(out, "{}", words::gap_line(gap))?;
+        }
         for (job, last) in &open {
-            let name = last.name.as_deref().unwrap_or("-");
+            let name = plain(last.name.as_deref().unwrap_or("-"));
             writeln!(out, "job {job} of {name} is open; its last record:")?;
             writeln!(out, "  {}", words::line(last))?;
             writeln!(
@@ -108,7 +115,8 @@ pub(crate) fn run(
             )?;
         }
     }
-    let in_doubt = !open.is_empty() || !reproduced;
+    let is_damaged = !gaps.is_empty() || ending == Ending::Damaged;
+    let in_doubt = !open.is_empty() || !reproduced || is_damaged;
     Ok(if in_doubt {
         Found::Something
     } else {
@@ -116,16 +124,29 @@ pub(crate) fn run(
     })
 }
 
-type Open = BTreeMap<Lsn, Recorded>;
+/// What a journal has to be explained.
+struct Read {
+    explained: Vec<Explained>,
+    /// Open jobs, each with its last record.
+    open: BTreeMap<Lsn, Recorded>,
+    /// What is missing may have held a decision.
+    gaps: Vec<Gap>,
+    ending: Ending,
+}
 
-fn read(args: &ExplainArgs) -> Result<(Vec<Explained>, Open), ToolError> {
+fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
     let mut explained = Vec::new();
-    let mut open: Open = BTreeMap::new();
+    let mut gaps = Vec::new();
+    let mut open: BTreeMap<Lsn, Recorded> = BTreeMap::new();
     let mut seen: BTreeMap<Lsn, Recorded> = BTreeMap::new();
     let mut resolved: Option<OperatorResolved> = None;
-    Past::open(&args.directory)?.read(|item| {
-        let Item::Record(recorded) = item else {
-            return Ok(());
+    let ending = Past::open(&args.directory)?.read(|item| {
+        let recorded = match item {
+            Item::Record(recorded) => recorded,
+            Item::Gap(gap) => {
+                gaps.push(gap);
+                return Ok(());
+            }
         };
         let of_domain = args.domain.is_none() || recorded.name == args.domain;
         let of_job = args.job.is_none_or(|job| recorded.job == Some(Lsn(job)));
@@ -170,12 +191,17 @@ fn read(args: &ExplainArgs) -> Result<(Vec<Explained>, Open), ToolError> {
             "the journal has no job of a domain '{domain}'"
         )));
     }
-    Ok((explained, open))
+    Ok(Read {
+        explained,
+        open,
+        gaps,
+        ending,
+    })
 }
 
 fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
     let decided = &one.decided;
-    let name = one.at.name.as_deref().unwrap_or("-");
+    let name = plain(one.at.name.as_deref().unwrap_or("-"));
     writeln!(
         out,
         "{} {name} (job {}, record {}, {} UTC)",
@@ -184,7 +210,7 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
         one.at.record.lsn(),
         time(one.at.batch.wall)
     )?;
-    writeln!(out, "  rule      {}", decided.rule)?;
+    writeln!(out, "  rule      {}", plain(&decided.rule))?;
     writeln!(out, "  because   {}", words::reason(&decided.rule))?;
     if let Some(resolved) = &one.resolved {
         writeln!(
@@ -192,11 +218,11 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
             "  operator  uid {}{}: {}",
             resolved.uid,
             if resolved.force { ", with force" } else { "" },
-            resolved.statement
+            plain(&resolved.statement)
         )?;
     }
     for (what, was) in words::evidence(&decided.evidence) {
-        writeln!(out, "  {what:<9} {was}")?;
+        writeln!(out, "  {what:<9} {}", plain(&was))?;
     }
     for cited in &one.cited {
         writeln!(out, "  record  {}", words::line(cited))?;

@@ -105,7 +105,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("phase-journal: {error}");
+            eprintln!("phase-journal: {}", text::plain(&error.to_string()));
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
 use crate::error::{Found, ToolError};
+use crate::text::plain;
 
 /// How long the sidecar may take to greet and to answer.
 pub(crate) const WAIT: Duration = Duration::from_secs(15);
@@ -96,7 +97,7 @@ pub(crate) struct Online {
 /// A text of an answer; `-` where there is none.
 pub(crate) fn text(value: &Value, key: &str) -> String {
     match value.get(key) {
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => plain(text),
         Some(Value::Null) | None => "-".to_owned(),
         Some(other) => other.to_string(),
     }

@@ -47,6 +47,20 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
+/// One line of nothing but visible characters: names and messages come from outside, and a terminal
+/// obeys what it is shown.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            plain.extend(character.escape_default());
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
+}
+
 /// One or many: `1 record`, `2 records`.
 pub(crate) fn count(number: u64, what: &str) -> String {
     if number == 1 {
@@ -71,6 +85,15 @@ mod tests {
         assert_eq!(
             time(4_107_542_400_000_000_000),
             "2100-03-01 00:00:00.000000"
+        );
+    }
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(plain("d\u{e4}mon 1"), "d\u{e4}mon 1");
+        assert_eq!(
+            plain("a\nb\u{1b}[31m\u{9b}c\0"),
+            "a\\nb\\u{1b}[31m\\u{9b}c\\u{0}"
         );
     }
 

@@ -9,9 +9,9 @@ use phase_journal::journal::read::Ending;
 use phase_journal::journal::verify::{Report, Verdict, verify};
 use serde_json::{Value, json};
 
-use crate::dump::gap_line;
 use crate::error::{Found, ToolError};
 use crate::text::{count, size};
+use crate::words::{gap_json, gap_line};
 
 /// What to verify.
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ fn as_text(report: &Report, out: &mut impl Write) -> Result<(), ToolError> {
         )?;
     }
     for gap in &report.gaps {
-        writeln!(out, "{}", gap_line(gap, false))?;
+        writeln!(out, "{}", gap_line(gap))?;
     }
     for file in &report.bad_files {
         writeln!(out, "!! {}: {}", file.segment.file_name(), file.why)?;
@@ -80,12 +80,6 @@ fn as_text(report: &Report, out: &mut impl Write) -> Result<(), ToolError> {
 }
 
 fn as_json(report: &Report) -> Value {
-    let gap = |gap: &phase_journal::journal::read::Gap| {
-        json!({
-            "first": gap.first, "last": gap.last, "file": gap.segment.file_name(),
-            "at": gap.at, "until": gap.until, "why": gap.why.to_string(),
-        })
-    };
     json!({
         "journal": report.journal,
         "verdict": report.verdict().name(),
@@ -98,7 +92,7 @@ fn as_json(report: &Report) -> Value {
         "first": report.first,
         "last": report.last,
         "lost": report.lost(),
-        "gaps": report.gaps.iter().map(gap).collect::<Vec<_>>(),
+        "gaps": report.gaps.iter().map(gap_json).collect::<Vec<_>>(),
         "bad-files": report.bad_files.iter().map(|file| json!({
             "file": file.segment.file_name(), "why": file.why.to_string(),
         })).collect::<Vec<_>>(),

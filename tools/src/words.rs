@@ -7,9 +7,11 @@ use journal_format::record::{
     WantedReason,
 };
 use phase_journal::engine::Rule;
+use phase_journal::journal::read::Gap;
+use serde_json::{Value, json};
 
 use crate::past::Recorded;
-use crate::text::{count, time};
+use crate::text::{count, plain, time};
 
 /// One line of a dump.
 pub(crate) fn line(recorded: &Recorded) -> String {
@@ -32,7 +34,24 @@ pub(crate) fn line(recorded: &Recorded) -> String {
         "{lsn:>6}  {}  {name:<8} job {job:<4} {kind:<19} {said}",
         time(recorded.batch.wall)
     );
-    line.trim_end().to_owned()
+    plain(line.trim_end())
+}
+
+/// Lost records, for people.
+pub(crate) fn gap_line(gap: &Gap) -> String {
+    format!("!! {gap}")
+}
+
+/// Lost records, for programs.
+pub(crate) fn gap_json(gap: &Gap) -> Value {
+    json!({
+        "first": gap.first,
+        "last": gap.last,
+        "file": gap.segment.file_name(),
+        "at": gap.at,
+        "until": gap.until,
+        "why": gap.why.to_string(),
+    })
 }
 
 /// What a record says.

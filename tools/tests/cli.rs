@@ -129,6 +129,33 @@ fn damage_in_the_middle_is_told_and_both_sides_of_it_are_shown() {
     assert_eq!(on(&journal, "verify", &[]).status.code(), Some(1));
 }
 
+/// A decision may be among what is lost: silence would be wrong.
+#[test]
+fn nothing_to_explain_for_lack_of_records_is_told() {
+    let journal = tempfile::tempdir().unwrap();
+    fs::write(journal.path().join("0000000000000001.seg"), [0x5a; 100_000]).unwrap();
+    for verb in ["dump", "verify", "explain"] {
+        let output = on(&journal, verb, &[]);
+        let text = shown(&journal, &output);
+        assert_eq!(output.status.code(), Some(1), "{verb}: {text}");
+        assert!(text.contains("!!"), "{verb}: {text}");
+    }
+}
+
+#[test]
+fn a_segment_that_is_no_file() {
+    let journal = tempfile::tempdir().unwrap();
+    let name = journal.path().join("0000000000000001.seg");
+    let made = Command::new("mkfifo").arg(&name).status().unwrap();
+    assert!(made.success());
+    for verb in ["dump", "verify", "explain"] {
+        let output = on(&journal, verb, &[]);
+        let text = shown(&journal, &output);
+        assert_eq!(output.status.code(), Some(2), "{verb}: {text}");
+        assert!(text.contains("not a regular file"), "{verb}: {text}");
+    }
+}
+
 /// Nothing offline changes a journal.
 #[test]
 fn a_journal_is_left_as_it_is() {

@@ -5,7 +5,7 @@ mod world;
 
 use journal_format::number::{Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, Position};
 use journal_format::record::{
-    Authority, ClaimSeen, Cookie, MigrationStatus, RecordBody, RunState, WantedRunState,
+    Authority, ClaimSeen, Cookie, MigrationStatus, Protocol, RecordBody, RunState, WantedRunState,
 };
 
 use super::{ControlRequest, Envelope, Input, PeerRequest, Refusal};
@@ -520,6 +520,42 @@ fn finished(cookie: Cookie, envelope: Envelope) -> bool {
     world.run_for(1_000);
     assert_eq!(world.broken, None, "{}", world.story());
     world.has(B, |body| matches!(body, RecordBody::MigrationCommitted(_)))
+}
+
+/// The destination does not pass on to QEMU whatever another host says.
+#[test]
+fn a_peer_s_uri_that_is_no_wire_is_refused() {
+    for (uri, accepted) in [("unix:/m", true), ("exec:x", false), ("", false)] {
+        let mut world = World::new();
+        let token = world.token();
+        let sender = Position {
+            journal: world.hosts[A].journal_id,
+            epoch: Epoch(1),
+            opening: world.hosts[A].openings[0].opening,
+            lsn: Lsn(9),
+        };
+        let request = PeerRequest::Prepare {
+            migration: MigrationId(Id128([0x77; 16])),
+            protocol: Protocol::V3,
+            authority: Authority::Destination,
+            name: "g".to_owned(),
+            source_name: "g".to_owned(),
+            peer: "peer-0".to_owned(),
+            uri: uri.to_owned(),
+            wanted: WantedRunState::Running,
+            definition: None,
+        };
+        let input = Input::Peer {
+            token,
+            envelope: Envelope { sender, saw: None },
+            nonce: Nonce(Id128([0x5b; 16])),
+            request,
+        };
+        world.input(B, input);
+        world.run_for(200);
+        let begun = world.has(B, |body| matches!(body, RecordBody::JobBegun(_)));
+        assert_eq!(begun, accepted, "'{uri}'");
+    }
 }
 
 /// Whatever comes from outside, every record fits: a journal that refuses one is the end of it.
