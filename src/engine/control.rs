@@ -450,6 +450,13 @@ impl Turn<'_> {
         if migration.state.terms.role == Role::Destination || migration.state.granted.is_some() {
             return Err(Refusal::TooLate { job, phase });
         }
+        // With this copy gone the other one may be the last.
+        let is_dead = self
+            .evidence(id)
+            .is_some_and(|evidence| evidence.observed.process == Process::Dead);
+        if is_dead && migration.state.migrate_intended {
+            return Err(Refusal::TooLate { job, phase });
+        }
         self.abandon(id, "cancelled on request", true);
         self.look(migration.domain);
         self.advance(id);
@@ -678,9 +685,13 @@ impl Turn<'_> {
 /// What an operator's word could do that cannot be undone; `None` if nothing.
 fn danger(held: Rule, decision: Decision, process: Process) -> Option<&'static str> {
     match decision {
-        Decision::Hold | Decision::Confirm => None,
+        Decision::Hold => None,
+        Decision::Confirm => Some(
+            "ends the job while it is not known which copy is the guest: nobody looks after either",
+        ),
         Decision::Resume => Some("could make a second copy of the guest run"),
-        Decision::Kill if process == Process::Dead => None,
+        // What is damaged may have been the record that the guest ran here.
+        Decision::Kill if process == Process::Dead && held != Rule::JournalDamaged => None,
         Decision::Kill => match held {
             Rule::SourceGrantedStartedUnproven => None,
             _ => Some("could end the last good copy of the guest"),

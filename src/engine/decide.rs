@@ -234,7 +234,9 @@ fn source_granted(evidence: &Evidence) -> Rule {
             run_class(observed.run_state.as_ref()),
             status_class(observed.migration.as_ref()),
         ) {
-            (RunClass::Running, _) => Rule::SourceGrantedRunning,
+            (RunClass::Running, _) | (RunClass::Ran | RunClass::Paused, StatusClass::Completed) => {
+                Rule::SourceGrantedRunning
+            }
             (RunClass::Postmigrate | RunClass::FinishMigrate, StatusClass::Completed) => {
                 Rule::SourceGrantedInDoubt
             }
@@ -297,10 +299,10 @@ fn source_perform_dead(evidence: &Evidence) -> Rule {
         PeerAnswer::Whole | PeerAnswer::Deciding | PeerAnswer::Started => {
             Rule::SourcePerformDeadUnwatched
         }
-        PeerAnswer::NotWhole | PeerAnswer::Aborted | PeerAnswer::NoSuchMigration => {
-            Rule::SourcePerformDeadNotWhole
-        }
-        PeerAnswer::NotAsked
+        PeerAnswer::Aborted | PeerAnswer::NoSuchMigration => Rule::SourcePerformDeadNotWhole,
+        // It may still be loading what was sent: it becomes whole or ends by itself.
+        PeerAnswer::NotWhole
+        | PeerAnswer::NotAsked
         | PeerAnswer::Unreachable
         | PeerAnswer::Amnesia
         | PeerAnswer::Performing

@@ -11,8 +11,10 @@ use journal_format::record::{
     RecordBody, Role,
 };
 
-use super::decide::is_safe;
+use super::Rule;
+use super::decide::{decide, is_safe};
 use super::live::{Asked, Pending};
+use super::state::ran_on;
 use super::turn::{Turn, longer};
 use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
 
@@ -28,8 +30,20 @@ const WAITING_MAX: usize = 16;
 fn is_intact(seen: Option<Position>, now: Position) -> bool {
     let Some(seen) = seen else { return true };
     seen.journal == now.journal
-        && (now.epoch > seen.epoch
-            || (now.epoch == seen.epoch && now.opening == seen.opening && now.lsn >= seen.lsn))
+        && (now.epoch > seen.epoch || (now.epoch == seen.epoch && now.opening == seen.opening))
+}
+
+/// Was this sent before something of the same life that is known already? It lost nothing: it is
+/// late.
+fn is_late(seen: Option<Position>, now: Position) -> bool {
+    seen.is_some_and(|seen| now.opening == seen.opening && now.lsn < seen.lsn)
+}
+
+/// May the other side's position replace the one seen before without a further proof? In the same
+/// life it only grows. A later life may have begun from an older copy of the journal: it first has
+/// to show that it remembers what was seen, by an answer to a question that says so.
+fn is_same_life(seen: Option<Position>, now: Position) -> bool {
+    seen.is_none_or(|seen| now.opening == seen.opening && now.lsn >= seen.lsn)
 }
 
 impl Turn<'_> {
@@ -139,17 +153,8 @@ impl Turn<'_> {
         envelope: Envelope,
         response: PeerResponse,
     ) {
-        let Some(migration) = self.migration(id) else {
-            return;
-        };
-        let seen = self
-            .engine
-            .live
-            .get(&id)
-            .and_then(|live| live.peer_position);
-        let intact = is_intact(migration.state.peer_position, envelope.sender)
-            && is_intact(seen, envelope.sender)
-            && self.remembers(envelope.saw);
+        let seen = self.seen_of(id);
+        let intact = is_intact(seen, envelope.sender) && self.remembers(envelope.saw);
         let (answer, cookie) = match response {
             PeerResponse::Prepared { nonce } => {
                 if asked == Asked::Prepare && intact {
@@ -165,12 +170,19 @@ impl Turn<'_> {
             }
             PeerResponse::Answer { answer, cookie } => (answer, cookie),
         };
+        if intact && is_late(seen, envelope.sender) {
+            // Something newer was heard meanwhile; it is asked again.
+            return;
+        }
         let answer = if intact { answer } else { PeerAnswer::Amnesia };
         if intact {
             let now = self.now;
             let live = self.live(id);
-            live.peer_position = Some(envelope.sender);
             live.heard_at = now;
+            // It was told what was seen of it before, and does not say that it lacks that.
+            if answer != PeerAnswer::Amnesia {
+                live.peer_position = Some(envelope.sender);
+            }
         }
         self.heard(id, answer, envelope.sender, cookie);
         let kept = self
@@ -243,7 +255,8 @@ impl Turn<'_> {
         // What a destination hears after its job ended decides nothing; a source keeps on until
         // it knows that the destination knows.
         if changed && !recorded && (open || role == Role::Source) {
-            let position = (answer != PeerAnswer::Amnesia).then_some(sender);
+            let proven = answer != PeerAnswer::Amnesia && is_same_life(self.seen_of(id), sender);
+            let position = proven.then_some(sender);
             let heard = PeerHeard {
                 migration: id,
                 position,
@@ -342,17 +355,8 @@ impl Turn<'_> {
         request: PeerRequest,
     ) {
         let id = request.migration();
-        let recorded = self
-            .migration(id)
-            .and_then(|migration| migration.state.peer_position);
-        let seen = self
-            .engine
-            .live
-            .get(&id)
-            .and_then(|live| live.peer_position);
-        let intact = is_intact(recorded, envelope.sender)
-            && is_intact(seen, envelope.sender)
-            && self.remembers(envelope.saw);
+        let seen = self.seen_of(id);
+        let intact = is_intact(seen, envelope.sender) && self.remembers(envelope.saw);
         if !intact {
             if self.migration(id).is_some() {
                 self.heard(id, PeerAnswer::Amnesia, envelope.sender, None);
@@ -367,7 +371,9 @@ impl Turn<'_> {
             let now = self.now;
             let is_question = matches!(request, PeerRequest::Ask { .. });
             let live = self.live(id);
-            live.peer_position = Some(envelope.sender);
+            if is_same_life(seen, envelope.sender) {
+                live.peer_position = Some(envelope.sender);
+            }
             // Somebody who only asks has not said how it stands on its side.
             if !is_question {
                 live.heard_at = now;
@@ -393,6 +399,13 @@ impl Turn<'_> {
     ) {
         let response = PeerResponse::Answer { answer, cookie };
         self.peer_reply(token, Some(envelope.sender), response);
+    }
+
+    /// The other side's position as it was last seen.
+    pub(crate) fn seen_of(&self, id: MigrationId) -> Option<Position> {
+        let live = self.engine.live.get(&id);
+        let recorded = || self.migration(id)?.state.peer_position;
+        live.and_then(|live| live.peer_position).or_else(recorded)
     }
 
     fn refuse(&mut self, token: Token, envelope: Envelope, why: &str) {
@@ -556,11 +569,7 @@ impl Turn<'_> {
             Some(Role::Destination) => (self.destination_answer(id), None),
             None => (PeerAnswer::NoSuchMigration, None),
         };
-        let saw = self
-            .engine
-            .live
-            .get(&id)
-            .and_then(|live| live.peer_position);
+        let saw = self.seen_of(id);
         for token in tokens {
             self.peer_reply(token, saw, PeerResponse::Answer { answer, cookie });
         }
@@ -568,18 +577,28 @@ impl Turn<'_> {
 
     /// How a migration stands at its source, for its destination.
     fn source_answer(&mut self, id: MigrationId) -> (PeerAnswer, Option<Cookie>) {
-        let safe = self.evidence(id).is_some_and(|evidence| is_safe(&evidence));
+        let evidence = self.evidence(id);
+        let safe = evidence.as_ref().is_some_and(is_safe);
+        let rule = evidence.as_ref().and_then(decide);
         let Some(migration) = self.migration(id) else {
             return (PeerAnswer::NoSuchMigration, None);
         };
         let state = &migration.state;
+        let still = matches!(
+            rule,
+            Some(Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead | Rule::QemuMute)
+        );
+        let licence = state.open && still && !ran_on(state);
         match (state.outcome, state.granted) {
             (Some(Outcome::Aborted), _) => (PeerAnswer::Abandoned, None),
+            (Some(Outcome::Committed), Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
+            // Whoever ran on, is damaged, or was closed by an operator gives no licence again.
+            (None, Some(_)) if !licence => (PeerAnswer::Performing, None),
             // A source that may have been continued or cancelled is no safe copy to fall back to.
             (None, Some(cookie)) if safe && !state.source_touched => {
                 (PeerAnswer::GrantedAndSafe, Some(cookie))
             }
-            (Some(Outcome::Committed) | None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
+            (None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
             (_, None) if state.abandoned => (PeerAnswer::Abandoned, None),
             (_, None) => (PeerAnswer::Performing, None),
         }

@@ -12,6 +12,7 @@ use journal_format::record::{
 
 use super::decide::{RunClass, StatusClass, run_class, status_class};
 use super::live::Asked;
+use super::state::ran_on;
 use super::turn::{Turn, short};
 use super::{PeerRequest, Rule};
 
@@ -363,11 +364,19 @@ impl Turn<'_> {
     }
 
     fn ask_finish(&mut self, id: MigrationId) {
-        if let Some(cookie) = self
-            .migration(id)
-            .and_then(|migration| migration.state.granted)
-        {
-            self.ask(id, Asked::Finish, PeerRequest::Finish { cookie });
+        let Some(state) = self.migration(id).map(|migration| &migration.state) else {
+            return;
+        };
+        let (cookie, ran_on) = (state.granted, ran_on(state));
+        if let Some(cookie) = cookie {
+            // The licence is not shown again for a copy that may be older than this one became; how
+            // the destination stands may still settle it.
+            let request = if ran_on {
+                PeerRequest::Ask { migration: id }
+            } else {
+                PeerRequest::Finish { cookie }
+            };
+            self.ask(id, Asked::Finish, request);
         }
     }
 

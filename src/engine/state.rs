@@ -11,7 +11,7 @@ use journal_format::number::{DomainId, Lsn, MigrationId, Position};
 use journal_format::record::{
     CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
     DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, MigrationState,
-    MigrationTerms, Opening, PeerAnswer, Phase, Process, Record, RecordBody, Role,
+    MigrationTerms, Opening, PeerAnswer, Phase, Process, Record, RecordBody, Role, RunState,
 };
 
 use super::{Gap, History};
@@ -181,6 +181,10 @@ impl State {
             }
             RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => {
                 if let Some(id) = record.domain {
+                    // A domain is registered anew only when it has no job.
+                    if matches!(record.body, RecordBody::DomainAdded(_)) {
+                        self.close_open(id);
+                    }
                     // Restating a domain does not end its job.
                     let migration = self.domains.get(&id).and_then(|domain| domain.migration);
                     let domain = Domain {
@@ -222,6 +226,13 @@ impl State {
                 }
                 if let Some(migration) = seen.job.and_then(|job| self.migration_of(job)) {
                     migration.seen = Some(lsn);
+                    // Running after the licence went out: somebody continued it, and what the guest
+                    // did since then is nowhere else.
+                    let state = &mut migration.state;
+                    let is_running = seen.observed.run_state == Some(RunState::Running);
+                    if state.granted.is_some() && is_running {
+                        state.source_touched = true;
+                    }
                 }
             }
             RecordBody::EffectIntended(intended) => {
@@ -360,7 +371,19 @@ impl State {
             peer_answer: PeerAnswer::NotAsked,
             last_rule: None,
         };
+        // A job begins on a domain that has none: what is open here ended in records that are lost.
+        self.close_open(id);
         self.restore_migration(job, id, &state);
+    }
+
+    fn close_open(&mut self, id: DomainId) {
+        let open = |known: &&mut Migration| known.domain == id && known.state.open;
+        for migration in self.migrations.values_mut().filter(open) {
+            migration.state.open = false;
+        }
+        if let Some(domain) = self.domains.get_mut(&id) {
+            domain.migration = None;
+        }
     }
 
     fn restore_migration(&mut self, lsn: Lsn, id: DomainId, state: &MigrationState) {
@@ -397,7 +420,10 @@ impl State {
         state.in_flight = Some((record.lsn, command.clone()));
         match (command, state.terms.role) {
             (EffectCommand::Migrate { .. }, _) => state.migrate_intended = true,
-            (EffectCommand::MigrateCancel | EffectCommand::Cont, Role::Source) => {
+            // Before that the migration itself carries what the guest did over.
+            (EffectCommand::MigrateCancel | EffectCommand::Cont, Role::Source)
+                if state.granted.is_some() || state.abandoned =>
+            {
                 state.source_touched = true;
             }
             (EffectCommand::Cont, Role::Destination) => {
@@ -565,6 +591,12 @@ pub(crate) fn definition_parts(domain: DomainId, first: Lsn, text: &str) -> Vec<
         }
     };
     (0..count).zip(pieces).map(part).collect()
+}
+
+/// Did the source's copy run, or may it have run, after the licence went out? Then no other copy is
+/// the newest any more.
+pub(crate) fn ran_on(state: &MigrationState) -> bool {
+    state.granted.is_some() && state.source_touched
 }
 
 /// Where the destination's `cont` stands after a result. Only the very first intent can prove that

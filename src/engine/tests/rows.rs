@@ -239,6 +239,10 @@ fn rows() -> Vec<(Evidence, Option<Rule>)> {
         ),
         (
             completed().dead().heard(P::NotWhole),
+            Some(Rule::SourcePerformDeadAsking),
+        ),
+        (
+            completed().dead().heard(P::Aborted),
             Some(Rule::SourcePerformDeadNotWhole),
         ),
         (
@@ -293,7 +297,7 @@ fn rows() -> Vec<(Evidence, Option<Rule>)> {
             granted().run(R::Running).outcome(Outcome::Committed),
             Some(Rule::SourceGrantedRunningStarted),
         ),
-        (granted().run(R::Paused), Some(Rule::SourceGrantedOther)),
+        (granted().run(R::Paused), Some(Rule::SourceGrantedRunning)),
         (granted().run(R::SaveVm), Some(Rule::SourceGrantedOther)),
         (granted().dead(), Some(Rule::SourceGrantedDead)),
         (

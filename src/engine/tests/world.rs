@@ -93,6 +93,13 @@ pub(crate) struct World {
     /// Kill the QEMU of this host after that many events.
     pub(crate) kill_qemu: Option<(usize, u32)>,
     pub(crate) hold_stream: bool,
+    pub(crate) freeze: Option<MigrationStatus>,
+    pub(crate) frozen: Vec<usize>,
+    pub(crate) stall: Option<fn(usize, &EffectCommand) -> bool>,
+    pub(crate) stalled: Vec<(usize, u32, Effect)>,
+    pub(crate) fail: Option<fn(usize, &EffectCommand) -> Option<EffectResult>>,
+    pub(crate) hold_asks: [bool; 2],
+    pub(crate) held_asks: Vec<(usize, Envelope, PeerRequest)>,
 }
 
 fn qemu(run: RunState, pid: u32, boot: BootId) -> Qemu {
@@ -178,6 +185,13 @@ impl World {
             steps: 0,
             kill_qemu: None,
             hold_stream: false,
+            freeze: None,
+            frozen: Vec::new(),
+            stall: None,
+            stalled: Vec::new(),
+            fail: None,
+            hold_asks: [false; 2],
+            held_asks: Vec::new(),
         };
         for at in [A, B] {
             world.restart(at);
@@ -209,6 +223,27 @@ impl World {
     pub(crate) fn replace_qemu(&mut self, at: usize) {
         let pid = self.hosts[at].qemu.instance.pid + 1000;
         self.hosts[at].qemu = qemu(RunState::Inmigrate, pid, self.hosts[at].boot);
+    }
+
+    pub(crate) fn thaw(&mut self) {
+        self.freeze = None;
+        for at in std::mem::take(&mut self.frozen) {
+            self.queue.push_back(Event::Stream(at));
+        }
+    }
+
+    pub(crate) fn unstall(&mut self) {
+        self.stall = None;
+        for (at, epoch, effect) in std::mem::take(&mut self.stalled) {
+            self.queue.push_back(Event::Effect(at, epoch, effect));
+        }
+    }
+
+    pub(crate) fn release_asks(&mut self) {
+        self.hold_asks = [false; 2];
+        for (at, envelope, request) in std::mem::take(&mut self.held_asks) {
+            self.ask(at, envelope, request);
+        }
     }
 
     pub(crate) fn migrate(&mut self, from: usize) {
@@ -306,7 +341,13 @@ impl World {
     pub(crate) fn run_for(&mut self, milliseconds: u64) {
         let end = self.now + milliseconds;
         while self.now < end && self.broken.is_none() {
+            let mut burst = 0;
             while let Some(event) = self.queue.pop_front() {
+                burst += 1;
+                if burst > 20_000 {
+                    self.broken = Some(format!("livelock {event:?} then {:?}", self.queue));
+                    return;
+                }
                 self.happen(event);
                 self.check();
                 if self.broken.is_some() {
@@ -368,6 +409,18 @@ impl World {
                 self.carry_out(at, first, step);
             }
             Event::Effect(at, epoch, effect) => {
+                if self.stall.is_some_and(|stall| stall(at, &effect.command)) {
+                    self.stalled.push((at, epoch, effect));
+                    return;
+                }
+                if let Some(result) = self.fail.and_then(|fail| fail(at, &effect.command)) {
+                    let input = Input::EffectFinished {
+                        effect: effect.intent,
+                        result,
+                    };
+                    self.queue.push_back(Event::Input(at, epoch, input));
+                    return;
+                }
                 let result = self.perform(at, &effect);
                 let input = Input::EffectFinished {
                     effect: effect.intent,
@@ -435,6 +488,10 @@ impl World {
 
     fn ask(&mut self, at: usize, envelope: Envelope, request: PeerRequest) {
         let migration = request.migration();
+        if self.hold_asks[at] {
+            self.held_asks.push((at, envelope, request));
+            return;
+        }
         let other = 1 - at;
         if self.partitioned || self.hosts[other].engine.is_none() {
             let result = Err(PeerFailure::NotSent("nobody listens".to_owned()));
@@ -485,7 +542,7 @@ impl World {
         }
     }
 
-    fn event(&mut self, at: usize, event: QemuEvent) {
+    pub(crate) fn event(&mut self, at: usize, event: QemuEvent) {
         if self.hosts[at].engine.is_some() {
             self.input(
                 at,
@@ -497,12 +554,12 @@ impl World {
         }
     }
 
-    fn set_status(&mut self, at: usize, status: MigrationStatus) {
+    pub(crate) fn set_status(&mut self, at: usize, status: MigrationStatus) {
         self.hosts[at].qemu.status = status.clone();
         self.event(at, QemuEvent::Migration(status));
     }
 
-    fn set_run(&mut self, at: usize, run: RunState) {
+    pub(crate) fn set_run(&mut self, at: usize, run: RunState) {
         let was = self.hosts[at].qemu.running();
         let is = run == RunState::Running;
         self.hosts[at].qemu.run = run;
@@ -518,6 +575,10 @@ impl World {
         let other = 1 - at;
         let qemu = &self.hosts[at].qemu;
         if !qemu.alive {
+            return;
+        }
+        if self.freeze.as_ref() == Some(&qemu.status) {
+            self.frozen.push(at);
             return;
         }
         if qemu.status == MigrationStatus::Setup {
@@ -558,7 +619,7 @@ impl World {
     }
 
     /// A migration that will not be: QEMU restarts the guest by itself if it ran before.
-    fn end_migration(&mut self, at: usize, status: MigrationStatus) {
+    pub(crate) fn end_migration(&mut self, at: usize, status: MigrationStatus) {
         self.set_status(at, status);
         if self.hosts[at].qemu.run == RunState::FinishMigrate {
             let run = if self.hosts[at].qemu.was_running {

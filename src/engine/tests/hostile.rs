@@ -1,0 +1,483 @@
+//! What hostile or unlucky surroundings do: old journals, late words, gaps, a hand from outside.
+
+use super::*;
+use crate::engine::{Answer, Gap, History, PeerResponse};
+use journal_format::record::{Decision, EffectCommand, PeerAnswer};
+
+fn set(world: &mut World, at: usize, wanted: WantedRunState) {
+    world.control(
+        at,
+        ControlRequest::DomainSetWanted {
+            name: "g".into(),
+            wanted,
+        },
+    );
+    world.run_for(50);
+}
+fn resolve(world: &mut World, at: usize, decision: Decision) {
+    world.replies.clear();
+    world.control(
+        at,
+        ControlRequest::Resolve {
+            name: "g".into(),
+            decision,
+            force: false,
+            statement: String::new(),
+            uid: 0,
+        },
+    );
+    world.run_for(50);
+}
+fn cancel(world: &mut World, at: usize) {
+    let job = world.hosts[at]
+        .engine
+        .as_ref()
+        .unwrap()
+        .state
+        .migrations
+        .values()
+        .find(|m| m.state.open)
+        .unwrap()
+        .state
+        .job;
+    world.replies.clear();
+    world.control(at, ControlRequest::JobCancel { job });
+    world.run_for(50);
+}
+
+/// A granted, B's sidecar is down and B undecided and whole.
+fn granted_b_undecided() -> World {
+    for crash in crash_points(B) {
+        let mut world = World::new();
+        world.hosts[B].crash = Some(crash);
+        world.migrate(A);
+        world.run_for(1_000);
+        if world.hosts[B].engine.is_none()
+            && world.has(A, |b| matches!(b, RecordBody::MigrationGranted(_)))
+            && !world.has(B, |b| matches!(b, RecordBody::MigrationCommitted(_)))
+            && world.hosts[B].qemu.run == RunState::Paused
+        {
+            return world;
+        }
+    }
+    panic!("none");
+}
+/// B started; A granted, its sidecar dead, has not heard.
+fn started_a_unaware() -> World {
+    for crash in crash_points(A) {
+        let mut world = World::new();
+        world.hosts[A].crash = Some(crash);
+        world.migrate(A);
+        world.run_for(3_000);
+        if world.hosts[A].engine.is_none()
+            && world.running() == vec![B]
+            && world.hosts[A].qemu.alive
+            && world.has(A, |b| matches!(b, RecordBody::MigrationGranted(_)))
+            && !world.has(A, |b| matches!(b, RecordBody::OutcomeLearned(_)))
+        {
+            return world;
+        }
+    }
+    panic!("none");
+}
+
+fn perform_frozen(status: MigrationStatus) -> World {
+    let mut w = World::new();
+    w.freeze = Some(status);
+    w
+}
+
+fn views(w: &mut World) {
+    for at in [A, B] {
+        w.replies.clear();
+        w.control(at, ControlRequest::QueryDomains { name: None });
+        w.run_for(50);
+        if let Some((_, Ok(Answer::Domains(v)))) = w.replies.last() {
+            println!(
+                "view {at}: run {:?} held {:?}",
+                v[0].run_state,
+                v[0].held.as_ref().map(|h| h.rule)
+            );
+        }
+    }
+}
+
+fn gap_from_commit(w: &mut World) {
+    let at = w.hosts[B].journal.iter().position(|e| matches!(e, History::Record(r) if matches!(r.body, RecordBody::MigrationCommitted(_)))).unwrap();
+    let last = match w.hosts[B].journal.last().unwrap() {
+        History::Record(r) => r.lsn,
+        History::Gap(g) => g.last,
+    };
+    let History::Record(first) = &w.hosts[B].journal[at] else {
+        panic!()
+    };
+    let first = first.lsn;
+    w.hosts[B].journal.truncate(at);
+    w.hosts[B].journal.push(History::Gap(Gap { first, last }));
+}
+
+fn t13(b_first: bool, refuse: bool) -> World {
+    let mut w = World::new();
+    w.stall = Some(|at, c| at == B && *c == EffectCommand::Cont);
+    w.migrate(A);
+    w.run_for(3_000);
+    // A recorded B's position behind B's MigrationCommitted.
+    assert!(w.has(
+        A,
+        |b| matches!(b, RecordBody::PeerHeard(h) if h.answer == PeerAnswer::Deciding)
+    ));
+    w.crash(A);
+    w.unstall();
+    w.run_for(2_000);
+    assert_eq!(w.running(), vec![B]);
+    set(&mut w, B, WantedRunState::Paused);
+    assert_eq!(w.running(), Vec::<usize>::new());
+    w.crash(B);
+    let at = w.hosts[B].journal.iter().position(|e| matches!(e, History::Record(r) if matches!(r.body, RecordBody::MigrationCommitted(_)))).unwrap();
+    w.hosts[B].journal.truncate(at - 2);
+    w.hosts[B].qemu.refuse_cont = refuse;
+    w.hold_asks = [b_first, !b_first];
+    w.restart(B);
+    w.restart(A);
+    w.run_for(3_000);
+    w.release_asks();
+    w.run_for(SETTLE_MS);
+    w
+}
+
+#[test]
+fn granted_running_gives_licence_to_asker() {
+    let mut w = granted_b_undecided();
+    w.set_run(A, RunState::Running);
+    w.run_for(1_000);
+    assert_eq!(w.held(A), Some("source-granted-running"));
+    w.restart(B);
+    w.run_for(20_000);
+    assert_eq!(w.broken, None, "{:?}", w.open_jobs());
+}
+
+#[test]
+fn granted_ran_then_paused_goes_forward() {
+    let mut w = granted_b_undecided();
+    w.set_run(A, RunState::Running);
+    w.run_for(1_000);
+    w.set_run(A, RunState::Paused);
+    w.run_for(1_000);
+    assert_eq!(w.held(A), Some("source-granted-running"));
+    w.restart(B);
+    w.run_for(20_000);
+    assert_eq!(w.broken, None, "{:?}", w.open_jobs());
+}
+
+#[test]
+fn granted_ran_then_died() {
+    let mut w = granted_b_undecided();
+    w.set_run(A, RunState::Running);
+    w.run_for(1_000);
+    assert_eq!(w.held(A), Some("source-granted-running"));
+    w.kill(A);
+    w.run_for(1_000);
+    w.restart(B);
+    w.run_for(20_000);
+    assert_eq!(w.broken, None, "{:?}", w.open_jobs());
+}
+
+#[test]
+fn resolve_confirm_without_force_then_two() {
+    let mut w = granted_b_undecided();
+    w.set_run(A, RunState::Running);
+    w.run_for(1_000);
+    resolve(&mut w, A, Decision::Confirm);
+    assert!(
+        matches!(w.replies.last(), Some((_, Err(Refusal::NeedsForce { .. })))),
+        "{:?}",
+        w.replies
+    );
+}
+
+#[test]
+fn job_cancel_with_dead_source_kills_last_copy() {
+    let (mut w, _, _) = waiting_for_a_licence();
+    w.kill(A);
+    w.crash(B);
+    w.restart(A);
+    w.run_for(1_000);
+    cancel(&mut w, A);
+    assert!(
+        matches!(w.replies.last(), Some((_, Err(Refusal::TooLate { .. })))),
+        "{:?}",
+        w.replies
+    );
+    w.restart(B);
+    w.run_for(SETTLE_MS);
+    assert!(w.hosts[B].qemu.alive, "{:?}", w.rules(B));
+}
+
+#[test]
+fn not_whole_yet() {
+    let mut w = perform_frozen(MigrationStatus::Device);
+    w.migrate(A);
+    w.run_for(200);
+    assert_eq!(w.hosts[B].qemu.status, MigrationStatus::Active);
+    // All was sent; the source's host QEMU dies while B still loads from its socket buffer.
+    w.hosts[A].qemu.alive = false;
+    w.run_for(60); // ticks look: dead; asks; B is still loading
+    w.run_for(60);
+    // 100 ms later B is whole.
+    if w.hosts[B].qemu.alive {
+        w.hosts[B].qemu.memory = w.hosts[A].qemu.memory;
+        w.set_run(B, RunState::Paused);
+        w.set_status(B, MigrationStatus::Completed);
+    }
+    w.run_for(SETTLE_MS);
+    assert!(
+        w.hosts[B].qemu.alive,
+        "A {:?} B {:?}",
+        w.rules(A),
+        w.rules(B)
+    );
+}
+
+#[test]
+fn refused_cont_owner_resumed_before() {
+    let mut w = perform_frozen(MigrationStatus::Active);
+    w.hosts[A].qemu.run = RunState::Paused;
+    w.hosts[B].qemu.refuse_cont = true;
+    w.migrate(A);
+    w.run_for(200);
+    set(&mut w, A, WantedRunState::Running);
+    assert_eq!(w.running(), vec![A]);
+    w.thaw();
+    w.run_for(300_000);
+    views(&mut w);
+    assert_eq!(w.running().len(), 1);
+}
+
+#[test]
+fn damaged_dead_destination_kill_without_force() {
+    let mut w = started_a_unaware();
+    w.run_for(1_000);
+    w.kill(B);
+    w.crash(B);
+    gap_from_commit(&mut w);
+    w.restart(B);
+    w.run_for(1_000);
+    resolve(&mut w, B, Decision::Kill);
+    assert!(
+        matches!(w.replies.last(), Some((_, Err(Refusal::NeedsForce { .. })))),
+        "{:?}",
+        w.replies
+    );
+}
+
+#[test]
+fn confirm_at_destination_then_resume() {
+    let (mut w, _, _) = waiting_for_a_licence();
+    w.run_for(10_000);
+    resolve(&mut w, B, Decision::Confirm);
+    assert!(
+        matches!(w.replies.last(), Some((_, Err(Refusal::NeedsForce { .. })))),
+        "{:?}",
+        w.replies
+    );
+}
+
+#[test]
+fn control_source_asks_first() {
+    let w = t13(false, true);
+    assert_eq!(w.broken, None);
+    assert!(w.hosts[B].qemu.alive);
+}
+
+#[test]
+fn restored_destination_asks_first_p3() {
+    let w = t13(true, true);
+    assert_eq!(w.broken, None);
+    assert!(w.hosts[B].qemu.alive);
+}
+
+#[test]
+fn restored_destination_asks_first_p8() {
+    let w = t13(true, false);
+    assert_eq!(w.running(), Vec::<usize>::new());
+}
+
+#[test]
+fn damaged_source_gives_licence() {
+    let mut w = granted_b_undecided();
+    let from = w.hosts[A].journal.len();
+    w.control(
+        A,
+        ControlRequest::Resolve {
+            name: "g".into(),
+            decision: Decision::Resume,
+            force: true,
+            statement: "B is fenced for now".into(),
+            uid: 0,
+        },
+    );
+    w.run_for(2_000);
+    assert_eq!(w.running(), vec![A]);
+    w.crash(A);
+    let lsn = |e: &History| match e {
+        History::Record(r) => r.lsn,
+        History::Gap(g) => g.last,
+    };
+    let gap = Gap {
+        first: lsn(&w.hosts[A].journal[from]),
+        last: lsn(w.hosts[A].journal.last().unwrap()),
+    };
+    w.hosts[A].journal.truncate(from);
+    w.hosts[A].journal.push(History::Gap(gap));
+    w.restart(A);
+    w.run_for(1_000);
+    w.restart(B);
+    w.run_for(20_000);
+    assert_eq!(w.broken, None);
+}
+
+#[test]
+fn gap_over_job_ended_kills_the_next_instance() {
+    let mut w = World::new();
+    w.hosts[B].qemu.refuse_cont = true;
+    migrated(&mut w);
+    assert_eq!(w.running(), vec![A]);
+    w.replace_qemu(B);
+    w.add_domain(B);
+    w.run_for(200);
+    w.migrate(A);
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.running(), vec![B]);
+    assert!(w.open_jobs().is_empty());
+    w.crash(B);
+    let journal = &mut w.hosts[B].journal;
+    let is =
+        |e: &History, f: fn(&RecordBody) -> bool| matches!(e, History::Record(r) if f(&r.body));
+    let end = journal
+        .iter()
+        .position(|e| is(e, |b| matches!(b, RecordBody::JobEnded(_))))
+        .unwrap();
+    let add = journal
+        .iter()
+        .rposition(|e| is(e, |b| matches!(b, RecordBody::DomainAdded(_))))
+        .unwrap();
+    assert!(end < add);
+    let (History::Record(first), History::Record(last)) = (&journal[end], &journal[add - 1]) else {
+        panic!()
+    };
+    let gap = Gap {
+        first: first.lsn,
+        last: last.lsn,
+    };
+    journal.splice(end..add, [History::Gap(gap)]);
+    w.restart(B);
+    w.run_for(SETTLE_MS);
+    assert_eq!(
+        w.running(),
+        vec![B],
+        "B {:?} {:?}",
+        w.rules(B),
+        w.open_jobs()
+    );
+}
+
+#[test]
+fn reordered_reply_makes_destination_forget() {
+    let mut w = started_a_unaware();
+    let cookie = w
+        .find(A, |b| match b {
+            RecordBody::MigrationGranted(g) => Some(g.cookie),
+            _ => None,
+        })
+        .unwrap();
+    let opening = w.hosts[A].openings[0];
+    let pos = |lsn| Position {
+        journal: cookie.granted.journal,
+        epoch: opening.epoch,
+        opening: opening.opening,
+        lsn: Lsn(lsn),
+    };
+    let l = cookie.granted.lsn.0;
+    w.hold_asks[B] = true;
+    w.run_for(30_000);
+    assert_eq!(w.held_asks.len(), 1);
+    let token = w.token();
+    // The Finish that A sent (position l+1), handled before the older reply (position l).
+    w.input(
+        B,
+        Input::Peer {
+            token,
+            envelope: Envelope {
+                sender: pos(l),
+                saw: None,
+            },
+            nonce: cookie.nonce,
+            request: PeerRequest::Finish { cookie },
+        },
+    );
+    w.run_for(50);
+    w.input(
+        B,
+        Input::PeerAnswered {
+            migration: cookie.migration,
+            result: Ok((
+                Envelope {
+                    sender: pos(l - 1),
+                    saw: None,
+                },
+                PeerResponse::Answer {
+                    answer: PeerAnswer::Granted,
+                    cookie: Some(cookie),
+                },
+            )),
+        },
+    );
+    w.run_for(50);
+    w.held_asks.clear();
+    w.hold_asks[B] = false;
+    w.restart(A);
+    w.run_for(120_000);
+    assert_eq!(w.held(A), None);
+}
+
+#[test]
+fn confirm_at_dead_source_leaves_destination() {
+    let (mut w, _, _) = waiting_for_a_licence();
+    w.kill(A);
+    w.restart(A);
+    w.run_for(5_000);
+    resolve(&mut w, A, Decision::Confirm);
+    assert!(
+        matches!(w.replies.last(), Some((_, Err(Refusal::NeedsForce { .. })))),
+        "{:?}",
+        w.replies
+    );
+}
+
+#[test]
+fn restored_with_reboot_source_asks_first() {
+    let mut w = World::new();
+    w.stall = Some(|at, c| at == B && *c == EffectCommand::Cont);
+    w.migrate(A);
+    w.run_for(3_000);
+    assert!(w.has(
+        A,
+        |b| matches!(b, RecordBody::PeerHeard(h) if h.answer == PeerAnswer::Deciding)
+    ));
+    w.crash(A);
+    w.unstall();
+    w.run_for(2_000);
+    assert_eq!(w.running(), vec![B]);
+    w.crash(B);
+    w.kill(B);
+    w.hosts[B].boot = journal_format::number::BootId(Id128([3; 16]));
+    let at = w.hosts[B].journal.iter().position(|e| matches!(e, History::Record(r) if matches!(r.body, RecordBody::MigrationCommitted(_)))).unwrap();
+    w.hosts[B].journal.truncate(at - 2);
+    w.hold_asks = [false, true];
+    w.restart(B);
+    w.restart(A);
+    w.run_for(3_000);
+    w.release_asks();
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.broken, None);
+}
