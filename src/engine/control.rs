@@ -6,9 +6,9 @@
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
     Authority, DEFINITION_SIZE_MAX, Decision, DomainState, EffectCommand, EffectResult, Instance,
-    JobBegun, JobKind, JobResult, MigrationCommitted, MigrationTerms, Observed, OperatorResolved,
-    Outcome, OutcomeLearned, Phase, Process, Protocol, RecordBody, Role, RunState, TEXT_SIZE_MAX,
-    WantedReason, WantedRunState,
+    JobBegun, JobKind, JobResult, MigrationCommitted, MigrationStatus, MigrationTerms, Observed,
+    OperatorResolved, Outcome, OutcomeLearned, Phase, Process, Protocol, RecordBody, Role,
+    RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -297,10 +297,12 @@ impl Turn<'_> {
     fn domain_remove(&mut self, name: &str) -> Result<Answer, Refusal> {
         let id = self.need_domain(name)?;
         self.need_free(id)?;
+        if self.engine.pending.contains_key(&id) {
+            return Err(self.wrong_state(id, "be removed while another request waits for it"));
+        }
         let view = self.domain_view(id);
         self.append(Some(id), RecordBody::DomainRemoved);
         self.engine.eyes.remove(&id);
-        self.engine.pending.remove(&id);
         self.send(Message::Unwatch { domain: id });
         if let Some(view) = view {
             self.send(Message::Notify(Notice::DomainRemoved(view)));
@@ -468,7 +470,7 @@ impl Turn<'_> {
     pub(crate) fn begin_set_wanted(&mut self, id: DomainId, token: Token, wanted: WantedRunState) {
         let migration = self.domain(id).and_then(|domain| domain.migration);
         let result = match migration {
-            Some(migration) => self.set_wanted_in_job(id, migration, wanted).map(Some),
+            Some(migration) => self.set_wanted_in_job(id, migration, token, wanted),
             None => self.set_wanted_idle(id, token, wanted),
         };
         match result {
@@ -478,26 +480,67 @@ impl Turn<'_> {
         }
     }
 
+    /// `None`: the caller waits for the effect. What is answered is carried out, whatever comes.
     fn set_wanted_in_job(
         &mut self,
         id: DomainId,
         migration: MigrationId,
+        token: Token,
         wanted: WantedRunState,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Option<Answer>, Refusal> {
         let Some(known) = self.migration(migration) else {
-            return Ok(Answer::Done {});
+            return Ok(Some(Answer::Done {}));
         };
         let state = &known.state;
-        if state.terms.role == Role::Destination || state.granted.is_some() {
-            return Err(Refusal::TooLate {
-                job: state.job,
-                phase: state.phase,
-            });
+        let (job, phase) = (state.job, state.phase);
+        let is_open = state.terms.role == Role::Source
+            && state.granted.is_none()
+            && !state.abandoned
+            && matches!(phase, Phase::Begin3 | Phase::Perform3);
+        let in_flight = state.in_flight.as_ref().map(|(_, command)| command.clone());
+        if !is_open || !self.is_before_switchover(migration) {
+            return Err(Refusal::TooLate { job, phase });
         }
+        if matches!(in_flight, Some(EffectCommand::Stop | EffectCommand::Cont)) {
+            return Err(self.wish_failed(id, "an earlier one is being carried out"));
+        }
+        self.drop_wish(migration, "another one came before it was carried out");
         self.want(id, wanted, WantedReason::Asked);
-        self.want_during_perform(migration, wanted);
+        let is_planned = self.want_during_perform(migration, wanted);
+        if is_planned {
+            self.live(migration).wish = Some(token);
+        }
         self.advance(migration);
-        Ok(Answer::Done {})
+        Ok((!is_planned).then_some(Answer::Done {}))
+    }
+
+    fn wish_failed(&self, id: DomainId, why: &str) -> Refusal {
+        let name = self.domain(id).map(|one| one.state.name.clone());
+        Refusal::Effect {
+            name: name.unwrap_or_default(),
+            result: format!("the suspend or resume was not carried out: {why}"),
+        }
+    }
+
+    /// The owner's stop or cont that is only planned will not be: whoever waits for it is told.
+    pub(crate) fn drop_wish(&mut self, migration: MigrationId, why: &str) {
+        let Some(known) = self.migration(migration) else {
+            return;
+        };
+        let (id, in_flight) = (known.domain, known.state.in_flight.clone());
+        if matches!(
+            in_flight,
+            Some((_, EffectCommand::Stop | EffectCommand::Cont))
+        ) {
+            return;
+        }
+        let live = self.live(migration);
+        live.plan
+            .retain(|command| !matches!(command, EffectCommand::Stop | EffectCommand::Cont));
+        if let Some(token) = live.wish.take() {
+            let refusal = self.wish_failed(id, why);
+            self.reply(token, Err(refusal));
+        }
     }
 
     /// `None`: the caller waits for the effect.
@@ -522,6 +565,13 @@ impl Turn<'_> {
                     observed.run_state,
                     Some(RunState::Running | RunState::Paused | RunState::Prelaunch)
                 )
+                // A paused guest whose migration failed stays like this.
+                || observed.process == Process::Alive
+                    && observed.run_state == Some(RunState::Postmigrate)
+                    && matches!(
+                        observed.migration,
+                        Some(MigrationStatus::Failed | MigrationStatus::Cancelled)
+                    )
         });
         let owned = self
             .domain(id)

@@ -351,7 +351,9 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
     }
     let status = status_class(observed.migration.as_ref());
     match (run_class(observed.run_state.as_ref()), status) {
-        (RunClass::Running | RunClass::Ran, _) => return Some(Rule::DestinationPrepareRunning),
+        (RunClass::Running, _) => return Some(Rule::DestinationPrepareRunning),
+        // A shut down or crashed guest travels as such: that it ran here is not said.
+        (RunClass::Ran, _) => return Some(Rule::NoRuleForThis),
         (_, StatusClass::Ended) => return Some(Rule::DestinationPrepareFailed),
         (RunClass::Inmigrate | RunClass::Paused, StatusClass::None)
         | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Performing)

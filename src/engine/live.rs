@@ -67,6 +67,8 @@ pub(crate) struct Live {
     pub(crate) effect_delay: u64,
     /// Effects still to be sent, one after the other.
     pub(crate) plan: VecDeque<EffectCommand>,
+    /// Source: the owner who waits for the stop or cont that is planned or in flight.
+    pub(crate) wish: Option<Token>,
     /// Destination: who waits for prepared.
     pub(crate) prepare: Option<Token>,
     /// Destination: who waits for an outcome, and since when.
@@ -101,6 +103,7 @@ impl Default for Live {
             effect_at: 0,
             effect_delay: 0,
             plan: VecDeque::new(),
+            wish: None,
             prepare: None,
             waiting: Vec::new(),
             looking: Vec::new(),

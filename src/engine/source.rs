@@ -113,6 +113,10 @@ impl Turn<'_> {
             return;
         };
         let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        // What the owner asked for and is on its way counts more than what it was before.
+        if self.live(id).wish.is_some() {
+            return;
+        }
         let Some(observed) = self.eyes(domain).observed.clone() else {
             return;
         };
@@ -136,6 +140,23 @@ impl Turn<'_> {
         command: &EffectCommand,
         result: &EffectResult,
     ) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let domain = migration.domain;
+        let wanted = match command {
+            EffectCommand::Stop => Some(WantedRunState::Paused),
+            EffectCommand::Cont => Some(WantedRunState::Running),
+            _ => None,
+        };
+        if let Some(wanted) = wanted
+            && let Some(token) = self.live(id).wish.take()
+        {
+            if *result == EffectResult::Done {
+                self.want(domain, wanted, WantedReason::Asked);
+            }
+            self.reply_to_owner(token, domain, result);
+        }
         let Some(migration) = self.migration(id) else {
             return;
         };
@@ -177,6 +198,7 @@ impl Turn<'_> {
             asked,
         };
         self.record(id, RecordBody::MigrationAbandoned(abandoned));
+        self.drop_wish(id, "the migration was given up");
         let live = self.live(id);
         live.plan.clear();
         live.effect_at = 0;
@@ -464,24 +486,27 @@ impl Turn<'_> {
         }
     }
 
+    /// Does the guest still run, or stand, as its owner says?
+    pub(crate) fn is_before_switchover(&mut self, id: MigrationId) -> bool {
+        self.evidence(id).is_some_and(|evidence| {
+            let status = status_class(evidence.observed.migration.as_ref());
+            matches!(status, StatusClass::None | StatusClass::Performing)
+                || !evidence.facts.migrate_intended
+        })
+    }
+
     /// The owner's stop or cont during perform; true if an effect belongs to it.
     pub(crate) fn want_during_perform(&mut self, id: MigrationId, wanted: WantedRunState) -> bool {
         let Some(evidence) = self.evidence(id) else {
             return false;
         };
-        let performing = status_class(evidence.observed.migration.as_ref());
-        if evidence.phase != Phase::Perform3 && evidence.phase != Phase::Begin3 {
-            return false;
-        }
-        let before_switchover = matches!(performing, StatusClass::None | StatusClass::Performing)
-            || !evidence.facts.migrate_intended;
         let command = match (wanted, &evidence.observed.run_state) {
             (WantedRunState::Paused, Some(RunState::Running)) => Some(EffectCommand::Stop),
             (WantedRunState::Running, Some(RunState::Paused)) => Some(EffectCommand::Cont),
             _ => None,
         };
         match command {
-            Some(command) if before_switchover => {
+            Some(command) => {
                 self.live(id).plan.push_back(command);
                 true
             }

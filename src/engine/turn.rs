@@ -502,6 +502,7 @@ impl<'a> Turn<'a> {
             detail: short(detail),
         };
         self.append(Some(domain), RecordBody::JobEnded(ended));
+        self.drop_wish(id, "the job ended");
         let live = self.live(id);
         live.blackout = false;
         live.rule = None;

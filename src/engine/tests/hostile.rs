@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::{Answer, Gap, History, PeerResponse};
-use journal_format::record::{Decision, EffectCommand, PeerAnswer};
+use journal_format::record::{Decision, EffectCommand, EffectResult, PeerAnswer};
 
 fn set(world: &mut World, at: usize, wanted: WantedRunState) {
     world.control(
@@ -28,18 +28,23 @@ fn resolve(world: &mut World, at: usize, decision: Decision) {
     );
     world.run_for(50);
 }
+/// What the last caller was told: yes, no, or nothing yet.
+fn told(world: &World) -> Option<bool> {
+    world.replies.last().map(|(_, reply)| reply.is_ok())
+}
+
+fn ok(world: &World) -> bool {
+    told(world) == Some(true)
+}
+
+fn open_job(world: &World, at: usize) -> Lsn {
+    let engine = world.hosts[at].engine.as_ref().unwrap();
+    let mut migrations = engine.state.migrations.values();
+    migrations.find(|known| known.state.open).unwrap().state.job
+}
+
 fn cancel(world: &mut World, at: usize) {
-    let job = world.hosts[at]
-        .engine
-        .as_ref()
-        .unwrap()
-        .state
-        .migrations
-        .values()
-        .find(|m| m.state.open)
-        .unwrap()
-        .state
-        .job;
+    let job = open_job(world, at);
     world.replies.clear();
     world.control(at, ControlRequest::JobCancel { job });
     world.run_for(50);
@@ -480,4 +485,169 @@ fn restored_with_reboot_source_asks_first() {
     w.release_asks();
     w.run_for(SETTLE_MS);
     assert_eq!(w.broken, None);
+}
+
+/// What was answered was done: a crash before it leaves nothing promised.
+#[test]
+fn suspend_acked_then_crash() {
+    let mut w = perform_frozen(MigrationStatus::Active);
+    w.stall = Some(|_, c| *c == EffectCommand::Stop);
+    w.migrate(A);
+    w.stall = None;
+    w.run_for(200);
+    w.stall = Some(|_, c| *c == EffectCommand::Stop);
+    w.replies.clear();
+    set(&mut w, A, WantedRunState::Paused);
+    assert_eq!(told(&w), None, "answered before it was done");
+    assert_eq!(w.stalled.len(), 1);
+    w.crash(A);
+    w.stall = None;
+    w.stalled.clear();
+    w.restart(A);
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.running(), vec![A], "never done, and never said to be");
+}
+
+#[test]
+fn suspend_acked_stop_not_sent() {
+    let mut w = perform_frozen(MigrationStatus::Active);
+    w.migrate(A);
+    w.run_for(200);
+    w.replies.clear();
+    w.fail =
+        Some(|_, c| (*c == EffectCommand::Stop).then(|| EffectResult::NotSent { why: "x".into() }));
+    set(&mut w, A, WantedRunState::Paused);
+    assert_eq!(told(&w), Some(false));
+    w.fail = None;
+    w.run_for(5_000);
+    w.thaw();
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.running(), vec![B], "{:?}", w.wanted(B));
+}
+
+#[test]
+fn suspend_in_begin_prepare_refused() {
+    let mut w = World::new();
+    w.hold_asks = [true; 2];
+    w.migrate(A);
+    w.run_for(200);
+    w.replies.clear();
+    set(&mut w, A, WantedRunState::Paused);
+    assert_eq!(told(&w), None, "answered before it was done");
+    w.hosts[B].qemu.run = RunState::Paused;
+    w.release_asks();
+    w.run_for(SETTLE_MS);
+    let refused = w.replies.iter().filter(|(_, reply)| reply.is_err()).count();
+    assert_eq!((w.running(), refused), (vec![A], 1), "{:?}", w.replies);
+}
+
+#[test]
+fn suspend_resume_in_begin_stays_paused() {
+    let mut w = perform_frozen(MigrationStatus::Active);
+    w.hold_asks = [true; 2];
+    w.migrate(A);
+    w.run_for(200);
+    w.replies.clear();
+    set(&mut w, A, WantedRunState::Paused);
+    assert_eq!(told(&w), None, "answered before it was done");
+    set(&mut w, A, WantedRunState::Running);
+    assert!(ok(&w));
+    w.release_asks();
+    w.run_for(1_000);
+    w.thaw();
+    w.run_for(SETTLE_MS);
+    assert_eq!(
+        w.running().len(),
+        1,
+        "{:?} {:?} {:?}",
+        w.wanted(A),
+        w.wanted(B),
+        w.replies
+    );
+}
+
+#[test]
+fn t05e_suspend_then_cancel() {
+    let mut w = perform_frozen(MigrationStatus::Active);
+    w.stall = Some(|_, c| matches!(c, EffectCommand::Migrate { .. }));
+    w.migrate(A);
+    w.run_for(200);
+    w.replies.clear();
+    set(&mut w, A, WantedRunState::Paused);
+    assert_eq!(told(&w), None, "answered before it was done");
+    let job = open_job(&w, A);
+    w.control(A, ControlRequest::JobCancel { job });
+    w.run_for(50);
+    assert!(ok(&w));
+    w.unstall();
+    w.run_for(SETTLE_MS);
+    let refused = w
+        .replies
+        .iter()
+        .any(|(_, reply)| matches!(reply, Err(Refusal::Effect { .. })));
+    assert!(refused, "{:?}", w.replies);
+    assert_eq!(w.running(), vec![A]);
+}
+
+#[test]
+fn resume_in_device_then_failed() {
+    let mut w = perform_frozen(MigrationStatus::Device);
+    w.hosts[A].qemu.run = RunState::Paused;
+    w.migrate(A);
+    w.run_for(200);
+    assert_eq!(w.hosts[A].qemu.status, MigrationStatus::Device);
+    w.replies.clear();
+    set(&mut w, A, WantedRunState::Running);
+    assert_eq!(told(&w), Some(false), "too late to be sure of it");
+    w.end_migration(A, MigrationStatus::Failed);
+    w.run_for(SETTLE_MS);
+    assert_eq!(
+        (w.running(), w.wanted(A)),
+        (vec![], Some(WantedRunState::Paused))
+    );
+}
+
+#[test]
+fn ran_state_travels() {
+    let mut w = perform_frozen(MigrationStatus::Device);
+    w.migrate(A);
+    w.run_for(200);
+    // The guest hit an I/O error before the switchover; QEMU's global state carries it.
+    w.hosts[B].qemu.memory = w.hosts[A].qemu.memory;
+    w.set_run(B, RunState::IoError);
+    w.set_status(B, MigrationStatus::Completed);
+    w.run_for(200);
+    // The return path breaks: the source fails and runs on.
+    w.thaw();
+    w.run_for(SETTLE_MS);
+    assert!(
+        !w.has(B, |b| matches!(b, RecordBody::MigrationStarted(_))),
+        "B {:?} alive {} A {:?} {:?}",
+        w.rules(B),
+        w.hosts[B].qemu.alive,
+        w.rules(A),
+        w.running()
+    );
+}
+
+#[test]
+fn remove_swallows_pending() {
+    let mut w = World::new();
+    w.migrate(A);
+    w.control(A, ControlRequest::DomainRemove { name: "g".into() });
+    w.run_for(20_000);
+    assert_eq!(w.replies.len(), 2, "{:?}", w.replies);
+}
+
+#[test]
+fn paused_guest_after_failed_migration() {
+    let mut w = perform_frozen(MigrationStatus::Device);
+    w.hosts[A].qemu.run = RunState::Paused;
+    w.migrate(A);
+    w.run_for(200);
+    w.end_migration(A, MigrationStatus::Failed);
+    w.run_for(SETTLE_MS);
+    w.replies.clear();
+    set(&mut w, A, WantedRunState::Running);
+    assert_eq!(w.running(), vec![A], "{:?}", w.replies);
 }

@@ -397,10 +397,7 @@ fn rows() -> Vec<(Evidence, Option<Rule>)> {
             whole().run(R::Running).heard(P::Abandoned),
             Some(Rule::DestinationPrepareRunning),
         ),
-        (
-            whole().run(R::GuestPanicked),
-            Some(Rule::DestinationPrepareRunning),
-        ),
+        (whole().run(R::GuestPanicked), Some(Rule::NoRuleForThis)),
         (
             prepare().but(|one| one.observed.migration = Some(M::Failed)),
             Some(Rule::DestinationPrepareFailed),
