@@ -5,10 +5,10 @@
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    Authority, DEFINITION_SIZE_MAX, Decision, DomainState, EffectCommand, EffectResult, Instance,
-    JobBegun, JobKind, JobResult, MigrationCommitted, MigrationStatus, MigrationTerms, Observed,
-    OperatorResolved, Outcome, OutcomeLearned, Phase, Process, Protocol, RecordBody, Role,
-    RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
+    Authority, ClaimSeen, DEFINITION_SIZE_MAX, Decision, DomainState, EffectCommand, EffectResult,
+    Instance, JobBegun, JobKind, JobResult, MigrationCommitted, MigrationStatus, MigrationTerms,
+    Observed, OperatorResolved, Outcome, OutcomeLearned, Phase, Process, Protocol, RecordBody,
+    Role, RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -197,13 +197,18 @@ impl Turn<'_> {
                 self.append(draft.domain, draft.body);
             }
         }
+        // One that is there was accepted because it is ours: the next job takes it back.
+        let claim = match &observed.claim {
+            ClaimSeen::Present(claim) => Some(*claim),
+            ClaimSeen::Unread | ClaimSeen::Absent | ClaimSeen::Foreign(_) => None,
+        };
         let state = DomainState {
             name: name.to_owned(),
             qmp: qmp.to_owned(),
             instance,
             wanted: wanted_at_registration(&observed),
             definition: definition.map(|_| first),
-            claim: None,
+            claim,
             dead: false,
             damaged: false,
             last_job,
@@ -227,7 +232,6 @@ impl Turn<'_> {
         instance: Instance,
         observed: &Observed,
     ) -> Result<(), Refusal> {
-        use journal_format::record::ClaimSeen;
         for other in [self.domain_named(name), Some(id)].into_iter().flatten() {
             let Some(domain) = self.domain(other) else {
                 continue;

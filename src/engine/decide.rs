@@ -157,7 +157,7 @@ fn source(evidence: &Evidence) -> Option<Rule> {
         (None, false, true) => Some(match process {
             Process::Dead => Rule::SourceAbandonedDead,
             Process::Mute => Rule::QemuMute,
-            Process::Alive | Process::OtherInstance => Rule::SourceAbandoned,
+            Process::Alive | Process::OtherInstance => source_abandoned(evidence),
         }),
         (None, false, false) => match evidence.phase {
             Phase::Begin3 => source_begin(evidence),
@@ -176,6 +176,33 @@ fn source(evidence: &Evidence) -> Option<Rule> {
             | Phase::PrepareResume
             | Phase::FinishResume => Some(Rule::NoRuleForThis),
         },
+    }
+}
+
+/// Given up before a licence went out: this copy goes on, if there is a way back from where it is.
+fn source_abandoned(evidence: &Evidence) -> Rule {
+    let run = run_class(evidence.observed.run_state.as_ref());
+    let status = status_class(evidence.observed.migration.as_ref());
+    let migrated = evidence.facts.migrate_intended;
+    match (status, run) {
+        (StatusClass::Postcopy | StatusClass::Unknown, _) if migrated => Rule::NoRuleForThis,
+        (_, RunClass::Inmigrate | RunClass::Unknown) => Rule::NoRuleForThis,
+        (
+            StatusClass::None
+            | StatusClass::Performing
+            | StatusClass::PreSwitchover
+            | StatusClass::Device
+            | StatusClass::Cancelling
+            | StatusClass::Ended
+            | StatusClass::Completed
+            | StatusClass::Postcopy
+            | StatusClass::Unknown,
+            RunClass::Running
+            | RunClass::Ran
+            | RunClass::Paused
+            | RunClass::FinishMigrate
+            | RunClass::Postmigrate,
+        ) => Rule::SourceAbandoned,
     }
 }
 

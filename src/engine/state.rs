@@ -461,6 +461,9 @@ impl State {
         match (&command, state.terms.role) {
             (EffectCommand::Cont, Role::Destination) => {
                 state.cont = cont_after(result, state.cont_count);
+                if matches!(state.cont, ContIntent::Refused | ContIntent::NotSent) {
+                    state.cont_count = 0;
+                }
             }
             (EffectCommand::Unclaim, _) => {
                 if let (EffectResult::Done, Some(domain)) = (result, self.domain_of(record)) {
@@ -599,10 +602,11 @@ pub(crate) fn ran_on(state: &MigrationState) -> bool {
     state.granted.is_some() && state.source_touched
 }
 
-/// Where the destination's `cont` stands after a result. Only the very first intent can prove that
-/// the guest never ran here: a second one means that somebody thought it might.
-fn cont_after(result: &EffectResult, intents: u32) -> ContIntent {
-    match (result, intents) {
+/// Where the destination's `cont` stands after a result, with so many intents since the last one that
+/// provably did nothing. As long as every single one was refused or not sent, the guest never ran
+/// here; after one without an answer nothing proves that any more.
+fn cont_after(result: &EffectResult, unanswered: u32) -> ContIntent {
+    match (result, unanswered) {
         (EffectResult::Done, _) => ContIntent::Done,
         (EffectResult::Refused { .. }, 1) => ContIntent::Refused,
         (EffectResult::NotSent { .. }, 1) => ContIntent::NotSent,

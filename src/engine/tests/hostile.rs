@@ -1,7 +1,7 @@
 //! What hostile or unlucky surroundings do: old journals, late words, gaps, a hand from outside.
 
 use super::*;
-use crate::engine::{Answer, Gap, History, PeerResponse};
+use crate::engine::{Gap, History, PeerResponse};
 use journal_format::record::{Decision, EffectCommand, EffectResult, PeerAnswer};
 
 fn set(world: &mut World, at: usize, wanted: WantedRunState) {
@@ -90,21 +90,6 @@ fn perform_frozen(status: MigrationStatus) -> World {
     let mut w = World::new();
     w.freeze = Some(status);
     w
-}
-
-fn views(w: &mut World) {
-    for at in [A, B] {
-        w.replies.clear();
-        w.control(at, ControlRequest::QueryDomains { name: None });
-        w.run_for(50);
-        if let Some((_, Ok(Answer::Domains(v)))) = w.replies.last() {
-            println!(
-                "view {at}: run {:?} held {:?}",
-                v[0].run_state,
-                v[0].held.as_ref().map(|h| h.rule)
-            );
-        }
-    }
 }
 
 fn gap_from_commit(w: &mut World) {
@@ -254,7 +239,6 @@ fn refused_cont_owner_resumed_before() {
     assert_eq!(w.running(), vec![A]);
     w.thaw();
     w.run_for(300_000);
-    views(&mut w);
     assert_eq!(w.running().len(), 1);
 }
 
@@ -650,4 +634,52 @@ fn paused_guest_after_failed_migration() {
     w.replies.clear();
     set(&mut w, A, WantedRunState::Running);
     assert_eq!(w.running(), vec![A], "{:?}", w.replies);
+}
+
+#[test]
+fn remove_add_then_claimed() {
+    let mut w = World::new();
+    migrated(&mut w);
+    assert_eq!(w.running(), vec![B]);
+    w.control(B, ControlRequest::DomainRemove { name: "g".into() });
+    w.run_for(100);
+    w.add_domain(B);
+    w.replace_qemu(A);
+    w.add_domain(A);
+    w.run_for(500);
+    w.replies.clear();
+    w.migrate(B);
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.running(), vec![A], "{:?}", w.replies);
+}
+
+#[test]
+fn refused_cont_one_unreachable_moment() {
+    let mut w = World::new();
+    w.hosts[B].qemu.refuse_cont = true;
+    w.stall = Some(|at, c| at == B && *c == EffectCommand::Cont);
+    w.migrate(A);
+    w.run_for(200);
+    assert!(!w.stalled.is_empty());
+    w.partitioned = true;
+    w.unstall();
+    w.run_for(500);
+    w.partitioned = false;
+    w.run_for(300_000);
+    assert_eq!(w.running().len(), 1);
+}
+
+#[test]
+fn abandoned_unknown_state_no_hold() {
+    let mut w = perform_frozen(MigrationStatus::Active);
+    w.migrate(A);
+    w.run_for(200);
+    w.hosts[A].qemu.status = MigrationStatus::Other("odd".into());
+    cancel(&mut w, A);
+    w.run_for(SETTLE_MS);
+    assert!(
+        w.open_jobs().is_empty() || w.rules(A).iter().any(|r| r.contains("no-rule")),
+        "{:?}",
+        w.rules(A)
+    );
 }

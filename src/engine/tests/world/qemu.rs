@@ -1,0 +1,201 @@
+//! What QEMU does when it is told something, and what it does by itself.
+
+use journal_format::record::{
+    ClaimSeen, Effect, EffectCommand, EffectResult, MigrationStatus, RunState,
+};
+
+use super::{DOMAIN, Event, World};
+use crate::engine::{Input, QemuEvent};
+
+impl World {
+    pub(crate) fn kill(&mut self, at: usize) {
+        let host = &mut self.hosts[at];
+        if !host.qemu.alive {
+            return;
+        }
+        host.qemu.alive = false;
+        let observed = host.qemu.observed();
+        self.input(
+            at,
+            Input::Looked {
+                domain: DOMAIN,
+                observed,
+            },
+        );
+        let other = 1 - at;
+        // The stream breaks: an incoming QEMU exits, an active source goes on by itself.
+        if self.hosts[other].qemu.run == RunState::Inmigrate
+            && self.hosts[other].qemu.status == MigrationStatus::Active
+        {
+            self.kill(other);
+        }
+        if self.hosts[other].qemu.status == MigrationStatus::Active
+            && self.hosts[other].qemu.run == RunState::Running
+        {
+            self.set_status(other, MigrationStatus::Failed);
+        }
+    }
+
+    pub(crate) fn event(&mut self, at: usize, event: QemuEvent) {
+        if self.hosts[at].engine.is_some() {
+            self.input(
+                at,
+                Input::Event {
+                    domain: DOMAIN,
+                    event,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn set_status(&mut self, at: usize, status: MigrationStatus) {
+        self.hosts[at].qemu.status = status.clone();
+        self.event(at, QemuEvent::Migration(status));
+    }
+
+    pub(crate) fn set_run(&mut self, at: usize, run: RunState) {
+        let was = self.hosts[at].qemu.running();
+        let is = run == RunState::Running;
+        self.hosts[at].qemu.run = run;
+        match (was, is) {
+            (true, false) => self.event(at, QemuEvent::Stop),
+            (false, true) => self.event(at, QemuEvent::Resume),
+            _ => {}
+        }
+    }
+
+    /// The stream converges: the source stops and waits before the switchover.
+    pub(super) fn stream(&mut self, at: usize) {
+        let other = 1 - at;
+        let qemu = &self.hosts[at].qemu;
+        if !qemu.alive {
+            return;
+        }
+        if self.freeze.as_ref() == Some(&qemu.status) {
+            self.frozen.push(at);
+            return;
+        }
+        if qemu.status == MigrationStatus::Setup {
+            if self.hosts[other].qemu.alive && self.hosts[other].qemu.listening {
+                self.set_status(at, MigrationStatus::Active);
+                self.set_status(other, MigrationStatus::Active);
+                self.queue.push_back(Event::Stream(at));
+            } else {
+                self.set_status(at, MigrationStatus::Failed);
+            }
+        } else if qemu.status == MigrationStatus::Active {
+            if self.hold_stream {
+                self.queue.push_back(Event::Stream(at));
+                // Time must pass for it to end.
+                self.hold_stream = false;
+                return;
+            }
+            self.hosts[at].qemu.was_running = qemu.running();
+            self.set_run(at, RunState::FinishMigrate);
+            self.set_status(at, MigrationStatus::PreSwitchover);
+        } else if qemu.status == MigrationStatus::Device {
+            let memory = qemu.memory;
+            if self.hosts[other].qemu.alive && self.hosts[other].qemu.run == RunState::Inmigrate {
+                self.hosts[other].qemu.memory = memory;
+                let run = if self.hosts[other].qemu.autostart {
+                    RunState::Running
+                } else {
+                    RunState::Paused
+                };
+                self.set_run(other, run);
+                self.set_status(other, MigrationStatus::Completed);
+                self.set_status(at, MigrationStatus::Completed);
+                self.set_run(at, RunState::Postmigrate);
+            } else {
+                self.end_migration(at, MigrationStatus::Failed);
+            }
+        }
+    }
+
+    /// A migration that will not be: QEMU restarts the guest by itself if it ran before.
+    pub(crate) fn end_migration(&mut self, at: usize, status: MigrationStatus) {
+        self.set_status(at, status);
+        if self.hosts[at].qemu.run == RunState::FinishMigrate {
+            let run = if self.hosts[at].qemu.was_running {
+                RunState::Running
+            } else {
+                RunState::Postmigrate
+            };
+            self.set_run(at, run);
+        }
+        let other = 1 - at;
+        if self.hosts[other].qemu.alive && self.hosts[other].qemu.run == RunState::Inmigrate {
+            self.kill(other);
+        }
+    }
+
+    pub(super) fn perform(&mut self, at: usize, effect: &Effect) -> EffectResult {
+        use EffectResult::{Done, NotSent};
+        let qemu = &mut self.hosts[at].qemu;
+        if effect.instance != qemu.instance {
+            return NotSent {
+                why: "another instance".to_owned(),
+            };
+        }
+        if !qemu.alive {
+            return match effect.command {
+                EffectCommand::Kill => Done,
+                _ => NotSent {
+                    why: "QEMU is gone".to_owned(),
+                },
+            };
+        }
+        let refused = |description: &str| EffectResult::Refused {
+            class: "GenericError".to_owned(),
+            description: description.to_owned(),
+        };
+        match &effect.command {
+            EffectCommand::Claim(claim) => {
+                if qemu.claim != ClaimSeen::Absent {
+                    return refused("attempt to add duplicate property");
+                }
+                qemu.claim = ClaimSeen::Present(*claim);
+            }
+            EffectCommand::Unclaim => qemu.claim = ClaimSeen::Absent,
+            EffectCommand::SetCapabilities(_) | EffectCommand::SetParameters { .. } => {}
+            EffectCommand::MigrateIncoming { .. } => qemu.listening = true,
+            EffectCommand::Migrate { .. } => {
+                if matches!(qemu.run, RunState::Postmigrate | RunState::Inmigrate) {
+                    return refused("Can't migrate");
+                }
+                self.set_status(at, MigrationStatus::Setup);
+                self.queue.push_back(Event::Stream(at));
+            }
+            EffectCommand::MigrateContinue => {
+                if qemu.status != MigrationStatus::PreSwitchover {
+                    return refused("Migration not in expected state");
+                }
+                self.set_status(at, MigrationStatus::Device);
+                self.queue.push_back(Event::Stream(at));
+            }
+            EffectCommand::MigrateCancel => {
+                if matches!(
+                    qemu.status,
+                    MigrationStatus::Setup
+                        | MigrationStatus::Active
+                        | MigrationStatus::PreSwitchover
+                ) {
+                    self.end_migration(at, MigrationStatus::Cancelled);
+                }
+            }
+            EffectCommand::Cont => match qemu.run {
+                RunState::Inmigrate => qemu.autostart = true,
+                RunState::FinishMigrate => return refused("Migration is not finalized yet"),
+                _ if qemu.refuse_cont => return refused("Failed to get write lock"),
+                _ => self.set_run(at, RunState::Running),
+            },
+            EffectCommand::Stop => match qemu.run {
+                RunState::Inmigrate => qemu.autostart = false,
+                RunState::Running => self.set_run(at, RunState::Paused),
+                _ => {}
+            },
+            EffectCommand::Kill => self.kill(at),
+        }
+        Done
+    }
+}
