@@ -320,6 +320,43 @@ fn directories_that_are_no_journal() {
     assert_eq!(kept, vec![0x5a; 100_000], "what was there was changed");
 }
 
+/// What is there and is no socket is somebody's; it is named, and stays.
+#[test]
+fn a_file_in_a_socket_s_place() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (journal, run) = (scratch.path().join("journal"), scratch.path().join("run"));
+    fs::create_dir(&run).unwrap();
+    for name in ["control.sock", "peer.sock"] {
+        let notes = run.join(name);
+        fs::write(&notes, "notes").unwrap();
+        assert_no_start(&journal, &run, &[name, "no socket"]);
+        assert_eq!(fs::read_to_string(&notes).unwrap(), "notes");
+        fs::remove_file(&notes).unwrap();
+    }
+}
+
+/// A full disk under the log, or nobody who reads it, does not end recovery.
+#[test]
+fn a_log_that_cannot_be_written() {
+    let scratch = tempfile::tempdir().unwrap();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = Command::new(program())
+        .arg("--journal")
+        .arg(scratch.path().join("journal"))
+        .arg("--run")
+        .arg(scratch.path().join("run"))
+        .stdout(Stdio::piped())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let mut word = [0; 6];
+    child.stdout.take().unwrap().read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"ready\n");
+    let terminated = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(terminated.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn a_journal_of_a_running_sidecar() {
     let mut pair = pair(RunOptions::default(), RunOptions::default());

@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     ];
     for name in records.into_iter().flatten() {
         if !RecordBody::TYPES.iter().any(|(_, known)| known == name) {
-            eprintln!("phase-journald: there is no record type '{name}' to crash at");
+            complain(&format!("there is no record type '{name}' to crash at"));
             return ExitCode::from(EXIT_NOT_STARTED);
         }
     }
@@ -107,7 +107,7 @@ fn main() -> ExitCode {
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("phase-journald: {error}");
+            complain(&error.to_string());
             ExitCode::from(match error.is_start() {
                 true => EXIT_NOT_STARTED,
                 false => EXIT_FAILED,
@@ -116,12 +116,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// One line for people; where nobody reads it, it is lost.
+fn complain(error: &str) {
+    use std::io::Write as _;
+    drop(writeln!(std::io::stderr(), "phase-journald: {error}"));
+}
+
 /// The log goes to standard error; `RUST_LOG` says how much of it.
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // A line that cannot be written is lost; recovery goes on.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),

@@ -15,4 +15,4 @@ mod tests;
 pub use client::{Client, Credentials, Dialled, Event, Events, QmpError, SidecarClient};
 pub use codec::{Message, SplitError, Splitter};
 pub use command::CLAIM_ID;
-pub use server::{Call, CommandError, ServerOptions, bind, serve};
+pub use server::{Call, CommandError, ServerOptions, bind, remove_socket, serve};

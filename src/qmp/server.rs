@@ -6,7 +6,7 @@
 //! Not here: what commands do.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -78,25 +78,33 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
             let why = format!("somebody already listens on {}", path.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)?;
-        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => remove_socket(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     // Bound under another name first: nobody connects before the permissions are right.
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = Path::new(&name);
-    match std::fs::remove_file(new) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    // That name is no longer than the path: what fits into an address there fits here.
+    let new = &path.with_extension("new");
+    match remove_socket(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(new)?;
     std::fs::set_permissions(new, std::fs::Permissions::from_mode(0o600))?;
     std::fs::rename(new, path)?;
     Ok(listener)
+}
+
+/// Removes a socket, and nothing else: a file of another kind is somebody's.
+///
+/// # Errors
+/// As the system says; `AlreadyExists` if it is no socket.
+pub fn remove_socket(path: &Path) -> io::Result<()> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        let why = format!("{} is there and is no socket", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    }
+    std::fs::remove_file(path)
 }
 
 /// Serves clients until it is dropped. Each command goes to `handler`; what comes out of `events`

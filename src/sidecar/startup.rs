@@ -35,7 +35,7 @@ use crate::engine::{Input, TICK_INTERVAL_MS};
 use crate::journal::disk::OsDisk;
 use crate::journal::{AppendError, Log, OpenError, OpenOptions, Opened, Past};
 use crate::node::Node;
-use crate::qmp::bind;
+use crate::qmp::{bind, remove_socket};
 
 /// Longest wait, at the end, for answers to be written and the node's thread to stop, in
 /// milliseconds.
@@ -346,7 +346,7 @@ fn announce() {
 fn remove_sockets(config: &Config) {
     for socket in [config.control_socket(), config.peer_socket()] {
         // A socket that stays behind does no harm: the next start takes its place.
-        drop(fs::remove_file(socket));
+        drop(remove_socket(&socket));
     }
 }
 

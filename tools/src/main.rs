@@ -105,7 +105,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("phase-journal: {}", text::plain(&error.to_string()));
+            // Where nobody reads it, the exit code says as much.
+            let error = text::plain(&error.to_string());
+            drop(writeln!(io::stderr(), "phase-journal: {error}"));
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -215,8 +215,8 @@ impl Watch<'_> {
             };
             if !told {
                 self.bar.clear();
-                eprintln!(
-                    "the sidecar is gone; the migration is in its journal, and recovery decides when it is back"
+                tell(
+                    "the sidecar is gone; the migration is in its journal, and recovery decides when it is back\n",
                 );
                 told = true;
             }
@@ -229,6 +229,16 @@ impl Watch<'_> {
             }
         }
     }
+}
+
+/// To standard error; where nobody reads it, it is lost.
+fn tell(text: &str) {
+    let mut error = std::io::stderr();
+    drop(
+        error
+            .write_all(text.as_bytes())
+            .and_then(|()| error.flush()),
+    );
 }
 
 /// The progress on standard error: a bar on a terminal, else a line now and then.
@@ -251,7 +261,7 @@ impl Bar {
     fn show(&mut self, job: &Value) {
         let line = line(job);
         if self.terminal {
-            eprint!("\r\x1b[K{line}");
+            tell(&format!("\r\x1b[K{line}"));
             self.last = Some((Instant::now(), line));
             return;
         }
@@ -259,14 +269,14 @@ impl Bar {
             at.elapsed() >= LINE_INTERVAL || phase_of(last) != phase_of(&line)
         });
         if is_due && !self.quiet {
-            eprintln!("{line}");
+            tell(&format!("{line}\n"));
             self.last = Some((Instant::now(), line));
         }
     }
 
     fn clear(&mut self) {
         if self.terminal && self.last.take().is_some() {
-            eprint!("\r\x1b[K");
+            tell("\r\x1b[K");
         }
     }
 }
