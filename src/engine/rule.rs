@@ -559,7 +559,7 @@ const TABLE: &[(Rule, RuleText)] = &[
         RuleText {
             name: "destination-finish-refused-safe",
             decision: Decision::Kill,
-            reason: "QEMU refused the only cont there ever was, and the source's copy is safe",
+            reason: "QEMU refused every cont there ever was, and the source's copy is safe",
             settled_by: "",
             libvirt: KILLS,
         },

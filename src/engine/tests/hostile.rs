@@ -1,4 +1,5 @@
-//! What hostile or unlucky surroundings do: old journals, late words, gaps, a hand from outside.
+//! What hostile or unlucky surroundings do: old journals, late words, gaps, a hand from outside. Each
+//! test is named after what once went wrong, and asserts that it does not.
 
 use super::*;
 use crate::engine::{Gap, History, PeerResponse};
