@@ -11,9 +11,13 @@ use std::collections::BTreeSet;
 use journal_format::number::{BootId, Lsn};
 use journal_format::record::{Draft, Effect, RecordBody};
 
-use crate::engine::{Config, Engine, Gap, History, Input, Message, Now, Step};
+use crate::engine::{
+    Config, ControlRequest, Engine, Gap, History, Input, Message, Now, PeerRequest, Step,
+};
 use crate::journal::disk::Disk;
-use crate::journal::{AppendError, Checkpoint, Durable, Log, Opened, Past, Timestamps};
+use crate::journal::{
+    AppendError, Checkpoint, Durable, Log, Opened, Past, SpareMaker, Timestamps,
+};
 
 /// How long a new segment is not tried again when there was no room for one, in nanoseconds.
 const ROLL_PAUSE_NS: u64 = 10_000_000_000;
@@ -31,6 +35,8 @@ pub struct Node<D: Disk> {
     failed: Option<AppendError>,
     /// No roll before this time, in nanoseconds since boot.
     roll_at: u64,
+    /// The last batch is not a seal.
+    is_unsealed: bool,
 }
 
 impl<D: Disk> Node<D> {
@@ -66,6 +72,7 @@ impl<D: Disk> Node<D> {
             switch,
             failed: None,
             roll_at: 0,
+            is_unsealed: true,
         };
         let step = node.engine.start(now);
         let outbox = node.append(now, step)?;
@@ -80,6 +87,14 @@ impl<D: Disk> Node<D> {
     pub fn turn(&mut self, now: Now, inputs: Vec<Input>) -> Result<Durable<Outbox>, AppendError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
+        }
+        if inputs.iter().any(asks_for_room) {
+            let why = match self.log.reserve() {
+                Ok(()) => None,
+                Err(AppendError::NoSegment { cause, .. }) => Some(cause.to_string()),
+                Err(error) => Some(error.to_string()),
+            };
+            self.engine.set_no_room(why);
         }
         let mut whole = Step::default();
         for input in inputs {
@@ -105,11 +120,43 @@ impl<D: Disk> Node<D> {
         }
         let outbox = (step.effects, step.messages);
         let durable = self.log.append(&step.append, timestamps(now), outbox)?;
+        self.is_unsealed |= !step.append.is_empty();
         if point == Crash::After {
             die();
         }
         self.assert_in_step();
         Ok(durable)
+    }
+
+    /// Makes the last batch known as acknowledged to whoever reads the journal, if it is not yet
+    /// (F21): for a moment in which nothing else is to be written. Not while a guest is on its way
+    /// between the two sides, and not if the segment is full.
+    ///
+    /// # Errors
+    /// As [`Node::turn`].
+    pub fn seal(&mut self, now: Now) -> Result<(), AppendError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if !self.is_unsealed || self.engine.in_blackout() {
+            return Ok(());
+        }
+        self.is_unsealed = false;
+        if self.log.must_roll() {
+            return Ok(());
+        }
+        let draft = self.engine.seal();
+        let sealed = self.log.append(&[draft], timestamps(now), ());
+        if let Err(error) = &sealed {
+            self.failed = Some(error.clone());
+        }
+        sealed.map(Durable::into_inner)
+    }
+
+    /// Is there a batch that nothing behind it proves as acknowledged?
+    #[must_use]
+    pub fn is_unsealed(&self) -> bool {
+        self.is_unsealed
     }
 
     /// A new segment, but never while the guest is on its way between the two sides: the sync of
@@ -120,6 +167,7 @@ impl<D: Disk> Node<D> {
             return Ok(());
         }
         let checkpoint = checkpoint(&mut self.engine);
+        self.is_unsealed = true;
         match self.log.roll(&checkpoint, timestamps(now)) {
             Ok(()) => {}
             // The disk is full, say. The engine has counted the checkpoint, so it is written down
@@ -148,9 +196,38 @@ impl<D: Disk> Node<D> {
         self.engine.kept_migrations()
     }
 
+    /// Makes spare segments; see [`Log::spare_maker`].
+    pub fn spare_maker(&self) -> SpareMaker<D>
+    where
+        D: Clone,
+    {
+        self.log.spare_maker()
+    }
+
     /// The log, to look at.
     pub fn log(&self) -> &Log<D> {
         &self.log
+    }
+}
+
+/// Does more follow from it than it says itself?
+fn asks_for_room(input: &Input) -> bool {
+    match input {
+        Input::Control { request, .. } => match request {
+            ControlRequest::DomainAdd { .. } | ControlRequest::Migrate { .. } => true,
+            ControlRequest::DomainRemove { .. }
+            | ControlRequest::DomainSetWanted { .. }
+            | ControlRequest::JobCancel { .. }
+            | ControlRequest::Resolve { .. }
+            | ControlRequest::QueryDomains { .. }
+            | ControlRequest::QueryJobs { .. } => false,
+        },
+        Input::Peer { request, .. } => matches!(request, PeerRequest::Prepare { .. }),
+        Input::PeerAnswered { .. }
+        | Input::EffectFinished { .. }
+        | Input::Looked { .. }
+        | Input::Event { .. }
+        | Input::Tick => false,
     }
 }
 
@@ -319,7 +396,8 @@ fn die() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{ControlRequest, Token};
+    use crate::engine::{ControlRequest, Refusal, Token};
+    use crate::journal::verify::{Verdict, verify};
     use crate::journal::OpenOptions;
     use crate::journal::testing::{Fault, TestDisk};
     use journal_format::SEGMENT_SIZE_MIN;
@@ -400,6 +478,8 @@ mod tests {
         for after in 0..APPEND_OPERATIONS {
             let disk = TestDisk::new("journal");
             let mut node = open(&disk);
+            // So that a spare segment is there.
+            let _ = node.turn(NOW, vec![add(7)]).unwrap();
             disk.plan(disk.operations() + after, Fault::Error(5));
             assert!(node.turn(NOW, vec![add(1)]).is_err());
             // Nor ever again, though the disk works.
@@ -474,6 +554,45 @@ mod tests {
         };
         let _ = node.turn(later, vec![churn(turns + 1)]).unwrap();
         assert!(node.log().status().segment > segment);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_what_is_new_and_ends_what_was_begun() {
+        let disk = TestDisk::new("journal");
+        let mut node = open(&disk);
+        disk.limit(Some(disk.used()));
+        let (_, messages) = node.turn(NOW, vec![add(1)]).unwrap().into_inner();
+        assert!(
+            matches!(&messages[..], [Message::Reply { result: Err(Refusal::NoRoom { .. }), .. }]),
+            "{messages:?}"
+        );
+        disk.limit(None);
+        let outbox = node.turn(NOW, vec![add(1)]).unwrap();
+        assert_eq!(replies(outbox), [Token(1)]);
+        // With the one spare that there is now, what was begun can be ended on a full disk.
+        disk.limit(Some(disk.used()));
+        let outbox = node.turn(NOW, vec![churn(1)]).unwrap();
+        assert_eq!(replies(outbox), [Token(1)]);
+    }
+
+    #[test]
+    fn a_quiet_journal_is_sealed_once() {
+        let disk = TestDisk::new("journal");
+        let mut node = open(&disk);
+        let _ = node.turn(NOW, vec![add(1)]).unwrap();
+        assert!(node.is_unsealed());
+        let before = disk.batch_writes().len();
+        node.seal(NOW).unwrap();
+        node.seal(NOW).unwrap();
+        assert_eq!(disk.batch_writes().len(), before + 1);
+        assert!(!node.is_unsealed());
+        // A turn without records leaves it sealed, one with records does not.
+        let _ = node.turn(NOW, vec![Input::Tick]).unwrap();
+        assert!(!node.is_unsealed());
+        let _ = node.turn(NOW, vec![add(2)]).unwrap();
+        assert!(node.is_unsealed());
+        drop(node);
+        assert_eq!(verify(disk).unwrap().verdict(), Verdict::Clean);
     }
 
     fn draft(body: RecordBody) -> Draft {

@@ -3,7 +3,7 @@
 //! its header holds the chain value of all before it (F6, F7).
 //! Not here: what a torn or damaged one means (`scan`).
 
-use crate::bytes::{Fields, in_memory, is_zero, on_disk, salted_crc};
+use crate::bytes::{Fields, Salted, in_memory, is_zero, on_disk};
 use crate::error::FormatError;
 use crate::number::{BootId, Chain, DomainId, Epoch, Id128, Lsn, Salt, SegmentNumber};
 use crate::record::{Decoded, Draft, RECORD_HEADER_SIZE, decode_record, encode_record};
@@ -68,26 +68,30 @@ impl BatchHeader {
             .saturating_sub(1))
     }
 
-    fn encode(&self, salt: &Salt) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(CRC_OFFSET + 4);
-        bytes.extend(BATCH_MAGIC);
-        bytes.extend(BATCH_HEADER_SIZE.to_le_bytes());
-        bytes.extend(self.first.0.to_le_bytes());
-        bytes.extend(self.records.to_le_bytes());
-        bytes.extend(self.length.to_le_bytes());
-        bytes.extend(self.epoch.0.to_le_bytes());
-        bytes.extend(self.chain.0.to_le_bytes());
-        bytes.extend(self.boot.0.0);
-        bytes.extend(self.wall.to_le_bytes());
-        bytes.extend(self.monotonic.to_le_bytes());
-        bytes.extend(self.segment.0.to_le_bytes());
-        bytes.extend(self.offset.to_le_bytes());
-        bytes.extend(self.content.to_le_bytes());
-        bytes.extend([0; 8]);
-        debug_assert_eq!(bytes.len(), CRC_OFFSET);
-        let crc = salted_crc(salt, &[&bytes]);
-        bytes.extend(crc.to_le_bytes());
-        bytes
+    /// Writes the header, whose size `into` has.
+    fn encode(&self, salted: Salted, into: &mut [u8]) {
+        let mut rest = &mut *into;
+        let mut put = |bytes: &[u8]| {
+            let (field, behind) = core::mem::take(&mut rest).split_at_mut(bytes.len());
+            field.copy_from_slice(bytes);
+            rest = behind;
+        };
+        put(&BATCH_MAGIC);
+        put(&BATCH_HEADER_SIZE.to_le_bytes());
+        put(&self.first.0.to_le_bytes());
+        put(&self.records.to_le_bytes());
+        put(&self.length.to_le_bytes());
+        put(&self.epoch.0.to_le_bytes());
+        put(&self.chain.0.to_le_bytes());
+        put(&self.boot.0.0);
+        put(&self.wall.to_le_bytes());
+        put(&self.monotonic.to_le_bytes());
+        put(&self.segment.0.to_le_bytes());
+        put(&self.offset.to_le_bytes());
+        put(&self.content.to_le_bytes());
+        put(&[0; 8]);
+        let crc = salted.crc(&[&into[..CRC_OFFSET]]);
+        into[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
     }
 
     /// Reads the head of a batch that lies at `offset` of segment `segment`.
@@ -100,6 +104,15 @@ impl BatchHeader {
         offset: u64,
         bytes: &[u8],
     ) -> Result<BatchHeader, FormatError> {
+        BatchHeader::decode_salted(Salted::new(salt), segment, offset, bytes)
+    }
+
+    pub(crate) fn decode_salted(
+        salted: Salted,
+        segment: SegmentNumber,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<BatchHeader, FormatError> {
         let Some(bytes) = bytes.get(..CRC_OFFSET + 4) else {
             return Err(FormatError::TooShort { what: WHAT });
         };
@@ -108,7 +121,7 @@ impl BatchHeader {
             return Err(FormatError::NoMagic { what: WHAT });
         }
         let crc = u32::from_le_bytes(Fields(&bytes[CRC_OFFSET..]).array());
-        if salted_crc(salt, &[&bytes[..CRC_OFFSET]]) != crc {
+        if salted.crc(&[&bytes[..CRC_OFFSET]]) != crc {
             return Err(FormatError::Checksum { what: WHAT });
         }
         let header_size = fields.u32();
@@ -148,12 +161,15 @@ impl BatchHeader {
     }
 }
 
-/// Puts a batch together.
+/// Puts a batch together, behind what a buffer already holds.
 #[derive(Debug)]
 pub struct BatchBuilder {
-    salt: Salt,
+    salted: Salted,
     header: BatchHeader,
-    content: Vec<u8>,
+    /// What was there before, room for the header, and the records.
+    bytes: Vec<u8>,
+    /// Where in `bytes` the batch begins.
+    begin: usize,
 }
 
 impl BatchBuilder {
@@ -161,16 +177,25 @@ impl BatchBuilder {
     /// [`BatchBuilder::finish`].
     #[must_use]
     pub fn new(salt: Salt, header: BatchHeader) -> BatchBuilder {
+        BatchBuilder::behind(Vec::new(), salt, header)
+    }
+
+    /// The same, put behind what `bytes` holds: who keeps the buffer allocates no other one.
+    #[must_use]
+    pub fn behind(mut bytes: Vec<u8>, salt: Salt, header: BatchHeader) -> BatchBuilder {
         let header = BatchHeader {
             records: 0,
             length: 0,
             content: 0,
             ..header
         };
+        let begin = bytes.len();
+        bytes.resize(begin + in_memory(BATCH_HEADER_SIZE), 0);
         BatchBuilder {
-            salt,
+            salted: Salted::new(&salt),
             header,
-            content: Vec::new(),
+            bytes,
+            begin,
         }
     }
 
@@ -196,35 +221,44 @@ impl BatchBuilder {
     /// [`FormatError::TooLarge`] for a record that no batch can hold; [`FormatError::BatchFull`]
     /// when it must go into the next one.
     pub fn push(&mut self, draft: &Draft, previous: Option<Lsn>) -> Result<(), FormatError> {
-        let before = self.content.len();
+        let before = self.bytes.len();
         encode_record(
-            &self.salt,
+            self.salted,
             self.next_lsn(),
             previous,
             draft,
-            &mut self.content,
+            &mut self.bytes,
         )?;
-        let size = on_disk(self.content.len()) + u64::from(BATCH_HEADER_SIZE);
+        let size = on_disk(self.bytes.len() - self.begin);
         let full = size > u64::from(BATCH_SIZE_MAX) || self.header.records >= BATCH_RECORDS_MAX;
         if full {
-            self.content.truncate(before);
+            self.bytes.truncate(before);
             return Err(FormatError::BatchFull);
         }
         self.header.records += 1;
         Ok(())
     }
 
-    /// The batch's bytes, padded with zeros to a multiple of the block size, and the chain value
-    /// after it.
+    /// The buffer with the batch at its end, padded with zeros to a multiple of the block size, and
+    /// the chain value after it.
     #[must_use]
     pub fn finish(mut self) -> (Vec<u8>, Chain) {
-        self.header.length = u32::try_from(self.content.len()).unwrap_or(u32::MAX);
-        self.header.content = salted_crc(&self.salt, &[&self.content]);
-        let mut bytes = self.header.encode(&self.salt);
-        let chain = chain_after(&bytes);
-        bytes.append(&mut self.content);
-        bytes.resize(bytes.len().next_multiple_of(in_memory(BLOCK_SIZE)), 0);
-        (bytes, chain)
+        let batch = &mut self.bytes[self.begin..];
+        let (head, content) = batch.split_at_mut(in_memory(BATCH_HEADER_SIZE));
+        self.header.length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+        self.header.content = self.salted.crc(&[content]);
+        self.header.encode(self.salted, head);
+        let chain = chain_after(head);
+        let size = batch.len().next_multiple_of(in_memory(BLOCK_SIZE));
+        self.bytes.resize(self.begin + size, 0);
+        (self.bytes, chain)
+    }
+
+    /// The buffer as it was before the batch.
+    #[must_use]
+    pub fn abandon(mut self) -> Vec<u8> {
+        self.bytes.truncate(self.begin);
+        self.bytes
     }
 }
 
@@ -256,13 +290,13 @@ pub(crate) struct Content {
 
 /// Reads every record of a batch that is readable, also around damaged ones: records lie on
 /// multiples of 8 bytes and name their LSN, so that reading finds its place again (F8).
-pub(crate) fn read_content(salt: &Salt, header: &BatchHeader, content: &[u8]) -> Content {
+pub(crate) fn read_content(salted: Salted, header: &BatchHeader, content: &[u8]) -> Content {
     let mut read = Content::default();
     let mut at = 0;
     let mut expected = header.first;
     let end = Lsn(header.last().0.saturating_add(1));
     while at < content.len() && expected < end {
-        match decode_record(salt, &content[at..]) {
+        match decode_record(salted, &content[at..]) {
             Ok((lsn, size, record)) if lsn >= expected && lsn < end => {
                 read.lost.extend((expected.0..lsn.0).map(Lsn));
                 match record {

@@ -12,14 +12,23 @@ pub(crate) fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// The checksum of bytes of one segment: CRC-32 (IEEE) over the segment's salt and the bytes (F3).
-pub(crate) fn salted_crc(salt: &Salt, parts: &[&[u8]]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&salt.0);
-    for part in parts {
-        hasher.update(part);
+/// The checksums of one segment: CRC-32 (IEEE) over the segment's salt and the bytes (F3). The salt
+/// is gone over once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Salted(u32);
+
+impl Salted {
+    pub(crate) fn new(salt: &Salt) -> Salted {
+        Salted(crc32fast::hash(&salt.0))
     }
-    masked(hasher.finalize())
+
+    pub(crate) fn crc(self, parts: &[&[u8]]) -> u32 {
+        let mut hasher = crc32fast::Hasher::new_with_initial(self.0);
+        for part in parts {
+            hasher.update(part);
+        }
+        masked(hasher.finalize())
+    }
 }
 
 /// Reads fields one after the other; past the end everything is zero, and the caller has checked

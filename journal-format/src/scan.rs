@@ -5,7 +5,7 @@
 //! Not here: what follows from damage (the journal opens, the engine holds).
 
 use crate::batch::{BATCH_HEADER_SIZE, BatchHeader, Content, Placed, chain_after, read_content};
-use crate::bytes::{in_memory, is_zero, on_disk, salted_crc};
+use crate::bytes::{Salted, in_memory, is_zero, on_disk};
 use crate::error::FormatError;
 use crate::number::{Chain, Lsn};
 use crate::segment::SegmentHeader;
@@ -84,18 +84,23 @@ struct Candidate {
     content: Content,
 }
 
-fn candidate(segment: &SegmentHeader, bytes: &[u8], at: usize) -> Result<Candidate, FormatError> {
+fn candidate(
+    segment: &SegmentHeader,
+    salted: Salted,
+    bytes: &[u8],
+    at: usize,
+) -> Result<Candidate, FormatError> {
     let rest = bytes.get(at..).unwrap_or_default();
-    let header = BatchHeader::decode(&segment.salt, segment.number, on_disk(at), rest)?;
+    let header = BatchHeader::decode_salted(salted, segment.number, on_disk(at), rest)?;
     let size = usize::try_from(header.size()).unwrap_or(usize::MAX);
     let begin = in_memory(BATCH_HEADER_SIZE);
     let end = begin + in_memory(header.length);
     let (Some(content), Some(padding)) = (rest.get(begin..end), rest.get(end..size)) else {
         return Err(FormatError::TooShort { what: "batch" });
     };
-    let crc_matches = salted_crc(&segment.salt, &[content]) == header.content;
+    let crc_matches = salted.crc(&[content]) == header.content;
     let chain = chain_after(rest);
-    let content = read_content(&segment.salt, &header, content);
+    let content = read_content(salted, &header, content);
     // A body that does not decode though all checksums are right was written so, and acknowledged:
     // the batch is whole and the record is damaged (F9).
     let whole = crc_matches && is_zero(padding);
@@ -125,6 +130,7 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
         chain: header.chain(),
         next: header.first,
     };
+    let salted = Salted::new(&header.salt);
     let block = in_memory(BLOCK_SIZE);
     let used = bytes
         .chunks(block)
@@ -134,7 +140,7 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
     // Where a bad stretch began, and what was wrong there.
     let mut bad: Option<(usize, Bad)> = None;
     while at < used {
-        match candidate(&header, bytes, at) {
+        match candidate(&header, salted, bytes, at) {
             Ok(found) if follows(&scan, &found, bad.as_ref()) && found.whole => {
                 if let Some((begun, what)) = bad.take() {
                     close(&mut scan, begun, what, at, found.header.first);

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use journal_format::record::RecordBody;
 
+use phase_journal::journal::Retention;
 use phase_journal::node::CrashSwitch;
 use phase_journal::sidecar::{Config, LogFormat, run};
 use tracing_subscriber::EnvFilter;
@@ -44,6 +45,14 @@ struct Arguments {
     #[arg(long)]
     accept_older_journal: bool,
 
+    /// Keep at most so many MiB of the journal beside what open jobs need
+    #[arg(long, value_name = "MIB", default_value_t = RETAIN_MIB_DEFAULT)]
+    retain_mib: u64,
+
+    /// Keep the journal for at most so many days; without this only its size counts
+    #[arg(long, value_name = "DAYS")]
+    retain_days: Option<u64>,
+
     /// Test switch: die (SIGKILL) after batch N about a migration is durable, before anything of it
     /// leaves the process
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -63,6 +72,10 @@ struct Arguments {
     crash_before_record: Option<String>,
 }
 
+const MIB: u64 = 1024 * 1024;
+const RETAIN_MIB_DEFAULT: u64 = Retention::DEFAULT.bytes_max / MIB;
+const DAY_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     Text,
@@ -75,7 +88,14 @@ impl Arguments {
             Format::Text => LogFormat::Text,
             Format::Json => LogFormat::Json,
         };
+        let bytes_max = self.retain_mib.saturating_mul(MIB);
+        let retention = Retention {
+            bytes_max,
+            age_max: self.retain_days.map(|days| days.saturating_mul(DAY_NS)),
+            needed_bytes_max: Retention::DEFAULT.needed_bytes_max.max(bytes_max),
+        };
         let config = Config {
+            retention,
             journal: self.journal,
             run: self.run,
             accept_older_journal: self.accept_older_journal,

@@ -151,6 +151,13 @@ impl Turn<'_> {
         }
     }
 
+    pub(crate) fn need_room(&self) -> Result<(), Refusal> {
+        match &self.engine.no_room {
+            None => Ok(()),
+            Some(why) => Err(Refusal::NoRoom { why: why.clone() }),
+        }
+    }
+
     fn wrong_state(&self, id: DomainId, wish: &'static str) -> Refusal {
         let name = self
             .domain(id)
@@ -180,6 +187,7 @@ impl Turn<'_> {
         check_text("name", name)?;
         check_text("qmp", qmp)?;
         check_definition(definition)?;
+        self.need_room()?;
         self.may_add(name, id, instance, &observed)?;
         if let Some(old) = self.domain_named(name)
             && old != id
@@ -354,6 +362,7 @@ impl Turn<'_> {
             check_text("destination-name", peer_domain)?;
             check_uri(uri)?;
             self.need_free(id)?;
+            self.need_room()?;
             if *peer == self.engine.config.peer {
                 return Err(Refusal::MigrationToItself(name.clone()));
             }

@@ -617,6 +617,11 @@ pub enum Refusal {
         /// The limit.
         count_max: usize,
     },
+    /// The journal has no room for what would follow.
+    NoRoom {
+        /// What it lacks.
+        why: String,
+    },
     /// QEMU refused an effect or it could not be sent.
     Effect {
         /// The domain.
@@ -699,6 +704,7 @@ impl fmt::Display for Refusal {
                     "there are already {count_max} {what}, the most this sidecar keeps"
                 )
             }
+            Refusal::NoRoom { why } => write!(f, "the journal takes nothing new: {why}"),
             Refusal::Effect { name, result } => write!(f, "domain '{name}': {result}"),
         }
     }

@@ -49,6 +49,8 @@ pub struct Engine {
     pending: BTreeMap<DomainId, Pending>,
     owners: BTreeMap<Lsn, Token>,
     ready: bool,
+    /// Why no job may begin: the journal has no room for what would follow.
+    no_room: Option<String>,
 }
 
 impl Engine {
@@ -69,7 +71,25 @@ impl Engine {
             pending: BTreeMap::new(),
             owners: BTreeMap::new(),
             ready: false,
+            no_room: None,
         }
+    }
+
+    /// Whether the journal has room in reserve for all that a job may have to write; if not, why.
+    /// Without it no domain is added and no job begins; those that are open go on.
+    pub fn set_no_room(&mut self, why: Option<String>) {
+        self.no_room = why;
+    }
+
+    /// The record that says that all before it was acknowledged (F21), to be appended as the very
+    /// next one.
+    pub fn seal(&mut self) -> Draft {
+        let draft = Draft {
+            domain: None,
+            body: RecordBody::Sealed,
+        };
+        self.apply(draft.clone());
+        draft
     }
 
     /// The whole state as records, to be appended as the very next ones.

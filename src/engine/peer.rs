@@ -445,6 +445,9 @@ impl Turn<'_> {
         if self.migration(*migration).is_some() {
             return self.refuse(token, envelope, "this migration was prepared here before");
         }
+        if let Err(refusal) = self.need_room() {
+            return self.refuse(token, envelope, &refusal.to_string());
+        }
         use journal_format::record::{Authority, Protocol};
         if (*protocol, *authority) != (Protocol::V3, Authority::Destination) {
             let why = format!("protocol {protocol} with authority {authority} is not offered here");

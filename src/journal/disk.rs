@@ -161,6 +161,14 @@ impl OsDisk {
             .open(self.at(name))
     }
 
+    fn with_direct(&self, name: &str, buffered: File) -> io::Result<OsFile> {
+        let direct = match self.mode {
+            IoMode::Direct => Some((self.open_direct(name)?, RefCell::default())),
+            IoMode::Dsync | IoMode::Fdatasync => None,
+        };
+        Ok(OsFile { buffered, direct })
+    }
+
     /// The best mode in which a block can really be written to this file system.
     fn probe_with(&self, file: &File) -> io::Result<IoMode> {
         let zeros = [0; BLOCK_SIZE as usize];
@@ -178,6 +186,12 @@ impl OsDisk {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The disk, or this user's share of it, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull, WriteZero};
+    matches!(error.kind(), StorageFull | QuotaExceeded | WriteZero)
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
@@ -221,7 +235,11 @@ impl Disk for OsDisk {
             .open(&path)?;
         let mode = self.probe_with(&file);
         fs::remove_file(&path)?;
-        self.mode = mode?;
+        self.mode = match mode {
+            // What is there can still be written to; the slowest way works everywhere.
+            Err(error) if is_full(&error) => IoMode::Fdatasync,
+            mode => mode?,
+        };
         Ok(())
     }
 
@@ -238,11 +256,7 @@ impl Disk for OsDisk {
             .create_new(true)
             .mode(0o600)
             .open(self.at(name))?;
-        let direct = match self.mode {
-            IoMode::Direct => Some((self.open_direct(name)?, RefCell::default())),
-            IoMode::Dsync | IoMode::Fdatasync => None,
-        };
-        Ok(OsFile { buffered, direct })
+        self.with_direct(name, buffered)
     }
 
     fn open(&self, name: &str) -> io::Result<OsFile> {
@@ -269,10 +283,7 @@ impl Disk for OsDisk {
             .truncate(false)
             .mode(0o600)
             .open(self.at(name))?;
-        Ok(OsFile {
-            buffered,
-            direct: None,
-        })
+        self.with_direct(name, buffered)
     }
 
     fn length(&self, file: &OsFile) -> io::Result<u64> {
@@ -299,6 +310,7 @@ impl Disk for OsDisk {
 
     fn write_through(&self, file: &OsFile, at: u64, bytes: &[u8]) -> io::Result<usize> {
         match (&file.direct, self.mode) {
+            (Some((direct, _)), _) if is_aligned(bytes) => write_dsync(direct, bytes, at),
             (Some((direct, buffer)), _) => {
                 let mut buffer = buffer.borrow_mut();
                 write_dsync(direct, buffer.fill(bytes), at)
@@ -357,6 +369,11 @@ fn make_directory(directory: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     File::open(parent)?.sync_all()
+}
+
+/// Does it begin on a block boundary of memory?
+fn is_aligned(bytes: &[u8]) -> bool {
+    bytes.as_ptr().align_offset(BLOCK_SIZE as usize) == 0
 }
 
 /// Memory that begins on a block boundary, as `O_DIRECT` asks: a block more than is needed is

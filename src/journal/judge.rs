@@ -5,6 +5,7 @@
 
 use std::io;
 
+use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader};
 use journal_format::number::{JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RECORD_HEADER_SIZE, RecordBody};
 use journal_format::scan::{Batch, Damage, Scan, Tail, scan};
@@ -26,6 +27,8 @@ pub struct SegmentFile {
     pub length: u64,
     /// Its head, or why nothing in it can be told.
     pub header: Result<SegmentHeader, Cause>,
+    /// When its first batch was written, in nanoseconds since 1970, if that can be read.
+    pub begun: Option<u64>,
 }
 
 impl SegmentFile {
@@ -70,20 +73,27 @@ fn read_head<D: Disk>(disk: &D, number: SegmentNumber) -> Result<Option<SegmentF
     let Some(file) = open(disk, &name)? else {
         return Ok(None);
     };
-    let mut block = [0; BLOCK_SIZE as usize];
+    let mut block = [0; (BLOCK_SIZE + BATCH_HEADER_SIZE) as usize];
     let count = read_full(disk, &file, 0, &mut block).map_err(ReadError::io(&path, "read"))?;
+    let (block, batch) = block[..count].split_at(count.min(BLOCK_SIZE as usize));
     let length = disk
         .length(&file)
         .map_err(ReadError::io(&path, "get the length of"))?;
-    let header = match SegmentHeader::decode(&block[..count]) {
+    let header = match SegmentHeader::decode(block) {
         Ok(header) if header.number != number => Err(Cause::OtherNumber(header.number)),
         Ok(header) => Ok(header),
         Err(error) => Err(Cause::Damaged(error)),
     };
+    let begun = header.as_ref().ok().and_then(|head| {
+        let begin = SegmentHeader::batches_begin();
+        let first = BatchHeader::decode(&head.salt, number, begin, batch).ok()?;
+        Some(first.wall)
+    });
     Ok(Some(SegmentFile {
         number,
         length,
         header,
+        begun,
     }))
 }
 

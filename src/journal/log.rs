@@ -14,8 +14,10 @@ use journal_format::segment::{SegmentEnd, SegmentHeader};
 use super::Durable;
 use super::disk::{Disk, IoMode};
 use super::error::{AppendError, Poison};
-use super::layout::{At, Encoded, Identity, Timestamps, encode, size_for};
-use super::segments::{self, CreateError, Kept, short_write};
+use super::layout::{At, Batches, Identity, Timestamps, size_for};
+use super::segments::{self, CreateError, Kept, Retention, Wanted, short_write};
+use super::spares::{SPARES, SpareMaker, Spares};
+use super::survey;
 use super::witness::{Testimony, Witness, WitnessError};
 
 /// The whole state, restated, and what of the past must stay beside it.
@@ -50,11 +52,23 @@ pub struct Status {
     pub segment_size: u64,
     /// How many segments there are.
     pub segments: u64,
+    /// How many spare segments are ready.
+    pub spares: u64,
     /// How bytes become durable.
     pub io: IoMode,
     /// Why it takes nothing any more.
     pub poisoned: Option<Arc<Poison>>,
 }
+
+/// Spares that only recovery may enter.
+const LEFT_TO_RECOVERY: usize = 1;
+
+/// A segment with less room than this, in bytes, is left in a quiet moment: enough for the records of
+/// a switchover.
+const ROOM_TO_ROLL_MAX: u64 = 2 * 1024 * 1024;
+
+/// A segment with less room than this is left even if no spare is ready.
+const ROOM_TO_ROLL_MIN: u64 = 1024 * 1024;
 
 /// The segment that is written.
 #[derive(Debug)]
@@ -75,6 +89,10 @@ pub(super) struct Start {
     pub(super) kept: Vec<Kept>,
     /// The last record of each domain.
     pub(super) previous: BTreeMap<DomainId, Lsn>,
+    /// Files that were to become segments.
+    pub(super) spares: Vec<String>,
+    /// The size of the opening's first segment in bytes.
+    pub(super) first_size: u64,
 }
 
 /// A journal that is open for writing. One owner; whoever holds it is the only writer.
@@ -89,6 +107,8 @@ pub struct Log<D: Disk> {
     /// The last record of each domain.
     previous: BTreeMap<DomainId, Lsn>,
     kept: Vec<Kept>,
+    spares: Spares<D::File>,
+    batches: Batches,
     poison: Option<Arc<Poison>>,
 }
 
@@ -104,37 +124,40 @@ impl<D: Disk> Log<D> {
         now: Timestamps,
     ) -> Result<Log<D>, AppendError> {
         check_checkpoint(checkpoint, &identity.opening)?;
-        // A sidecar that dies before it comes to do so afterwards must not fill the disk.
-        let mut kept = start.kept;
-        let bytes_max = identity.retained_bytes_max;
-        segments::retire(&disk, &mut kept, checkpoint.needed_from, bytes_max);
-        let first = identity.opening.first;
-        let size = identity.first_segment_size;
-        let header = identity.header(start.number, first, start.before, size);
-        let (segment, encoded) = begin_segment(
-            &disk,
-            &identity,
-            header,
-            &start.previous,
-            &checkpoint.drafts,
+        let spares = Spares::new(identity.segment_size, start.spares.clone());
+        let mut beginning = Beginning {
+            disk: &disk,
+            identity: &identity,
+            previous: start.previous.clone(),
+            batches: Batches::default(),
+            drafts: &checkpoint.drafts,
             now,
-        )
-        .map_err(|refused| match refused {
-            Refused::Drafts(error) => error,
-            Refused::Segment(error) => no_segment(&disk, start.number, error),
-        })?;
+        };
+        let mut kept = start.kept.clone();
+        let wanted = wanted(&identity, checkpoint, now);
+        // A sidecar that dies before it comes to do so afterwards must not fill the disk.
+        if segments::is_over(&kept, &wanted) {
+            survey::mark_older_checkpoint(&disk, &mut kept);
+            segments::retire(&disk, &mut kept, &wanted, &spares);
+        }
+        let segment = beginning.first_segment(&start, &mut kept, &spares)?;
+        let Beginning {
+            previous, batches, ..
+        } = beginning;
         let mut log = Log {
             disk,
             _lock: lock,
             witness,
             identity,
             segment,
-            previous: start.previous,
+            previous,
             kept,
+            spares,
+            batches,
             poison: None,
         };
-        log.keep_current(true);
-        log.write(encoded)?;
+        log.keep_current(true, now);
+        log.write()?;
         let testimony = log.testimony();
         if let Some(Err(error)) = log
             .witness
@@ -143,7 +166,7 @@ impl<D: Disk> Log<D> {
         {
             return Err(log.poison_by_witness(&error));
         }
-        log.retire(checkpoint);
+        log.retire(checkpoint, now);
         Ok(log)
     }
 
@@ -166,10 +189,14 @@ impl<D: Disk> Log<D> {
         if drafts.is_empty() {
             return Ok(Durable::new(value));
         }
-        let encoded = self.encode_here(drafts, now)?;
-        if encoded.length() <= self.room() {
-            self.write(encoded)?;
+        let Segment { header, at, .. } = &self.segment;
+        let (identity, previous) = (&self.identity, &mut self.previous);
+        self.batches
+            .lay_out(identity, header, *at, previous, drafts, now)?;
+        if self.batches.length() <= self.room() {
+            self.write()?;
         } else {
+            self.batches.take_back(&mut self.previous);
             self.append_to_new_segment(drafts, now)?;
         }
         self.bear_witness()?;
@@ -183,17 +210,45 @@ impl<D: Disk> Log<D> {
     pub fn roll(&mut self, checkpoint: &Checkpoint, now: Timestamps) -> Result<(), AppendError> {
         self.check_poison()?;
         check_checkpoint(checkpoint, &self.identity.opening)?;
-        self.enter_segment(&checkpoint.drafts, now)?;
-        self.keep_current(true);
+        self.enter_segment(&checkpoint.drafts, now, LEFT_TO_RECOVERY)?;
+        self.keep_current(true, now);
         self.forget_removed_domains(&checkpoint.drafts);
         self.bear_witness()?;
-        self.retire(checkpoint);
+        self.retire(checkpoint, now);
         Ok(())
     }
 
-    /// Whether the segment is so full that the next quiet moment should be used to roll.
+    /// Whether the segment is so full that the next quiet moment should be used to roll: what is left
+    /// must last for a switchover, during which nobody rolls.
     pub fn must_roll(&self) -> bool {
-        self.segment.at.end > self.segment.header.size / 2
+        let size = self.segment.header.size;
+        let (soon, now) = (
+            (size / 2).min(ROOM_TO_ROLL_MAX),
+            (size / 4).min(ROOM_TO_ROLL_MIN),
+        );
+        match self.spares.is_any(LEFT_TO_RECOVERY) {
+            true => self.room() < soon,
+            // One may be ready in a moment.
+            false => self.room() < now,
+        }
+    }
+
+    /// Makes spare segments, for a thread of its own. Until it runs they are made when needed.
+    pub fn spare_maker(&self) -> SpareMaker<D>
+    where
+        D: Clone,
+    {
+        self.spares.maker(self.disk.clone())
+    }
+
+    /// Sees to it that a spare segment is ready, so that what a job asks for later can be written
+    /// whatever happens to the disk's free space. Waits a moment for one that is being made.
+    ///
+    /// # Errors
+    /// [`AppendError::NoSegment`]: there is no room. The log goes on in the segment it has.
+    pub fn reserve(&mut self) -> Result<(), AppendError> {
+        self.check_poison()?;
+        self.spares.ensure_one(&self.disk)
     }
 
     /// The LSN that the next record gets.
@@ -235,6 +290,7 @@ impl<D: Disk> Log<D> {
             segment_end: self.segment.at.end,
             segment_size: self.segment.header.size,
             segments: self.kept.len() as u64,
+            spares: self.spares.count(),
             io: self.disk.io_mode(),
             poisoned: self.poison.clone(),
         }
@@ -253,49 +309,40 @@ impl<D: Disk> Log<D> {
         AppendError::Poisoned(Arc::clone(poison))
     }
 
-    fn encode_here(&self, drafts: &[Draft], now: Timestamps) -> Result<Encoded, AppendError> {
-        let Segment {
-            header,
-            at,
-            file: _,
-        } = &self.segment;
-        encode(&self.identity, header, *at, &self.previous, drafts, now)
-    }
-
     /// Bytes left in the segment.
     fn room(&self) -> u64 {
         self.segment.header.size - self.segment.at.end
     }
 
-    /// Writes batches that fit into the segment, one write and one sync each.
-    fn write(&mut self, encoded: Encoded) -> Result<(), AppendError> {
+    /// Writes the batches that were laid out for this segment, one write and one sync each.
+    fn write(&mut self) -> Result<(), AppendError> {
         assert!(self.poison.is_none(), "a poisoned journal is never written");
-        assert!(encoded.length() <= self.room(), "the batches fit");
-        for (bytes, chain) in &encoded.batches {
-            let at = self.segment.at.end;
-            let written = match self.disk.write_through(&self.segment.file, at, bytes) {
+        assert!(self.batches.length() <= self.room(), "the batches fit");
+        let Segment { file, at, header } = &mut self.segment;
+        let mut failed = None;
+        for (bytes, chain) in self.batches.each() {
+            let written = match self.disk.write_through(file, at.end, bytes) {
                 Ok(count) if count == bytes.len() => Ok(()),
                 Ok(count) => Err(short_write(count, bytes.len())),
                 Err(error) => Err(error),
             };
             if let Err(error) = written {
-                let file = self
-                    .disk
-                    .path()
-                    .join(self.segment.header.number.file_name());
-                let cause = error.to_string();
-                return Err(self.poison(Poison {
-                    file,
-                    at,
-                    doing: "write a batch to",
-                    cause,
-                }));
+                failed = Some(error);
+                break;
             }
-            self.segment.at.end += bytes.len() as u64;
-            self.segment.at.chain = *chain;
+            at.end += bytes.len() as u64;
+            at.chain = chain;
         }
-        self.segment.at.next = encoded.next;
-        self.previous.extend(encoded.previous);
+        if let Some(error) = failed {
+            let (file, at) = (header.number.file_name(), at.end);
+            return Err(self.poison(Poison {
+                file: self.disk.path().join(file),
+                at,
+                doing: "write a batch to",
+                cause: error.to_string(),
+            }));
+        }
+        at.next = self.batches.next();
         Ok(())
     }
 
@@ -343,7 +390,7 @@ impl<D: Disk> Log<D> {
         drafts: &[Draft],
         now: Timestamps,
     ) -> Result<(), AppendError> {
-        match self.enter_segment(drafts, now) {
+        match self.enter_segment(drafts, now, 0) {
             Err(AppendError::NoSegment { file, doing, cause }) => {
                 let cause = cause.to_string();
                 Err(self.poison(Poison {
@@ -355,14 +402,20 @@ impl<D: Disk> Log<D> {
             }
             Err(error) => Err(error),
             Ok(()) => {
-                self.keep_current(false);
+                self.keep_current(false, now);
                 Ok(())
             }
         }
     }
 
-    /// Makes the next segment, enters it, and writes these drafts at its head.
-    fn enter_segment(&mut self, drafts: &[Draft], now: Timestamps) -> Result<(), AppendError> {
+    /// Makes the next segment, enters it, and writes these drafts at its head. `leaving` spares are
+    /// not touched.
+    fn enter_segment(
+        &mut self,
+        drafts: &[Draft],
+        now: Timestamps,
+        leaving: usize,
+    ) -> Result<(), AppendError> {
         let Segment {
             header: current,
             at,
@@ -377,11 +430,21 @@ impl<D: Disk> Log<D> {
         };
         let size = self.identity.segment_size;
         let header = self.identity.header(number, at.next, Some(before), size);
-        let (identity, previous) = (&self.identity, &self.previous);
-        match begin_segment(&self.disk, identity, header, previous, drafts, now) {
-            Ok((segment, encoded)) => {
+        let mut beginning = Beginning {
+            disk: &self.disk,
+            identity: &self.identity,
+            previous: core::mem::take(&mut self.previous),
+            batches: core::mem::take(&mut self.batches),
+            drafts,
+            now,
+        };
+        let segment = beginning.segment(header, &self.spares, leaving);
+        self.previous = beginning.previous;
+        self.batches = beginning.batches;
+        match segment {
+            Ok(segment) => {
                 self.segment = segment;
-                self.write(encoded)
+                self.write()
             }
             Err(Refused::Drafts(error)) => Err(error),
             Err(Refused::Segment(CreateError {
@@ -402,7 +465,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    fn keep_current(&mut self, checkpoint: bool) {
+    fn keep_current(&mut self, checkpoint: bool, now: Timestamps) {
         let SegmentHeader {
             number,
             size,
@@ -412,6 +475,7 @@ impl<D: Disk> Log<D> {
         self.kept.push(Kept {
             number,
             first: Some(first),
+            begun: Some(now.wall),
             size,
             checkpoint,
         });
@@ -425,14 +489,17 @@ impl<D: Disk> Log<D> {
     }
 
     /// Lets old segments go.
-    fn retire(&mut self, checkpoint: &Checkpoint) {
-        let bytes_max = self.identity.retained_bytes_max;
-        segments::retire(
-            &self.disk,
-            &mut self.kept,
-            checkpoint.needed_from,
-            bytes_max,
-        );
+    fn retire(&mut self, checkpoint: &Checkpoint, now: Timestamps) {
+        let wanted = wanted(&self.identity, checkpoint, now);
+        segments::retire(&self.disk, &mut self.kept, &wanted, &self.spares);
+    }
+}
+
+fn wanted(identity: &Identity, checkpoint: &Checkpoint, now: Timestamps) -> Wanted {
+    Wanted {
+        retention: identity.retention,
+        needed_from: checkpoint.needed_from,
+        now: now.wall,
     }
 }
 
@@ -442,43 +509,115 @@ enum Refused {
     Segment(CreateError),
 }
 
-/// Makes the segment of `header`, enlarged if these drafts ask for it, and says what they are as
-/// the first batches in it.
-fn begin_segment<D: Disk>(
-    disk: &D,
-    identity: &Identity,
-    header: SegmentHeader,
-    previous: &BTreeMap<DomainId, Lsn>,
-    drafts: &[Draft],
+/// A segment that is to be begun with these drafts.
+struct Beginning<'a, D: Disk> {
+    disk: &'a D,
+    identity: &'a Identity,
+    previous: BTreeMap<DomainId, Lsn>,
+    batches: Batches,
+    drafts: &'a [Draft],
     now: Timestamps,
-) -> Result<(Segment<D::File>, Encoded), Refused> {
-    // The chain begins with the checksum of the header, which holds the size: known only when the
-    // batches' length is, which does not depend on the chain.
-    let at = |header: &SegmentHeader| At {
+}
+
+impl<D: Disk> Beginning<'_, D> {
+    /// The first segment of an opening. On a full disk it is made of what is there: of a spare, or, if
+    /// there is none, of the oldest segments, since recovery goes before history.
+    fn first_segment(
+        &mut self,
+        start: &Start,
+        kept: &mut Vec<Kept>,
+        spares: &Spares<D::File>,
+    ) -> Result<Segment<D::File>, AppendError> {
+        let header = |size| {
+            let (first, before) = (self.identity.opening.first, start.before);
+            self.identity.header(start.number, first, before, size)
+        };
+        let (small, usual) = (
+            header(start.first_size),
+            header(self.identity.segment_size),
+        );
+        let refused = |refused| match refused {
+            Refused::Drafts(error) => error,
+            Refused::Segment(error) => no_segment(self.disk, start.number, error),
+        };
+        let error = match self.segment(small, spares, SPARES) {
+            Err(Refused::Segment(error)) if error.is_full() && !error.named => error,
+            result => return result.map_err(refused),
+        };
+        tracing::warn!(error = %error.source, "the disk is full: a spare segment is used");
+        if spares.reclaim(self.disk) {
+            return self.segment(usual, spares, 0).map_err(refused);
+        }
+        let everything = Wanted {
+            retention: Retention::NOTHING,
+            needed_from: None,
+            now: self.now.wall,
+        };
+        survey::mark_older_checkpoint(self.disk, kept);
+        segments::retire(self.disk, kept, &everything, spares);
+        let header = if spares.reclaim(self.disk) { usual } else { small };
+        self.segment(header, spares, 0).map_err(refused)
+    }
+
+    /// A segment of a spare, if more than `leaving` are there and it has the right size, or else of a
+    /// new file; and these drafts laid out for it.
+    fn segment(
+        &mut self,
+        header: SegmentHeader,
+        spares: &Spares<D::File>,
+        leaving: usize,
+    ) -> Result<Segment<D::File>, Refused> {
+        let header = self.lay_out(header).map_err(Refused::Drafts)?;
+        let file = match spares.take(header.size, leaving) {
+            Some(spare) => segments::enter(self.disk, spare, &header),
+            None => segments::create(self.disk, &header),
+        };
+        match file {
+            Ok(file) => Ok(Segment {
+                file,
+                at: begin_of(&header),
+                header,
+            }),
+            Err(error) => {
+                self.batches.take_back(&mut self.previous);
+                Err(Refused::Segment(error))
+            }
+        }
+    }
+
+    /// Lays the drafts out, in a larger segment if they ask for it: so large that it is not soon full
+    /// again.
+    fn lay_out(&mut self, header: SegmentHeader) -> Result<SegmentHeader, AppendError> {
+        let Beginning {
+            identity,
+            previous,
+            batches,
+            drafts,
+            now,
+            ..
+        } = self;
+        batches.lay_out(identity, &header, begin_of(&header), previous, drafts, *now)?;
+        let size = size_for(header.size, batches.length());
+        if size.as_ref().is_ok_and(|size| *size == header.size) {
+            return Ok(header);
+        }
+        // The chain begins with the checksum of the header, which holds the size.
+        batches.take_back(previous);
+        let header = SegmentHeader {
+            size: size?,
+            ..header
+        };
+        batches.lay_out(identity, &header, begin_of(&header), previous, drafts, *now)?;
+        Ok(header)
+    }
+}
+
+fn begin_of(header: &SegmentHeader) -> At {
+    At {
         end: SegmentHeader::batches_begin(),
         chain: header.chain(),
         next: header.first,
-    };
-    let draft = encode(identity, &header, at(&header), previous, drafts, now);
-    let length = draft.map_err(Refused::Drafts)?.length();
-    let size = size_for(header.size, length).map_err(Refused::Drafts)?;
-    let header = SegmentHeader { size, ..header };
-    let encoded = encode(identity, &header, at(&header), previous, drafts, now);
-    let encoded = encoded.map_err(Refused::Drafts)?;
-    assert_eq!(
-        encoded.length(),
-        length,
-        "the size of batches does not depend on their chain"
-    );
-    let file = segments::create(disk, &header).map_err(Refused::Segment)?;
-    Ok((
-        Segment {
-            file,
-            at: at(&header),
-            header,
-        },
-        encoded,
-    ))
+    }
 }
 
 fn no_segment<D: Disk>(disk: &D, number: SegmentNumber, error: CreateError) -> AppendError {

@@ -17,6 +17,7 @@ mod log;
 mod open;
 pub mod read;
 mod segments;
+mod spares;
 mod survey;
 pub mod testing;
 pub mod verify;
@@ -27,9 +28,10 @@ pub use durable::Durable;
 pub use error::{AppendError, OlderJournal, OpenError, Poison};
 pub use layout::Timestamps;
 pub use log::{Checkpoint, Log, Status};
+pub use segments::Retention;
+pub use spares::SpareMaker;
 pub use open::{
     FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OpenOptions, Opened, Past,
-    RETAINED_BYTES_DEFAULT,
 };
 
 /// A value that was never written down, for tests of what takes one.

@@ -16,7 +16,8 @@ use super::error::{AppendError, OlderJournal, OpenError};
 use super::layout::{Identity, Timestamps};
 use super::log::{Checkpoint, Log, Start};
 use super::read::{Ending, Gap};
-use super::segments::{is_unfinished, remove_unfinished};
+use super::segments::{Retention, is_unfinished, remove_unfinished};
+use super::spares::is_spare;
 use super::survey::{Survey, survey};
 use super::witness::{Testimony, Witness, WitnessError};
 
@@ -25,11 +26,13 @@ pub const LOCK_NAME: &str = "lock";
 /// The index's name in the journal's directory.
 pub const INDEX_NAME: &str = "index";
 
-/// The usual size of an opening's first segment, in bytes: small, so that a sidecar that crashes
-/// over and over does not fill the disk.
+/// The usual size of an opening's first segment, in bytes: small, since it is made while everybody
+/// waits.
 pub const FIRST_SEGMENT_SIZE_DEFAULT: u64 = 1024 * 1024;
-/// Segments beyond so many bytes go when nothing needs them, unless told otherwise.
-pub const RETAINED_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+
+/// After so many openings in a row that left their first segment as their last, the next ones get the
+/// smallest: a sidecar that crashes over and over does not fill the disk.
+const SHORT_OPENINGS_MAX: usize = 3;
 
 /// Most bytes of the lock file that are believed.
 const HOLDER_SIZE_MAX: usize = 20;
@@ -47,8 +50,8 @@ pub struct OpenOptions {
     pub first_segment_size: u64,
     /// Size of the other segments in bytes.
     pub segment_size: u64,
-    /// Old segments that nothing needs go when there are more bytes than this.
-    pub retained_bytes_max: u64,
+    /// How much of the past is kept.
+    pub retention: Retention,
 }
 
 impl OpenOptions {
@@ -61,7 +64,7 @@ impl OpenOptions {
             accept_older: false,
             first_segment_size: FIRST_SEGMENT_SIZE_DEFAULT,
             segment_size: SEGMENT_SIZE_DEFAULT,
-            retained_bytes_max: RETAINED_BYTES_DEFAULT,
+            retention: Retention::DEFAULT,
         }
     }
 }
@@ -115,7 +118,12 @@ impl<D: Disk> Log<D> {
             "remove unfinished segments from",
         ))?;
 
-        let survey = survey(&disk, options)?;
+        let mut survey = survey(&disk, options)?;
+        survey.start.spares = names.into_iter().filter(|name| is_spare(name)).collect();
+        survey.start.first_size = usable_size(match survey.short_openings {
+            0..SHORT_OPENINGS_MAX => options.first_segment_size,
+            SHORT_OPENINGS_MAX.. => SEGMENT_SIZE_MIN,
+        });
         let mut witness = run.map(Witness::new);
         let witnessed = match &mut witness {
             Some(witness) => ask_witness(&disk, witness, &survey, options)?,
@@ -134,9 +142,8 @@ impl<D: Disk> Log<D> {
             host: options.host,
             boot: options.boot,
             opening,
-            first_segment_size: usable_size(options.first_segment_size),
             segment_size: usable_size(options.segment_size),
-            retained_bytes_max: options.retained_bytes_max,
+            retention: options.retention,
         };
         Ok(Opened {
             disk,
@@ -232,7 +239,9 @@ fn refuse_other_contents<D: Disk>(disk: &D) -> Result<(), OpenError> {
         return Ok(());
     }
     let ours = |name: &String| {
-        [LOCK_NAME, INDEX_NAME, PROBE_NAME].contains(&name.as_str()) || is_unfinished(name)
+        [LOCK_NAME, INDEX_NAME, PROBE_NAME].contains(&name.as_str())
+            || is_unfinished(name)
+            || is_spare(name)
     };
     match names.into_iter().find(|name| !ours(name)) {
         Some(found) => Err(OpenError::NotAJournal {

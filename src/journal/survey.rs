@@ -28,6 +28,8 @@ pub(super) struct Survey {
     pub(super) openings: Vec<Opening>,
     pub(super) history: Vec<Past>,
     pub(super) ending: Ending,
+    /// The last openings, one after the other, that have a single segment.
+    pub(super) short_openings: usize,
     pub(super) start: Start,
 }
 
@@ -91,17 +93,14 @@ pub(super) fn survey<D: Disk>(disk: &D, options: &OpenOptions) -> Result<Survey,
         (None, Some(file)) => file.number.next().ok_or(OpenError::NumbersUsedUp)?,
     };
     let before = stillborn.map_or(walk.end, |head| head.before);
-    let kept = kept(
-        disk,
-        &files,
-        checkpoint.map(|(segment, _)| segment),
-        options,
-    )?;
+    let kept = kept(&files, checkpoint.map(|(segment, _)| segment));
     let start = Start {
         number,
         before,
         kept,
         previous,
+        spares: Vec::new(),
+        first_size: options.first_segment_size,
     };
     Ok(Survey {
         journal,
@@ -110,6 +109,7 @@ pub(super) fn survey<D: Disk>(disk: &D, options: &OpenOptions) -> Result<Survey,
         openings,
         history,
         ending: walk.ending,
+        short_openings: short_openings(&files),
         start,
     })
 }
@@ -356,31 +356,45 @@ fn openings(history: &[Past], files: &[SegmentFile]) -> Vec<Opening> {
     openings
 }
 
-/// What is known of the segments that are there. The last checkpoint but one is looked for only when
-/// segments are to go: an opening that crashed again and again may have let none go.
-fn kept<D: Disk>(
-    disk: &D,
-    files: &[SegmentFile],
-    checkpoint: Option<SegmentNumber>,
-    options: &OpenOptions,
-) -> Result<Vec<Kept>, OpenError> {
-    let total: u64 = files.iter().map(|file| file.length).sum();
-    let older = files
-        .iter()
-        .take_while(|file| Some(file.number) != checkpoint)
-        .count();
-    let following = files.get(older).and_then(|file| file.header.as_ref().ok());
-    let second = if total > options.retained_bytes_max {
-        find_checkpoint(disk, &files[..older], following, &mut BTreeMap::new())?
-            .map(|(segment, _)| segment)
-    } else {
-        None
-    };
+/// How many of the last segments are each the only one of their opening.
+fn short_openings(files: &[SegmentFile]) -> usize {
+    let opening = |file: &SegmentFile| file.header.as_ref().ok().map(|head| head.opening);
+    let pairs = files.iter().zip(files.iter().skip(1)).rev();
+    pairs
+        .take_while(|(before, file)| opening(before) != opening(file))
+        .count()
+}
+
+/// What is known of the segments that are there.
+fn kept(files: &[SegmentFile], checkpoint: Option<SegmentNumber>) -> Vec<Kept> {
     let kept = |file: &SegmentFile| Kept {
         number: file.number,
         first: file.header.as_ref().ok().map(|head| head.first),
+        begun: file.begun,
         size: file.length,
-        checkpoint: [checkpoint, second].contains(&Some(file.number)),
+        checkpoint: checkpoint == Some(file.number),
     };
-    Ok(files.iter().map(kept).collect())
+    files.iter().map(kept).collect()
+}
+
+/// Looks for the last whole checkpoint but one, and marks it in `kept`: an opening reads one segment
+/// only, so that this is done when segments are to go.
+pub(super) fn mark_older_checkpoint<D: Disk>(disk: &D, kept: &mut [Kept]) {
+    let Some(newest) = kept.iter().position(|kept| kept.checkpoint) else {
+        return;
+    };
+    let number = kept[newest].number;
+    let found = list_segments(disk).map_err(OpenError::from).and_then(|files| {
+        let older = files.partition_point(|file| file.number < number);
+        let following = files.get(older).and_then(|file| file.header.as_ref().ok());
+        find_checkpoint(disk, &files[..older], following, &mut BTreeMap::new())
+    });
+    match found {
+        Ok(Some((segment, _))) => {
+            let older = kept.iter_mut().find(|kept| kept.number == segment);
+            older.into_iter().for_each(|kept| kept.checkpoint = true);
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "old segments stay"),
+    }
 }

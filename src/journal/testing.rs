@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, IoMode};
 
+/// The errno for a full disk.
+const ENOSPC: i32 = 28;
+
 /// What a disk writes whole or not at all, in bytes.
 pub const SECTOR_SIZE: usize = 512;
 
@@ -103,6 +106,8 @@ struct State {
     handles: u64,
     /// Counts restarts: a file of an earlier life cannot be used any more.
     life: u64,
+    /// Bytes that fit, if that is limited.
+    capacity: Option<usize>,
 }
 
 impl TestDisk {
@@ -129,6 +134,7 @@ impl TestDisk {
             live: state.live.clone(),
             durable: state.durable.clone(),
             changes: state.changes.clone(),
+            capacity: state.capacity,
             ..State::default()
         };
         TestDisk {
@@ -140,6 +146,18 @@ impl TestDisk {
     /// Plans a fault for the operation of that number; [`TestDisk::operations`] is the next one's.
     pub fn plan(&self, operation: u64, fault: Fault) {
         self.state().faults.insert(operation, fault);
+    }
+
+    /// Limits the bytes that all files together may have, from now on also after a restart: a write
+    /// that would make a file longer fails as on a full disk.
+    pub fn limit(&self, capacity: Option<usize>) {
+        self.state().capacity = capacity;
+    }
+
+    /// The bytes of all files.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.state().used()
     }
 
     /// How many operations that change the disk there were: creations, writes, syncs, renames,
@@ -290,6 +308,20 @@ impl State {
         }
     }
 
+    fn used(&self) -> usize {
+        let linked = self.live.values().filter_map(|inode| self.inodes.get(inode));
+        linked.map(|inode| inode.live.len()).sum()
+    }
+
+    /// Is there no room for these bytes?
+    fn is_full(&self, inode: u64, at: u64, count: usize) -> bool {
+        let length = self.inodes.get(&inode).map_or(0, |inode| inode.live.len());
+        let end = usize::try_from(at).unwrap_or(usize::MAX).saturating_add(count);
+        let more = end.saturating_sub(length);
+        let is_over = |capacity| self.used().saturating_add(more) > capacity;
+        more > 0 && self.capacity.is_some_and(is_over)
+    }
+
     /// Counts one operation; returns the fault that is planned for it and is not a plain one.
     fn begin(&mut self) -> io::Result<Option<Fault>> {
         if self.crashed {
@@ -327,6 +359,9 @@ impl State {
     fn write(&mut self, inode: u64, at: u64, bytes: &[u8]) -> io::Result<usize> {
         self.counters.writes += 1;
         let fault = self.begin()?;
+        if self.is_full(inode, at, bytes.len()) {
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
         let count = match fault {
             Some(Fault::Short(count)) => count.min(bytes.len()),
             Some(Fault::CrashTorn(sectors)) => (sectors * SECTOR_SIZE).min(bytes.len()),

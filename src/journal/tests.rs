@@ -7,12 +7,14 @@ use journal_format::record::{
 
 use super::disk::Disk;
 use super::read::{Ending, Entry, Reader};
+use super::spares::SPARES;
 use super::testing::{self, Fault, Survival, TestDisk};
 use super::*;
 
 mod crash;
 mod damage;
 mod model;
+mod spares;
 mod system;
 
 const NOW: Timestamps = Timestamps {
@@ -121,6 +123,13 @@ fn append(log: &mut Log<TestDisk>, tags: std::ops::Range<u64>) -> Result<(), App
 fn roll(log: &mut Log<TestDisk>) -> Result<(), AppendError> {
     let opening = log.status().opening;
     log.roll(&checkpoint(&[opening]), NOW)
+}
+
+/// How many segment files there are.
+fn segments(disk: &TestDisk) -> usize {
+    let names = disk.list().unwrap();
+    let is_segment = |name: &&String| name.ends_with(".seg");
+    names.iter().filter(is_segment).count()
 }
 
 /// The tags of the records that are no checkpoint's.

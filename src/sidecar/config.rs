@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::journal::Retention;
 use crate::node::CrashSwitch;
 
 /// Longest path of a Unix socket, in bytes, without the final zero (`sun_path` of unix(7)).
@@ -28,6 +29,8 @@ pub struct Config {
     pub run: PathBuf,
     /// Open a journal although the witness knows a newer one.
     pub accept_older_journal: bool,
+    /// How much of the journal's past is kept.
+    pub retention: Retention,
     /// Test switch.
     pub crash: CrashSwitch,
 }

@@ -158,6 +158,8 @@ impl Control {
             "lsn": status.last,
             "directory": status.directory.display().to_string(),
             "segment": status.segment.file_name(),
+            "segments": status.segments,
+            "spare-segments": status.spares,
             "io": status.io.to_string(),
             "kept-migrations": kept_migrations,
             "poisoned": status.poisoned.as_ref().map(ToString::to_string),

@@ -21,7 +21,6 @@ use super::peer::PeerClients;
 use super::progress::ProgressBoard;
 use crate::engine::{Input, Message, Notice};
 use crate::journal::Durable;
-use crate::node::Outbox;
 
 /// Most notices that a slow control client may lag behind before it is cut off.
 pub(crate) const NOTICE_QUEUE_MAX: usize = 1024;
@@ -58,25 +57,23 @@ impl Dispatcher {
         }
     }
 
-    /// Hands out, beginning with the node's `first` outbox, until the node ends.
-    pub(crate) async fn run(
-        mut self,
-        (now, first): HandedOut,
-        mut outboxes: mpsc::Receiver<HandedOut>,
-    ) {
-        self.hand_out(now.wall, first);
-        while let Some((now, outbox)) = outboxes.recv().await {
-            self.hand_out(now.wall, outbox);
+    /// Hands out until the node ends.
+    pub(crate) async fn run(mut self, mut outboxes: mpsc::Receiver<HandedOut>) {
+        while let Some(handed_out) = outboxes.recv().await {
+            self.hand_out(handed_out);
         }
     }
 
     /// Who watches changes first, so that effects for a new domain find its monitor.
-    fn hand_out(&mut self, time: u64, outbox: Durable<Outbox>) {
-        let (effects, messages) = outbox.split();
-        let (watching, others): (Vec<_>, Vec<_>) =
-            messages.into_inner().into_iter().partition(|message| {
-                matches!(message, Message::Watch { .. } | Message::Unwatch { .. })
-            });
+    fn hand_out(&mut self, handed_out: HandedOut) {
+        let HandedOut {
+            time,
+            effects,
+            messages,
+        } = handed_out;
+        let (watching, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
+            matches!(message, Message::Watch { .. } | Message::Unwatch { .. })
+        });
         for message in watching {
             self.deliver(time, message);
         }
@@ -127,12 +124,8 @@ impl Dispatcher {
 
     fn deliver(&mut self, time: u64, message: Message) {
         match message {
-            Message::Reply { token, result } => self.link.answer_control(token, result, time),
-            Message::PeerReply {
-                token,
-                envelope,
-                response,
-            } => self.link.answer_peer(token, (envelope, response)),
+            // The link has answered the callers before.
+            Message::Reply { .. } | Message::PeerReply { .. } => {}
             Message::Ask {
                 peer,
                 envelope,

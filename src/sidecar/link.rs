@@ -7,15 +7,20 @@
 
 use core::fmt;
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use journal_format::number::Nonce;
+use journal_format::record::Effect;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::engine::{
-    Answer, ControlRequest, Envelope, Input, Now, PeerRequest, PeerResponse, Refusal, Token,
+    Answer, ControlRequest, Envelope, Input, Message, Now, PeerRequest, PeerResponse, Refusal,
+    Token,
 };
 use crate::journal::disk::Disk;
 use crate::journal::{AppendError, Durable, Status};
@@ -29,6 +34,9 @@ const INPUTS_PER_TURN_MAX: usize = 256;
 
 /// Most outboxes on their way to the dispatcher.
 pub(crate) const OUTBOX_QUEUE_MAX: usize = 64;
+
+/// How long nothing comes in before the last batch is sealed.
+const SEAL_AFTER: Duration = Duration::from_millis(5);
 
 /// Most callers that wait for an answer at the same time.
 const WAITERS_MAX: usize = 4096;
@@ -118,8 +126,16 @@ pub(crate) struct Answered {
     pub(crate) time: u64,
 }
 
-/// What the node hands out in one turn, and the time of the turn.
-pub(crate) type HandedOut = (Now, Durable<Outbox>);
+/// What the node hands out in one turn to be carried out, without the answers to callers.
+#[derive(Debug)]
+pub(crate) struct HandedOut {
+    /// The time of the turn, in nanoseconds since 1970.
+    pub(crate) time: u64,
+    /// Effects, whose intents are durable.
+    pub(crate) effects: Durable<Vec<Effect>>,
+    /// All else.
+    pub(crate) messages: Vec<Message>,
+}
 
 /// Who waits for what.
 #[derive(Debug)]
@@ -256,8 +272,32 @@ impl Link {
         Ok(Waiting { link: self, token })
     }
 
+    /// Answers the callers, and gives back what is left for others to carry out.
+    pub(crate) fn hand_out(&self, now: Now, outbox: Durable<Outbox>) -> Option<HandedOut> {
+        let (effects, messages) = outbox.split();
+        let time = now.wall;
+        let mut others = Vec::new();
+        for message in messages.into_inner() {
+            match message {
+                Message::Reply { token, result } => self.answer_control(token, result, time),
+                Message::PeerReply {
+                    token,
+                    envelope,
+                    response,
+                } => self.answer_peer(token, (envelope, response)),
+                other => others.push(other),
+            }
+        }
+        let is_empty = effects.get().is_empty() && others.is_empty();
+        (!is_empty).then_some(HandedOut {
+            time,
+            effects,
+            messages: others,
+        })
+    }
+
     /// Answers a control client; it may have hung up.
-    pub(crate) fn answer_control(&self, token: Token, result: Result<Answer, Refusal>, time: u64) {
+    fn answer_control(&self, token: Token, result: Result<Answer, Refusal>, time: u64) {
         let waiter = self.waiters().waiting.remove(&token);
         match waiter {
             Some(Waiter::Control(sender)) => {
@@ -270,7 +310,7 @@ impl Link {
     }
 
     /// Answers another sidecar; it may have hung up.
-    pub(crate) fn answer_peer(&self, token: Token, answer: PeerAnswered) {
+    pub(super) fn answer_peer(&self, token: Token, answer: PeerAnswered) {
         let waiter = self.waiters().waiting.remove(&token);
         match waiter {
             Some(Waiter::Peer(sender)) => drop(sender.send(Ok(answer))),
@@ -311,8 +351,16 @@ impl Link {
     }
 }
 
+/// What the node's thread waits with.
+pub(crate) fn timer() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+}
+
 /// The node's thread: turn after turn, until the inputs end, nobody takes the outboxes, or the
-/// journal fails. Then every caller, waiting or later, is told.
+/// journal fails. Then every caller, waiting or later, is told. Answers to callers leave right here;
+/// all else is for the dispatcher.
 ///
 /// # Errors
 /// What made the journal fail.
@@ -321,37 +369,30 @@ pub(crate) fn run<D: Disk>(
     link: &Link,
     mut inputs: mpsc::Receiver<Inbound>,
     outboxes: &mpsc::Sender<HandedOut>,
+    timer: &Runtime,
 ) -> Result<(), AppendError> {
     let mut inbound = Vec::new();
     let result = loop {
-        if inputs.blocking_recv_many(&mut inbound, INPUTS_PER_TURN_MAX) == 0 {
-            break Ok(());
-        }
-        let mut turn = Vec::new();
-        for one in inbound.drain(..) {
-            match one {
-                Inbound::Input(input) => turn.push(input),
-                // Whoever asked may have hung up.
-                Inbound::Status(sender) => drop(sender.send(NodeStatus {
-                    journal: node.log().status(),
-                    kept_migrations: node.kept_migrations(),
-                })),
-            }
-        }
-        let now = now();
-        match node.turn(now, turn) {
-            Ok(outbox) => {
-                let (effects, messages) = outbox.get();
-                let is_empty = effects.is_empty() && messages.is_empty();
-                // Without a dispatcher nobody carries anything out: the sidecar is stopping.
-                let is_alone = match is_empty {
-                    true => outboxes.is_closed(),
-                    false => outboxes.blocking_send((now, outbox)).is_err(),
-                };
-                if is_alone {
-                    break Ok(());
+        let is_open = match node.is_unsealed() {
+            false => timer.block_on(inputs.recv_many(&mut inbound, INPUTS_PER_TURN_MAX)) > 0,
+            true => {
+                let receiving = inputs.recv_many(&mut inbound, INPUTS_PER_TURN_MAX);
+                let received = timer.block_on(async { timeout(SEAL_AFTER, receiving).await });
+                match received {
+                    Ok(count) => count > 0,
+                    Err(_) => match node.seal(now()) {
+                        Ok(()) => continue,
+                        Err(error) => break Err(error),
+                    },
                 }
             }
+        };
+        if !is_open {
+            break Ok(());
+        }
+        match turn(&mut node, link, &mut inbound, outboxes) {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
@@ -360,6 +401,33 @@ pub(crate) fn run<D: Disk>(
         Err(error) => Failure::Poisoned(error.to_string()),
     });
     result
+}
+
+/// One turn; `false` when nobody carries anything out any more: the sidecar is stopping.
+fn turn<D: Disk>(
+    node: &mut Node<D>,
+    link: &Link,
+    inbound: &mut Vec<Inbound>,
+    outboxes: &mpsc::Sender<HandedOut>,
+) -> Result<bool, AppendError> {
+    let mut inputs = Vec::with_capacity(inbound.len());
+    for one in inbound.drain(..) {
+        match one {
+            Inbound::Input(input) => inputs.push(input),
+            // Whoever asked may have hung up.
+            Inbound::Status(sender) => drop(sender.send(NodeStatus {
+                journal: node.log().status(),
+                kept_migrations: node.kept_migrations(),
+            })),
+        }
+    }
+    let now = now();
+    let handed_out = link.hand_out(now, node.turn(now, inputs)?);
+    let is_alive = match handed_out {
+        None => !outboxes.is_closed(),
+        Some(handed_out) => outboxes.blocking_send(handed_out).is_ok(),
+    };
+    Ok(is_alive)
 }
 
 #[cfg(test)]
@@ -439,7 +507,8 @@ mod tests {
         let (link, inbound) = Link::new();
         let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
         let node_link = link.clone();
-        let node = std::thread::spawn(move || run(node, &node_link, inbound, &outboxes));
+        let timer = timer().unwrap();
+        let node = std::thread::spawn(move || run(node, &node_link, inbound, &outboxes, &timer));
         assert!(link.status().await.unwrap().journal.poisoned.is_none());
 
         disk.plan(disk.operations(), Fault::Error(5));

@@ -169,6 +169,7 @@ fn lock(directory: &Path) -> Result<File, RunError> {
 fn open_journal(config: &Config, boot: BootId) -> Result<Opened<OsDisk>, RunError> {
     let mut options = OpenOptions::new(host_id(), boot);
     options.accept_older = config.accept_older_journal;
+    options.retention = config.retention;
     let (disk, run) = (OsDisk::new(&config.journal), OsDisk::new(&config.run));
     let opened = Log::open(disk, Some(run), &options).map_err(RunError::Open)?;
     let opening = opened.opening();
@@ -283,7 +284,8 @@ impl Sidecar {
         let (ready, is_ready) = watch::channel(false);
         let board = ProgressBoard::default();
         let dispatcher = Dispatcher::new(boot, link.clone(), board.clone(), notices.clone(), ready);
-        let tasks = Tasks::start(node, (begin, first), &link, inbound, dispatcher)
+        let first = link.hand_out(begin, first);
+        let tasks = Tasks::start(node, first, &link, inbound, dispatcher)
             .map_err(start_error("start a thread of", "the sidecar"))?;
         Ok(Sidecar {
             link,
@@ -360,20 +362,29 @@ struct Tasks {
 impl Tasks {
     fn start(
         node: Node<OsDisk>,
-        first: HandedOut,
+        first: Option<HandedOut>,
         link: &Link,
         inbound: mpsc::Receiver<Inbound>,
         dispatcher: Dispatcher,
     ) -> io::Result<Tasks> {
         let (outboxes, receiver) = mpsc::channel(OUTBOX_QUEUE_MAX);
-        let dispatcher = tokio::spawn(dispatcher.run(first, receiver));
+        if let Some(first) = first {
+            // The queue is empty and its reader is here.
+            drop(outboxes.try_send(first));
+        }
+        let dispatcher = tokio::spawn(dispatcher.run(receiver));
         let (done, is_done) = tokio::sync::oneshot::channel();
         let node_link = link.clone();
+        let timer = link::timer()?;
+        let spare_maker = node.spare_maker();
+        std::thread::Builder::new()
+            .name("spares".to_owned())
+            .spawn(move || spare_maker.run())?;
         std::thread::Builder::new()
             .name("node".to_owned())
             .spawn(move || {
                 // If this thread panics, `done` is dropped, and everyone is told below.
-                let result = link::run(node, &node_link, inbound, &outboxes);
+                let result = link::run(node, &node_link, inbound, &outboxes, &timer);
                 drop(done.send(result));
             })?;
         let watch_link = link.clone();

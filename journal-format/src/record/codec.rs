@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use super::{Draft, Record, RecordBody};
 use crate::RECORD_BODY_SIZE_MAX;
 use crate::batch::domain_bytes;
-use crate::bytes::{Fields, in_memory, is_zero, on_disk, salted_crc};
+use crate::bytes::{Fields, Salted, in_memory, is_zero, on_disk};
 use crate::error::FormatError;
-use crate::number::{DomainId, Id128, Lsn, Salt};
+use crate::number::{DomainId, Id128, Lsn};
 
 /// Size of a record's header in bytes.
 pub const RECORD_HEADER_SIZE: usize = 48;
@@ -88,10 +88,10 @@ macro_rules! record_types {
             }
         }
 
-        fn encode_body(body: &RecordBody) -> Result<Vec<u8>, FormatError> {
+        fn encode_body(body: &RecordBody, out: &mut Vec<u8>) -> Result<(), FormatError> {
             match body {
                 $(record_types!(@bind payload $variant $($payload)?) =>
-                    encode(record_types!(@value payload $($payload)?), $name),)+
+                    encode(record_types!(@value payload $($payload)?), $name, out),)+
             }
         }
 
@@ -152,14 +152,19 @@ fn configuration() -> impl bincode::config::Config {
         .with_limit::<{ RECORD_BODY_SIZE_MAX }>()
 }
 
-fn encode<T: Serialize>(payload: &T, kind: &'static str) -> Result<Vec<u8>, FormatError> {
-    let too_large = FormatError::TooLarge {
-        kind,
-        size_max: RECORD_BODY_SIZE_MAX,
-    };
-    match bincode::serde::encode_to_vec(payload, configuration()) {
-        Ok(bytes) if bytes.len() <= RECORD_BODY_SIZE_MAX => Ok(bytes),
-        Ok(_) | Err(_) => Err(too_large),
+/// Appends a body. On an error a part of it may be there.
+fn encode<T: Serialize>(
+    payload: &T,
+    kind: &'static str,
+    out: &mut Vec<u8>,
+) -> Result<(), FormatError> {
+    let before = out.len();
+    match bincode::serde::encode_into_std_write(payload, out, configuration()) {
+        Ok(_) if out.len() - before <= RECORD_BODY_SIZE_MAX => Ok(()),
+        Ok(_) | Err(_) => Err(FormatError::TooLarge {
+            kind,
+            size_max: RECORD_BODY_SIZE_MAX,
+        }),
     }
 }
 
@@ -172,49 +177,34 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], kind: &'static str) -> Result<T, Fo
 
 /// Appends a record's bytes, padded to a multiple of 8. On an error nothing is appended.
 pub(crate) fn encode_record(
-    salt: &Salt,
+    salted: Salted,
     lsn: Lsn,
     previous: Option<Lsn>,
     draft: &Draft,
     out: &mut Vec<u8>,
 ) -> Result<(), FormatError> {
-    let body = encode_body(&draft.body)?;
-    append_record(
-        salt,
-        lsn,
-        previous,
-        draft.domain,
-        draft.body.type_number(),
-        &body,
-        out,
-    );
+    let begin = out.len();
+    out.resize(begin + RECORD_HEADER_SIZE, 0);
+    if let Err(error) = encode_body(&draft.body, out) {
+        out.truncate(begin);
+        return Err(error);
+    }
+    let (header, body) = out[begin..].split_at_mut(RECORD_HEADER_SIZE);
+    let kind = draft.body.type_number();
+    let lsn = lsn.0.to_le_bytes();
+    header[..8].copy_from_slice(&lsn);
+    header[8..16].copy_from_slice(&previous.map_or(0, |previous| previous.0).to_le_bytes());
+    header[16..32].copy_from_slice(&domain_bytes(draft.domain));
+    header[32..34].copy_from_slice(&kind.to_le_bytes());
+    header[34..36].copy_from_slice(&BODY_VERSION.to_le_bytes());
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    header[36..40].copy_from_slice(&length.to_le_bytes());
+    header[40..44].copy_from_slice(&salted.crc(&[&lsn, body]).to_le_bytes());
+    let crc = salted.crc(&[&header[..CRC_OFFSET]]);
+    header[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
+    let size = (RECORD_HEADER_SIZE + body.len()).next_multiple_of(8);
+    out.resize(begin + size, 0);
     Ok(())
-}
-
-/// Appends a record of any type; tests make a newer writer's with it.
-pub(crate) fn append_record(
-    salt: &Salt,
-    lsn: Lsn,
-    previous: Option<Lsn>,
-    domain: Option<DomainId>,
-    kind: u16,
-    body: &[u8],
-    out: &mut Vec<u8>,
-) {
-    let mut header = Vec::with_capacity(RECORD_HEADER_SIZE);
-    header.extend(lsn.0.to_le_bytes());
-    header.extend(previous.map_or(0, |previous| previous.0).to_le_bytes());
-    header.extend(domain_bytes(domain));
-    header.extend(kind.to_le_bytes());
-    header.extend(BODY_VERSION.to_le_bytes());
-    header.extend(u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
-    header.extend(salted_crc(salt, &[&lsn.0.to_le_bytes(), body]).to_le_bytes());
-    debug_assert_eq!(header.len(), CRC_OFFSET);
-    let crc = salted_crc(salt, &[&header]);
-    header.extend(crc.to_le_bytes());
-    out.extend(header);
-    out.extend(body);
-    out.resize(out.len().next_multiple_of(8), 0);
 }
 
 /// A record's LSN and size in bytes, and the record or what is wrong with its body.
@@ -224,12 +214,12 @@ pub(crate) type DecodedRecord = (Lsn, usize, Result<Decoded, FormatError>);
 ///
 /// # Errors
 /// No record begins there, or its header is damaged.
-pub(crate) fn decode_record(salt: &Salt, bytes: &[u8]) -> Result<DecodedRecord, FormatError> {
+pub(crate) fn decode_record(salted: Salted, bytes: &[u8]) -> Result<DecodedRecord, FormatError> {
     let Some(header) = bytes.get(..RECORD_HEADER_SIZE) else {
         return Err(FormatError::TooShort { what: WHAT });
     };
     let crc = u32::from_le_bytes(Fields(&header[CRC_OFFSET..]).array());
-    if salted_crc(salt, &[&header[..CRC_OFFSET]]) != crc {
+    if salted.crc(&[&header[..CRC_OFFSET]]) != crc {
         return Err(FormatError::Checksum { what: WHAT });
     }
     let mut fields = Fields(header);
@@ -250,7 +240,7 @@ pub(crate) fn decode_record(salt: &Salt, bytes: &[u8]) -> Result<DecodedRecord, 
     ) else {
         return Err(FormatError::TooShort { what: WHAT });
     };
-    if salted_crc(salt, &[&lsn.0.to_le_bytes(), body]) != body_crc || !is_zero(padding) {
+    if salted.crc(&[&lsn.0.to_le_bytes(), body]) != body_crc || !is_zero(padding) {
         return Ok((lsn, size, Err(FormatError::Checksum { what: WHAT })));
     }
     let known = (version == BODY_VERSION)
@@ -279,7 +269,8 @@ pub(crate) fn decode_record(salt: &Salt, bytes: &[u8]) -> Result<DecodedRecord, 
 /// Bytes of a record on disk; for whoever fills batches.
 #[must_use]
 pub fn record_size(draft: &Draft) -> Option<u64> {
-    let body = encode_body(&draft.body).ok()?;
+    let mut body = Vec::new();
+    encode_body(&draft.body, &mut body).ok()?;
     Some(on_disk(
         (RECORD_HEADER_SIZE + body.len()).next_multiple_of(8),
     ))

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::journal::testing::TestDisk;
-use crate::journal::{Checkpoint, Durable, Log, OpenOptions, Timestamps};
+use crate::journal::{Retention, Checkpoint, Durable, Log, OpenOptions, Timestamps};
 
 const NOW: Timestamps = Timestamps {
     wall: 1,
@@ -29,7 +29,10 @@ fn open(disk: &TestDisk, retained_bytes_max: u64) -> Log<TestDisk> {
     let options = OpenOptions {
         first_segment_size: 64 * 1024,
         segment_size: 64 * 1024,
-        retained_bytes_max,
+        retention: Retention {
+            bytes_max: retained_bytes_max,
+            ..Retention::DEFAULT
+        },
         ..OpenOptions::new(host, boot)
     };
     let opened = Log::open(disk.clone(), None, &options).unwrap();
