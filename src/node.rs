@@ -15,9 +15,7 @@ use crate::engine::{
     Config, ControlRequest, Engine, Gap, History, Input, Message, Now, PeerRequest, Step,
 };
 use crate::journal::disk::Disk;
-use crate::journal::{
-    AppendError, Checkpoint, Durable, Log, Opened, Past, SpareMaker, Timestamps,
-};
+use crate::journal::{AppendError, Checkpoint, Durable, Log, Opened, Past, SpareMaker, Timestamps};
 
 /// How long a new segment is not tried again when there was no room for one, in nanoseconds.
 const ROLL_PAUSE_NS: u64 = 10_000_000_000;
@@ -397,9 +395,9 @@ fn die() -> ! {
 mod tests {
     use super::*;
     use crate::engine::{ControlRequest, Refusal, Token};
-    use crate::journal::verify::{Verdict, verify};
     use crate::journal::OpenOptions;
     use crate::journal::testing::{Fault, TestDisk};
+    use crate::journal::verify::{Verdict, verify};
     use journal_format::SEGMENT_SIZE_MIN;
     use journal_format::number::{DomainId, HostId, Id128, MigrationId};
     use journal_format::record::{
@@ -563,7 +561,13 @@ mod tests {
         disk.limit(Some(disk.used()));
         let (_, messages) = node.turn(NOW, vec![add(1)]).unwrap().into_inner();
         assert!(
-            matches!(&messages[..], [Message::Reply { result: Err(Refusal::NoRoom { .. }), .. }]),
+            matches!(
+                &messages[..],
+                [Message::Reply {
+                    result: Err(Refusal::NoRoom { .. }),
+                    ..
+                }]
+            ),
             "{messages:?}"
         );
         disk.limit(None);

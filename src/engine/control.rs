@@ -125,10 +125,7 @@ impl Turn<'_> {
     }
 
     pub(crate) fn domain_named(&self, name: &str) -> Option<DomainId> {
-        let mut domains = self.engine.state.domains.iter();
-        domains
-            .find(|(_, domain)| domain.state.name == name)
-            .map(|(id, _)| *id)
+        self.engine.state.domains.named(name)
     }
 
     fn need_domain(&self, name: &str) -> Result<DomainId, Refusal> {
@@ -267,12 +264,8 @@ impl Turn<'_> {
                 });
             }
         }
-        if let Some(domain) = self
-            .engine
-            .state
-            .domains
-            .values()
-            .find(|one| one.state.instance == instance)
+        let holder = self.engine.state.domains.of_instance(&instance);
+        if let Some(domain) = holder.and_then(|holder| self.domain(holder))
             && domain.state.name != name
         {
             let (name, pid) = (domain.state.name.clone(), instance.pid);

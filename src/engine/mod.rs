@@ -9,6 +9,7 @@
 mod control;
 mod decide;
 mod destination;
+mod domains;
 mod interface;
 mod live;
 mod peer;

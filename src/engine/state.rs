@@ -14,6 +14,7 @@ use journal_format::record::{
     MigrationTerms, Opening, PeerAnswer, Phase, Process, Record, RecordBody, Role, RunState,
 };
 
+use super::domains::Domains;
 use super::{Gap, History};
 
 /// Openings that a checkpoint restates; a peer that last heard an older one is told amnesia.
@@ -75,7 +76,7 @@ impl Migration {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) openings: Vec<Opening>,
-    pub(crate) domains: BTreeMap<DomainId, Domain>,
+    pub(crate) domains: Domains,
     pub(crate) migrations: BTreeMap<MigrationId, Migration>,
     definitions: BTreeMap<Lsn, BTreeMap<u16, DefinitionPart>>,
     checkpoint: Option<Box<Staged>>,
@@ -192,14 +193,15 @@ impl State {
                         migration,
                         owner_effect: None,
                     };
-                    self.domains.insert(id, domain);
-                    self.drop_unused_definitions(lsn);
+                    let definition = state.definition;
+                    let before = self.domains.insert(id, domain);
+                    self.drop_definition(before, definition);
                 }
             }
             RecordBody::DomainRemoved => {
                 if let Some(id) = record.domain {
-                    self.domains.remove(&id);
-                    self.drop_unused_definitions(lsn);
+                    let before = self.domains.remove(&id);
+                    self.drop_definition(before, None);
                 }
             }
             RecordBody::DefinitionPart(part) => {
@@ -484,15 +486,12 @@ impl State {
             .find(|migration| migration.state.job == job)
     }
 
-    fn drop_unused_definitions(&mut self, now: Lsn) {
-        let used: Vec<Lsn> = self
-            .domains
-            .values()
-            .filter_map(|domain| domain.state.definition)
-            .collect();
-        // Parts of a definition come right before the record that refers to them.
-        self.definitions
-            .retain(|first, _| used.contains(first) || *first > now);
+    /// The definition of a domain that has another one now, or is gone.
+    fn drop_definition(&mut self, before: Option<Domain>, now: Option<Lsn>) {
+        let unused = before.and_then(|domain| domain.state.definition);
+        if let Some(first) = unused.filter(|first| Some(*first) != now) {
+            self.definitions.remove(&first);
+        }
     }
 
     /// A definition, if all its parts are there.
@@ -524,7 +523,7 @@ impl State {
         openings.drain(..surplus);
 
         let mut records: Vec<Draft> = Vec::new();
-        for (id, domain) in &self.domains {
+        for (id, domain) in self.domains.iter() {
             let mut state = domain.state.clone();
             let text = state
                 .definition

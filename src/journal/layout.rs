@@ -193,7 +193,10 @@ impl Batches {
     ) -> Result<(), AppendError> {
         let mut batch = self.begin_batch(identity, header, at, now);
         for (index, draft) in drafts.iter().enumerate() {
-            let last = draft.domain.and_then(|domain| previous.get(&domain)).copied();
+            let last = draft
+                .domain
+                .and_then(|domain| previous.get(&domain))
+                .copied();
             let mut pushed = batch.push(draft, last);
             if matches!(pushed, Err(FormatError::BatchFull)) && !batch.is_empty() {
                 at = self.end_batch(batch, at);

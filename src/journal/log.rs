@@ -532,10 +532,7 @@ impl<D: Disk> Beginning<'_, D> {
             let (first, before) = (self.identity.opening.first, start.before);
             self.identity.header(start.number, first, before, size)
         };
-        let (small, usual) = (
-            header(start.first_size),
-            header(self.identity.segment_size),
-        );
+        let (small, usual) = (header(start.first_size), header(self.identity.segment_size));
         let refused = |refused| match refused {
             Refused::Drafts(error) => error,
             Refused::Segment(error) => no_segment(self.disk, start.number, error),
@@ -555,7 +552,11 @@ impl<D: Disk> Beginning<'_, D> {
         };
         survey::mark_older_checkpoint(self.disk, kept);
         segments::retire(self.disk, kept, &everything, spares);
-        let header = if spares.reclaim(self.disk) { usual } else { small };
+        let header = if spares.reclaim(self.disk) {
+            usual
+        } else {
+            small
+        };
         self.segment(header, spares, 0).map_err(refused)
     }
 

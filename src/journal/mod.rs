@@ -28,11 +28,9 @@ pub use durable::Durable;
 pub use error::{AppendError, OlderJournal, OpenError, Poison};
 pub use layout::Timestamps;
 pub use log::{Checkpoint, Log, Status};
+pub use open::{FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OpenOptions, Opened, Past};
 pub use segments::Retention;
 pub use spares::SpareMaker;
-pub use open::{
-    FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OpenOptions, Opened, Past,
-};
 
 /// A value that was never written down, for tests of what takes one.
 #[cfg(test)]

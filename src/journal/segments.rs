@@ -51,8 +51,7 @@ impl CreateError {
 pub(super) fn create<D: Disk>(disk: &D, header: &SegmentHeader) -> Result<D::File, CreateError> {
     let name = header.number.file_name();
     let new_name = format!("{name}{NEW_SUFFIX}");
-    remove_if_there(disk, &new_name)
-        .map_err(CreateError::unnamed("remove what was left of"))?;
+    remove_if_there(disk, &new_name).map_err(CreateError::unnamed("remove what was left of"))?;
     let file = disk
         .create(&new_name)
         .map_err(CreateError::unnamed("create"))?;

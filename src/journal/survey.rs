@@ -384,11 +384,13 @@ pub(super) fn mark_older_checkpoint<D: Disk>(disk: &D, kept: &mut [Kept]) {
         return;
     };
     let number = kept[newest].number;
-    let found = list_segments(disk).map_err(OpenError::from).and_then(|files| {
-        let older = files.partition_point(|file| file.number < number);
-        let following = files.get(older).and_then(|file| file.header.as_ref().ok());
-        find_checkpoint(disk, &files[..older], following, &mut BTreeMap::new())
-    });
+    let found = list_segments(disk)
+        .map_err(OpenError::from)
+        .and_then(|files| {
+            let older = files.partition_point(|file| file.number < number);
+            let following = files.get(older).and_then(|file| file.header.as_ref().ok());
+            find_checkpoint(disk, &files[..older], following, &mut BTreeMap::new())
+        });
     match found {
         Ok(Some((segment, _))) => {
             let older = kept.iter_mut().find(|kept| kept.number == segment);

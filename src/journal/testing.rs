@@ -309,14 +309,19 @@ impl State {
     }
 
     fn used(&self) -> usize {
-        let linked = self.live.values().filter_map(|inode| self.inodes.get(inode));
+        let linked = self
+            .live
+            .values()
+            .filter_map(|inode| self.inodes.get(inode));
         linked.map(|inode| inode.live.len()).sum()
     }
 
     /// Is there no room for these bytes?
     fn is_full(&self, inode: u64, at: u64, count: usize) -> bool {
         let length = self.inodes.get(&inode).map_or(0, |inode| inode.live.len());
-        let end = usize::try_from(at).unwrap_or(usize::MAX).saturating_add(count);
+        let end = usize::try_from(at)
+            .unwrap_or(usize::MAX)
+            .saturating_add(count);
         let more = end.saturating_sub(length);
         let is_over = |capacity| self.used().saturating_add(more) > capacity;
         more > 0 && self.capacity.is_some_and(is_over)

@@ -27,13 +27,13 @@ use crate::journal::{AppendError, Durable, Status};
 use crate::node::{Node, Outbox};
 
 /// Most inputs that wait for the node; further senders wait.
-pub(crate) const INPUT_QUEUE_MAX: usize = 1024;
+pub const INPUT_QUEUE_MAX: usize = 1024;
 
 /// Most inputs in one turn, and so in one batch.
 const INPUTS_PER_TURN_MAX: usize = 256;
 
 /// Most outboxes on their way to the dispatcher.
-pub(crate) const OUTBOX_QUEUE_MAX: usize = 64;
+pub const OUTBOX_QUEUE_MAX: usize = 64;
 
 /// How long nothing comes in before the last batch is sealed.
 const SEAL_AFTER: Duration = Duration::from_millis(5);
@@ -42,7 +42,7 @@ const SEAL_AFTER: Duration = Duration::from_millis(5);
 const WAITERS_MAX: usize = 4096;
 
 /// The time now.
-pub(crate) fn now() -> Now {
+pub fn now() -> Now {
     let wall = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| {
@@ -93,7 +93,7 @@ impl fmt::Display for Failure {
 impl core::error::Error for Failure {}
 
 /// An answer to another sidecar.
-pub(crate) type PeerAnswered = (Envelope, PeerResponse);
+pub type PeerAnswered = (Envelope, PeerResponse);
 
 /// What goes to the node's thread.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ pub(crate) type PeerAnswered = (Envelope, PeerResponse);
     clippy::large_enum_variant,
     reason = "nearly all are inputs, and boxing each would cost more than the room"
 )]
-pub(crate) enum Inbound {
+pub enum Inbound {
     /// For the engine.
     Input(Input),
     /// A question about both.
@@ -110,31 +110,31 @@ pub(crate) enum Inbound {
 
 /// How the node stands, for `query-journal`.
 #[derive(Debug)]
-pub(crate) struct NodeStatus {
+pub struct NodeStatus {
     /// The journal.
-    pub(crate) journal: Status,
+    pub journal: Status,
     /// Ended migrations whose outcome the other side is not known to know.
-    pub(crate) kept_migrations: usize,
+    pub kept_migrations: usize,
 }
 
 /// The engine's answer to a control client.
 #[derive(Debug)]
-pub(crate) struct Answered {
+pub struct Answered {
     /// The answer.
-    pub(crate) answer: Answer,
+    pub answer: Answer,
     /// The time of the turn that gave it, in nanoseconds since 1970; its records have it too.
-    pub(crate) time: u64,
+    pub time: u64,
 }
 
 /// What the node hands out in one turn to be carried out, without the answers to callers.
 #[derive(Debug)]
-pub(crate) struct HandedOut {
+pub struct HandedOut {
     /// The time of the turn, in nanoseconds since 1970.
-    pub(crate) time: u64,
+    pub time: u64,
     /// Effects, whose intents are durable.
-    pub(crate) effects: Durable<Vec<Effect>>,
+    pub effects: Durable<Vec<Effect>>,
     /// All else.
-    pub(crate) messages: Vec<Message>,
+    pub messages: Vec<Message>,
 }
 
 /// Who waits for what.
@@ -164,7 +164,7 @@ struct Waiters {
 
 /// A task's way to the node.
 #[derive(Clone, Debug)]
-pub(crate) struct Link {
+pub struct Link {
     inputs: mpsc::Sender<Inbound>,
     waiters: Arc<Mutex<Waiters>>,
     failure: Arc<watch::Sender<Option<Failure>>>,
@@ -185,7 +185,7 @@ impl Drop for Waiting<'_> {
 
 impl Link {
     /// A link, and the inputs for [`run`].
-    pub(crate) fn new() -> (Link, mpsc::Receiver<Inbound>) {
+    pub fn new() -> (Link, mpsc::Receiver<Inbound>) {
         let (inputs, receiver) = mpsc::channel(INPUT_QUEUE_MAX);
         let link = Link {
             inputs,
@@ -201,12 +201,12 @@ impl Link {
     }
 
     /// Tells the node; returns when it is queued, or dropped because the node has ended.
-    pub(crate) async fn tell(&self, input: Input) {
+    pub async fn tell(&self, input: Input) {
         drop(self.inputs.send(Inbound::Input(input)).await);
     }
 
     /// Tells the node, unless its queue is full.
-    pub(crate) fn tell_if_idle(&self, input: Input) {
+    pub fn tell_if_idle(&self, input: Input) {
         drop(self.inputs.try_send(Inbound::Input(input)));
     }
 
@@ -214,7 +214,7 @@ impl Link {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub(crate) async fn control(&self, request: ControlRequest) -> Result<Answered, Failure> {
+    pub async fn control(&self, request: ControlRequest) -> Result<Answered, Failure> {
         let (sender, receiver) = oneshot::channel();
         let waiting = self.enlist(Waiter::Control(sender))?;
         let token = waiting.token;
@@ -226,7 +226,7 @@ impl Link {
     ///
     /// # Errors
     /// See [`Failure`]; never a refusal, which is a response here.
-    pub(crate) async fn peer(
+    pub async fn peer(
         &self,
         envelope: Envelope,
         nonce: Nonce,
@@ -249,7 +249,7 @@ impl Link {
     ///
     /// # Errors
     /// The journal failed, or the sidecar is stopping.
-    pub(crate) async fn status(&self) -> Result<NodeStatus, Failure> {
+    pub async fn status(&self) -> Result<NodeStatus, Failure> {
         let (sender, receiver) = oneshot::channel();
         drop(self.inputs.send(Inbound::Status(sender)).await);
         match receiver.await {
@@ -273,7 +273,7 @@ impl Link {
     }
 
     /// Answers the callers, and gives back what is left for others to carry out.
-    pub(crate) fn hand_out(&self, now: Now, outbox: Durable<Outbox>) -> Option<HandedOut> {
+    pub fn hand_out(&self, now: Now, outbox: Durable<Outbox>) -> Option<HandedOut> {
         let (effects, messages) = outbox.split();
         let time = now.wall;
         let mut others = Vec::new();
@@ -320,7 +320,7 @@ impl Link {
     }
 
     /// From now on nobody gets another answer than this one.
-    pub(crate) fn close(&self, failure: &Failure) {
+    pub fn close(&self, failure: &Failure) {
         let waiting = {
             let mut waiters = self.waiters();
             waiters.closed.get_or_insert_with(|| failure.clone());
@@ -337,12 +337,12 @@ impl Link {
     }
 
     /// Why the node has ended, if it has.
-    pub(crate) fn failure(&self) -> Option<Failure> {
+    pub fn failure(&self) -> Option<Failure> {
         self.failure.borrow().clone()
     }
 
     /// Returns when the node has ended, and why.
-    pub(crate) async fn ended(&self) -> Failure {
+    pub async fn ended(&self) -> Failure {
         let mut failure = self.failure.subscribe();
         match failure.wait_for(Option::is_some).await {
             Ok(failure) => failure.clone().unwrap_or(Failure::Stopping),
@@ -352,7 +352,7 @@ impl Link {
 }
 
 /// What the node's thread waits with.
-pub(crate) fn timer() -> io::Result<Runtime> {
+pub fn timer() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -364,7 +364,7 @@ pub(crate) fn timer() -> io::Result<Runtime> {
 ///
 /// # Errors
 /// What made the journal fail.
-pub(crate) fn run<D: Disk>(
+pub fn run<D: Disk>(
     mut node: Node<D>,
     link: &Link,
     mut inputs: mpsc::Receiver<Inbound>,
@@ -511,26 +511,34 @@ mod tests {
         let node = std::thread::spawn(move || run(node, &node_link, inbound, &outboxes, &timer));
         assert!(link.status().await.unwrap().journal.poisoned.is_none());
 
+        let add = |number: u8| {
+            let instance = Instance {
+                boot,
+                pid: 16 + u32::from(number),
+                start_time: 1,
+            };
+            ControlRequest::DomainAdd {
+                name: format!("vm{number}"),
+                domain: DomainId(Id128([number; 16])),
+                qmp: "/run/qmp.sock".to_owned(),
+                instance,
+                observed: super::super::observe::silent(Process::Alive, Some(instance)),
+                definition: None,
+            }
+        };
+        // The first one sees to it that there is room.
+        link.control(add(1)).await.unwrap();
         disk.plan(disk.operations(), Fault::Error(5));
-        let instance = Instance {
-            boot,
-            pid: 17,
-            start_time: 1,
-        };
-        let request = ControlRequest::DomainAdd {
-            name: "vm".to_owned(),
-            domain: DomainId(Id128([1; 16])),
-            qmp: "/run/qmp.sock".to_owned(),
-            instance,
-            observed: super::super::observe::silent(Process::Alive, Some(instance)),
-            definition: None,
-        };
-        let failure = link.control(request).await.unwrap_err();
+        let failure = link.control(add(2)).await.unwrap_err();
         assert!(matches!(failure, Failure::Poisoned(_)), "{failure}");
         assert_eq!(link.ended().await, failure);
         assert_eq!(link.status().await.unwrap_err(), failure);
         assert!(node.join().unwrap().is_err());
-        assert!(handed_out.recv().await.is_none());
+        let watch = handed_out.recv().await.unwrap().messages;
+        let is_of_first =
+            |message: &Message| matches!(message, Message::Watch { name, .. } if name == "vm1");
+        assert!(watch.iter().any(is_of_first), "{watch:?}");
+        assert!(handed_out.recv().await.is_none(), "nothing of the second");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ mod connection;
 mod control;
 mod dispatch;
 mod history;
-mod link;
+pub mod link;
 mod monitor;
 mod notify;
 mod observe;

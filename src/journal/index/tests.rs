@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::journal::testing::TestDisk;
-use crate::journal::{Retention, Checkpoint, Durable, Log, OpenOptions, Timestamps};
+use crate::journal::{Checkpoint, Durable, Log, OpenOptions, Retention, Timestamps};
 
 const NOW: Timestamps = Timestamps {
     wall: 1,

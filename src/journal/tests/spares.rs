@@ -97,7 +97,10 @@ fn a_full_disk_does_not_keep_a_journal_from_being_opened() {
         let mut log = opened.begin(&checkpoint, NOW).unwrap();
         append(&mut log, tag..tag + 1).unwrap();
         place.journal.restart(Survival::Everything);
-        assert_eq!(records(&place.read()).last().map(|last| tags([last])), Some(vec![tag]));
+        assert_eq!(
+            records(&place.read()).last().map(|last| tags([last])),
+            Some(vec![tag])
+        );
     }
     assert_eq!(verify(place.journal).unwrap().verdict(), Verdict::Clean);
 }
@@ -154,7 +157,11 @@ fn a_segment_becomes_a_spare_under_any_crash() {
     run(&place);
     let operations = place.journal.operations();
     for operation in 0..operations {
-        for survival in [Survival::Everything, Survival::Nothing, Survival::Some(operation)] {
+        for survival in [
+            Survival::Everything,
+            Survival::Nothing,
+            Survival::Some(operation),
+        ] {
             let place = Place::new();
             place.journal.plan(operation, Fault::CrashAfter);
             run(&place);
