@@ -264,7 +264,8 @@ impl BatchBuilder {
 
 /// The chain value after a batch: the checksum of its header, which holds that of its content and
 /// the chain value before it (F6).
-pub(crate) fn chain_after(header: &[u8]) -> Chain {
+#[must_use]
+pub fn chain_after(header: &[u8]) -> Chain {
     let checksum = header.get(CRC_OFFSET..).unwrap_or_default();
     Chain(u32::from_le_bytes(Fields(checksum).array()))
 }

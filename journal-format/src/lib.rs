@@ -10,10 +10,13 @@ pub mod batch;
 pub mod segment;
 
 pub mod scan;
+pub mod whole;
 
 pub mod error;
 
 mod bytes;
+
+pub use bytes::is_zero;
 
 #[allow(
     rustdoc::broken_intra_doc_links,

@@ -97,7 +97,7 @@ fn read_head<D: Disk>(disk: &D, number: SegmentNumber) -> Result<Option<SegmentF
     }))
 }
 
-fn open<D: Disk>(disk: &D, name: &str) -> Result<Option<D::File>, ReadError> {
+pub(super) fn open<D: Disk>(disk: &D, name: &str) -> Result<Option<D::File>, ReadError> {
     match disk.open(name) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -16,6 +16,7 @@ mod layout;
 mod log;
 mod open;
 pub mod read;
+pub mod replay;
 mod segments;
 mod spares;
 mod survey;

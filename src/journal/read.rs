@@ -211,6 +211,28 @@ impl Walk {
         self.index = self.index.max(before);
     }
 
+    /// The next file, if none is missing before it, and the head behind it.
+    pub(super) fn next_in_line(&self) -> Option<(&SegmentFile, Option<SegmentHeader>)> {
+        let file = self.files.get(self.index)?;
+        let head = file.header.as_ref().ok()?;
+        let in_line = match (self.index.checked_sub(1), self.expected) {
+            (None, _) => true,
+            (Some(before), expected) => {
+                let follows = self.files[before].number.next() == Some(file.number);
+                follows && expected.is_none_or(|expected| expected == head.first)
+            }
+        };
+        in_line.then(|| (file, self.header_from(self.index + 1)))
+    }
+
+    /// Goes over the next file, which is whole and ends there.
+    pub(super) fn pass(&mut self, end: SegmentEnd) {
+        self.index += 1;
+        self.expected = end.last.next();
+        self.ending = Ending::Clean;
+        self.end = Some(end);
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.index >= self.files.len()
     }
@@ -314,10 +336,10 @@ impl Walk {
 /// Reads a whole journal, oldest record first.
 #[derive(Debug)]
 pub struct Reader<D: Disk> {
-    disk: D,
-    walk: Walk,
+    pub(super) disk: D,
+    pub(super) walk: Walk,
     /// Read and not yet given out, last first.
-    ready: Vec<Entry>,
+    pub(super) ready: Vec<Entry>,
     failed: bool,
 }
 

@@ -14,6 +14,7 @@ use super::*;
 mod crash;
 mod damage;
 mod model;
+mod replay;
 mod spares;
 mod system;
 

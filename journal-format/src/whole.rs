@@ -1,0 +1,196 @@
+//! Whole batches, read where they lie in memory.
+//!
+//! Invariant: agrees with [`scan`](crate::scan) on all that is whole, and stops before anything that is
+//! not: what that means is for `scan` alone to say.
+//! Not here: damage, and how a segment ends.
+
+use crate::batch::{BATCH_HEADER_SIZE, BatchHeader, chain_after};
+use crate::bytes::{Fields, Salted, in_memory, is_zero, on_disk};
+use crate::error::FormatError;
+use crate::number::{Chain, DomainId, Id128, Lsn};
+use crate::record::{Decoded, RECORD_HEADER_SIZE, decode_record};
+use crate::segment::SegmentHeader;
+
+/// A place in a segment, between two batches.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    segment: SegmentHeader,
+    salted: Salted,
+    at: u64,
+    next: Lsn,
+    chain: Chain,
+}
+
+impl Cursor {
+    /// Before the first batch.
+    #[must_use]
+    pub fn new(segment: &SegmentHeader) -> Cursor {
+        Cursor {
+            segment: *segment,
+            salted: Salted::new(&segment.salt),
+            at: SegmentHeader::batches_begin(),
+            next: segment.first,
+            chain: segment.chain(),
+        }
+    }
+
+    /// Where the next batch begins, in bytes from the start of the segment.
+    #[must_use]
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The LSN of the next record.
+    #[must_use]
+    pub fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// The chain value after the batch before.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        self.chain
+    }
+
+    /// Goes over the batch at the begin of `bytes`, which are those of the segment from
+    /// [`Cursor::at`] on. `None`, and no step, if it is not there as a whole: its header, its place
+    /// (F7), its content's checksum and its padding are right, and its records follow each other. Their
+    /// own checksums are looked at by [`RecordView::decode`].
+    pub fn advance<'a>(&mut self, bytes: &'a [u8]) -> Option<WholeBatch<'a>> {
+        let header =
+            BatchHeader::decode_salted(self.salted, self.segment.number, self.at, bytes).ok()?;
+        let follows = header.first == self.next
+            && header.chain == self.chain
+            && header.epoch == self.segment.epoch
+            && self.at + header.size() <= self.segment.size;
+        if !follows {
+            return None;
+        }
+        let begin = in_memory(BATCH_HEADER_SIZE);
+        let end = begin + in_memory(header.length);
+        let size = usize::try_from(header.size()).ok()?;
+        let (content, padding) = (bytes.get(begin..end)?, bytes.get(end..size)?);
+        if self.salted.crc(&[content]) != header.content || !is_zero(padding) {
+            return None;
+        }
+        let batch = WholeBatch {
+            header,
+            chain: chain_after(bytes),
+            content,
+            salted: self.salted,
+        };
+        if !batch.is_in_order() {
+            return None;
+        }
+        self.at += header.size();
+        self.next = Lsn(header.last().0.saturating_add(1));
+        self.chain = batch.chain;
+        Some(batch)
+    }
+}
+
+/// A batch that is there as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct WholeBatch<'a> {
+    /// Its head.
+    pub header: BatchHeader,
+    /// The chain value after it.
+    pub chain: Chain,
+    content: &'a [u8],
+    salted: Salted,
+}
+
+impl<'a> WholeBatch<'a> {
+    /// Its records, in order.
+    pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
+        let (content, salted) = (self.content, self.salted);
+        let offset = self.header.offset + u64::from(BATCH_HEADER_SIZE);
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            let view = RecordView::read(salted, content, at, offset)?;
+            at += view.bytes.len();
+            Some(view)
+        })
+    }
+
+    /// Do its records have the right LSNs, and fill the content?
+    fn is_in_order(&self) -> bool {
+        let (mut at, mut lsn) = (0, self.header.first.0);
+        while let Some(head) = self.content.get(at..at + RECORD_HEADER_SIZE) {
+            if Fields(head).u64() != lsn {
+                return false;
+            }
+            let length = in_memory(Fields(&head[BODY_LENGTH..]).u32());
+            at += (RECORD_HEADER_SIZE + length).next_multiple_of(8);
+            lsn += 1;
+        }
+        at == self.content.len() && lsn - self.header.first.0 == u64::from(self.header.records)
+    }
+}
+
+/// Where a record's header has the length of its body.
+const BODY_LENGTH: usize = 36;
+
+/// A record where it lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordView<'a> {
+    /// Its place.
+    pub lsn: Lsn,
+    /// The record of the same domain before it.
+    pub previous: Option<Lsn>,
+    /// The domain it is about.
+    pub domain: Option<DomainId>,
+    /// The number of its type.
+    pub kind: u16,
+    /// The version of its body.
+    pub version: u16,
+    /// Where it begins, in bytes from the start of the segment.
+    pub offset: u64,
+    /// Header, body and padding.
+    bytes: &'a [u8],
+    length: usize,
+    salted: Salted,
+}
+
+impl<'a> RecordView<'a> {
+    /// The record at `at` of a content that begins at `offset` of the segment; its place and length
+    /// were looked at before.
+    fn read(salted: Salted, content: &'a [u8], at: usize, offset: u64) -> Option<RecordView<'a>> {
+        let bytes = content
+            .get(at..)
+            .filter(|rest| rest.len() >= RECORD_HEADER_SIZE)?;
+        let mut fields = Fields(bytes);
+        let lsn = Lsn(fields.u64());
+        let previous = Some(Lsn(fields.u64())).filter(|previous| previous.0 > 0);
+        let domain = Some(DomainId(Id128(fields.array()))).filter(|domain| domain.0 != Id128::NIL);
+        let (kind, version) = (fields.u16(), fields.u16());
+        let length = in_memory(fields.u32());
+        let size = (RECORD_HEADER_SIZE + length).next_multiple_of(8);
+        Some(RecordView {
+            lsn,
+            previous,
+            domain,
+            kind,
+            version,
+            offset: offset + on_disk(at),
+            bytes: bytes.get(..size)?,
+            length,
+            salted,
+        })
+    }
+
+    /// Its body.
+    #[must_use]
+    pub fn body(&self) -> &'a [u8] {
+        &self.bytes[RECORD_HEADER_SIZE..RECORD_HEADER_SIZE + self.length]
+    }
+
+    /// What it says.
+    ///
+    /// # Errors
+    /// A checksum of its own, or its body, is wrong, though the batch's is right (F9).
+    pub fn decode(&self) -> Result<Decoded, FormatError> {
+        let (_, _, record) = decode_record(self.salted, self.bytes)?;
+        record
+    }
+}

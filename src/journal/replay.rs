@@ -1,0 +1,178 @@
+//! Going over a whole journal as fast as it can be read: records where they lie in memory.
+//!
+//! Invariant: shows what the iterator of [`Reader`] shows, in the same order; where anything but whole
+//! batches is found, the segment is judged as that one judges it.
+//! Not here: what is whole (journal-format), what damage means (`judge`).
+
+use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader, chain_after};
+use journal_format::segment::{SegmentEnd, SegmentHeader};
+use journal_format::whole::{Cursor, RecordView};
+use journal_format::{BATCH_SIZE_MAX, BLOCK_SIZE};
+
+use super::disk::{Disk, read_full};
+use super::judge::{before, open};
+use super::read::{Ending, Entry, ReadError, Reader, Walk};
+
+/// Bytes that are read at once: the largest batch fits, and all of it into a processor's cache.
+const WINDOW_SIZE: usize = 2 * 1024 * 1024;
+const _: () = assert!(WINDOW_SIZE > BATCH_SIZE_MAX as usize);
+
+/// What a journal holds, in order.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// A record of a whole batch. What it says, and that its own checksums are right,
+    /// [`RecordView::decode`] tells.
+    Record(RecordView<'a>),
+    /// A batch, or a gap, of a segment that is not whole to its end.
+    Entry(&'a Entry),
+}
+
+impl<D: Disk> Reader<D> {
+    /// Shows everything that was not read yet, and returns how the journal ends.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn replay(mut self, mut each: impl FnMut(Seen<'_>)) -> Result<Ending, ReadError> {
+        while let Some(entry) = self.ready.pop() {
+            each(Seen::Entry(&entry));
+        }
+        let mut window = Vec::new();
+        while !self.walk.is_done() {
+            let shown_until = replay_segment(&self.disk, &mut self.walk, &mut window, &mut each)?;
+            let Some(shown_until) = shown_until else {
+                continue;
+            };
+            for entry in self.walk.advance(&self.disk)? {
+                let is_shown = match &entry {
+                    Entry::Batch(batch) => batch.header.offset < shown_until,
+                    Entry::Gap(_) => false,
+                };
+                if !is_shown {
+                    each(Seen::Entry(&entry));
+                }
+            }
+        }
+        Ok(self.walk.ending)
+    }
+}
+
+/// Shows the records of the next segment if it is whole, and goes on behind it. Otherwise returns up to
+/// where it was shown: the rest is for the slow way.
+fn replay_segment<D: Disk>(
+    disk: &D,
+    walk: &mut Walk,
+    window: &mut Vec<u8>,
+    each: &mut impl FnMut(Seen<'_>),
+) -> Result<Option<u64>, ReadError> {
+    const NOTHING: Option<u64> = Some(0);
+    let Some((file, following)) = walk.next_in_line() else {
+        return Ok(NOTHING);
+    };
+    let Ok(header) = file.header else {
+        return Ok(NOTHING);
+    };
+    let (number, length) = (file.number, file.length);
+    let known = following.map(|head| head.before.filter(|end| end.number == number));
+    let name = number.file_name();
+    let path = disk.path().join(&name);
+    let Some(file) = open(disk, &name)? else {
+        return Ok(NOTHING);
+    };
+    let read = |at, into: &mut [u8]| {
+        read_full(disk, &file, at, into).map_err(ReadError::io(&path, "read"))
+    };
+    let is_believed = match known {
+        None => true,
+        Some(None) => false,
+        Some(Some(end)) => ends_with(&header, &end, &read)?,
+    };
+    if !is_believed || length < header.size {
+        return Ok(NOTHING);
+    }
+
+    let mut cursor = Cursor::new(&header);
+    window.resize(WINDOW_SIZE, 0);
+    // What of the window is filled, and where in the segment it begins.
+    let (mut filled, mut begin) = (0, cursor.at());
+    let mut is_at_end = false;
+    // What lies behind the end that the next segment tells of was never believed (F20).
+    let limit = known.flatten().map_or(header.size, |end| end.end);
+    while cursor.at() < limit {
+        let at = usize::try_from(cursor.at() - begin).unwrap_or(usize::MAX);
+        if let Some(batch) = cursor.advance(&window[at.min(filled)..filled]) {
+            batch
+                .records()
+                .for_each(|record| each(Seen::Record(record)));
+            continue;
+        }
+        if is_at_end || filled - at >= BATCH_SIZE_MAX as usize {
+            break;
+        }
+        window.copy_within(at..filled, 0);
+        (filled, begin) = (filled - at, cursor.at());
+        let left = usize::try_from(header.size - begin).unwrap_or(usize::MAX);
+        let until = WINDOW_SIZE.min(left);
+        let count = read(begin + filled as u64, &mut window[filled..until])?;
+        filled += count;
+        is_at_end = count == 0 || filled == left;
+    }
+    let end = SegmentEnd {
+        number,
+        end: cursor.at(),
+        chain: cursor.chain(),
+        last: before(cursor.next_lsn()),
+    };
+    let is_whole = match known {
+        Some(known) => known == Some(end),
+        None => is_zero_from(&header, end.end, window, &read)?,
+    };
+    if !is_whole {
+        return Ok(Some(end.end));
+    }
+    walk.pass(end);
+    Ok(None)
+}
+
+/// Is the last batch that the next segment tells of here? Then all before it is what that one's
+/// writer knew: each header holds the chain value of all before.
+fn ends_with(
+    header: &SegmentHeader,
+    end: &SegmentEnd,
+    read: &impl Fn(u64, &mut [u8]) -> Result<usize, ReadError>,
+) -> Result<bool, ReadError> {
+    let first = SegmentHeader::batches_begin();
+    if end.end == first {
+        return Ok(end.chain == header.chain());
+    }
+    let block = u64::from(BLOCK_SIZE);
+    let furthest = end.end.saturating_sub(u64::from(BATCH_SIZE_MAX)).max(first);
+    let mut at = end.end;
+    while at >= furthest + block {
+        at -= block;
+        let mut bytes = [0; BATCH_HEADER_SIZE as usize];
+        let count = read(at, &mut bytes)?;
+        let found = BatchHeader::decode(&header.salt, header.number, at, &bytes[..count]);
+        if found.is_ok_and(|found| at + found.size() == end.end) {
+            return Ok(chain_after(&bytes) == end.chain);
+        }
+    }
+    Ok(false)
+}
+
+fn is_zero_from(
+    header: &SegmentHeader,
+    mut at: u64,
+    window: &mut [u8],
+    read: &impl Fn(u64, &mut [u8]) -> Result<usize, ReadError>,
+) -> Result<bool, ReadError> {
+    while at < header.size {
+        let left = usize::try_from(header.size - at).unwrap_or(usize::MAX);
+        let until = window.len().min(left);
+        let count = read(at, &mut window[..until])?;
+        if count == 0 || !journal_format::is_zero(&window[..count]) {
+            return Ok(false);
+        }
+        at += count as u64;
+    }
+    Ok(true)
+}

@@ -1,0 +1,167 @@
+//! The fast way over a journal shows what the slow one shows.
+
+use journal_format::scan::Batch;
+
+use super::super::read::Gap;
+use super::super::replay::Seen;
+use super::*;
+
+/// What a reader showed, record by record.
+#[derive(Debug, PartialEq)]
+enum Shown {
+    Record(Lsn, Decoded),
+    Gap(Gap),
+}
+
+fn of_batch(batch: &Batch) -> impl Iterator<Item = Shown> {
+    let records = batch.records.iter();
+    records.map(|placed| Shown::Record(placed.record.lsn(), placed.record.clone()))
+}
+
+fn slow(disk: &TestDisk) -> (Vec<Shown>, Ending) {
+    let mut shown = Vec::new();
+    let mut reader = Reader::open(disk.clone()).unwrap();
+    for entry in reader.by_ref() {
+        match entry.unwrap() {
+            Entry::Batch(batch) => shown.extend(of_batch(&batch)),
+            Entry::Gap(gap) => shown.push(Shown::Gap(gap)),
+        }
+    }
+    (shown, reader.ending())
+}
+
+/// The same, and how many records were read where they lay.
+fn fast(disk: &TestDisk) -> (Vec<Shown>, Ending, usize) {
+    let mut shown = Vec::new();
+    let mut in_place = 0;
+    let reader = Reader::open(disk.clone()).unwrap();
+    let ending = reader.replay(|seen| match seen {
+        Seen::Record(view) => {
+            in_place += 1;
+            shown.push(Shown::Record(view.lsn, view.decode().unwrap()));
+        }
+        Seen::Entry(Entry::Batch(batch)) => shown.extend(of_batch(batch)),
+        Seen::Entry(Entry::Gap(gap)) => shown.push(Shown::Gap(gap.clone())),
+    });
+    (shown, ending.unwrap(), in_place)
+}
+
+fn assert_same(disk: &TestDisk, what: &str) {
+    let (fast, fast_ending, _) = fast(disk);
+    let (slow, slow_ending) = slow(disk);
+    assert_eq!((fast, fast_ending), (slow, slow_ending), "{what}");
+}
+
+/// Three openings, five segments, batches of one to forty records.
+fn journal() -> TestDisk {
+    let place = Place::new();
+    let mut tag = 0;
+    for _ in 0..3 {
+        let mut log = place.begin();
+        for size in [1, 3, 40, 2, 17, 1, 1, 9, 40, 40] {
+            append(&mut log, tag..tag + size).unwrap();
+            tag += size;
+        }
+        roll(&mut log).unwrap();
+        append(&mut log, tag..tag + 1).unwrap();
+        tag += 1;
+    }
+    place.journal
+}
+
+fn files(disk: &TestDisk) -> Vec<String> {
+    let mut names = disk.list().unwrap();
+    names.retain(|name| name.ends_with(".seg"));
+    names.sort();
+    names
+}
+
+fn used(bytes: &[u8]) -> usize {
+    bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1)
+}
+
+#[test]
+fn a_whole_journal_is_read_in_place() {
+    let disk = journal();
+    let (shown, _, in_place) = fast(&disk);
+    assert_eq!(in_place, shown.len());
+    assert_same(&disk, "whole");
+}
+
+#[test]
+fn the_same_is_shown_whatever_is_damaged() {
+    let whole = journal();
+    for name in files(&whole) {
+        let bytes = whole.read(&name).unwrap();
+        let used = used(&bytes);
+        for at in (0..used).step_by(509) {
+            let disk = whole.copy();
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            disk.put(&name, flipped);
+            assert_same(&disk, &format!("{name}: bit at {at}"));
+        }
+        for block in (0..bytes.len()).step_by(4096) {
+            let disk = whole.copy();
+            let mut other = bytes.clone();
+            other[block..block + 4096].fill(0);
+            disk.put(&name, other);
+            assert_same(&disk, &format!("{name}: zeros at {block}"));
+            let disk = whole.copy();
+            let mut other = bytes.clone();
+            other.copy_within(4096..8192, block);
+            disk.put(&name, other);
+            assert_same(&disk, &format!("{name}: the first batch at {block}"));
+            let disk = whole.copy();
+            disk.put(&name, bytes[..block].to_vec());
+            assert_same(&disk, &format!("{name}: cut at {block}"));
+        }
+        let disk = whole.copy();
+        disk.take(&name);
+        assert_same(&disk, &format!("{name}: gone"));
+    }
+    for (name, other) in files(&whole).iter().zip(files(&whole).iter().skip(1)) {
+        let disk = whole.copy();
+        disk.put(name, whole.read(other).unwrap());
+        assert_same(&disk, &format!("{other} in place of {name}"));
+    }
+}
+
+/// A segment of the same journal and number, of another history that was as long.
+#[test]
+fn another_history_shows_nothing() {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..5).unwrap();
+    let fork = place.journal.copy();
+    append(&mut log, 5..8).unwrap();
+    roll(&mut log).unwrap();
+    let first = "0000000000000001.seg";
+    // The fork goes on by itself with other records, in the same segment.
+    let mut scan = journal_format::scan::scan(&fork.read(first).unwrap()).unwrap();
+    let last = scan.batches.pop().unwrap();
+    let header = journal_format::batch::BatchHeader {
+        first: Lsn(last.header.last().0 + 1),
+        chain: last.chain,
+        offset: last.header.offset + last.header.size(),
+        ..last.header
+    };
+    let mut batch = journal_format::batch::BatchBuilder::new(scan.header.salt, header);
+    for tag in 15..18 {
+        batch.push(&draft(tag), Some(Lsn(1))).unwrap();
+    }
+    let mut bytes = fork.read(first).unwrap();
+    let at = usize::try_from(header.offset).unwrap();
+    let (batch, _) = batch.finish();
+    bytes[at..at + batch.len()].copy_from_slice(&batch);
+    place.journal.put(first, bytes);
+    let (shown, ..) = fast(&place.journal);
+    assert!(
+        matches!(&shown[0], Shown::Gap(gap) if gap.first == Lsn(1)),
+        "{shown:?}"
+    );
+    assert_same(&place.journal, "another history");
+}
