@@ -54,6 +54,8 @@ pub struct Counters {
     pub syncs: u64,
     /// Calls that made the directory durable.
     pub directory_syncs: u64,
+    /// Bytes that were read.
+    pub bytes_read: u64,
 }
 
 /// A directory in memory. Clones are the same directory.
@@ -557,13 +559,14 @@ impl Disk for TestDisk {
     }
 
     fn read_at(&self, file: &TestFile, at: u64, into: &mut [u8]) -> io::Result<usize> {
-        let state = file.state()?;
+        let mut state = file.state()?;
         let inode = state.inodes.get(&file.inode).ok_or_else(crashed)?;
         let at = usize::try_from(at)
             .unwrap_or(usize::MAX)
             .min(inode.live.len());
         let count = into.len().min(inode.live.len() - at);
         into[..count].copy_from_slice(&inode.live[at..at + count]);
+        state.counters.bytes_read += count as u64;
         Ok(count)
     }
 

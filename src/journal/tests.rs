@@ -254,3 +254,25 @@ fn a_full_segment_is_left_for_another() {
     assert!(matches!(since_roll[0].body, RecordBody::CheckpointBegun(_)));
     assert_eq!(tags(&since_roll), (tag - 100..tag).collect::<Vec<_>>());
 }
+
+/// Whatever the history: the heads of the segments, and the newest segment.
+#[test]
+fn opening_reads_one_segment() {
+    let options = OpenOptions {
+        segment_size: 1024 * 1024,
+        ..options()
+    };
+    let place = Place::new();
+    let mut log = begin(place.open_with(&options).unwrap()).unwrap();
+    for tag in 0..20 {
+        roll(&mut log).unwrap();
+        append(&mut log, tag * 40..tag * 40 + 40).unwrap();
+    }
+    drop(log);
+    let before = place.journal.counters().bytes_read;
+    let opened = place.open_with(&options).unwrap();
+    let read = place.journal.counters().bytes_read - before;
+    assert_eq!(tags(&past_records(&opened)), (760..800).collect::<Vec<_>>());
+    let heads = 21 * (4096 + 96);
+    assert!(read <= heads + options.segment_size, "{read} bytes were read");
+}
