@@ -1,4 +1,5 @@
 //! What an append asks of the allocator once the log is at work: nothing.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 

@@ -274,5 +274,8 @@ fn opening_reads_one_segment() {
     let read = place.journal.counters().bytes_read - before;
     assert_eq!(tags(&past_records(&opened)), (760..800).collect::<Vec<_>>());
     let heads = 21 * (4096 + 96);
-    assert!(read <= heads + options.segment_size, "{read} bytes were read");
+    assert!(
+        read <= heads + options.segment_size,
+        "{read} bytes were read"
+    );
 }

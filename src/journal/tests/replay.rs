@@ -8,6 +8,7 @@ use super::*;
 
 /// What a reader showed, record by record.
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are records")]
 enum Shown {
     Record(Lsn, Decoded),
     Gap(Gap),

@@ -1,4 +1,4 @@
-//! Spare segments: zeros that were really zeroed, and room when the disk has none.
+//! Spare segments: zeros that were really zeroed (F22), and room when the disk has none.
 
 use super::super::verify::{Verdict, verify};
 use super::*;
