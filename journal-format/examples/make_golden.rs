@@ -11,14 +11,19 @@ use std::process::ExitCode;
 
 use journal_format::SEGMENT_SIZE_MIN;
 use journal_format::number::{DomainId, HostId, JournalId, Lsn, Salt, SegmentNumber};
-use journal_format::record::{Draft, Opening, RecordBody};
+use journal_format::record::{
+    Draft, EffectCommand, EffectIntended, Opening, RecordBody, record_size,
+};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 
+#[path = "../tests/support/draw.rs"]
+mod draw;
 #[path = "../tests/support/samples.rs"]
 mod samples;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use draw::Draw;
 use samples::{boot, checkpoint, draft, intents, observations, opening, outcomes};
 use support::{Writer, id};
 
@@ -123,21 +128,19 @@ fn by_hand(
     record
 }
 
-/// A batch of a newer writer: an unknown type, a known type with an unknown version, and a
-/// `migration-started` as it is, all by hand.
-fn append_newer(writer: &mut Writer) {
+/// A batch of records by hand, each of a type, a version and a body.
+fn append_by_hand(writer: &mut Writer, records: &[(u16, u16, &[u8])]) {
     let first = writer.next.0;
-    let domain = samples::DOMAINS[0];
-    let content = [
-        by_hand(writer, first, domain, 999, 1, b"what a newer writer knows"),
-        by_hand(writer, first + 1, domain, 9, 2, &[7; 30]),
-        by_hand(writer, first + 2, domain, 18, 1, &[0x77; 16]),
-    ]
-    .concat();
+    let mut content = Vec::new();
+    for (lsn, (kind, version, body)) in (first..).zip(records) {
+        let domain = samples::DOMAINS[0];
+        content.extend(by_hand(writer, lsn, domain, *kind, *version, body));
+    }
+    let count = u32::try_from(records.len()).unwrap_or(0);
     let mut bytes = b"PHJB".to_vec();
     bytes.extend(96u32.to_le_bytes());
     bytes.extend(first.to_le_bytes());
-    bytes.extend(3u32.to_le_bytes());
+    bytes.extend(count.to_le_bytes());
     bytes.extend(u32::try_from(content.len()).unwrap_or(0).to_le_bytes());
     bytes.extend(writer.header.epoch.0.to_le_bytes());
     bytes.extend(writer.chain.0.to_le_bytes());
@@ -153,9 +156,155 @@ fn append_newer(writer: &mut Writer) {
     bytes.extend(content);
     bytes.resize(bytes.len().next_multiple_of(4096), 0);
     writer.chain.0 = u32::from_le_bytes(chain);
-    writer.next = Lsn(first + 3);
+    writer.next = Lsn(first + u64::from(count));
     writer.begins.push(writer.bytes.len());
     writer.bytes.extend(bytes);
+}
+
+/// A batch of a newer writer: an unknown type, a known type with an unknown version, and a
+/// `migration-started` as it is.
+fn append_newer(writer: &mut Writer) {
+    append_by_hand(
+        writer,
+        &[
+            (999, 1, b"what a newer writer knows"),
+            (9, 2, &[7; 30]),
+            (18, 1, &[0x77; 16]),
+        ],
+    );
+}
+
+/// A batch whose checksums are right and most of whose bodies are not (F9): a `bool` of 2, a word
+/// that there is not, text that is not UTF-8, a byte too many, one too few, an option of 2. The
+/// first and the last record are whole.
+fn append_undecodable(writer: &mut Writer) {
+    let migration = [0x77; 16];
+    let no_bool = [&migration[..], &0u64.to_le_bytes(), &[2]].concat();
+    let no_word = [0u32.to_le_bytes(), 3u32.to_le_bytes()].concat();
+    let no_text = [
+        &9u64.to_le_bytes()[..],
+        &[0; 4],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0xff],
+    ]
+    .concat();
+    let no_option = [&[2][..], &migration].concat();
+    append_by_hand(
+        writer,
+        &[
+            (24, 1, &migration),
+            (16, 1, &no_bool),
+            (7, 1, &no_word),
+            (23, 1, &no_text),
+            (18, 1, &[0x77; 17]),
+            (19, 1, &[0x77; 15]),
+            (17, 1, &no_option),
+            (24, 1, &migration),
+        ],
+    );
+}
+
+/// Records of every type, drawn: each optional field with and without a value, each word in many
+/// places, numbers with all their bytes, text with characters of one to four bytes.
+fn drawn() -> Writer {
+    /// Larger ones would leave no place for others.
+    const RECORD_SIZE_MAX: u64 = 600;
+    const BATCHES: u64 = 4;
+    const RECORDS: u64 = 39;
+    let mut writer = Writer::new(header(1, opening(1, 1), None));
+    let mut previous = Vec::new();
+    append(
+        &mut writer,
+        &mut previous,
+        &checkpoint(vec![opening(1, 1)], 1),
+    );
+    let types = RecordBody::TYPES.len() as u64;
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for batch in 0..BATCHES {
+        let mut drafts = Vec::new();
+        while (drafts.len() as u64) < RECORDS {
+            let kind = (batch * RECORDS + drafts.len() as u64) % types;
+            let mut bytes = kind.to_le_bytes()[..1].to_vec();
+            for _ in 0..128 {
+                // Xorshift: any numbers, always the same.
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                bytes.extend(state.to_le_bytes());
+            }
+            let draft = Draw(&bytes).draft();
+            if record_size(&draft).is_some_and(|size| size <= RECORD_SIZE_MAX) {
+                drafts.push(draft);
+            }
+        }
+        append(&mut writer, &mut previous, &drafts);
+    }
+    // What is drawn too rarely.
+    let command = EffectCommand::SetParameters {
+        max_bandwidth: Some(0x0102_0304_0506_0708),
+        downtime_limit: Some(0x1112_1314_1516_1718),
+    };
+    let (job, instance) = (Some(Lsn(9)), samples::instance());
+    let intended = EffectIntended {
+        job,
+        instance,
+        command,
+    };
+    let intended = draft(
+        Some(samples::DOMAINS[0]),
+        RecordBody::EffectIntended(intended),
+    );
+    append(&mut writer, &mut previous, &[intended]);
+    writer
+}
+
+/// Segments that went wrong. What became of first ones, `later.seg` behind them settles.
+fn damaged_segments() -> Vec<(&'static str, Vec<u8>)> {
+    // Bodies of the second batch do not decode, and the last byte of the third one's padding is not
+    // zero, which loses nothing.
+    let mut undecodable = Writer::new(header(1, opening(1, 1), None));
+    let mut previous = Vec::new();
+    let begun = checkpoint(vec![opening(1, 1)], 1);
+    append(&mut undecodable, &mut previous, &begun);
+    append_undecodable(&mut undecodable);
+    append(&mut undecodable, &mut previous, &outcomes());
+    append(&mut undecodable, &mut previous, &sealed());
+    let in_padding = undecodable.begins[3] - 1;
+    let mut undecodable = undecodable.finish();
+    undecodable[in_padding] = 1;
+
+    // Behind the last batch stands a batch that was written for another place.
+    let first = every_record();
+    let (mut corrupt, mut previous) = later(&first, 2);
+    append(&mut corrupt, &mut previous, &outcomes());
+    let (begin, end) = (corrupt.begins[1], corrupt.bytes.len());
+    let mut corrupt = corrupt.finish();
+    corrupt.copy_within(begin..end, end);
+
+    // The file ends in the middle of the third batch.
+    let cut = first.begins[2] + 1000;
+    let mut cut_off = first.finish();
+    cut_off.truncate(cut);
+
+    // One batch more than the next segment tells of.
+    let mut longer = every_record();
+    append(&mut longer, &mut Vec::new(), &sealed());
+
+    // As long as the next segment tells, but written at another time.
+    let mut put_back = Writer::new(header(1, opening(1, 1), None));
+    let mut previous = Vec::new();
+    for drafts in [begun, intents(), observations(), outcomes()] {
+        append(&mut put_back, &mut previous, &drafts);
+    }
+    let head = put_back.head(boot(), WALL, 0);
+    put_back.batch(head, &[(draft(None, RecordBody::Sealed), None)]);
+
+    vec![
+        ("undecodable.seg", undecodable),
+        ("corrupt-tail.seg", corrupt),
+        ("cut-off.seg", cut_off),
+        ("longer.seg", longer.finish()),
+        ("put-back.seg", put_back.finish()),
+    ]
 }
 
 fn segments() -> Vec<(&'static str, Vec<u8>)> {
@@ -186,13 +335,16 @@ fn segments() -> Vec<(&'static str, Vec<u8>)> {
     damaged[in_record] ^= 0x10;
     damaged[in_head] ^= 0x01;
 
-    vec![
+    let mut segments = vec![
         ("every-record.seg", first.finish()),
         ("later.seg", second.finish()),
         ("newer-record.seg", newer.finish()),
         ("torn-tail.seg", torn),
         ("damaged-middle.seg", damaged),
-    ]
+        ("drawn.seg", drawn().finish()),
+    ];
+    segments.extend(damaged_segments());
+    segments
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {

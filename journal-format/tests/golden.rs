@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use journal_format::SEGMENT_SIZE_MIN;
+use journal_format::error::FormatError;
 use journal_format::number::Lsn;
 use journal_format::record::{Decoded, RecordBody};
 use journal_format::scan::{Scan, Tail, scan};
@@ -22,7 +23,8 @@ use support::{records, written_again};
 fn golden(name: &str) -> Vec<u8> {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let bytes = std::fs::read(path.join(name)).unwrap();
-    assert_eq!(bytes.len() as u64, SEGMENT_SIZE_MIN);
+    let whole = bytes.len() as u64 == SEGMENT_SIZE_MIN;
+    assert_eq!(whole, name != "cut-off.seg");
     bytes
 }
 
@@ -172,4 +174,60 @@ fn a_segment_with_damage_in_the_middle() {
     assert_eq!(records(&damaged), expected);
     let third = &whole.batches[2].header;
     assert_eq!(lost.len() as u64, 1 + u64::from(third.records));
+}
+
+/// F9: records with any values in their fields are written again as they are.
+#[test]
+fn a_segment_of_drawn_records() {
+    let bytes = golden("drawn.seg");
+    let drawn = scan(&bytes).unwrap();
+    assert_eq!((drawn.damage.len(), drawn.tail.clone()), (0, Tail::Clean));
+    assert!(records(&drawn).len() > 150);
+    assert!(written_again(&drawn) == bytes, "written differently");
+}
+
+/// F9, F8: a body that is no value of its type is damage of that record alone though all checksums are
+/// right, and padding that is not zero loses nothing.
+#[test]
+fn a_segment_with_bodies_that_do_not_decode() {
+    let scan = scan(&golden("undecodable.seg")).unwrap();
+    let lost: Vec<_> = scan
+        .damage
+        .iter()
+        .map(|damage| (damage.first, damage.last))
+        .collect();
+    assert_eq!(lost, [(Lsn(9), Lsn(14))]);
+    assert_eq!((scan.batches.len(), scan.tail), (4, Tail::Clean));
+    let readable: Vec<Lsn> = scan.batches[1]
+        .records
+        .iter()
+        .map(|placed| placed.record.lsn())
+        .collect();
+    assert_eq!(readable, [Lsn(8), Lsn(15)]);
+}
+
+/// F13: a whole batch that was written for another place.
+#[test]
+fn a_segment_with_a_batch_of_another_place_at_its_end() {
+    let corrupt = scan(&golden("corrupt-tail.seg")).unwrap();
+    assert_eq!((corrupt.batches.len(), corrupt.damage.len()), (2, 0));
+    let Tail::Corrupt { at, why } = corrupt.tail else {
+        panic!("{:?}", corrupt.tail)
+    };
+    assert_eq!((at, why), (corrupt.end, FormatError::OutOfPlace));
+}
+
+/// F4, F20: what a later segment is to settle: a file that was cut off, one with a batch more than it
+/// tells of, and one of the same length with another chain value.
+#[test]
+fn segments_that_a_later_one_settles() {
+    let told = scan(&golden("later.seg")).unwrap().header.before.unwrap();
+    let cut_off = scan(&golden("cut-off.seg")).unwrap();
+    assert!(cut_off.end < told.end && cut_off.header.size == SEGMENT_SIZE_MIN);
+    let longer = scan(&golden("longer.seg")).unwrap();
+    assert!(longer.end > told.end && longer.next.0 == told.last.0 + 2);
+    assert_eq!(longer.batches[longer.batches.len() - 2].chain, told.chain);
+    let put_back = scan(&golden("put-back.seg")).unwrap();
+    assert_eq!(put_back.end, told.end);
+    assert_ne!(put_back.chain, told.chain);
 }

@@ -1,4 +1,4 @@
-//! `phase-journal dump`: every record of a journal, in order.
+//! `phase-journal dump`: every record of a journal, in order, and all that stands around it.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -6,12 +6,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use journal_format::number::{Id128, Lsn};
-use journal_format::record::{Decoded, RecordBody};
-use phase_journal::journal::read::Ending;
+use journal_format::record::{BODY_VERSION, Decoded, RecordBody, body_size};
+use phase_journal::journal::read::{Ending, SegmentFile};
 use serde_json::json;
 
 use crate::error::{Found, ToolError};
+use crate::headers;
 use crate::past::{Item, Past, Recorded};
+use crate::text::hex;
 use crate::words;
 
 /// What to show.
@@ -37,6 +39,9 @@ pub(crate) struct DumpArgs {
     /// Only the last N
     #[arg(short = 'n', long = "last", value_name = "N")]
     last: Option<usize>,
+    /// Also the headers of all segments and batches, and how the journal ends
+    #[arg(long)]
+    headers: bool,
 }
 
 impl DumpArgs {
@@ -61,57 +66,71 @@ impl DumpArgs {
 
 /// Shows a journal's records.
 pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
-    if let Some(kind) = &args.kind {
-        if kind == "list" {
+    match args.kind.as_deref() {
+        Some("list") => {
             for (number, name) in RecordBody::TYPES {
                 writeln!(out, "{number:>3}  {name}")?;
             }
-            return Ok(Found::Nothing);
+            Ok(Found::Nothing)
         }
-        if !RecordBody::TYPES.iter().any(|(_, name)| name == kind) {
+        Some(kind) if !RecordBody::TYPES.iter().any(|(_, name)| *name == kind) => {
             let why = format!("there is no record type '{kind}'; `--type list` shows them");
-            return Err(ToolError::Argument(why));
+            Err(ToolError::Argument(why))
         }
+        Some(_) | None => show(args, json, out),
     }
+}
+
+fn show(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
     let mut found = Found::Nothing;
-    let mut kept: VecDeque<String> = VecDeque::new();
+    let mut lines = Lines {
+        out,
+        last: args.last,
+        kept: VecDeque::new(),
+    };
+    let past = Past::open(&args.directory)?;
+    let mut segments: VecDeque<SegmentFile> = VecDeque::new();
+    if args.headers {
+        segments.extend(past.segments().iter().cloned());
+    }
     let mut boot = None;
-    let ending = Past::open(&args.directory)?.read(|item| {
-        let line = match &item {
+    let ending = past.read(|item| {
+        let segment = item.segment();
+        while let Some(file) = segments.pop_front_if(|file| file.number <= segment) {
+            lines.add(headers::segment_line(&file, json))?;
+        }
+        match &item {
             Item::Gap(gap) => {
                 found = Found::Something;
-                if json {
+                lines.add(if json {
                     json!({"gap": words::gap_json(gap)}).to_string()
                 } else {
                     words::gap_line(gap)
-                }
+                })
+            }
+            Item::Batch(header, chain) if args.headers => {
+                lines.add(headers::batch_line(header, *chain, json))
             }
             Item::Record(recorded) if args.wants(recorded) => {
                 let opening = (recorded.batch.epoch, recorded.batch.boot);
                 let is_new = boot.replace(opening) != Some(opening);
                 let line = record_line(recorded, json);
-                if is_new && !json {
+                lines.add(if is_new && !json {
                     format!("-- epoch {}, boot {}\n{line}", opening.0, opening.1)
                 } else {
                     line
-                }
+                })
             }
-            Item::Record(_) => return Ok(()),
-        };
-        match args.last {
-            None => writeln!(out, "{line}")?,
-            Some(last) => {
-                kept.push_back(line);
-                if kept.len() > last {
-                    kept.pop_front();
-                }
-            }
+            Item::Batch(..) | Item::Record(_) => Ok(()),
         }
-        Ok(())
     })?;
-    for line in kept {
-        writeln!(out, "{line}")?;
+    for file in segments {
+        lines.add(headers::segment_line(&file, json))?;
     }
+    if args.headers && json {
+        lines.add(headers::end_line(ending))?;
+    }
+    lines.finish()?;
     match ending {
         Ending::Clean => {}
         Ending::Torn { segment, at } if !json => {
@@ -125,6 +144,35 @@ pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<F
         Ending::Damaged => found = Found::Something,
     }
     Ok(found)
+}
+
+/// Lines that are written at once, or only the last of them at the end.
+struct Lines<'a, W: Write> {
+    out: &'a mut W,
+    last: Option<usize>,
+    kept: VecDeque<String>,
+}
+
+impl<W: Write> Lines<'_, W> {
+    fn add(&mut self, line: String) -> Result<(), ToolError> {
+        match self.last {
+            None => writeln!(self.out, "{line}")?,
+            Some(last) => {
+                self.kept.push_back(line);
+                if self.kept.len() > last {
+                    self.kept.pop_front();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), ToolError> {
+        for line in self.kept {
+            writeln!(self.out, "{line}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A record as one line of JSON: where it stands, and all that it says.
@@ -148,6 +196,9 @@ fn record_line(recorded: &Recorded, json: bool) -> String {
     match &recorded.record {
         Decoded::Known(record) => {
             value["type"] = json!(record.body.type_name());
+            value["type-number"] = json!(record.body.type_number());
+            value["version"] = json!(BODY_VERSION);
+            value["size"] = json!(body_size(&record.body));
             value["previous"] = json!(record.previous);
             // A body that cannot be shown would be a program error; the line is then without it.
             let mut body = serde_json::to_value(&record.body).unwrap_or_default();
@@ -167,6 +218,7 @@ fn record_line(recorded: &Recorded, json: bool) -> String {
             value["type-number"] = json!(kind);
             value["version"] = json!(version);
             value["size"] = json!(body.len());
+            value["bytes"] = json!(hex(body));
         }
     }
     value.to_string()

@@ -143,6 +143,7 @@ fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
     let ending = Past::open(&args.directory)?.read(|item| {
         let recorded = match item {
             Item::Record(recorded) => recorded,
+            Item::Batch(..) => return Ok(()),
             Item::Gap(gap) => {
                 gaps.push(gap);
                 return Ok(());

@@ -7,6 +7,7 @@
 mod dump;
 mod error;
 mod explain;
+mod headers;
 mod migrate;
 mod online;
 mod past;

@@ -7,16 +7,18 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
 use journal_format::batch::BatchHeader;
-use journal_format::number::{DomainId, Lsn};
+use journal_format::number::{Chain, DomainId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RecordBody};
 use phase_journal::journal::OsDisk;
-use phase_journal::journal::read::{Ending, Entry, Gap, Reader};
+use phase_journal::journal::read::{Ending, Entry, Gap, Reader, SegmentFile};
 
 use crate::error::ToolError;
 
 /// Something in a journal.
 #[derive(Debug)]
 pub(crate) enum Item {
+    /// A batch begins: its header, and the chain value after it, which is the header's checksum (F6).
+    Batch(Box<BatchHeader>, Chain),
     /// A record.
     Record(Box<Recorded>),
     /// Records that are lost.
@@ -24,10 +26,21 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    fn first(&self) -> Lsn {
+    /// The segment it stands in.
+    pub(crate) fn segment(&self) -> SegmentNumber {
         match self {
-            Item::Record(recorded) => recorded.record.lsn(),
-            Item::Gap(gap) => gap.first,
+            Item::Batch(header, _) => header.segment,
+            Item::Record(recorded) => recorded.batch.segment,
+            Item::Gap(gap) => gap.segment,
+        }
+    }
+
+    /// Does it stand before a gap that was found in the same batch? The batch's own header always does.
+    fn is_before(&self, gap: &Gap) -> bool {
+        match self {
+            Item::Batch(..) => true,
+            Item::Record(recorded) => recorded.record.lsn() < gap.first,
+            Item::Gap(other) => other.first < gap.first,
         }
     }
 }
@@ -63,6 +76,11 @@ impl Past {
         })
     }
 
+    /// The segments, oldest first.
+    pub(crate) fn segments(&self) -> &[SegmentFile] {
+        self.reader.segments()
+    }
+
     /// Hands everything to `each`, in the order of LSNs; says how the journal ends.
     pub(crate) fn read(
         mut self,
@@ -73,11 +91,12 @@ impl Past {
         while let Some(entry) = self.reader.next() {
             match entry? {
                 Entry::Gap(gap) => {
-                    let at = items.partition_point(|item| item.first() < gap.first);
+                    let at = items.partition_point(|item| item.is_before(&gap));
                     items.insert(at, Item::Gap(gap));
                 }
                 Entry::Batch(batch) => {
                     items.drain(..).try_for_each(&mut each)?;
+                    items.push_back(Item::Batch(Box::new(batch.header), batch.chain));
                     for placed in batch.records {
                         let recorded = self.recorded(placed.record, batch.header, placed.offset);
                         items.push_back(Item::Record(Box::new(recorded)));

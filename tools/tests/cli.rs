@@ -98,6 +98,10 @@ snapshots!(
     dump_of_damage: golden(&["damaged-middle.seg"]), "dump";
     dump_of_a_torn_tail: golden(&["every-record.seg", "torn-tail.seg"]), "dump", "-n", "3";
     dump_of_an_unknown_type: journal(true), "dump", "--type", "decision";
+    dump_of_headers: golden(&["every-record.seg", "torn-tail.seg"]), "dump", "--headers", "--type", "sealed";
+    dump_of_headers_as_json: golden(&["every-record.seg", "torn-tail.seg"]), "dump", "--json", "--headers", "--type", "sealed";
+    dump_of_a_newer_writer_as_json: golden(&["every-record.seg", "newer-record.seg"]), "dump", "--json", "--from", "101", "--to", "101";
+    dump_of_a_cut_off_segment: golden(&["cut-off.seg", "later.seg"]), "dump", "--headers", "--type", "sealed";
     dump_of_nothing: tempfile::tempdir().unwrap(), "dump";
     explain_a_migration: journal(true), "explain";
     explain_a_migration_as_json: journal(true), "explain", "--json";

@@ -19,8 +19,8 @@ pub const RECORD_HEADER_SIZE: usize = 48;
 const CRC_OFFSET: usize = RECORD_HEADER_SIZE - 4;
 const WHAT: &str = "record";
 
-/// The version of every body that this program writes.
-const BODY_VERSION: u16 = 1;
+/// The version of every body that this program writes and knows.
+pub const BODY_VERSION: u16 = 1;
 
 /// A record that was read.
 #[allow(
@@ -274,4 +274,13 @@ pub fn record_size(draft: &Draft) -> Option<u64> {
     Some(on_disk(
         (RECORD_HEADER_SIZE + body.len()).next_multiple_of(8),
     ))
+}
+
+/// Bytes of a record's body on disk, without padding; `None` if it is larger than one may be (F14).
+/// A value has one encoding (F9), so that this is also the size of the body it was read from.
+#[must_use]
+pub fn body_size(body: &RecordBody) -> Option<u64> {
+    let mut bytes = Vec::new();
+    encode_body(body, &mut bytes).ok()?;
+    Some(on_disk(bytes.len()))
 }

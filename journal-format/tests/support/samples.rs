@@ -42,7 +42,7 @@ fn position() -> Position {
     }
 }
 
-fn instance() -> Instance {
+pub(crate) fn instance() -> Instance {
     Instance {
         boot: boot(),
         pid: 4_194_304,
