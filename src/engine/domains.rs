@@ -69,8 +69,14 @@ impl Domains {
 
     /// Registers a domain, in place of one of this identity, which is given back.
     pub(crate) fn insert(&mut self, id: DomainId, domain: Domain) -> Option<Domain> {
-        let before = self.remove(&id);
         let state = &domain.state;
+        if let Some(known) = self.by_id.get_mut(&id)
+            && known.state.name == state.name
+            && known.state.instance == state.instance
+        {
+            return Some(core::mem::replace(known, domain));
+        }
+        let before = self.remove(&id);
         match self.by_name.get_mut(&state.name) {
             Some(domains) => domains.insert(id),
             None => {

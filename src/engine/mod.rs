@@ -162,7 +162,7 @@ impl Engine {
     }
 
     /// Gives a draft its place and applies it.
-    fn apply(&mut self, draft: Draft) -> Lsn {
+    fn apply(&mut self, draft: Draft) -> Record {
         let lsn = self.next;
         self.next = lsn
             .next()
@@ -174,7 +174,7 @@ impl Engine {
             body: draft.body,
         };
         self.state.apply(&record);
-        lsn
+        record
     }
 }
 

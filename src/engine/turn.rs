@@ -121,11 +121,13 @@ impl<'a> Turn<'a> {
     // Writing.
 
     pub(crate) fn append(&mut self, domain: Option<DomainId>, body: RecordBody) -> Lsn {
-        let draft = Draft { domain, body };
-        self.step.append.push(draft.clone());
-        let lsn = self.engine.apply(draft.clone());
-        self.notice(domain, lsn, &draft.body);
-        lsn
+        let record = self.engine.apply(Draft { domain, body });
+        self.notice(domain, record.lsn, &record.body);
+        self.step.append.push(Draft {
+            domain,
+            body: record.body,
+        });
+        record.lsn
     }
 
     /// Appends a record about a migration's domain; nothing if the migration is not known.
