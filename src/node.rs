@@ -23,10 +23,59 @@ const ROLL_PAUSE_NS: u64 = 10_000_000_000;
 /// What may leave the process after a turn.
 pub type Outbox = (Vec<Effect>, Vec<Message>);
 
-/// The engine and its log.
+/// A state machine whose records the node makes durable: the engine, or in a measurement of the node
+/// alone one that only writes down what it is given.
+pub trait Machine {
+    /// What follows from one input.
+    fn step(&mut self, now: Now, input: Input) -> Step;
+    /// The whole state as records, to be appended as the very next ones.
+    fn checkpoint(&mut self) -> Vec<Draft>;
+    /// The record that says that all before it was acknowledged, to be appended as the very next one.
+    fn seal(&mut self) -> Draft;
+    /// The LSN that the next record gets.
+    fn next_lsn(&self) -> Lsn;
+    /// Is this a moment in which the journal does nothing slow?
+    fn in_blackout(&self) -> bool;
+    /// Whether there is room for what an input may lead to; if not, why.
+    fn set_no_room(&mut self, why: Option<String>);
+    /// How many ended migrations are kept because the other side is not known to know the outcome.
+    fn kept_migrations(&self) -> usize;
+}
+
+impl Machine for Engine {
+    fn step(&mut self, now: Now, input: Input) -> Step {
+        Engine::step(self, now, input)
+    }
+
+    fn checkpoint(&mut self) -> Vec<Draft> {
+        Engine::checkpoint(self)
+    }
+
+    fn seal(&mut self) -> Draft {
+        Engine::seal(self)
+    }
+
+    fn next_lsn(&self) -> Lsn {
+        Engine::next_lsn(self)
+    }
+
+    fn in_blackout(&self) -> bool {
+        Engine::in_blackout(self)
+    }
+
+    fn set_no_room(&mut self, why: Option<String>) {
+        Engine::set_no_room(self, why);
+    }
+
+    fn kept_migrations(&self) -> usize {
+        Engine::kept_migrations(self)
+    }
+}
+
+/// A machine and its log.
 #[derive(Debug)]
-pub struct Node<D: Disk> {
-    engine: Engine,
+pub struct Node<D: Disk, M: Machine = Engine> {
+    machine: M,
     log: Log<D>,
     switch: CrashSwitch,
     /// What ended it: the engine is ahead of the journal for good.
@@ -61,20 +110,35 @@ impl<D: Disk> Node<D> {
             peer,
         };
         let history: Vec<History> = opened.history().iter().map(history).collect();
-        let mut engine = Engine::open(config, &history);
-        let checkpoint = checkpoint(&mut engine);
+        let engine = Engine::open(config, &history);
+        let mut node = Node::begin(opened, engine, now, switch)?;
+        let step = node.machine.start(now);
+        let outbox = node.append(now, step)?;
+        Ok((node, outbox))
+    }
+}
+
+impl<D: Disk, M: Machine> Node<D, M> {
+    /// Begins a segment with the machine's checkpoint.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be made durable.
+    pub fn begin(
+        opened: Opened<D>,
+        mut machine: M,
+        now: Now,
+        switch: CrashSwitch,
+    ) -> Result<Node<D, M>, AppendError> {
+        let checkpoint = checkpoint(&mut machine);
         let log = opened.begin(&checkpoint, timestamps(now))?;
-        let mut node = Node {
-            engine,
+        Ok(Node {
+            machine,
             log,
             switch,
             failed: None,
             roll_at: 0,
             is_unsealed: true,
-        };
-        let step = node.engine.start(now);
-        let outbox = node.append(now, step)?;
-        Ok((node, outbox))
+        })
     }
 
     /// Steps all inputs, appends all records as one batch, and hands out the rest.
@@ -92,11 +156,11 @@ impl<D: Disk> Node<D> {
                 Err(AppendError::NoSegment { cause, .. }) => Some(cause.to_string()),
                 Err(error) => Some(error.to_string()),
             };
-            self.engine.set_no_room(why);
+            self.machine.set_no_room(why);
         }
         let mut whole = Step::default();
         for input in inputs {
-            let mut step = self.engine.step(now, input);
+            let mut step = self.machine.step(now, input);
             whole.append.append(&mut step.append);
             whole.effects.append(&mut step.effects);
             whole.messages.append(&mut step.messages);
@@ -136,14 +200,14 @@ impl<D: Disk> Node<D> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        if !self.is_unsealed || self.engine.in_blackout() {
+        if !self.is_unsealed || self.machine.in_blackout() {
             return Ok(());
         }
         self.is_unsealed = false;
         if self.log.must_roll() {
             return Ok(());
         }
-        let draft = self.engine.seal();
+        let draft = self.machine.seal();
         let sealed = self.log.append(&[draft], timestamps(now), ());
         if let Err(error) = &sealed {
             self.failed = Some(error.clone());
@@ -161,10 +225,10 @@ impl<D: Disk> Node<D> {
     /// a checkpoint would be downtime.
     fn roll_if_due(&mut self, now: Now) -> Result<(), AppendError> {
         let is_due = self.log.must_roll() && now.monotonic >= self.roll_at;
-        if !is_due || self.engine.in_blackout() {
+        if !is_due || self.machine.in_blackout() {
             return Ok(());
         }
-        let checkpoint = checkpoint(&mut self.engine);
+        let checkpoint = checkpoint(&mut self.machine);
         self.is_unsealed = true;
         match self.log.roll(&checkpoint, timestamps(now)) {
             Ok(()) => {}
@@ -182,7 +246,7 @@ impl<D: Disk> Node<D> {
 
     fn assert_in_step(&self) {
         assert_eq!(
-            self.engine.next_lsn(),
+            self.machine.next_lsn(),
             self.log.next_lsn(),
             "the engine counts every record that it hands out"
         );
@@ -191,7 +255,7 @@ impl<D: Disk> Node<D> {
     /// How many ended migrations are kept because the other side is not known to know the outcome.
     #[must_use]
     pub fn kept_migrations(&self) -> usize {
-        self.engine.kept_migrations()
+        self.machine.kept_migrations()
     }
 
     /// Makes spare segments; see [`Log::spare_maker`].
@@ -249,7 +313,7 @@ fn timestamps(now: Now) -> Timestamps {
 
 /// The engine's checkpoint, and how far back it still leans on older records: to the begin of the
 /// open jobs, and to the definitions of its domains.
-fn checkpoint(engine: &mut Engine) -> Checkpoint {
+fn checkpoint<M: Machine>(engine: &mut M) -> Checkpoint {
     let drafts = engine.checkpoint();
     let needed_from = drafts.iter().filter_map(leans_on).min();
     Checkpoint {

@@ -9,34 +9,28 @@ use core::fmt;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use journal_format::number::Nonce;
 use journal_format::record::Effect;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
 
+use super::gather::{Gatherer, Received};
 use crate::engine::{
     Answer, ControlRequest, Envelope, Input, Message, Now, PeerRequest, PeerResponse, Refusal,
     Token,
 };
 use crate::journal::disk::Disk;
 use crate::journal::{AppendError, Durable, Status};
-use crate::node::{Node, Outbox};
+use crate::node::{Machine, Node, Outbox};
 
 /// Most inputs that wait for the node; further senders wait.
 pub const INPUT_QUEUE_MAX: usize = 1024;
 
-/// Most inputs in one turn, and so in one batch.
-const INPUTS_PER_TURN_MAX: usize = 256;
-
 /// Most outboxes on their way to the dispatcher.
 pub const OUTBOX_QUEUE_MAX: usize = 64;
-
-/// How long nothing comes in before the last batch is sealed.
-const SEAL_AFTER: Duration = Duration::from_millis(5);
 
 /// Most callers that wait for an answer at the same time.
 const WAITERS_MAX: usize = 4096;
@@ -272,28 +266,36 @@ impl Link {
         Ok(Waiting { link: self, token })
     }
 
-    /// Answers the callers, and gives back what is left for others to carry out.
-    pub fn hand_out(&self, now: Now, outbox: Durable<Outbox>) -> Option<HandedOut> {
+    /// Answers the callers; says how many, and gives back what is left for others to carry out.
+    pub fn hand_out(&self, now: Now, outbox: Durable<Outbox>) -> (usize, Option<HandedOut>) {
         let (effects, messages) = outbox.split();
         let time = now.wall;
         let mut others = Vec::new();
+        let mut answered = 0;
         for message in messages.into_inner() {
             match message {
-                Message::Reply { token, result } => self.answer_control(token, result, time),
+                Message::Reply { token, result } => {
+                    answered += 1;
+                    self.answer_control(token, result, time);
+                }
                 Message::PeerReply {
                     token,
                     envelope,
                     response,
-                } => self.answer_peer(token, (envelope, response)),
+                } => {
+                    answered += 1;
+                    self.answer_peer(token, (envelope, response));
+                }
                 other => others.push(other),
             }
         }
         let is_empty = effects.get().is_empty() && others.is_empty();
-        (!is_empty).then_some(HandedOut {
+        let handed_out = (!is_empty).then_some(HandedOut {
             time,
             effects,
             messages: others,
-        })
+        });
+        (answered, handed_out)
     }
 
     /// Answers a control client; it may have hung up.
@@ -364,35 +366,27 @@ pub fn timer() -> io::Result<Runtime> {
 ///
 /// # Errors
 /// What made the journal fail.
-pub fn run<D: Disk>(
-    mut node: Node<D>,
+pub fn run<D: Disk, M: Machine>(
+    mut node: Node<D, M>,
     link: &Link,
     mut inputs: mpsc::Receiver<Inbound>,
     outboxes: &mpsc::Sender<HandedOut>,
-    timer: &Runtime,
+    timer: Runtime,
 ) -> Result<(), AppendError> {
+    let mut gatherer = Gatherer::new(timer);
     let mut inbound = Vec::new();
     let result = loop {
-        let is_open = match node.is_unsealed() {
-            false => timer.block_on(inputs.recv_many(&mut inbound, INPUTS_PER_TURN_MAX)) > 0,
-            true => {
-                let receiving = inputs.recv_many(&mut inbound, INPUTS_PER_TURN_MAX);
-                let received = timer.block_on(async { timeout(SEAL_AFTER, receiving).await });
-                match received {
-                    Ok(count) => count > 0,
-                    Err(_) => match node.seal(now()) {
-                        Ok(()) => continue,
-                        Err(error) => break Err(error),
-                    },
-                }
-            }
-        };
-        if !is_open {
-            break Ok(());
+        match gatherer.receive(&mut inputs, &mut inbound, node.is_unsealed()) {
+            Received::Inputs => {}
+            Received::Closed => break Ok(()),
+            Received::Quiet => match node.seal(now()) {
+                Ok(()) => continue,
+                Err(error) => break Err(error),
+            },
         }
         match turn(&mut node, link, &mut inbound, outboxes) {
-            Ok(true) => {}
-            Ok(false) => break Ok(()),
+            Ok(Some(answered)) => gatherer.has_turned(answered),
+            Ok(None) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
@@ -403,13 +397,14 @@ pub fn run<D: Disk>(
     result
 }
 
-/// One turn; `false` when nobody carries anything out any more: the sidecar is stopping.
-fn turn<D: Disk>(
-    node: &mut Node<D>,
+/// One turn; how many callers it answered. `None` when nobody carries anything out any more: the
+/// sidecar is stopping.
+fn turn<D: Disk, M: Machine>(
+    node: &mut Node<D, M>,
     link: &Link,
     inbound: &mut Vec<Inbound>,
     outboxes: &mpsc::Sender<HandedOut>,
-) -> Result<bool, AppendError> {
+) -> Result<Option<usize>, AppendError> {
     let mut inputs = Vec::with_capacity(inbound.len());
     for one in inbound.drain(..) {
         match one {
@@ -422,12 +417,12 @@ fn turn<D: Disk>(
         }
     }
     let now = now();
-    let handed_out = link.hand_out(now, node.turn(now, inputs)?);
+    let (answered, handed_out) = link.hand_out(now, node.turn(now, inputs)?);
     let is_alive = match handed_out {
         None => !outboxes.is_closed(),
         Some(handed_out) => outboxes.blocking_send(handed_out).is_ok(),
     };
-    Ok(is_alive)
+    Ok(is_alive.then_some(answered))
 }
 
 #[cfg(test)]
@@ -508,7 +503,7 @@ mod tests {
         let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
         let node_link = link.clone();
         let timer = timer().unwrap();
-        let node = std::thread::spawn(move || run(node, &node_link, inbound, &outboxes, &timer));
+        let node = std::thread::spawn(move || run(node, &node_link, inbound, &outboxes, timer));
         assert!(link.status().await.unwrap().journal.poisoned.is_none());
 
         let add = |number: u8| {

@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod control;
 mod dispatch;
+mod gather;
 mod history;
 pub mod link;
 mod monitor;

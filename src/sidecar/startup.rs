@@ -284,7 +284,7 @@ impl Sidecar {
         let (ready, is_ready) = watch::channel(false);
         let board = ProgressBoard::default();
         let dispatcher = Dispatcher::new(boot, link.clone(), board.clone(), notices.clone(), ready);
-        let first = link.hand_out(begin, first);
+        let (_, first) = link.hand_out(begin, first);
         let tasks = Tasks::start(node, first, &link, inbound, dispatcher)
             .map_err(start_error("start a thread of", "the sidecar"))?;
         Ok(Sidecar {
@@ -384,7 +384,7 @@ impl Tasks {
             .name("node".to_owned())
             .spawn(move || {
                 // If this thread panics, `done` is dropped, and everyone is told below.
-                let result = link::run(node, &node_link, inbound, &outboxes, &timer);
+                let result = link::run(node, &node_link, inbound, &outboxes, timer);
                 drop(done.send(result));
             })?;
         let watch_link = link.clone();
