@@ -9,6 +9,7 @@ use crate::bytes::{Fields, Salted, in_memory, is_zero, on_disk};
 use crate::error::FormatError;
 use crate::number::{Chain, DomainId, Id128, Lsn};
 use crate::record::{Decoded, RECORD_HEADER_SIZE, decode_record};
+use crate::scan::Batch;
 use crate::segment::SegmentHeader;
 
 /// A place in a segment, between two batches.
@@ -31,6 +32,17 @@ impl Cursor {
             at: SegmentHeader::batches_begin(),
             next: segment.first,
             chain: segment.chain(),
+        }
+    }
+
+    /// Behind a batch that was found there.
+    #[must_use]
+    pub fn behind(segment: &SegmentHeader, batch: &Batch) -> Cursor {
+        Cursor {
+            at: batch.header.offset + batch.header.size(),
+            next: Lsn(batch.header.last().0.saturating_add(1)),
+            chain: batch.chain,
+            ..Cursor::new(segment)
         }
     }
 

@@ -1,37 +1,30 @@
-//! An index over the journal: which records a domain or a job has, and where they lie.
+//! An index over the journal: where the records of a domain, of a job, or around an LSN or a time lie.
 //! Invariant: derived. It is never asked whether something is durable or true; what it says is looked
 //! up in the journal; when it is missing, damaged, of another journal or ahead of this one, it is
 //! made anew. No append waits for it.
 //! Not here: the journal's own reading (`read`); deciding when to catch up (the caller, on a thread
 //! of its own).
 
+mod jobs;
+mod keys;
+mod store;
+
 use core::fmt;
-use std::fs;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use journal_format::number::{DomainId, Id128, JournalId, Lsn, MigrationId, SegmentNumber};
-use journal_format::record::{Decoded, PeerHeard, RecordBody};
+use journal_format::number::{DomainId, JournalId, Lsn, SegmentNumber};
+use journal_format::record::{Decoded, RecordBody};
 use journal_format::scan::Batch;
 
 use super::disk::Disk;
 use super::read::{Entry, ReadError, Reader};
-
-/// Bytes of cache, at the most.
-const CACHE_SIZE_MAX: u64 = 4 * 1024 * 1024;
-/// The version of the keys and values; another one is made anew.
-const INDEX_VERSION: u8 = 1;
-
-const META_KEY: &[u8] = b"!meta";
-/// Keys of records by domain: this, the domain, the LSN.
-const BY_DOMAIN: u8 = b'd';
-/// Keys of records by job: this, the job, the LSN.
-const BY_JOB: u8 = b'j';
-/// Keys of the jobs of migrations: this, the migration.
-const JOB_OF_MIGRATION: u8 = b'm';
-/// Keys of the jobs of effects: this, the effect.
-const JOB_OF_EFFECT: u8 = b'e';
+use jobs::JobsOfBatch;
+use keys::{
+    BATCHES, META_KEY, TIMES, batch_key, decode_batch, decode_meta, decode_place, decode_time_key,
+    domain_key, encode_batch, encode_job, encode_meta, encode_place, job_key, needs, sortable,
+    time_key, unsortable,
+};
+use store::Store;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +37,21 @@ pub struct Place {
     pub offset: u64,
     /// The number of its type.
     pub kind: u16,
+}
+
+/// Where a batch lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchPlace {
+    /// Its first record.
+    pub first: Lsn,
+    /// Its last record.
+    pub last: Lsn,
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// When it was written, in nanoseconds since 1970.
+    pub wall: u64,
 }
 
 /// Whose records.
@@ -67,8 +75,6 @@ struct Meta {
     chain: u32,
 }
 
-const META_SIZE: usize = 1 + 16 + 8 + 8 + 4;
-
 /// Why the index cannot be used. The journal is not affected.
 #[derive(Debug)]
 pub enum IndexError {
@@ -80,6 +86,16 @@ pub enum IndexError {
         doing: &'static str,
         /// Why.
         cause: String,
+    },
+    /// Somebody else is at work on it.
+    InUse {
+        /// The index's directory.
+        directory: PathBuf,
+    },
+    /// It was deleted, or replaced, while it was open. It is to be opened anew.
+    Gone {
+        /// The index's directory.
+        directory: PathBuf,
     },
     /// The journal could not be read.
     Journal(ReadError),
@@ -98,6 +114,16 @@ impl fmt::Display for IndexError {
                     "could not {doing} the index {}: {cause}",
                     directory.display()
                 )
+            }
+            IndexError::InUse { directory } => {
+                write!(
+                    f,
+                    "the index {} is in use by another process",
+                    directory.display()
+                )
+            }
+            IndexError::Gone { directory } => {
+                write!(f, "the index {} was deleted", directory.display())
             }
             IndexError::Journal(error) => error.fmt(f),
         }
@@ -124,11 +150,12 @@ pub struct CaughtUp {
 /// The index of one journal.
 #[derive(Debug)]
 pub struct Index {
-    directory: PathBuf,
-    store: sled::Db,
+    store: Store,
     meta: Option<Meta>,
     /// Nothing before this is in the index, as far as that was looked after.
     oldest: Lsn,
+    /// The latest time of a batch.
+    latest: Option<u64>,
 }
 
 impl Index {
@@ -147,21 +174,34 @@ impl Index {
         });
         match opened {
             Ok(opened) => Ok(opened),
-            Err(error @ IndexError::Journal(_)) => Err(error),
-            Err(error @ IndexError::Store { .. }) => {
+            Err(error @ (IndexError::Journal(_) | IndexError::InUse { .. })) => Err(error),
+            Err(error @ (IndexError::Store { .. } | IndexError::Gone { .. })) => {
                 tracing::warn!(%error, "the index is made anew");
-                remove(directory)?;
-                let mut index = Index::open_store(directory)?;
-                let caught_up = index.catch_up(disk)?;
+                let (index, caught_up) = Index::rebuild(directory, disk)?;
+                let rebuilt = true;
                 Ok((
                     index,
                     CaughtUp {
-                        rebuilt: true,
+                        rebuilt,
                         ..caught_up
                     },
                 ))
             }
         }
+    }
+
+    /// Throws away the index in `directory`, whatever it is, and makes it anew.
+    ///
+    /// # Errors
+    /// [`IndexError::InUse`] when somebody else is at work on it; as [`Index::open`].
+    pub fn rebuild<D: Disk + Clone>(
+        directory: &Path,
+        disk: &D,
+    ) -> Result<(Index, CaughtUp), IndexError> {
+        remove(directory)?;
+        let mut index = Index::open_store(directory)?;
+        let caught_up = index.catch_up(disk)?;
+        Ok((index, caught_up))
     }
 
     /// The last record in the index.
@@ -173,8 +213,13 @@ impl Index {
     /// Adds what the journal has beyond the index, and forgets what it has let go.
     ///
     /// # Errors
-    /// [`IndexError::Store`]: the index is to be deleted and opened anew.
+    /// [`IndexError::Gone`], [`IndexError::Store`]: the index is to be dropped and opened anew.
     pub fn catch_up<D: Disk + Clone>(&mut self, disk: &D) -> Result<CaughtUp, IndexError> {
+        if self.store.is_gone() {
+            return Err(IndexError::Gone {
+                directory: self.store.directory().to_path_buf(),
+            });
+        }
         let mut reader = Reader::open(disk.clone())?;
         let mut caught_up = CaughtUp::default();
         if let Some(meta) = self.meta
@@ -222,6 +267,59 @@ impl Index {
         Ok(false)
     }
 
+    /// The batch that a record is in, or was in; where a gap took it, or the journal let it go, the
+    /// first batch behind it. `None`: all the index has is older.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn place_of_lsn(&self, lsn: Lsn) -> Result<Option<BatchPlace>, IndexError> {
+        self.store.read(|db| {
+            let mut before = db.range(BATCHES.start.as_slice()..=batch_key(lsn).as_slice());
+            if let Some(item) = before.next_back() {
+                let (key, value) = item?;
+                let place = decode_batch(&key, &value).filter(|place| place.last >= lsn);
+                if place.is_some() {
+                    return Ok(place);
+                }
+            }
+            let behind = db.range(batch_key(lsn).as_slice()..BATCHES.end.as_slice());
+            for item in behind {
+                let (key, value) = item?;
+                let place = decode_batch(&key, &value).filter(|place| place.first >= lsn);
+                if place.is_some() {
+                    return Ok(place);
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// The first batch, in the order of LSNs, that was written at that time or later, in nanoseconds
+    /// since 1970. `None`: all the index has is older.
+    ///
+    /// A clock may be set back. Everything before this batch is older than the time that was asked
+    /// for; behind it there may again be batches with an earlier time than that. So whoever reads on
+    /// from here misses nothing of that time, and whoever wants just a stretch of time looks at each
+    /// batch's own.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn place_at_time(&self, wall: u64) -> Result<Option<BatchPlace>, IndexError> {
+        self.store.read(|db| {
+            let mut later = db.range(time_key(wall).as_slice()..TIMES.end.as_slice());
+            let Some(item) = later.next() else {
+                return Ok(None);
+            };
+            let (_, first) = item?;
+            let Some(first) = unsortable(&first).map(Lsn) else {
+                return Ok(None);
+            };
+            let key = batch_key(first);
+            let value = db.get(&key)?;
+            Ok(value.and_then(|value| decode_batch(&key, &value)))
+        })
+    }
+
     /// The records of a domain from an LSN on, oldest first, at most `limit`.
     ///
     /// # Errors
@@ -264,10 +362,10 @@ impl Index {
             DomainOrJob::Domain(domain) => domain_key(domain, lsn),
             DomainOrJob::Job(job) => job_key(job, lsn),
         };
-        self.guard("read", || {
+        self.store.read(|db| {
             let mut oldest = None;
             let mut found = 0;
-            for item in self.store.range(key(Lsn(0))..=key(Lsn(u64::MAX))).rev() {
+            for item in db.range(key(Lsn(0))..=key(Lsn(u64::MAX))).rev() {
                 let (key, value) = item?;
                 let place = decode_place(&key, &value);
                 if let Some(place) = place.filter(|place| Some(place.kind) == number) {
@@ -283,9 +381,9 @@ impl Index {
     }
 
     fn range(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Place>, IndexError> {
-        self.guard("read", || {
+        self.store.read(|db| {
             let mut places = Vec::new();
-            for item in self.store.range(from..=to).take(limit) {
+            for item in db.range(from..=to).take(limit) {
                 let (key, value) = item?;
                 // What does not decode is left out: the index is never believed.
                 if let Some(place) = decode_place(&key, &value) {
@@ -297,43 +395,32 @@ impl Index {
     }
 
     fn open_store(directory: &Path) -> Result<Index, IndexError> {
-        let failed = |cause: String| IndexError::Store {
-            directory: directory.to_path_buf(),
-            doing: "open",
-            cause,
-        };
-        let open = || {
-            sled::Config::new()
-                .path(directory)
-                .cache_capacity(CACHE_SIZE_MAX)
-                .mode(sled::Mode::LowSpace)
-                .flush_every_ms(None)
-                .open()
-        };
-        let store = catch_unwind(AssertUnwindSafe(open))
-            .map_err(|_| failed("the store panicked".to_owned()))?
-            .map_err(|error| failed(error.to_string()))?;
-        let mut index = Index {
-            directory: directory.to_path_buf(),
-            store,
-            meta: None,
-            oldest: Lsn(0),
-        };
-        let meta = index.guard("read", || index.store.get(META_KEY))?;
-        index.meta = match meta {
+        let store = Store::open(directory)?;
+        let (meta, last) = store.read(|db| {
+            let mut times = db.range(TIMES.start.as_slice()..TIMES.end.as_slice());
+            Ok((db.get(META_KEY)?, times.next_back().transpose()?))
+        })?;
+        let meta = match meta {
             None => None,
-            Some(bytes) => {
-                Some(decode_meta(&bytes).ok_or_else(|| failed("not its version".to_owned()))?)
-            }
+            Some(bytes) => Some(decode_meta(&bytes).ok_or_else(|| IndexError::Store {
+                directory: directory.to_path_buf(),
+                doing: "open",
+                cause: "not its version".to_owned(),
+            })?),
         };
-        Ok(index)
+        Ok(Index {
+            store,
+            meta,
+            oldest: Lsn(0),
+            latest: last.and_then(|(key, _)| decode_time_key(&key)),
+        })
     }
 
     /// Adds a batch, all or nothing; returns how many of its records were added.
     fn add(&mut self, journal: JournalId, batch: &Batch) -> Result<u64, IndexError> {
         let mut changes = sled::Batch::default();
         let mut jobs = JobsOfBatch {
-            index: self,
+            store: &self.store,
             new: Vec::new(),
         };
         let mut added = 0;
@@ -354,8 +441,20 @@ impl Index {
             }
             added += 1;
         }
+        let place = BatchPlace {
+            first: batch.header.first,
+            last: batch.header.last(),
+            segment: batch.header.segment,
+            offset: batch.header.offset,
+            wall: batch.header.wall,
+        };
         for (key, job) in jobs.new {
-            changes.insert(key, &sortable(job.0));
+            changes.insert(key, &encode_job(job, place.last));
+        }
+        changes.insert(batch_key(place.first), encode_batch(&place));
+        let is_latest = self.latest.is_none_or(|latest| place.wall > latest);
+        if is_latest {
+            changes.insert(time_key(place.wall), &sortable(place.first.0));
         }
         let meta = Meta {
             journal,
@@ -364,8 +463,11 @@ impl Index {
             chain: batch.chain.0,
         };
         changes.insert(META_KEY, encode_meta(&meta));
-        self.guard("write", || self.store.apply_batch(changes))?;
+        self.store.run("write", |db| db.apply_batch(changes))?;
         self.meta = Some(meta);
+        if is_latest {
+            self.latest = Some(place.wall);
+        }
         Ok(added)
     }
 
@@ -374,224 +476,54 @@ impl Index {
         if oldest == self.oldest {
             return Ok(());
         }
-        self.guard("prune", || {
-            for item in self.store.iter() {
+        self.latest = self.store.run("prune", |db| {
+            for item in db.iter() {
                 let (key, value) = item?;
-                let lsn = decode_place(&key, &value)
-                    .map(|place| place.lsn)
-                    .or_else(|| decode_effect_key(&key));
-                if lsn.is_some_and(|lsn| lsn < oldest) {
-                    self.store.remove(key)?;
+                if needs(&key, &value).is_some_and(|lsn| lsn < oldest) {
+                    db.remove(key)?;
                 }
             }
-            Ok(())
+            renew_times(db)
         })?;
         self.oldest = oldest;
         Ok(())
     }
 
     fn clear(&mut self) -> Result<(), IndexError> {
-        tracing::warn!(directory = %self.directory.display(), "the index is not of this journal");
+        let directory = self.store.directory();
+        tracing::warn!(directory = %directory.display(), "the index is not of this journal");
         self.meta = None;
-        self.guard("clear", || self.store.clear())
+        self.latest = None;
+        self.store.run("clear", |db| db.clear())
     }
+}
 
-    /// Runs something of the store. It is known to panic on files that it finds damaged: that is an
-    /// error like any other here.
-    fn guard<T>(
-        &self,
-        doing: &'static str,
-        work: impl FnOnce() -> Result<T, sled::Error>,
-    ) -> Result<T, IndexError> {
-        let cause = match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "the store panicked".to_owned(),
-        };
-        Err(IndexError::Store {
-            directory: self.directory.clone(),
-            doing,
-            cause,
-        })
+/// Makes the keys by time anew from the batches: a batch that was later than all behind it may have
+/// gone. Returns the latest time.
+fn renew_times(db: &sled::Db) -> Result<Option<u64>, sled::Error> {
+    for item in db.range(TIMES.start.as_slice()..TIMES.end.as_slice()) {
+        let (key, _) = item?;
+        db.remove(key)?;
     }
+    let mut latest = None;
+    for item in db.range(BATCHES.start.as_slice()..BATCHES.end.as_slice()) {
+        let (key, value) = item?;
+        if let Some(place) = decode_batch(&key, &value)
+            && latest.is_none_or(|latest| place.wall > latest)
+        {
+            latest = Some(place.wall);
+            db.insert(time_key(place.wall), &sortable(place.first.0))?;
+        }
+    }
+    Ok(latest)
 }
 
 /// Deletes an index.
 ///
 /// # Errors
-/// [`IndexError::Store`]; none when there is no index.
+/// [`IndexError::InUse`], [`IndexError::Store`]; none when there is no index.
 pub fn remove(directory: &Path) -> Result<(), IndexError> {
-    let removed = match fs::symlink_metadata(directory) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(directory),
-        Ok(_) => fs::remove_file(directory),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(IndexError::Store {
-            directory: directory.to_path_buf(),
-            doing: "delete",
-            cause: error.to_string(),
-        }),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// Finds the jobs of a batch's records, some of which are named only in the batch itself.
-struct JobsOfBatch<'a> {
-    index: &'a Index,
-    new: Vec<(Vec<u8>, Lsn)>,
-}
-
-impl JobsOfBatch<'_> {
-    /// The job that a record belongs to.
-    fn job(&mut self, lsn: Lsn, body: &RecordBody) -> Result<Option<Lsn>, IndexError> {
-        Ok(match body {
-            RecordBody::JobBegun(begun) => {
-                if let Some(terms) = &begun.migration {
-                    self.new.push((migration_key(terms.migration), lsn));
-                }
-                Some(lsn)
-            }
-            RecordBody::MigrationState(state) => {
-                self.new
-                    .push((migration_key(state.terms.migration), state.job));
-                Some(state.job)
-            }
-            RecordBody::EffectIntended(intended) => {
-                if let Some(job) = intended.job {
-                    self.new.push((effect_key(lsn), job));
-                }
-                intended.job
-            }
-            RecordBody::EffectFinished(finished) => self.known(&effect_key(finished.effect))?,
-            RecordBody::PhaseEntered(entered) => Some(entered.job),
-            RecordBody::QemuObserved(observed) => observed.job,
-            RecordBody::Decided(decided) => Some(decided.job),
-            RecordBody::JobEnded(ended) => Some(ended.job),
-            RecordBody::OperatorResolved(resolved) => Some(resolved.job),
-            RecordBody::PeerHeard(PeerHeard { migration, .. }) => self.of_migration(*migration)?,
-            RecordBody::PeerPrepared(prepared) => self.of_migration(prepared.migration)?,
-            RecordBody::MigrationGranted(granted) => self.of_migration(granted.cookie.migration)?,
-            RecordBody::MigrationAbandoned(abandoned) => self.of_migration(abandoned.migration)?,
-            RecordBody::MigrationCommitted(committed) => self.of_migration(committed.migration)?,
-            RecordBody::MigrationStarted(named)
-            | RecordBody::MigrationAborted(named)
-            | RecordBody::MigrationForgotten(named) => self.of_migration(named.migration)?,
-            RecordBody::OutcomeLearned(learned) => self.of_migration(learned.migration)?,
-            RecordBody::CheckpointBegun(_)
-            | RecordBody::CheckpointEnded(_)
-            | RecordBody::DomainAdded(_)
-            | RecordBody::DomainState(_)
-            | RecordBody::DomainRemoved
-            | RecordBody::DefinitionPart(_)
-            | RecordBody::WantedChanged(_)
-            | RecordBody::Sealed => None,
-        })
-    }
-
-    fn of_migration(&self, migration: MigrationId) -> Result<Option<Lsn>, IndexError> {
-        self.known(&migration_key(migration))
-    }
-
-    fn known(&self, key: &[u8]) -> Result<Option<Lsn>, IndexError> {
-        if let Some((_, job)) = self.new.iter().rev().find(|(new, _)| new == key) {
-            return Ok(Some(*job));
-        }
-        let value = self.index.guard("read", || self.index.store.get(key))?;
-        Ok(value.and_then(|value| Some(Lsn(unsortable(&value)?))))
-    }
-}
-
-/// A number as bytes that sort as the number does.
-#[allow(clippy::big_endian_bytes, reason = "keys are compared byte by byte")]
-fn sortable(number: u64) -> [u8; 8] {
-    number.to_be_bytes()
-}
-
-#[allow(clippy::big_endian_bytes, reason = "the inverse of `sortable`")]
-fn unsortable(bytes: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(bytes.try_into().ok()?))
-}
-
-fn key(kind: u8, of: &[u8], lsn: &[u8]) -> Vec<u8> {
-    [&[kind], of, lsn].concat()
-}
-
-fn domain_key(domain: DomainId, lsn: Lsn) -> Vec<u8> {
-    key(BY_DOMAIN, &domain.0.0, &sortable(lsn.0))
-}
-
-fn job_key(job: Lsn, lsn: Lsn) -> Vec<u8> {
-    key(BY_JOB, &sortable(job.0), &sortable(lsn.0))
-}
-
-fn migration_key(migration: MigrationId) -> Vec<u8> {
-    key(JOB_OF_MIGRATION, &migration.0.0, &[])
-}
-
-fn effect_key(effect: Lsn) -> Vec<u8> {
-    key(JOB_OF_EFFECT, &sortable(effect.0), &[])
-}
-
-fn decode_effect_key(key: &[u8]) -> Option<Lsn> {
-    match key.split_first()? {
-        (&JOB_OF_EFFECT, effect) => Some(Lsn(unsortable(effect)?)),
-        (_, _) => None,
-    }
-}
-
-fn encode_place(segment: SegmentNumber, offset: u64, kind: u16) -> Vec<u8> {
-    [
-        &segment.0.to_le_bytes()[..],
-        &offset.to_le_bytes(),
-        &kind.to_le_bytes(),
-    ]
-    .concat()
-}
-
-/// The place that a key and its value tell of; `None` for other keys.
-fn decode_place(key: &[u8], value: &[u8]) -> Option<Place> {
-    let (kind, rest) = key.split_first()?;
-    let of = match *kind {
-        BY_DOMAIN => size_of::<DomainId>(),
-        BY_JOB => size_of::<Lsn>(),
-        _ => return None,
-    };
-    let lsn = Lsn(unsortable(rest.get(of..)?)?);
-    let segment = SegmentNumber(u64::from_le_bytes(value.get(..8)?.try_into().ok()?));
-    let offset = u64::from_le_bytes(value.get(8..16)?.try_into().ok()?);
-    let kind = u16::from_le_bytes(value.get(16..)?.try_into().ok()?);
-    Some(Place {
-        lsn,
-        segment,
-        offset,
-        kind,
-    })
-}
-
-fn encode_meta(meta: &Meta) -> Vec<u8> {
-    let mut bytes = vec![INDEX_VERSION];
-    bytes.extend(meta.journal.0.0);
-    bytes.extend(meta.last.0.to_le_bytes());
-    bytes.extend(meta.segment.0.to_le_bytes());
-    bytes.extend(meta.chain.to_le_bytes());
-    bytes
-}
-
-fn decode_meta(bytes: &[u8]) -> Option<Meta> {
-    if bytes.len() != META_SIZE || bytes.first() != Some(&INDEX_VERSION) {
-        return None;
-    }
-    let journal = JournalId(Id128(bytes.get(1..17)?.try_into().ok()?));
-    let last = Lsn(u64::from_le_bytes(bytes.get(17..25)?.try_into().ok()?));
-    let segment = SegmentNumber(u64::from_le_bytes(bytes.get(25..33)?.try_into().ok()?));
-    let chain = u32::from_le_bytes(bytes.get(33..37)?.try_into().ok()?);
-    Some(Meta {
-        journal,
-        last,
-        segment,
-        chain,
-    })
+    store::remove(directory)
 }
 
 #[cfg(test)]

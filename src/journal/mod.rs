@@ -10,12 +10,15 @@
 pub mod disk;
 mod durable;
 mod error;
+pub mod follow;
 pub mod index;
 mod judge;
 mod layout;
+pub mod lock;
 mod log;
 mod open;
 pub mod read;
+pub mod repair;
 pub mod replay;
 mod segments;
 mod spares;

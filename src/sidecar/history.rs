@@ -20,7 +20,7 @@ use super::arguments::QueryDecisions;
 use crate::engine::Rule;
 use crate::journal::INDEX_NAME;
 use crate::journal::disk::OsDisk;
-use crate::journal::index::{DomainOrJob, Index};
+use crate::journal::index::{CaughtUp, DomainOrJob, Index};
 use crate::journal::read::{Entry, ReadError, Reader};
 
 /// The journal's past.
@@ -103,28 +103,29 @@ impl History {
     }
 }
 
-/// Opens the index if it is not, and adds what is new. One that fails is left alone until the next
-/// time: it is never needed.
+/// Opens the index if it is not, and adds what is new. One that fails under way, or was deleted, is
+/// opened anew; what cannot be opened is left alone until the next time: it is never needed.
 fn catch_up(index: &mut Option<Index>, journal: &Path) {
     let disk = OsDisk::new(journal);
-    let caught_up = match index {
-        Some(open) => open.catch_up(&disk),
-        None => Index::open(&journal.join(INDEX_NAME), &disk).map(|(open, caught_up)| {
-            *index = Some(open);
-            caught_up
-        }),
-    };
-    match caught_up {
-        Ok(caught_up) => debug!(
-            added = caught_up.added,
-            rebuilt = caught_up.rebuilt,
-            "index"
-        ),
-        Err(error) => {
-            warn!(%error, "no index");
-            *index = None;
+    if let Some(open) = index {
+        match open.catch_up(&disk) {
+            Ok(caught_up) => return told(caught_up),
+            Err(error) => warn!(%error, "the index is opened anew"),
         }
+        // First of all: what it still writes must not get among the files of the next one.
+        *index = None;
     }
+    match Index::open(&journal.join(INDEX_NAME), &disk) {
+        Ok((open, caught_up)) => {
+            *index = Some(open);
+            told(caught_up);
+        }
+        Err(error) => warn!(%error, "no index"),
+    }
+}
+
+fn told(CaughtUp { added, rebuilt }: CaughtUp) {
+    debug!(added, rebuilt, "index");
 }
 
 /// The newest decisions that match, oldest first. What is damaged or of a newer version is left out.
@@ -188,6 +189,7 @@ fn shown(lsn: Lsn, time: u64, name: String, decided: Decided) -> DecisionMade {
 mod tests {
     use super::*;
     use crate::engine::Rule;
+    use crate::journal::disk::Disk;
     use crate::journal::testing::TestDisk;
     use crate::journal::{Checkpoint, Log, OpenOptions, Timestamps};
     use journal_format::number::{BootId, HostId, Id128};
@@ -265,6 +267,11 @@ mod tests {
     /// A journal with two domains and four decisions.
     fn journal() -> TestDisk {
         let disk = TestDisk::new("journal");
+        written(&disk);
+        disk
+    }
+
+    fn written<D: Disk + Clone>(disk: &D) -> Log<D> {
         let options = OpenOptions::new(HostId(Id128([4; 16])), BOOT);
         let opened = Log::open(disk.clone(), None, &options).unwrap();
         let begun = CheckpointBegun {
@@ -293,13 +300,14 @@ mod tests {
             domain(1, decided(11)),
             domain(1, decided(10)),
         ];
-        let time = Timestamps {
-            wall: 77,
-            monotonic: 1,
-        };
-        let _ = log.append(&drafts, time, ()).unwrap();
-        disk
+        let _ = log.append(&drafts, TIME, ()).unwrap();
+        log
     }
+
+    const TIME: Timestamps = Timestamps {
+        wall: 77,
+        monotonic: 1,
+    };
 
     fn check(name: Option<&str>, job: Option<u64>, limit: usize, expected: &[(&str, u64)]) {
         let query = QueryDecisions {
@@ -325,5 +333,78 @@ mod tests {
         check(Some("two"), None, 1000, &[("two", 20)]);
         check(Some("one"), Some(10), 1000, &[("one", 10), ("one", 10)]);
         check(Some("three"), None, 1000, &[]);
+    }
+    async fn jobs(history: &History) -> Vec<u64> {
+        let query = QueryDecisions {
+            name: Some("one".to_owned()),
+            job: None,
+            limit: 1000,
+        };
+        let domain = DomainId(Id128([1; 16]));
+        let made = history.decisions(query, Some(domain)).await.unwrap();
+        let made = made.as_array().unwrap().iter();
+        made.map(|made| made["job"].as_u64().unwrap()).collect()
+    }
+
+    async fn last_in_index(history: &History) -> Option<Lsn> {
+        let index = history.index.lock().await;
+        index.as_ref().and_then(Index::last)
+    }
+
+    /// Whoever deletes it does not ask whether it is open.
+    #[tokio::test]
+    async fn an_index_that_is_deleted_while_it_is_used_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(INDEX_NAME);
+        let mut log = written(&OsDisk::new(directory.path()));
+        let history = History::new(directory.path().to_owned());
+        history.index().await;
+        assert_eq!(last_in_index(&history).await, Some(Lsn(8)));
+        assert_eq!(jobs(&history).await, [10, 11, 10]);
+
+        for round in 1..4 {
+            std::fs::remove_dir_all(&path).unwrap();
+            let more = [domain(1, decided(100 + round))];
+            let _ = log.append(&more, TIME, ()).unwrap();
+            let mut expected = vec![10, 11, 10];
+            expected.extend((1..=round).map(|round| 100 + round));
+            assert_eq!(jobs(&history).await, expected);
+            assert!(path.is_dir(), "the index is back");
+            assert_eq!(last_in_index(&history).await, Some(Lsn(8 + round)));
+            // And is what the next one finds.
+            let (found, caught_up) = {
+                *history.index.lock().await = None;
+                Index::open(&path, &OsDisk::new(directory.path())).unwrap()
+            };
+            assert_eq!(
+                (found.last(), caught_up),
+                (Some(Lsn(8 + round)), CaughtUp::default())
+            );
+            drop(found);
+            history.index().await;
+        }
+        // Put back from elsewhere, while the old one is still open.
+        let aside = directory.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(jobs(&history).await, [10, 11, 10, 101, 102, 103]);
+        assert_eq!(last_in_index(&history).await, Some(Lsn(11)));
+    }
+
+    /// Somebody makes the index anew, or nothing can be written there.
+    #[tokio::test]
+    async fn decisions_are_found_without_an_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(INDEX_NAME);
+        let disk = OsDisk::new(directory.path());
+        let _log = written(&disk);
+        let (held, _) = Index::open(&path, &disk).unwrap();
+        let history = History::new(directory.path().to_owned());
+        history.index().await;
+        assert_eq!(last_in_index(&history).await, None);
+        assert_eq!(jobs(&history).await, [10, 11, 10]);
+        drop(held);
+        assert_eq!(jobs(&history).await, [10, 11, 10]);
+        assert_eq!(last_in_index(&history).await, Some(Lsn(8)));
     }
 }

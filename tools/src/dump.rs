@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use journal_format::number::{Id128, Lsn};
+use journal_format::number::{BootId, Epoch, Id128, Lsn};
 use journal_format::record::{BODY_VERSION, Decoded, RecordBody, body_size};
-use phase_journal::journal::read::{Ending, SegmentFile};
+use phase_journal::journal::read::{Ending, Gap, SegmentFile};
 use serde_json::json;
 
 use crate::error::{Found, ToolError};
+use crate::follow;
 use crate::headers;
 use crate::past::{Item, Past, Recorded};
 use crate::text::hex;
@@ -35,17 +36,27 @@ pub(crate) struct DumpArgs {
     from: Option<u64>,
     /// Up to this LSN
     #[arg(long, value_name = "LSN")]
-    to: Option<u64>,
+    pub(crate) to: Option<u64>,
     /// Only the last N
     #[arg(short = 'n', long = "last", value_name = "N")]
-    last: Option<usize>,
+    pub(crate) last: Option<usize>,
     /// Also the headers of all segments and batches, and how the journal ends
     #[arg(long)]
     headers: bool,
+    /// Go on with each new record, until Ctrl-C
+    #[arg(short, long, conflicts_with = "headers")]
+    follow: bool,
+    /// Not before it is certain that a record is durable (else the newest are shown, and marked)
+    #[arg(long, requires = "follow")]
+    pub(crate) settled: bool,
 }
 
 impl DumpArgs {
-    fn wants(&self, recorded: &Recorded) -> bool {
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn wants(&self, recorded: &Recorded) -> bool {
         let lsn = recorded.record.lsn().0;
         let of_domain = |wanted: &String| {
             recorded.name.as_ref() == Some(wanted)
@@ -77,6 +88,7 @@ pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<F
             let why = format!("there is no record type '{kind}'; `--type list` shows them");
             Err(ToolError::Argument(why))
         }
+        Some(_) | None if args.follow => follow::run(args, json, out),
         Some(_) | None => show(args, json, out),
     }
 }
@@ -93,7 +105,7 @@ fn show(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, Tool
     if args.headers {
         segments.extend(past.segments().iter().cloned());
     }
-    let mut boot = None;
+    let mut opening = None;
     let ending = past.read(|item| {
         let segment = item.segment();
         while let Some(file) = segments.pop_front_if(|file| file.number <= segment) {
@@ -102,24 +114,14 @@ fn show(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, Tool
         match &item {
             Item::Gap(gap) => {
                 found = Found::Something;
-                lines.add(if json {
-                    json!({"gap": words::gap_json(gap)}).to_string()
-                } else {
-                    words::gap_line(gap)
-                })
+                lines.add(gap_line(gap, json))
             }
             Item::Batch(header, chain) if args.headers => {
                 lines.add(headers::batch_line(header, *chain, json))
             }
             Item::Record(recorded) if args.wants(recorded) => {
-                let opening = (recorded.batch.epoch, recorded.batch.boot);
-                let is_new = boot.replace(opening) != Some(opening);
                 let line = record_line(recorded, json);
-                lines.add(if is_new && !json {
-                    format!("-- epoch {}, boot {}\n{line}", opening.0, opening.1)
-                } else {
-                    line
-                })
+                lines.add(under_opening(&mut opening, recorded, line, json))
             }
             Item::Batch(..) | Item::Record(_) => Ok(()),
         }
@@ -144,6 +146,29 @@ fn show(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, Tool
         Ending::Damaged => found = Found::Something,
     }
     Ok(found)
+}
+
+/// Lost records as a line.
+pub(crate) fn gap_line(gap: &Gap, json: bool) -> String {
+    if json {
+        json!({"gap": words::gap_json(gap)}).to_string()
+    } else {
+        words::gap_line(gap)
+    }
+}
+
+/// A record's line, for people under a line for its opening, if that is another than the last one's.
+pub(crate) fn under_opening(
+    last: &mut Option<(Epoch, BootId)>,
+    recorded: &Recorded,
+    line: String,
+    json: bool,
+) -> String {
+    let opening = (recorded.batch.epoch, recorded.batch.boot);
+    if last.replace(opening) == Some(opening) || json {
+        return line;
+    }
+    format!("-- epoch {}, boot {}\n{line}", opening.0, opening.1)
 }
 
 /// Lines that are written at once, or only the last of them at the end.
@@ -176,7 +201,7 @@ impl<W: Write> Lines<'_, W> {
 }
 
 /// A record as one line of JSON: where it stands, and all that it says.
-fn record_line(recorded: &Recorded, json: bool) -> String {
+pub(crate) fn record_line(recorded: &Recorded, json: bool) -> String {
     if !json {
         return words::line(recorded);
     }

@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
+use phase_journal::journal::follow::FollowError;
+use phase_journal::journal::index::IndexError;
+use phase_journal::journal::lock::LockError;
 use phase_journal::journal::read::ReadError;
+use phase_journal::journal::repair::RepairError;
 use phase_journal::qmp::QmpError;
 
 /// What a command found; decides between exit codes 0 and 1.
@@ -22,6 +26,14 @@ pub(crate) enum ToolError {
     Output(io::Error),
     /// The journal could not be read.
     Journal(ReadError),
+    /// The journal's index could not be made.
+    Index(IndexError),
+    /// The journal is in use.
+    Lock(LockError),
+    /// The journal could not be copied.
+    Repair(RepairError),
+    /// The journal cannot be followed any longer.
+    Follow(FollowError),
     /// A file could not be read.
     File { path: PathBuf, source: io::Error },
     /// An argument makes no sense.
@@ -37,6 +49,10 @@ impl fmt::Display for ToolError {
         match self {
             ToolError::Output(error) => write!(f, "writing the output: {error}"),
             ToolError::Journal(error) => error.fmt(f),
+            ToolError::Index(error) => error.fmt(f),
+            ToolError::Lock(error) => error.fmt(f),
+            ToolError::Repair(error) => error.fmt(f),
+            ToolError::Follow(error) => error.fmt(f),
             ToolError::File { path, source } => write!(f, "reading {}: {source}", path.display()),
             ToolError::Argument(why) => f.write_str(why),
             ToolError::Sidecar(error) => error.fmt(f),
@@ -54,6 +70,30 @@ impl From<io::Error> for ToolError {
 impl From<ReadError> for ToolError {
     fn from(error: ReadError) -> ToolError {
         ToolError::Journal(error)
+    }
+}
+
+impl From<FollowError> for ToolError {
+    fn from(error: FollowError) -> ToolError {
+        ToolError::Follow(error)
+    }
+}
+
+impl From<IndexError> for ToolError {
+    fn from(error: IndexError) -> ToolError {
+        ToolError::Index(error)
+    }
+}
+
+impl From<LockError> for ToolError {
+    fn from(error: LockError) -> ToolError {
+        ToolError::Lock(error)
+    }
+}
+
+impl From<RepairError> for ToolError {
+    fn from(error: RepairError) -> ToolError {
+        ToolError::Repair(error)
     }
 }
 

@@ -1,16 +1,19 @@
 //! The `phase-journal` command: offline inspection of journals, online control of a sidecar.
 //!
-//! Invariant: offline commands open nothing for writing and take no lock; every command writes to a
-//! writer that it is given, and ends with a documented exit code.
+//! Invariant: offline commands change nothing in a journal (`reindex` makes its index anew, which is no
+//! part of it); every command writes to a writer that it is given, and ends with a documented exit code.
 //! Not here: what a record means (`phase_journal::engine`), the files (`phase_journal::journal`).
 
 mod dump;
 mod error;
 mod explain;
+mod follow;
 mod headers;
 mod migrate;
 mod online;
 mod past;
+mod reindex;
+mod repair;
 mod text;
 mod verify;
 mod words;
@@ -61,6 +64,10 @@ enum Command {
     /// Every decision of a journal: rule, evidence, records, and the proof that it can be made again
     /// (offline)
     Explain(explain::ExplainArgs),
+    /// Make a journal's index anew (offline)
+    Reindex(reindex::ReindexArgs),
+    /// Copy what can be read of a damaged journal into a new directory (offline)
+    Repair(repair::RepairArgs),
     /// Domains, open jobs, and what is held and why
     Status,
     /// All domains
@@ -120,6 +127,8 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Dump(args) => dump::run(args, cli.json, out),
         Command::Verify(args) => verify::run(args, cli.json, out),
         Command::Explain(args) => explain::run(args, cli.json, out),
+        Command::Reindex(args) => reindex::run(args, cli.json, out),
+        Command::Repair(args) => repair::run(args, cli.json, out),
         Command::Status => online()?.status(out),
         Command::Domains => online()?.domains(out),
         Command::Jobs(args) => online()?.jobs(args, out),

@@ -60,6 +60,12 @@ pub(crate) struct Recorded {
 /// Reads a journal, one record after the other.
 pub(crate) struct Past {
     reader: Reader<OsDisk>,
+    known: Known,
+}
+
+/// What the records before a record tell of it.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
     names: HashMap<DomainId, String>,
     /// The open or last job of each domain: what a record without a job of its own is about.
     jobs: HashMap<DomainId, Lsn>,
@@ -70,9 +76,7 @@ impl Past {
     pub(crate) fn open(directory: &Path) -> Result<Past, ToolError> {
         Ok(Past {
             reader: Reader::open(OsDisk::new(directory))?,
-            names: HashMap::new(),
-            jobs: HashMap::new(),
-            effects: HashMap::new(),
+            known: Known::default(),
         })
     }
 
@@ -88,7 +92,7 @@ impl Past {
     ) -> Result<Ending, ToolError> {
         // The reader tells of the gaps in a batch after the batch: one batch waits for its gaps.
         let mut items: VecDeque<Item> = VecDeque::new();
-        while let Some(entry) = self.reader.next() {
+        for entry in self.reader.by_ref() {
             match entry? {
                 Entry::Gap(gap) => {
                     let at = items.partition_point(|item| item.is_before(&gap));
@@ -98,7 +102,9 @@ impl Past {
                     items.drain(..).try_for_each(&mut each)?;
                     items.push_back(Item::Batch(Box::new(batch.header), batch.chain));
                     for placed in batch.records {
-                        let recorded = self.recorded(placed.record, batch.header, placed.offset);
+                        let recorded =
+                            self.known
+                                .recorded(placed.record, batch.header, placed.offset);
                         items.push_back(Item::Record(Box::new(recorded)));
                     }
                 }
@@ -107,8 +113,16 @@ impl Past {
         items.drain(..).try_for_each(each)?;
         Ok(self.reader.ending())
     }
+}
 
-    fn recorded(&mut self, record: Decoded, batch: BatchHeader, offset: u64) -> Recorded {
+impl Known {
+    /// A record with its name and job. Each record is shown to it once, in order.
+    pub(crate) fn recorded(
+        &mut self,
+        record: Decoded,
+        batch: BatchHeader,
+        offset: u64,
+    ) -> Recorded {
         let (lsn, domain) = (record.lsn(), record.domain());
         let mut job = None;
         if let (Decoded::Known(known), Some(domain)) = (&record, domain) {

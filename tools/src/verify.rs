@@ -64,7 +64,13 @@ fn as_text(report: &Report, out: &mut impl Write) -> Result<(), ToolError> {
     for file in &report.bad_files {
         writeln!(out, "!! {}: {}", file.segment.file_name(), file.why)?;
     }
-    let verdict = match report.verdict() {
+    writeln!(out, "verdict   {}", verdict(report))?;
+    Ok(())
+}
+
+/// The verdict in words.
+pub(crate) fn verdict(report: &Report) -> String {
+    match report.verdict() {
         Verdict::Clean => "clean: everything is there".to_owned(),
         Verdict::Torn => match report.ending {
             Ending::Torn { segment, at } => format!(
@@ -74,12 +80,11 @@ fn as_text(report: &Report, out: &mut impl Write) -> Result<(), ToolError> {
             Ending::Clean | Ending::Damaged => "torn tail".to_owned(),
         },
         Verdict::Damaged => format!("DAMAGED: {} may be lost", count(report.lost(), "record")),
-    };
-    writeln!(out, "verdict   {verdict}")?;
-    Ok(())
+    }
 }
 
-fn as_json(report: &Report) -> Value {
+/// A report for programs.
+pub(crate) fn as_json(report: &Report) -> Value {
     json!({
         "journal": report.journal,
         "verdict": report.verdict().name(),

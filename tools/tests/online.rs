@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use phase_journal_lab::guest::{GuestImage, GuestOptions, RESTLESS_BANDWIDTH};
@@ -177,4 +178,69 @@ fn a_held_domain_is_told_and_settled_by_an_operator() {
     said(&mut pair, Side::A, &["status"], 0);
     assert!(pair.conclude(5, TIMEOUT).unwrap().is_clean_and_running());
     assert_eq!(pair.qemu(Side::A).run_state().unwrap(), "running");
+}
+
+/// What works on a journal's directory leaves the sidecar in peace that has it open, and the sidecar
+/// works whatever is done to its index.
+#[test]
+fn a_journal_in_use_is_followed_and_its_index_may_go() {
+    let mut pair = quiet(GuestOptions::ORDINARY);
+    let journal = pair.sidecar(Side::A).journal().to_owned();
+    let offline = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_phase-journal"));
+        command.args(arguments).arg(&journal);
+        command
+    };
+    let mut following = offline(&["dump", "--follow"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(Result::unwrap);
+    let mut followed = Vec::new();
+    while !followed
+        .iter()
+        .any(|line: &String| line.contains("domain-added"))
+    {
+        followed.push(lines.next().unwrap());
+    }
+
+    let output = migrate(&mut pair, Side::A, &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    while !followed
+        .iter()
+        .any(|line: &String| line.contains("job-ended"))
+    {
+        followed.push(lines.next().unwrap());
+    }
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&following),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    followed.extend(lines);
+    assert_eq!(following.wait().unwrap().code(), Some(0));
+    let dump = String::from_utf8(offline(&["dump"]).output().unwrap().stdout).unwrap();
+    let expected: Vec<&str> = dump.lines().take(followed.len()).collect();
+    let plain = |line: &String| line.trim_end_matches("  (not settled)").to_owned();
+    let followed: Vec<String> = followed.iter().map(plain).collect();
+    assert_eq!(followed, expected);
+
+    let before = said(&mut pair, Side::A, &["decisions", "--domain", DOMAIN], 0);
+    assert!(before.contains("KILL"), "{before}");
+    let index = journal.join("index");
+    for _ in 0..2 {
+        std::fs::remove_dir_all(&index).unwrap();
+        let after = said(&mut pair, Side::A, &["decisions", "--domain", DOMAIN], 0);
+        assert_eq!(after, before);
+        assert!(index.join("db").is_file(), "the index is back");
+    }
+    let to = format!("--to={}/copy", pair.directory().display());
+    for arguments in [&["reindex"][..], &["repair", &to]] {
+        let output = offline(arguments).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains("is in use by process"), "{error}");
+    }
+    assert!(pair.conclude(5, TIMEOUT).unwrap().is_clean_and_running());
 }

@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::FileExt;
 
-use journal_format::number::BootId;
-use journal_format::number::HostId;
+use journal_format::number::{BootId, HostId, Id128, MigrationId};
 use journal_format::record::{
     CheckpointBegun, CheckpointEnded, Draft, EffectCommand, EffectFinished, EffectIntended,
     EffectResult, Instance, Opening, Phase, PhaseEntered,
 };
 use tempfile::TempDir;
+
+use std::fs;
 
 use super::*;
 use crate::journal::testing::TestDisk;
@@ -58,6 +59,24 @@ fn checkpoint(opening: Opening) -> Checkpoint {
         drafts,
         needed_from: None,
     }
+}
+
+/// A batch of so many records, written at that time.
+fn batch(log: &mut Log<TestDisk>, wall: u64, records: usize) {
+    let drafts = vec![
+        Draft {
+            domain: Some(id(1)),
+            body: RecordBody::PhaseEntered(PhaseEntered {
+                job: Lsn(100),
+                phase: Phase::Begin3,
+            }),
+        };
+        records
+    ];
+    let now = Timestamps { wall, monotonic: 0 };
+    log.append(&drafts, now, ())
+        .map(Durable::into_inner)
+        .unwrap();
 }
 
 /// Appends a phase of a job of a domain.
@@ -319,4 +338,164 @@ fn what_the_journal_let_go_is_forgotten() {
     let (index, caught_up) = Index::open(directory.path(), &disk).unwrap();
     assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [0; 0]);
     assert!(caught_up.added > 0);
+}
+
+/// Records 1 and 2 are the checkpoint, written at 1.
+fn with_times() -> (TestDisk, Log<TestDisk>, TempDir) {
+    let disk = TestDisk::new("journal");
+    let mut log = open(&disk, u64::MAX);
+    // 3 to 5, 6, 7 and 8; then the clock is set back, and goes on; 9, 10 to 11, 12.
+    for (wall, records) in [(10, 3), (20, 1), (30, 2), (15, 1), (25, 2), (40, 1)] {
+        batch(&mut log, wall, records);
+    }
+    (disk, log, tempfile::tempdir().unwrap())
+}
+
+#[test]
+fn the_batch_of_a_record_is_found() {
+    let (disk, _log, directory) = with_times();
+    let (index, _) = Index::open(directory.path(), &disk).unwrap();
+    let batch = |lsn| {
+        let place = index.place_of_lsn(Lsn(lsn)).unwrap();
+        place.map(|place| (place.first.0, place.last.0, place.offset / 4096, place.wall))
+    };
+    for (lsns, expected) in [
+        (0..=2, (1, 2, 1, 1)),
+        (3..=5, (3, 5, 2, 10)),
+        (6..=6, (6, 6, 3, 20)),
+        (7..=8, (7, 8, 4, 30)),
+        (12..=12, (12, 12, 7, 40)),
+    ] {
+        for lsn in lsns {
+            assert_eq!(batch(lsn), Some(expected), "{lsn}");
+        }
+    }
+    assert_eq!(batch(13), None);
+    assert_eq!(batch(u64::MAX), None);
+}
+
+#[test]
+fn the_first_batch_of_a_time_is_found_also_when_the_clock_was_set_back() {
+    let (disk, mut log, directory) = with_times();
+    let (mut index, _) = Index::open(directory.path(), &disk).unwrap();
+    let first = |index: &Index, wall| {
+        let place = index.place_at_time(wall).unwrap();
+        place.map(|place| (place.first.0, place.wall))
+    };
+    for (wall, expected) in [
+        (0, Some((1, 1))),
+        (1, Some((1, 1))),
+        (2, Some((3, 10))),
+        (10, Some((3, 10))),
+        (11, Some((6, 20))),
+        // Written at 15 and 25, but behind one that was written at 30.
+        (21, Some((7, 30))),
+        (31, Some((12, 40))),
+        (41, None),
+        (u64::MAX, None),
+    ] {
+        assert_eq!(first(&index, wall), expected, "{wall}");
+    }
+    batch(&mut log, 41, 1);
+    index.catch_up(&disk).unwrap();
+    assert_eq!(first(&index, 41), Some((13, 41)));
+    // What is known of times is found again by the next one.
+    drop(index);
+    batch(&mut log, 41, 1);
+    batch(&mut log, 42, 1);
+    let (index, _) = Index::open(directory.path(), &disk).unwrap();
+    assert_eq!(first(&index, 41), Some((13, 41)));
+    assert_eq!(first(&index, 42), Some((15, 42)));
+}
+
+#[test]
+fn a_gap_is_skipped_by_place() {
+    let (disk, log, directory) = with_times();
+    drop(log);
+    let name = SegmentNumber(1).file_name();
+    let mut bytes = disk.read(&name).unwrap();
+    // The head of the batch with record 6.
+    bytes[3 * 4096] ^= 1;
+    disk.put(&name, bytes);
+    let (index, _) = Index::open(directory.path(), &disk).unwrap();
+    let place = index.place_of_lsn(Lsn(6)).unwrap().unwrap();
+    assert_eq!(place.first, Lsn(7));
+    assert_eq!(index.place_at_time(20).unwrap().unwrap().first, Lsn(7));
+}
+
+/// A segment that went took a time with it that was later than all behind it.
+#[test]
+fn what_the_journal_let_go_is_forgotten_by_place_and_time_too() {
+    let disk = TestDisk::new("journal");
+    let mut log = open(&disk, u64::MAX);
+    batch(&mut log, 1_000_000, 1);
+    drop(log);
+    let directory = tempfile::tempdir().unwrap();
+    let (mut index, _) = Index::open(directory.path(), &disk).unwrap();
+    let first = |index: &Index, wall| {
+        let place = index.place_at_time(wall).unwrap();
+        place.map(|place| place.first)
+    };
+    for wall in [50, 60, 70] {
+        assert_eq!(first(&index, 71), Some(Lsn(3)), "{wall}");
+        let mut log = open(&disk, if wall == 70 { 0 } else { u64::MAX });
+        batch(&mut log, wall, 1);
+        let caught_up = index.catch_up(&disk).unwrap();
+        assert!(!caught_up.rebuilt, "{wall}");
+    }
+    // Openings of three records each, of which the last two are kept.
+    let oldest = index.place_of_lsn(Lsn(1)).unwrap().unwrap();
+    assert_eq!((oldest.first, oldest.segment), (Lsn(7), SegmentNumber(3)));
+    assert_eq!(first(&index, 0), Some(Lsn(7)));
+    assert_eq!(first(&index, 2), Some(Lsn(9)));
+    assert_eq!(first(&index, 61), Some(Lsn(12)));
+    assert_eq!(first(&index, 71), None);
+    drop(index);
+    let (mut index, caught_up) = Index::open(directory.path(), &disk).unwrap();
+    assert_eq!(caught_up, CaughtUp::default());
+    let mut log = open(&disk, u64::MAX);
+    batch(&mut log, 80, 1);
+    index.catch_up(&disk).unwrap();
+    assert_eq!(first(&index, 71), Some(Lsn(15)));
+}
+
+#[test]
+fn an_index_is_one_s_own() {
+    let (disk, _log, directory) = small();
+    let path = directory.path().join("index");
+    let (index, _) = Index::open(&path, &disk).unwrap();
+    let in_use = |error: IndexError| matches!(error, IndexError::InUse { .. });
+    assert!(in_use(Index::open(&path, &disk).unwrap_err()));
+    assert!(in_use(Index::rebuild(&path, &disk).unwrap_err()));
+    assert!(in_use(remove(&path).unwrap_err()));
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5]);
+    drop(index);
+    let (index, caught_up) = Index::rebuild(&path, &disk).unwrap();
+    assert_eq!(caught_up.added, 5);
+    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5]);
+}
+
+#[test]
+fn a_deleted_index_is_noticed_by_who_has_it_open() {
+    let (disk, _log, directory) = small();
+    let path = directory.path().join("index");
+    let (mut index, _) = Index::open(&path, &disk).unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    let error = index.catch_up(&disk).unwrap_err();
+    assert!(matches!(error, IndexError::Gone { .. }), "{error}");
+    let (_new, _) = Index::open(&path, &disk).unwrap();
+    let error = index.catch_up(&disk).unwrap_err();
+    assert!(matches!(error, IndexError::Gone { .. }), "{error}");
+}
+
+/// What a migration's records are found by goes with the last of them that the journal has.
+#[test]
+fn a_migration_that_nothing_tells_of_any_more_is_forgotten() {
+    let migration = MigrationId(Id128([9; 16]));
+    let entry = keys::encode_job(Lsn(3), Lsn(17));
+    let key = keys::migration_key(migration);
+    assert_eq!(needs(&key, &entry), Some(Lsn(17)));
+    assert_eq!(keys::decode_job(&entry), Some(Lsn(3)));
+    assert_eq!(needs(META_KEY, &[0; 37]), None);
+    assert_eq!(needs(&time_key(5), &sortable(3)), None);
 }
