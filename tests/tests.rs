@@ -8,6 +8,8 @@ mod bad_input;
 mod corpora;
 /// A sidecar is killed at every batch of a migration, alone and with the other.
 mod crash;
+/// The disk fails under a sidecar at work.
+mod disk_failure;
 /// Journals that are lost, put back from an older copy, or of another boot.
 mod lost_journal;
 /// What the guest's owner wants, kept through everything.

@@ -25,7 +25,7 @@ pub enum Error {
     },
     /// The boot sector could not be assembled.
     Assemble {
-        /// `as` or `ld`.
+        /// `as`, `ld` or `cc`.
         program: &'static str,
         /// What it wrote to stderr.
         output: String,
@@ -106,7 +106,7 @@ impl fmt::Display for Error {
                 write!(f, "{doing} {} failed: {source}", path.display())
             }
             Error::Assemble { program, output } => {
-                write!(f, "`{program}` did not build the boot sector: {output}")
+                write!(f, "`{program}` did not build its part: {output}")
             }
             Error::PathTooLong { path, max } => {
                 write!(

@@ -8,7 +8,7 @@
 //!
 //! In reading order: [`guest`] assembles the boot sector, [`judge`] reads what it printed, [`qemu`]
 //! and [`qmp`] run it and talk to it, [`by_hand`] migrates it with no sidecar at all (the control
-//! of every experiment), [`sidecar`] starts `phase-journald`, [`pair`] puts all of it together.
+//! of every experiment), [`sidecar`] starts `phase-journald`, [`fault`] breaks its disk, [`pair`] puts all of it together.
 //!
 //! Several scenarios may run in parallel threads: each has a scratch directory of its own, and no
 //! state is shared. Environment: `PHASE_JOURNAL_LAB_KVM=1` uses /dev/kvm in place of TCG,
@@ -20,6 +20,7 @@ mod scratch;
 mod wait;
 
 pub mod by_hand;
+pub mod fault;
 pub mod guest;
 pub mod judge;
 pub mod pair;

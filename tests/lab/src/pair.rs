@@ -388,8 +388,8 @@ impl Pair {
             }
             match self.look_for_nothing_left(&mut seen) {
                 Ok(ended) => Ok(ended.map(Waited::Ended)),
-                // It died during the look; the next one sees it dead.
-                Err(Error::Closed { .. } | Error::Io { .. }) => Ok(None),
+                // It died, or its journal failed, during the look; the next one sees it dead.
+                Err(Error::Closed { .. } | Error::Io { .. } | Error::Refused { .. }) => Ok(None),
                 Err(other) => Err(other),
             }
         });

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::Error;
+use crate::fault::Fault;
 use crate::process::{Process, Start};
 use crate::qmp::{COMMAND_TIMEOUT, Qmp, malformed};
 use crate::scratch::socket_path;
@@ -54,6 +55,8 @@ pub struct RunOptions {
     pub boot_id: Option<String>,
     /// Whether it may open a journal older than its witness.
     pub accept_older_journal: bool,
+    /// What of its disk fails.
+    pub fault: Option<Fault>,
     /// Further variables, as `RUST_LOG`.
     pub environment: Vec<(String, String)>,
 }
@@ -195,10 +198,11 @@ impl Sidecar {
                 .iter()
                 .map(|id| (BOOT_ID.to_owned(), id.clone())),
         );
+        let (program, arguments) = self.command(options)?;
         let process = Process::start(&Start {
             name: &self.name,
-            program: &self.program,
-            arguments: &self.arguments(options),
+            program: &program,
+            arguments: &arguments,
             environment: &environment,
             log: &self.log,
             stdout_piped: true,
@@ -227,6 +231,19 @@ impl Sidecar {
             self.process = None;
         }
         ready
+    }
+
+    /// The program to start, and its arguments.
+    fn command(&self, options: &RunOptions) -> Result<(PathBuf, Vec<String>), Error> {
+        let own = self.arguments(options);
+        let Some(fault) = &options.fault else {
+            return Ok((self.program.clone(), own));
+        };
+        let directory = self.log.parent().unwrap_or(&self.log);
+        let (launcher, mut arguments) = fault.launcher(directory)?;
+        arguments.push(text(&self.program).to_owned());
+        arguments.extend(own);
+        Ok((launcher, arguments))
     }
 
     fn arguments(&self, options: &RunOptions) -> Vec<String> {
@@ -490,6 +507,7 @@ mod tests {
             crash: Some(CrashPoint::AfterRecord("migration-granted".into())),
             boot_id: Some("other".into()),
             accept_older_journal: true,
+            fault: None,
             environment: vec![("MORE".into(), "more".into())],
         };
         sidecar.start(&options).unwrap();
