@@ -36,6 +36,8 @@ pub(crate) enum ToolError {
     Follow(FollowError),
     /// A file could not be read.
     File { path: PathBuf, source: io::Error },
+    /// Another program could not be run.
+    Program { path: PathBuf, source: io::Error },
     /// An argument makes no sense.
     Argument(String),
     /// The sidecar did not answer, or refused.
@@ -54,6 +56,9 @@ impl fmt::Display for ToolError {
             ToolError::Repair(error) => error.fmt(f),
             ToolError::Follow(error) => error.fmt(f),
             ToolError::File { path, source } => write!(f, "reading {}: {source}", path.display()),
+            ToolError::Program { path, source } => {
+                write!(f, "running {}: {source}", path.display())
+            }
             ToolError::Argument(why) => f.write_str(why),
             ToolError::Sidecar(error) => error.fmt(f),
             ToolError::Answer(what) => write!(f, "the sidecar's answer is not understood: {what}"),

@@ -4,6 +4,7 @@
 //! part of it); every command writes to a writer that it is given, and ends with a documented exit code.
 //! Not here: what a record means (`phase_journal::engine`), the files (`phase_journal::journal`).
 
+mod bench;
 mod dump;
 mod error;
 mod explain;
@@ -92,6 +93,8 @@ enum Command {
     Cancel(online::CancelArgs),
     /// Settle a held domain, on the record
     Resolve(online::ResolveArgs),
+    /// Measure the journal beside its peers (a program of its own: see tools/bench)
+    Bench(bench::BenchArgs),
 }
 
 /// A domain's name.
@@ -141,5 +144,6 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Migrate(args) => migrate::run(args, &cli.socket, cli.json, out),
         Command::Cancel(args) => online()?.cancel(args, out),
         Command::Resolve(args) => online()?.resolve(args, out),
+        Command::Bench(args) => Err(bench::run(args, cli.json)),
     }
 }

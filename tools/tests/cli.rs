@@ -266,3 +266,23 @@ fn wrong_arguments() {
         );
     }
 }
+
+#[test]
+fn bench_hands_over_to_its_own_program() {
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = command(arguments);
+        command.env("PHASE_JOURNAL_BENCH", program);
+        command.output().unwrap()
+    };
+    let arguments = ["--json", "bench", "journal", "--part", "append", "-x"];
+    let output = run("/bin/echo", &arguments);
+    assert_eq!(output.stdout, b"journal --part append -x --json\n");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(run("/bin/false", &arguments).status.code(), Some(1));
+
+    let output = run("/no/such/program", &arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains("/no/such/program"), "{error}");
+}
