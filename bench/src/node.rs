@@ -1,6 +1,6 @@
 //! Many callers and the node: tasks that each await their own record before the next one.
 //!
-//! The way is the product's own: callers await `Link::control`, the node's thread runs `link::run` over a
+//! The way is the product's own: callers await `Link::control`, the node's task runs `link::run` over a
 //! real log, spare segments are made by their own thread. Only the dispatcher is replaced, by a task that
 //! lets go of what it gets: there is no QEMU to connect to. Once with the engine, as in the sidecar, and
 //! once with a machine that only writes down what it is given: the peers have no engine either.
@@ -139,7 +139,7 @@ fn thread<T: Send + 'static>(
 /// The node at work, as the sidecar runs it.
 struct Running {
     link: Link,
-    node: JoinHandle<Result<(), AppendError>>,
+    node: tokio::task::JoinHandle<Result<(), AppendError>>,
     spares: JoinHandle<()>,
     drain: tokio::task::JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -152,13 +152,9 @@ impl Running {
     ) -> Result<Running, Failure> {
         let (link, inbound) = Link::new();
         let (outboxes, mut handed_out) = mpsc::channel(link::OUTBOX_QUEUE_MAX);
-        let timer = link::timer().map_err(Failure::store(NODE, "start its timer"))?;
         let maker = node.spare_maker();
         let spares = thread("spares", move || maker.run())?;
-        let node_link = link.clone();
-        let node = thread("node", move || {
-            link::run(node, &node_link, inbound, &outboxes, timer)
-        })?;
+        let node = runtime.spawn(link::run(node, link.clone(), inbound, outboxes));
         let (stop, mut stopped) = oneshot::channel();
         let drain = runtime.spawn(async move {
             loop {
@@ -179,14 +175,14 @@ impl Running {
 
     /// Ends it as the sidecar ends: nobody takes outboxes any more, and one more input comes.
     fn stop(self, runtime: &Runtime) -> Result<(), Failure> {
-        runtime.block_on(async {
+        let broken = || Failure::Wrong("a thread of ours panicked".to_owned());
+        let result = runtime.block_on(async {
             let _ = self.stop.send(());
             let _ = self.drain.await;
             self.link.tell(Input::Tick).await;
-        });
-        let broken = |_| Failure::Wrong("a thread of ours panicked".to_owned());
-        let result = self.node.join().map_err(broken)?;
-        self.spares.join().map_err(broken)?;
+            self.node.await.map_err(|_| broken())
+        })?;
+        self.spares.join().map_err(|_| broken())?;
         result.map_err(Failure::store(NODE, "append"))
     }
 }
@@ -288,9 +284,7 @@ fn append_through<M: Machine + Send + 'static>(
     cell: &Cell<'_>,
 ) -> Result<Sample, Failure> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(workers) = cell.workers {
-        builder.worker_threads(workers);
-    }
+    builder.worker_threads(cell.workers.unwrap_or_else(link::workers));
     let runtime = builder
         .enable_all()
         .build()

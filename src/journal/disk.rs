@@ -300,8 +300,15 @@ impl Disk for OsDisk {
     }
 
     fn write_at(&self, file: &OsFile, at: u64, bytes: &[u8]) -> io::Result<usize> {
+        // What is written past the page cache need not be taken out of it for the next direct write.
+        let block = BLOCK_SIZE as usize;
+        let is_whole = at.is_multiple_of(block as u64) && bytes.len().is_multiple_of(block);
+        let target = match &file.direct {
+            Some((direct, _)) if is_whole && is_aligned(bytes) => direct,
+            _ => &file.buffered,
+        };
         loop {
-            match file.buffered.write_at(bytes, at) {
+            match target.write_at(bytes, at) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -369,6 +376,26 @@ fn make_directory(directory: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     File::open(parent)?.sync_all()
+}
+
+/// Zeros that begin on a block boundary of memory.
+pub(super) struct Zeros {
+    memory: Vec<u8>,
+    begin: usize,
+}
+
+impl Zeros {
+    /// So many of them, in bytes.
+    pub(super) fn new(size: usize) -> Zeros {
+        let block = BLOCK_SIZE as usize;
+        let memory = vec![0; size + block];
+        let begin = memory.as_ptr().align_offset(block).min(block);
+        Zeros { memory, begin }
+    }
+
+    pub(super) fn get(&self, size: usize) -> &[u8] {
+        &self.memory[self.begin..self.begin + size]
+    }
 }
 
 /// Does it begin on a block boundary of memory?

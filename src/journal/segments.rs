@@ -9,14 +9,14 @@ use journal_format::BLOCK_SIZE;
 use journal_format::number::{Lsn, SegmentNumber};
 use journal_format::segment::SegmentHeader;
 
-use super::disk::{Disk, is_full};
+use super::disk::{Disk, Zeros, is_full};
 use super::spares::{Spare, Spares};
 
 /// What a segment is called while it is made.
 const NEW_SUFFIX: &str = ".new";
 
-/// Zeros are written in pieces of this many bytes.
-const ZERO_PIECE_SIZE: usize = 256 * 1024;
+/// Zeros are written in pieces of this many bytes: what a batch may have to wait for.
+const ZERO_PIECE_SIZE: usize = 128 * 1024;
 
 /// Why a segment could not be made.
 #[derive(Debug)]
@@ -109,11 +109,12 @@ pub(super) fn fill_with_zeros<D: Disk>(
     until: u64,
 ) -> io::Result<()> {
     let size = usize::try_from(until - from).unwrap_or(ZERO_PIECE_SIZE);
-    let zeros = vec![0; size.min(ZERO_PIECE_SIZE)];
+    let size = size.min(ZERO_PIECE_SIZE);
+    let zeros = Zeros::new(size);
     let mut at = from;
     while at < until {
         let left = usize::try_from(until - at).unwrap_or(ZERO_PIECE_SIZE);
-        let piece = &zeros[..left.min(zeros.len())];
+        let piece = zeros.get(left.min(size));
         write_all(disk, file, at, piece)?;
         at += piece.len() as u64;
     }

@@ -1,4 +1,4 @@
-//! Joins the node's thread to the tasks: inputs in, outboxes out, answers back to who waits.
+//! Joins the node's task to the others: inputs in, outboxes out, answers back to who waits.
 //!
 //! Invariant: whoever waits gets exactly one answer, also when the journal fails or the sidecar
 //! stops; nothing that the node hands out has left it before it was durable (P1). The way out never
@@ -6,15 +6,14 @@
 //! Not here: what inputs mean (the engine), where outboxes go (`dispatch`).
 
 use core::fmt;
+use core::hash::{BuildHasherDefault, Hasher};
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use journal_format::number::Nonce;
 use journal_format::record::Effect;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::gather::{Gatherer, Received};
@@ -34,6 +33,18 @@ pub const OUTBOX_QUEUE_MAX: usize = 64;
 
 /// Most callers that wait for an answer at the same time.
 const WAITERS_MAX: usize = 4096;
+
+/// Fewest and most threads for tasks.
+const WORKERS_MIN: usize = 2;
+const WORKERS_MAX: usize = 8;
+
+/// Threads for tasks: one for each processor, and at least one beside the one that the node keeps
+/// while the disk works.
+#[must_use]
+pub fn workers() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.clamp(WORKERS_MIN, WORKERS_MAX)
+}
 
 /// The time now.
 pub fn now() -> Now {
@@ -60,7 +71,7 @@ pub enum Failure {
     Refused(Refusal),
     /// The journal failed: it is not known whether what was asked is durable.
     Poisoned(String),
-    /// The node's thread ended by itself, which only a defect can make it do.
+    /// The node's task ended by itself, which only a defect can make it do.
     Broken,
     /// The sidecar is stopping.
     Stopping,
@@ -89,7 +100,7 @@ impl core::error::Error for Failure {}
 /// An answer to another sidecar.
 pub type PeerAnswered = (Envelope, PeerResponse);
 
-/// What goes to the node's thread.
+/// What goes to the node's task.
 #[derive(Debug)]
 #[allow(
     clippy::large_enum_variant,
@@ -138,7 +149,25 @@ enum Waiter {
     Peer(oneshot::Sender<Result<PeerAnswered, Failure>>),
 }
 
+/// The engine's word for a caller.
+enum Reply {
+    Control(Result<Answer, Refusal>),
+    Peer(PeerAnswered),
+}
+
 impl Waiter {
+    /// A receiver that is gone hung up; nobody misses the answer.
+    fn answer(self, reply: Reply, time: u64) {
+        match (self, reply) {
+            (Waiter::Control(sender), Reply::Control(result)) => {
+                let answered = result.map(|answer| Answered { answer, time });
+                drop(sender.send(answered.map_err(Failure::Refused)));
+            }
+            (Waiter::Peer(sender), Reply::Peer(answer)) => drop(sender.send(Ok(answer))),
+            (waiter, Reply::Control(_) | Reply::Peer(_)) => waiter.fail(Failure::Stopping),
+        }
+    }
+
     /// A receiver that is gone hung up; nobody misses the answer.
     fn fail(self, failure: Failure) {
         match self {
@@ -148,10 +177,31 @@ impl Waiter {
     }
 }
 
+/// Tokens are numbers that we count up ourselves: nobody can choose them badly.
+#[derive(Debug, Default)]
+struct TokenHasher(u64);
+
+impl Hasher for TokenHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte) ^ self.0);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Spreads consecutive numbers over all bits (the golden ratio of 2^64).
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waiters {
     last: u64,
-    waiting: HashMap<Token, Waiter>,
+    waiting: HashMap<Token, Waiter, BuildHasherDefault<TokenHasher>>,
     /// Set once: nobody is answered any more.
     closed: Option<Failure>,
 }
@@ -270,25 +320,7 @@ impl Link {
     pub fn hand_out(&self, now: Now, outbox: Durable<Outbox>) -> (usize, Option<HandedOut>) {
         let (effects, messages) = outbox.split();
         let time = now.wall;
-        let mut others = Vec::new();
-        let mut answered = 0;
-        for message in messages.into_inner() {
-            match message {
-                Message::Reply { token, result } => {
-                    answered += 1;
-                    self.answer_control(token, result, time);
-                }
-                Message::PeerReply {
-                    token,
-                    envelope,
-                    response,
-                } => {
-                    answered += 1;
-                    self.answer_peer(token, (envelope, response));
-                }
-                other => others.push(other),
-            }
-        }
+        let (answered, others) = self.answer(messages.into_inner(), time);
         let is_empty = effects.get().is_empty() && others.is_empty();
         let handed_out = (!is_empty).then_some(HandedOut {
             time,
@@ -298,27 +330,33 @@ impl Link {
         (answered, handed_out)
     }
 
-    /// Answers a control client; it may have hung up.
-    fn answer_control(&self, token: Token, result: Result<Answer, Refusal>, time: u64) {
-        let waiter = self.waiters().waiting.remove(&token);
-        match waiter {
-            Some(Waiter::Control(sender)) => {
-                let answered = result.map(|answer| Answered { answer, time });
-                drop(sender.send(answered.map_err(Failure::Refused)));
+    /// Answers those callers that are still there; says how many answers there were, and gives back all
+    /// other messages.
+    pub(super) fn answer(&self, messages: Vec<Message>, time: u64) -> (usize, Vec<Message>) {
+        let (mut answers, mut others) = (Vec::new(), Vec::new());
+        {
+            let waiting = &mut self.waiters().waiting;
+            for message in messages {
+                match message {
+                    Message::Reply { token, result } => {
+                        answers.push((waiting.remove(&token), Reply::Control(result)));
+                    }
+                    Message::PeerReply {
+                        token,
+                        envelope,
+                        response,
+                    } => answers.push((waiting.remove(&token), Reply::Peer((envelope, response)))),
+                    other => others.push(other),
+                }
             }
-            Some(other @ Waiter::Peer(_)) => other.fail(Failure::Stopping),
-            None => {}
         }
-    }
-
-    /// Answers another sidecar; it may have hung up.
-    pub(super) fn answer_peer(&self, token: Token, answer: PeerAnswered) {
-        let waiter = self.waiters().waiting.remove(&token);
-        match waiter {
-            Some(Waiter::Peer(sender)) => drop(sender.send(Ok(answer))),
-            Some(other @ Waiter::Control(_)) => other.fail(Failure::Stopping),
-            None => {}
+        let answered = answers.len();
+        for (waiter, reply) in answers {
+            if let Some(waiter) = waiter {
+                waiter.answer(reply, time);
+            }
         }
+        (answered, others)
     }
 
     /// From now on nobody gets another answer than this one.
@@ -353,30 +391,28 @@ impl Link {
     }
 }
 
-/// What the node's thread waits with.
-pub fn timer() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-}
-
-/// The node's thread: turn after turn, until the inputs end, nobody takes the outboxes, or the
-/// journal fails. Then every caller, waiting or later, is told. Answers to callers leave right here;
-/// all else is for the dispatcher.
+/// The node's task: turn after turn, until the inputs end, nobody takes the outboxes, or the journal
+/// fails. Then every caller, waiting or later, is told. Answers to callers leave right here; all else
+/// is for the dispatcher.
+///
+/// A turn writes and syncs on the thread that it is on: whoever is answered then runs there next,
+/// without another thread being woken. A disk that hangs takes that one thread, so that there must
+/// be others.
 ///
 /// # Errors
 /// What made the journal fail.
-pub fn run<D: Disk, M: Machine>(
+pub async fn run<D: Disk, M: Machine>(
     mut node: Node<D, M>,
-    link: &Link,
+    link: Link,
     mut inputs: mpsc::Receiver<Inbound>,
-    outboxes: &mpsc::Sender<HandedOut>,
-    timer: Runtime,
+    outboxes: mpsc::Sender<HandedOut>,
 ) -> Result<(), AppendError> {
-    let mut gatherer = Gatherer::new(timer);
+    let mut gatherer = Gatherer::new();
     let mut inbound = Vec::new();
     let result = loop {
-        match gatherer.receive(&mut inputs, &mut inbound, node.is_unsealed()) {
+        let until_quiet = node.is_unsealed();
+        let received = gatherer.receive(&mut inputs, &mut inbound, until_quiet);
+        match received.await {
             Received::Inputs => {}
             Received::Closed => break Ok(()),
             Received::Quiet => match node.seal(now()) {
@@ -384,7 +420,7 @@ pub fn run<D: Disk, M: Machine>(
                 Err(error) => break Err(error),
             },
         }
-        match turn(&mut node, link, &mut inbound, outboxes) {
+        match turn(&mut node, &link, &mut inbound, &outboxes).await {
             Ok(Some(answered)) => gatherer.has_turned(answered),
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
@@ -399,7 +435,7 @@ pub fn run<D: Disk, M: Machine>(
 
 /// One turn; how many callers it answered. `None` when nobody carries anything out any more: the
 /// sidecar is stopping.
-fn turn<D: Disk, M: Machine>(
+async fn turn<D: Disk, M: Machine>(
     node: &mut Node<D, M>,
     link: &Link,
     inbound: &mut Vec<Inbound>,
@@ -420,7 +456,7 @@ fn turn<D: Disk, M: Machine>(
     let (answered, handed_out) = link.hand_out(now, node.turn(now, inputs)?);
     let is_alive = match handed_out {
         None => !outboxes.is_closed(),
-        Some(handed_out) => outboxes.blocking_send(handed_out).is_ok(),
+        Some(handed_out) => outboxes.send(handed_out).await.is_ok(),
     };
     Ok(is_alive.then_some(answered))
 }
@@ -447,7 +483,8 @@ mod tests {
             let Some(Inbound::Input(Input::Control { token, .. })) = inputs.recv().await else {
                 panic!("a control input");
             };
-            link.answer_control(token, Err(Refusal::NotHeld("vm".to_owned())), 1);
+            let result = Err(Refusal::NotHeld("vm".to_owned()));
+            link.answer(vec![Message::Reply { token, result }], 1);
         };
         let (result, ()) = tokio::join!(asking, answering);
         assert_eq!(
@@ -470,7 +507,8 @@ mod tests {
         };
         drop(asking);
         assert!(link.waiters().waiting.is_empty());
-        link.answer_control(token, Ok(Answer::Done {}), 1);
+        let result = Ok(Answer::Done {});
+        link.answer(vec![Message::Reply { token, result }], 1);
     }
 
     #[tokio::test]
@@ -501,9 +539,7 @@ mod tests {
         let (node, _) = Node::open(opened, boot, peer, now(), CrashSwitch::default()).unwrap();
         let (link, inbound) = Link::new();
         let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
-        let node_link = link.clone();
-        let timer = timer().unwrap();
-        let node = std::thread::spawn(move || run(node, &node_link, inbound, &outboxes, timer));
+        let node = tokio::spawn(run(node, link.clone(), inbound, outboxes));
         assert!(link.status().await.unwrap().journal.poisoned.is_none());
 
         let add = |number: u8| {
@@ -528,7 +564,7 @@ mod tests {
         assert!(matches!(failure, Failure::Poisoned(_)), "{failure}");
         assert_eq!(link.ended().await, failure);
         assert_eq!(link.status().await.unwrap_err(), failure);
-        assert!(node.join().unwrap().is_err());
+        assert!(node.await.unwrap().is_err());
         let watch = handed_out.recv().await.unwrap().messages;
         let is_of_first =
             |message: &Message| matches!(message, Message::Watch { name, .. } if name == "vm1");

@@ -206,6 +206,7 @@ mod tests {
     use super::super::link::Inbound;
     use super::super::serve::{Requests, serve_peers};
     use super::*;
+    use crate::engine::Message;
     use crate::qmp::bind;
     use journal_format::number::{Epoch, JournalId, Lsn, MigrationId, OpeningId, Position};
     use journal_format::record::PeerAnswer;
@@ -241,7 +242,12 @@ mod tests {
         let server = tokio::spawn(serve_peers(listener, link.clone(), Requests::default()));
         let engine = tokio::spawn(async move {
             while let Some(Inbound::Input(Input::Peer { token, .. })) = inbound.recv().await {
-                link.answer_peer(token, (envelope(8), response()));
+                let reply = Message::PeerReply {
+                    token,
+                    envelope: envelope(8),
+                    response: response(),
+                };
+                link.answer(vec![reply], 1);
             }
         });
         [server, engine]

@@ -131,6 +131,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     }
     let opened = open_journal(&config, boot)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(link::workers())
         .enable_all()
         .build()
         .map_err(start_error("start the threads of", "the sidecar"))?;
@@ -373,23 +374,15 @@ impl Tasks {
             drop(outboxes.try_send(first));
         }
         let dispatcher = tokio::spawn(dispatcher.run(receiver));
-        let (done, is_done) = tokio::sync::oneshot::channel();
-        let node_link = link.clone();
-        let timer = link::timer()?;
         let spare_maker = node.spare_maker();
         std::thread::Builder::new()
             .name("spares".to_owned())
             .spawn(move || spare_maker.run())?;
-        std::thread::Builder::new()
-            .name("node".to_owned())
-            .spawn(move || {
-                // If this thread panics, `done` is dropped, and everyone is told below.
-                let result = link::run(node, &node_link, inbound, &outboxes, timer);
-                drop(done.send(result));
-            })?;
+        let running = tokio::spawn(link::run(node, link.clone(), inbound, outboxes));
         let watch_link = link.clone();
         let node = tokio::spawn(async move {
-            is_done.await.unwrap_or_else(|_| {
+            // It panicked: everyone is told.
+            running.await.unwrap_or_else(|_| {
                 watch_link.close(&Failure::Broken);
                 Ok(())
             })
