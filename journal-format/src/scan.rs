@@ -4,11 +4,14 @@
 //! in flight, so a valid batch behind a bad one proves that the bad one was acknowledged (F11).
 //! Not here: what follows from damage (the journal opens, the engine holds).
 
+use std::collections::BTreeMap;
+
 use crate::batch::{BATCH_HEADER_SIZE, BatchHeader, Content, Placed, chain_after, read_content};
 use crate::bytes::{Salted, in_memory, is_zero, on_disk};
 use crate::error::FormatError;
-use crate::number::{Chain, Lsn};
-use crate::segment::SegmentHeader;
+use crate::number::{BootId, Chain, Id128, Lsn};
+use crate::record::decode_record;
+use crate::segment::{SegmentEnd, SegmentHeader};
 use crate::{BATCH_SIZE_MAX, BLOCK_SIZE};
 
 /// A batch that was read, whole or with damage inside.
@@ -16,6 +19,10 @@ use crate::{BATCH_SIZE_MAX, BLOCK_SIZE};
 pub struct Batch {
     /// Its head.
     pub header: BatchHeader,
+    /// Its head is lost, and perhaps those of others behind it: these are records that were found
+    /// one by one (F23). `header` says where they lie and which LSNs they are among; its boot and times
+    /// are those of the batch before, its checksums are zero.
+    pub header_lost: bool,
     /// Its readable records.
     pub records: Vec<Placed>,
     /// The chain value after it.
@@ -117,6 +124,15 @@ fn candidate(
 /// # Errors
 /// Only if its head cannot be read: without the salt nothing in it can be told.
 pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
+    scan_until(bytes, None)
+}
+
+/// The same, knowing what the next segment says of this one's end: what lies before it was
+/// acknowledged (F20).
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_until(bytes: &[u8], known: Option<&SegmentEnd>) -> Result<Scan, FormatError> {
     let header = SegmentHeader::decode(bytes)?;
     // What lies beyond a segment's size is not the segment's (F4).
     let size = usize::try_from(header.size).unwrap_or(usize::MAX);
@@ -143,7 +159,12 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
         match candidate(&header, salted, bytes, at) {
             Ok(found) if follows(&scan, &found, bad.as_ref()) && found.whole => {
                 if let Some((begun, what)) = bad.take() {
-                    close(&mut scan, begun, what, at, found.header.first);
+                    let stretch = Stretch {
+                        bytes: &bytes[..at],
+                        begun,
+                        before: found.header.first,
+                    };
+                    close(&mut scan, salted, &stretch, what);
                 }
                 at += usize::try_from(found.header.size()).unwrap_or(usize::MAX);
                 push(&mut scan, found);
@@ -172,9 +193,32 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
         }
     }
     if let Some((begun, what)) = bad {
-        scan.tail = tail(begun, &what, used);
+        let until = known.and_then(|end| usize::try_from(end.end).ok());
+        let until = until.filter(|until| (begun + 1..=bytes.len()).contains(until));
+        let before = known.and_then(|end| end.last.next());
+        match (until, before) {
+            (Some(until), Some(before)) if before > scan.next && what.ends_before(before) => {
+                let stretch = Stretch {
+                    bytes: &bytes[..until],
+                    begun,
+                    before,
+                };
+                close(&mut scan, salted, &stretch, what);
+            }
+            _ => scan.tail = tail(begun, &what, used),
+        }
     }
     Ok(scan)
+}
+
+/// A bad stretch that was acknowledged.
+struct Stretch<'a> {
+    /// The segment up to its end.
+    bytes: &'a [u8],
+    /// Where it begins.
+    begun: usize,
+    /// The LSN behind it.
+    before: Lsn,
 }
 
 /// What stands at the begin of a bad stretch.
@@ -183,6 +227,16 @@ enum Bad {
     Nothing(FormatError),
     /// The right batch with a whole head and a damaged content, and what is wrong behind it.
     Damaged(Box<Candidate>, Option<FormatError>),
+}
+
+impl Bad {
+    /// Does nothing that is known of it say that it reaches that LSN?
+    fn ends_before(&self, before: Lsn) -> bool {
+        match self {
+            Bad::Nothing(_) => true,
+            Bad::Damaged(found, _) => found.header.last() < before,
+        }
+    }
 }
 
 /// Is that the next batch? Behind a stretch without a batch the chain cannot be followed, only the
@@ -220,36 +274,101 @@ fn push(scan: &mut Scan, found: Candidate) {
     scan.next = Lsn(found.header.last().0.saturating_add(1));
     scan.batches.push(Batch {
         header: found.header,
+        header_lost: false,
         records: found.content.records,
         chain: found.chain,
     });
 }
 
-/// A bad stretch with a valid batch behind it: acknowledged, and damaged.
-fn close(scan: &mut Scan, begun: usize, what: Bad, until: usize, before: Lsn) {
-    let last = Lsn(before.0.saturating_sub(1));
+/// A bad stretch that was acknowledged, since a valid batch lies behind it or the next segment says so.
+fn close(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, what: Bad) {
     match what {
-        Bad::Nothing(why) => scan.damage.push(Damage {
-            at: on_disk(begun),
-            until: on_disk(until),
-            first: scan.next,
-            last,
-            why,
-        }),
+        Bad::Nothing(why) => salvage(scan, salted, stretch, why),
         Bad::Damaged(found, behind) => {
             let end = found.header.offset + found.header.size();
             push(scan, *found);
-            if last >= scan.next {
-                scan.damage.push(Damage {
-                    at: end,
-                    until: on_disk(until),
-                    first: scan.next,
-                    last,
-                    why: behind.unwrap_or(FormatError::OutOfPlace),
-                });
+            if stretch.before > scan.next {
+                let rest = Stretch {
+                    begun: usize::try_from(end).unwrap_or(usize::MAX),
+                    ..*stretch
+                };
+                salvage(
+                    scan,
+                    salted,
+                    &rest,
+                    behind.unwrap_or(FormatError::OutOfPlace),
+                );
             }
         }
     }
+}
+
+/// Finds the records of a stretch whose batches cannot be told: each vouches for itself, wherever in
+/// the stretch it lies (F23).
+fn salvage(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, why: FormatError) {
+    let Stretch {
+        bytes,
+        begun,
+        before,
+    } = *stretch;
+    let last = Lsn(before.0.saturating_sub(1));
+    let mut found = BTreeMap::new();
+    let mut at = begun;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        match decode_record(salted, rest) {
+            Ok((lsn, size, Ok(record))) if (scan.next..before).contains(&lsn) => {
+                let offset = on_disk(at);
+                found.entry(lsn).or_insert(Placed { offset, record });
+                at += size;
+            }
+            _ => at += 8,
+        }
+    }
+    let first = scan.next;
+    let lose = |scan: &mut Scan, from: Lsn, until: Lsn| {
+        if from < until {
+            scan.damage.push(Damage {
+                at: on_disk(begun),
+                until: on_disk(bytes.len()),
+                first: from,
+                last: Lsn(until.0 - 1),
+                why: why.clone(),
+            });
+        }
+    };
+    let mut expected = first;
+    for lsn in found.keys() {
+        lose(scan, expected, *lsn);
+        expected = Lsn(lsn.0 + 1);
+    }
+    lose(scan, expected, before);
+    if found.is_empty() {
+        return;
+    }
+    let before_it = scan.batches.last().map(|batch| &batch.header);
+    let header = BatchHeader {
+        first,
+        records: u32::try_from(before.0 - first.0).unwrap_or(u32::MAX),
+        length: u32::try_from(bytes.len() - begun)
+            .unwrap_or(u32::MAX)
+            .saturating_sub(BATCH_HEADER_SIZE),
+        epoch: scan.header.epoch,
+        chain: Chain(0),
+        boot: before_it.map_or(BootId(Id128::NIL), |header| header.boot),
+        wall: before_it.map_or(0, |header| header.wall),
+        monotonic: before_it.map_or(0, |header| header.monotonic),
+        segment: scan.header.number,
+        offset: on_disk(begun),
+        content: 0,
+    };
+    scan.batches.push(Batch {
+        header,
+        header_lost: true,
+        records: found.into_values().collect(),
+        chain: Chain(0),
+    });
+    scan.end = on_disk(bytes.len());
+    scan.next = Lsn(last.0.saturating_add(1));
 }
 
 /// Consecutive LSNs as ranges.

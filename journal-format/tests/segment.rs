@@ -347,7 +347,9 @@ fn bytes_beyond_a_torn_batch_are_corruption() {
 fn damage_and_a_lost_batch_in_a_row() {
     let (begins, mut bytes) = segment(BATCHES);
     bytes[begins[1] + 200] ^= 1;
+    // The header, and the only record.
     bytes[begins[2]] ^= 1;
+    bytes[begins[2] + 100] ^= 1;
     let found = scan(&bytes).unwrap();
     assert_eq!(lsns(&found), vec![10, 11, 13, 14, 16, 17, 18]);
     let told: Vec<_> = found

@@ -472,6 +472,7 @@ impl Held {
         let header = whole.header;
         let mut batch = Batch {
             header,
+            header_lost: false,
             records: Vec::new(),
             chain: whole.chain,
         };

@@ -8,8 +8,8 @@ use std::io;
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader};
 use journal_format::number::{JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RECORD_HEADER_SIZE, RecordBody};
-use journal_format::scan::{Batch, Damage, Scan, Tail, scan};
-use journal_format::segment::SegmentHeader;
+use journal_format::scan::{Batch, Damage, Scan, Tail, scan_until};
+use journal_format::segment::{SegmentEnd, SegmentHeader};
 use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_MAX};
 
 use super::disk::{Disk, read_full};
@@ -139,8 +139,20 @@ pub(super) struct Loaded {
     pub(super) scan: Scan,
 }
 
-/// Reads a segment; `None` when it is gone or its head is no longer whole.
-pub(super) fn load<D: Disk>(disk: &D, number: SegmentNumber) -> Result<Option<Loaded>, ReadError> {
+/// What a segment says of the end of segment `number` before it.
+fn known_end(number: SegmentNumber, following: Option<&SegmentHeader>) -> Option<SegmentEnd> {
+    let end = following.and_then(|head| head.before);
+    end.filter(|end| end.number == number)
+}
+
+/// Reads a segment; `None` when it is gone or its head is no longer whole. `following` is the head of
+/// the next readable segment.
+pub(super) fn load<D: Disk>(
+    disk: &D,
+    number: SegmentNumber,
+    following: Option<&SegmentHeader>,
+) -> Result<Option<Loaded>, ReadError> {
+    let known = known_end(number, following);
     let name = number.file_name();
     let path = disk.path().join(&name);
     let Some(file) = open(disk, &name)? else {
@@ -154,7 +166,7 @@ pub(super) fn load<D: Disk>(disk: &D, number: SegmentNumber) -> Result<Option<Lo
     let mut before: Option<Scan> = None;
     for _ in 0..LOOKS_MAX {
         let count = read_full(disk, &file, 0, &mut bytes).map_err(ReadError::io(&path, "read"))?;
-        let Ok(now) = scan(&bytes[..count]) else {
+        let Ok(now) = scan_until(&bytes[..count], known.as_ref()) else {
             return Ok(None);
         };
         // A batch that was written while the file was read may look damaged. Damage stays.
@@ -197,24 +209,23 @@ pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settl
         ..
     } = scan;
     let number = header.number;
-    let known = following
-        .and_then(|head| head.before)
-        .filter(|end| end.number == number);
+    let known = known_end(number, following);
     let mut end = SegmentHeader::batches_begin();
-    let mut chain = header.chain();
+    // Unknown behind a batch whose header is lost.
+    let mut chain = Some(header.chain());
     let mut next = header.first;
     let mut entries: Vec<(u64, Entry)> = Vec::new();
     // The writer of the next segment gave these LSNs anew: what has them here was never believed.
     let believed = |batch: &Batch| following.is_none_or(|head| batch.header.last() < head.first);
     for batch in batches.into_iter().filter(believed) {
         end = batch.header.offset + batch.header.size();
-        chain = batch.chain;
+        chain = (!batch.header_lost).then_some(batch.chain);
         next = Lsn(batch.header.last().0.saturating_add(1));
         entries.push((batch.header.offset, Entry::Batch(batch)));
     }
     if let Some(known) = known
         && known.end == end
-        && known.chain != chain
+        && chain.is_some_and(|chain| chain != known.chain)
     {
         return disowned(&header, length, known.last);
     }

@@ -255,7 +255,7 @@ impl Walk {
         let following = self.header_from(self.index);
         let loaded = match self.loaded.remove(&head.number) {
             Some(loaded) => Some(loaded),
-            None => load(disk, head.number)?,
+            None => load(disk, head.number, following.as_ref())?,
         };
         match loaded {
             Some(loaded) => {

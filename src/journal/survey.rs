@@ -218,7 +218,7 @@ fn take_stillborn<D: Disk>(
         return Ok(None);
     }
     let head = *head;
-    let Some(newest) = load(disk, head.number)? else {
+    let Some(newest) = load(disk, head.number, None)? else {
         return Ok(None);
     };
     let Settled {
@@ -247,7 +247,7 @@ fn find_checkpoint<D: Disk>(
             continue;
         };
         if !loaded.contains_key(&file.number)
-            && let Some(segment) = load(disk, file.number)?
+            && let Some(segment) = load(disk, file.number, following.as_ref())?
         {
             loaded.insert(file.number, segment);
         }

@@ -17,6 +17,7 @@ mod model;
 mod replay;
 mod spares;
 mod system;
+mod table;
 
 const NOW: Timestamps = Timestamps {
     wall: 1_700_000_000_000_000_000,

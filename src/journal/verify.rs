@@ -18,7 +18,7 @@ pub enum Verdict {
     /// Everything that was acknowledged is there; the last write was cut short, as a crash does, or is
     /// being made now.
     Torn,
-    /// Something that was acknowledged, or may have been, cannot be read.
+    /// Something that was acknowledged, or may have been, cannot be read; be it only a header.
     Damaged,
 }
 
@@ -81,15 +81,28 @@ pub struct Report {
     pub gaps: Vec<Gap>,
     /// Files whose head cannot be read or does not belong there.
     pub bad_files: Vec<BadFile>,
+    /// Batches whose header is damaged and whose records were found all the same.
+    pub lost_headers: Vec<LostHeader>,
     /// How the journal ends.
     pub ending: Ending,
+}
+
+/// The damaged header of a batch, or of several in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostHeader {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// Where in it the damage begins, in bytes.
+    pub at: u64,
+    /// Where what can be read begins again.
+    pub until: u64,
 }
 
 impl Report {
     /// The verdict.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        if !self.gaps.is_empty() || !self.bad_files.is_empty() {
+        if !self.gaps.is_empty() || !self.bad_files.is_empty() || !self.lost_headers.is_empty() {
             return Verdict::Damaged;
         }
         match self.ending {
@@ -138,6 +151,7 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
         last: None,
         gaps: Vec::new(),
         bad_files: heads().filter_map(bad_file).collect(),
+        lost_headers: Vec::new(),
         ending: Ending::Clean,
     };
     for entry in reader.by_ref() {
@@ -145,6 +159,13 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
             Entry::Gap(gap) => report.gaps.push(gap),
             Entry::Batch(batch) => {
                 report.batches += 1;
+                if batch.header_lost {
+                    report.lost_headers.push(LostHeader {
+                        segment: batch.header.segment,
+                        at: batch.header.offset,
+                        until: batch.header.offset + batch.header.size(),
+                    });
+                }
                 for placed in &batch.records {
                     report.count(&placed.record);
                 }

@@ -100,7 +100,10 @@ impl Past {
                 }
                 Entry::Batch(batch) => {
                     items.drain(..).try_for_each(&mut each)?;
-                    items.push_back(Item::Batch(Box::new(batch.header), batch.chain));
+                    // A header that is lost is not shown; its records are.
+                    if !batch.header_lost {
+                        items.push_back(Item::Batch(Box::new(batch.header), batch.chain));
+                    }
                     for placed in batch.records {
                         let recorded =
                             self.known

@@ -61,6 +61,15 @@ fn as_text(report: &Report, out: &mut impl Write) -> Result<(), ToolError> {
     for gap in &report.gaps {
         writeln!(out, "{}", gap_line(gap))?;
     }
+    for lost in &report.lost_headers {
+        writeln!(
+            out,
+            "!! {}, bytes {} to {}: the header of a batch is damaged; records were found one by one",
+            lost.segment.file_name(),
+            lost.at,
+            lost.until
+        )?;
+    }
     for file in &report.bad_files {
         writeln!(out, "!! {}: {}", file.segment.file_name(), file.why)?;
     }
@@ -98,6 +107,9 @@ pub(crate) fn as_json(report: &Report) -> Value {
         "last": report.last,
         "lost": report.lost(),
         "gaps": report.gaps.iter().map(gap_json).collect::<Vec<_>>(),
+        "lost-headers": report.lost_headers.iter().map(|lost| json!({
+            "file": lost.segment.file_name(), "at": lost.at, "until": lost.until,
+        })).collect::<Vec<_>>(),
         "bad-files": report.bad_files.iter().map(|file| json!({
             "file": file.segment.file_name(), "why": file.why.to_string(),
         })).collect::<Vec<_>>(),

@@ -20,6 +20,7 @@ import struct
 import sys
 import uuid
 import zlib
+from types import SimpleNamespace
 from enum import Enum
 from pathlib import Path
 
@@ -169,6 +170,18 @@ class Batch:
         return self.header.first + self.header.num_records - 1
 
 
+class Found:
+    """F23: records of batches whose headers are lost, found one by one."""
+
+    def __init__(self, header, end, last):
+        self.header = header
+        self.end = end
+        self.last = last
+        self.checksum = None
+        self.records = []
+        self.lost = []
+
+
 class Elsewhere(Exception):
     """F13: a whole header of a batch that does not belong there."""
 
@@ -186,6 +199,8 @@ class Segment:
         self.gaps = []
         self.torn = None
         self.corrupt = None
+        # The bad stretch at the end, and the LSN that was expected there.
+        self.bad_end = None
         self.why = self.read_header()
         if self.why is None:
             self.data = self.data[: self.header.len_segment]
@@ -337,10 +352,15 @@ class Segment:
                 if bad is None:
                     bad = (at, None, elsewhere or batch is not None)
                 at += BLOCK
+        self.bad_end = (bad, expected)
         self.settle_tail(bad, used)
         for batch in self.batches:
-            for first, last in runs(batch.lost):
-                self.gap(batch.header.offset, batch.end, first, last)
+            self.lose(batch)
+
+    def lose(self, batch):
+        """The records of a batch that are lost."""
+        for first, last in runs(batch.lost):
+            self.gap(batch.header.offset, batch.end, first, last)
 
     def close(self, bad, until, expected, first):
         """F11: a whole batch lies behind a bad stretch, which therefore is damage."""
@@ -349,7 +369,54 @@ class Segment:
             self.batches.append(damaged)
             at, expected = damaged.end, damaged.last + 1
         if first > expected:
-            self.gap(at, until, expected, first - 1)
+            self.salvage(at, until, expected, first)
+
+    def salvage(self, begin, until, first, before):
+        """F23: the records of a stretch whose batches cannot be told."""
+        found, at = {}, begin
+        header = SimpleNamespace(
+            first=first,
+            offset=begin,
+            epoch=self.header.epoch,
+            boot=bytes(16),
+            wall=0,
+            monotonic=0,
+        )
+        if self.batches:
+            last = self.batches[-1].header
+            header.boot, header.wall, header.monotonic = last.boot, last.wall, last.monotonic
+        batch = Found(header, until, before - 1)
+        while at < until:
+            head = self.data[at : at + RECORD]
+            if len(head) == RECORD and crc(self.header.salt, head[:-4]) == word_of(head[-4:]):
+                record = self.record_at(self.data[:until], at)
+                if record is not None and first <= record.header.lsn < before:
+                    try:
+                        found.setdefault(record.header.lsn, self.told(batch, record, at))
+                        at += RECORD + record.header.len_body + len(record.padding)
+                        continue
+                    except Damaged:
+                        pass
+            at += 8
+        lost = [lsn for lsn in range(first, before) if lsn not in found]
+        for low, high in runs(lost):
+            self.gap(begin, until, low, high)
+        if found:
+            batch.records = [found[lsn] for lsn in sorted(found)]
+            self.batches.append(batch)
+
+    def close_end(self, before):
+        """F20: the next segment says that what stands in the bad stretch was acknowledged."""
+        bad, expected = self.bad_end
+        if bad is None or not bad[0] < before.end <= len(self.data) or before.last < expected:
+            return
+        damaged = bad[1]
+        if damaged is not None and damaged.last > before.last:
+            return
+        self.torn = self.corrupt = None
+        self.close(bad, before.end, expected, before.last + 1)
+        if damaged is not None:
+            self.lose(damaged)
 
     def gap(self, at, until, first, last):
         """LSNs that are lost."""
@@ -374,6 +441,9 @@ class Segment:
         header = self.header
         cut_off = self.length < header.len_segment
         how = {"how": "clean"}
+        if following is not None and following.has_before:
+            if following.before.number == header.number:
+                self.close_end(following.before)
         if cut_off or self.corrupt is not None:
             how = {"how": "damaged"}
         elif self.torn is not None:
@@ -388,7 +458,7 @@ class Segment:
         end, chain, expected = BLOCK, header.checksum, header.first
         if batches:
             end, chain, expected = batches[-1].end, batches[-1].checksum, batches[-1].last + 1
-        if before is not None and before.end == end and before.chain != chain:
+        if before is not None and before.end == end and chain not in (None, before.chain):
             self.gaps = []
             self.gap(0, self.length, header.first, before.last)
             return self.lines([]), before.last + 1, {"how": "damaged"}
@@ -409,7 +479,8 @@ class Segment:
 
     def lines(self, batches):
         """Batches, records and gaps, in the order of LSNs."""
-        lines = [(batch.header.first, 0, {"batch": self.told_batch(batch)}) for batch in batches]
+        told = [batch for batch in batches if isinstance(batch, Batch)]
+        lines = [(batch.header.first, 0, {"batch": self.told_batch(batch)}) for batch in told]
         lines += [(record["lsn"], 1, record) for batch in batches for record in batch.records]
         for gap in self.gaps:
             # A gap at the begin of a batch stands behind the batch's header.
@@ -464,6 +535,11 @@ class Segment:
             "content": header.content_checksum,
             "checksum": header.checksum,
         }
+
+
+def word_of(data):
+    """A checksum as it is stored."""
+    return struct.unpack("<I", data)[0]
 
 
 def runs(lsns):

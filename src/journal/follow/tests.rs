@@ -410,6 +410,7 @@ fn a_gap_under_way_stops_nothing() {
     }
     let mut bytes = disk.read(&name(1)).unwrap();
     bytes[4 * BLOCK + 10] ^= 1;
+    bytes[4 * BLOCK + 100] ^= 1;
     disk.put(&name(1), bytes);
     let mut given = Vec::new();
     for _ in 0..4 {

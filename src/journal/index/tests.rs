@@ -414,8 +414,9 @@ fn a_gap_is_skipped_by_place() {
     drop(log);
     let name = SegmentNumber(1).file_name();
     let mut bytes = disk.read(&name).unwrap();
-    // The head of the batch with record 6.
+    // The head of the batch with record 6, and the record.
     bytes[3 * 4096] ^= 1;
+    bytes[3 * 4096 + 100] ^= 1;
     disk.put(&name, bytes);
     let (index, _) = Index::open(directory.path(), &disk).unwrap();
     let place = index.place_of_lsn(Lsn(6)).unwrap().unwrap();

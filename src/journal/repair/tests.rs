@@ -191,8 +191,8 @@ fn damage_stays_a_gap_and_both_sides_of_it_stay_readable() {
             35,
         ),
         (
-            "a batch's head",
-            |disk| change(disk, 2, |b| b[3 * BLOCK + 9] ^= 1),
+            "a batch's head and its records",
+            |disk| change(disk, 2, |b| b[3 * BLOCK + 9..3 * BLOCK + 300].fill(1)),
             &[(17, 18)],
             34,
         ),

@@ -206,7 +206,9 @@ fn damage_is_told_and_followed_over() {
         .unwrap();
     let first = journal.path().join("0000000000000001.seg");
     let mut bytes = fs::read(&first).unwrap();
+    // The head of a batch, and its record.
     bytes[2 * 4096 + 10] ^= 1;
+    bytes[2 * 4096 + 100] ^= 1;
     fs::write(&first, bytes).unwrap();
     let following = Following::start(journal.path(), &["--settled"]);
     assert_eq!(following.records(2), ["1", "2"]);
