@@ -189,18 +189,26 @@ pub(super) fn before(lsn: Lsn) -> Lsn {
 }
 
 /// What one segment holds, settled by the next one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Settled {
     pub(super) entries: Vec<Entry>,
     /// The LSN after its last record; after a damaged end, after all that may have been there.
     pub(super) next: Lsn,
     pub(super) ending: Ending,
+    /// Where it ends, as far as it can be read.
+    pub(super) end: SegmentEnd,
 }
 
 /// Judges a segment that was read. `following` is the head of the next readable segment, with
 /// `None` for the newest.
 pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settled {
     let Loaded { length, scan } = loaded;
+    let read_end = SegmentEnd {
+        number: scan.header.number,
+        end: scan.end,
+        chain: scan.chain,
+        last: before(scan.next),
+    };
     let Scan {
         header,
         batches,
@@ -227,7 +235,7 @@ pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settl
         && known.end == end
         && chain.is_some_and(|chain| chain != known.chain)
     {
-        return disowned(&header, length, known.last);
+        return disowned(&header, length, known.last, read_end);
     }
     let inner = damage.into_iter().filter(|damage| damage.last < next);
     entries.extend(inner.map(|damage| (damage.at, Entry::Gap(gap_of(number, damage)))));
@@ -261,6 +269,7 @@ pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settl
         entries,
         next,
         ending,
+        end: read_end,
     }
 }
 
@@ -293,7 +302,7 @@ fn last_possible(header: &SegmentHeader, end: u64, next: Lsn, ending: Ending) ->
 }
 
 /// A segment that is not the one that the next segment was written after: nothing in it counts.
-fn disowned(header: &SegmentHeader, length: u64, last: Lsn) -> Settled {
+fn disowned(header: &SegmentHeader, length: u64, last: Lsn, end: SegmentEnd) -> Settled {
     let gap = Gap {
         first: header.first,
         last,
@@ -307,6 +316,7 @@ fn disowned(header: &SegmentHeader, length: u64, last: Lsn) -> Settled {
         entries: vec![Entry::Gap(gap)],
         next,
         ending: Ending::Damaged,
+        end,
     }
 }
 

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use journal_format::error::FormatError;
 use journal_format::number::{Chain, JournalId, Lsn, SegmentNumber};
-use journal_format::scan::{Batch, Scan};
+use journal_format::scan::Batch;
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 
 use super::disk::Disk;
-use super::judge::{Loaded, before, list_segments, load, lost_between, settle};
+use super::judge::{Settled, before, list_segments, load, lost_between, settle};
 
 pub use super::judge::SegmentFile;
 
@@ -175,7 +175,7 @@ pub(super) struct Walk {
     /// The head of the segment behind the last file, which is not walked over.
     closing: Option<SegmentHeader>,
     /// What was read before and need not be again.
-    loaded: BTreeMap<SegmentNumber, Loaded>,
+    settled: BTreeMap<SegmentNumber, Settled>,
     /// The LSN that comes next, once something was read.
     pub(super) expected: Option<Lsn>,
     /// How the last segment that was read ended.
@@ -188,13 +188,13 @@ impl Walk {
     pub(super) fn new(
         files: Vec<SegmentFile>,
         closing: Option<SegmentHeader>,
-        loaded: BTreeMap<SegmentNumber, Loaded>,
+        settled: BTreeMap<SegmentNumber, Settled>,
     ) -> Walk {
         Walk {
             files,
             index: 0,
             closing,
-            loaded,
+            settled,
             expected: None,
             ending: Ending::Clean,
             end: None,
@@ -253,23 +253,14 @@ impl Walk {
         };
         self.index += 1;
         let following = self.header_from(self.index);
-        let loaded = match self.loaded.remove(&head.number) {
-            Some(loaded) => Some(loaded),
-            None => load(disk, head.number, following.as_ref())?,
+        let settled = match self.settled.remove(&head.number) {
+            Some(settled) => Some(settled),
+            None => load(disk, head.number, following.as_ref())?
+                .map(|loaded| settle(loaded, following.as_ref())),
         };
-        match loaded {
-            Some(loaded) => {
-                let Scan {
-                    end, chain, next, ..
-                } = loaded.scan;
-                let last = before(next);
-                self.end = Some(SegmentEnd {
-                    number: head.number,
-                    end,
-                    chain,
-                    last,
-                });
-                let settled = settle(loaded, following.as_ref());
+        match settled {
+            Some(settled) => {
+                self.end = Some(settled.end);
                 entries.extend(settled.entries);
                 self.expected = Some(settled.next);
                 self.ending = settled.ending;

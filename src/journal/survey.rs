@@ -11,7 +11,7 @@ use journal_format::segment::SegmentHeader;
 
 use super::disk::Disk;
 use super::error::OpenError;
-use super::judge::{Loaded, SegmentFile, Settled, list_segments, load, settle, whole_checkpoint};
+use super::judge::{SegmentFile, Settled, list_segments, load, settle, whole_checkpoint};
 use super::log::Start;
 use super::open::{OpenOptions, Past};
 use super::read::{Cause, Ending, Entry, Gap, Walk};
@@ -56,11 +56,11 @@ pub(super) fn survey<D: Disk>(disk: &D, options: &OpenOptions) -> Result<Survey,
             why: why.clone(),
         });
     }
-    let mut loaded = BTreeMap::new();
-    let stillborn = take_stillborn(disk, &mut files, &mut loaded)?;
-    let checkpoint = find_checkpoint(disk, &files, stillborn.as_ref(), &mut loaded)?;
+    let mut settled = BTreeMap::new();
+    let stillborn = take_stillborn(disk, &mut files, &mut settled)?;
+    let checkpoint = find_checkpoint(disk, &files, stillborn.as_ref(), &mut settled)?;
 
-    let mut walk = Walk::new(files.clone(), stillborn, loaded);
+    let mut walk = Walk::new(files.clone(), stillborn, settled);
     if let Some((segment, _)) = checkpoint {
         walk.skip_to(segment);
     }
@@ -182,7 +182,7 @@ fn last_epoch(files: &[SegmentFile]) -> Epoch {
 fn take_stillborn<D: Disk>(
     disk: &D,
     files: &mut Vec<SegmentFile>,
-    loaded: &mut BTreeMap<SegmentNumber, Loaded>,
+    settled: &mut BTreeMap<SegmentNumber, Settled>,
 ) -> Result<Option<SegmentHeader>, OpenError> {
     let Some(SegmentFile {
         header: Ok(head), ..
@@ -221,12 +221,14 @@ fn take_stillborn<D: Disk>(
     let Some(newest) = load(disk, head.number, None)? else {
         return Ok(None);
     };
-    let Settled {
-        entries, ending, ..
-    } = settle(newest.clone(), None);
-    let damaged = entries.iter().any(|entry| matches!(entry, Entry::Gap(_)));
-    if damaged || ending == Ending::Damaged || whole_checkpoint(&entries).is_some() {
-        loaded.insert(head.number, newest);
+    let newest = settle(newest, None);
+    let has_gap = newest
+        .entries
+        .iter()
+        .any(|entry| matches!(entry, Entry::Gap(_)));
+    let is_damaged = has_gap || newest.ending == Ending::Damaged;
+    if is_damaged || whole_checkpoint(&newest.entries).is_some() {
+        settled.insert(head.number, newest);
         return Ok(None);
     }
     files.pop();
@@ -234,28 +236,27 @@ fn take_stillborn<D: Disk>(
 }
 
 /// The newest whole checkpoint: its segment and the LSN of its head. `following` is the head of the
-/// segment behind the files; what is read is left in `loaded`.
+/// segment behind the files; what is read is left in `settled`.
 fn find_checkpoint<D: Disk>(
     disk: &D,
     files: &[SegmentFile],
     following: Option<&SegmentHeader>,
-    loaded: &mut BTreeMap<SegmentNumber, Loaded>,
+    settled: &mut BTreeMap<SegmentNumber, Settled>,
 ) -> Result<Option<(SegmentNumber, Lsn)>, OpenError> {
     let mut following = following.copied();
     for file in files.iter().rev() {
         let Ok(head) = &file.header else {
             continue;
         };
-        if !loaded.contains_key(&file.number)
+        if !settled.contains_key(&file.number)
             && let Some(segment) = load(disk, file.number, following.as_ref())?
         {
-            loaded.insert(file.number, segment);
+            settled.insert(file.number, settle(segment, following.as_ref()));
         }
-        if let Some(segment) = loaded.get(&file.number) {
-            let settled = settle(segment.clone(), following.as_ref());
-            if let Some(lsn) = whole_checkpoint(&settled.entries) {
-                return Ok(Some((file.number, lsn)));
-            }
+        if let Some(segment) = settled.get(&file.number)
+            && let Some(lsn) = whole_checkpoint(&segment.entries)
+        {
+            return Ok(Some((file.number, lsn)));
         }
         following = Some(*head);
     }
