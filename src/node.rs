@@ -97,7 +97,7 @@ impl<D: Disk> Node<D> {
     /// # Errors
     /// The checkpoint or the first records cannot be made durable.
     pub fn open(
-        opened: Opened<D>,
+        mut opened: Opened<D>,
         boot: BootId,
         peer: String,
         now: Now,
@@ -113,8 +113,10 @@ impl<D: Disk> Node<D> {
             boot,
             peer,
         };
-        let history: Vec<History> = opened.history().iter().map(history).collect();
+        let past = opened.take_history();
+        let history: Vec<History> = past.into_iter().map(history).collect();
         let engine = Engine::open(config, &history);
+        drop(history);
         let mut node = Node::begin(opened, engine, now, switch)?;
         let step = node.machine.start(now);
         let outbox = node.append(now, step)?;
@@ -298,9 +300,9 @@ fn asks_for_room(input: &Input) -> bool {
 }
 
 /// What the journal told, as the engine takes it: of damage only which records it may concern.
-fn history(past: &Past) -> History {
+fn history(past: Past) -> History {
     match past {
-        Past::Record(record) => History::Record(record.clone()),
+        Past::Record(record) => History::Record(record),
         Past::Gap(gap) => History::Gap(Gap {
             first: gap.first,
             last: gap.last,

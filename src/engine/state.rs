@@ -5,9 +5,9 @@
 //! changes nothing.
 //! Not here: what is only seen or heard in this life of the process (`live`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use journal_format::number::{DomainId, Lsn, MigrationId, Position};
+use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Position};
 use journal_format::record::{
     CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
     DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, MigrationState,
@@ -78,6 +78,9 @@ pub(crate) struct State {
     pub(crate) openings: Vec<Opening>,
     pub(crate) domains: Domains,
     pub(crate) migrations: BTreeMap<MigrationId, Migration>,
+    /// Those of them that are open, by domain; a sound history has one at the most.
+    open: BTreeSet<(DomainId, MigrationId)>,
+    by_job: BTreeMap<Lsn, MigrationId>,
     definitions: BTreeMap<Lsn, BTreeMap<u16, DefinitionPart>>,
     checkpoint: Option<Box<Staged>>,
     gap: Option<Gap>,
@@ -254,6 +257,7 @@ impl State {
                 };
                 migration.state.open = false;
                 migration.fact = lsn;
+                let was_open = (migration.domain, migration.state.terms.migration);
                 let summary = EndedJob {
                     job: ended.job,
                     kind: kind_of(migration.state.terms.role),
@@ -262,13 +266,14 @@ impl State {
                     result: ended.result,
                     detail: ended.detail.clone(),
                 };
+                self.open.remove(&was_open);
                 if let Some(domain) = self.domain_of(record) {
                     domain.migration = None;
                     domain.state.last_job = Some(summary);
                 }
             }
             RecordBody::MigrationForgotten(named) => {
-                self.migrations.remove(&named.migration);
+                self.remove_migration(named.migration);
             }
             RecordBody::PhaseEntered(_)
             | RecordBody::PeerHeard(_)
@@ -379,9 +384,12 @@ impl State {
     }
 
     fn close_open(&mut self, id: DomainId) {
-        let open = |known: &&mut Migration| known.domain == id && known.state.open;
-        for migration in self.migrations.values_mut().filter(open) {
-            migration.state.open = false;
+        let of_domain = (id, MigrationId(Id128([0; 16])))..=(id, MigrationId(Id128([0xff; 16])));
+        while let Some(open) = self.open.range(of_domain.clone()).next().copied() {
+            self.open.remove(&open);
+            if let Some(migration) = self.migrations.get_mut(&open.1) {
+                migration.state.open = false;
+            }
         }
         if let Some(domain) = self.domains.get_mut(&id) {
             domain.migration = None;
@@ -402,7 +410,22 @@ impl State {
             seen: None,
             heard: None,
         };
+        self.remove_migration(name);
+        if state.open {
+            self.open.insert((id, name));
+        }
+        self.by_job.insert(state.job, name);
         self.migrations.insert(name, migration);
+    }
+
+    fn remove_migration(&mut self, name: MigrationId) {
+        let Some(migration) = self.migrations.remove(&name) else {
+            return;
+        };
+        self.open.remove(&(migration.domain, name));
+        if self.by_job.get(&migration.state.job) == Some(&name) {
+            self.by_job.remove(&migration.state.job);
+        }
     }
 
     fn intend(&mut self, record: &Record, job: Option<Lsn>, command: &EffectCommand) {
@@ -481,9 +504,7 @@ impl State {
     }
 
     fn migration_of(&mut self, job: Lsn) -> Option<&mut Migration> {
-        self.migrations
-            .values_mut()
-            .find(|migration| migration.state.job == job)
+        self.migrations.get_mut(self.by_job.get(&job)?)
     }
 
     /// The definition of a domain that has another one now, or is gone.

@@ -186,6 +186,11 @@ impl<D: Disk> Opened<D> {
         &self.history
     }
 
+    /// The same, and it is kept no longer.
+    pub fn take_history(&mut self) -> Vec<Past> {
+        core::mem::take(&mut self.history)
+    }
+
     /// The openings before this one that are known, oldest first.
     pub fn openings(&self) -> &[Opening] {
         &self.openings
