@@ -202,12 +202,16 @@ impl Row {
         for entry in reader.by_ref() {
             match entry.unwrap() {
                 Entry::Gap(gap) => gaps.push((gap.first, gap.last)),
-                Entry::Batch(batch) => found.extend(
-                    batch
-                        .records
-                        .into_iter()
-                        .map(|placed| (placed.record.lsn(), placed.record)),
-                ),
+                Entry::Batch(batch) => {
+                    for placed in batch.records {
+                        let lsn = placed.record.lsn();
+                        // Shown twice, or out of order.
+                        let is_in_order =
+                            found.last_key_value().is_none_or(|(last, _)| *last < lsn);
+                        self.wrong += usize::from(!is_in_order);
+                        found.insert(lsn, placed.record);
+                    }
+                }
             }
         }
         self.wrong += found
