@@ -4,8 +4,9 @@ use journal_format::batch::{BATCH_HEADER_SIZE, BatchBuilder, BatchHeader};
 use journal_format::number::{BootId, Chain, Epoch, HostId, Id128, JournalId, Lsn, OpeningId};
 use journal_format::number::{Salt, SegmentNumber};
 use journal_format::record::{Decoded, Draft, Record, RecordBody};
-use journal_format::scan::{Scan, Tail, scan};
-use journal_format::segment::SegmentHeader;
+use journal_format::scan::{Scan, Tail, scan, scan_until};
+use journal_format::segment::{SegmentEnd, SegmentHeader};
+use journal_format::whole::Cursor;
 use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_MIN};
 
 use super::bytes::Bytes;
@@ -125,6 +126,47 @@ fn record(choices: &mut Bytes<'_>, lsn: u64, content: &mut Vec<u8>) {
 
 fn check(file: &[u8]) {
     let Ok(found) = scan(file) else { return };
+    check_found(file, &found);
+    let size = usize::try_from(found.header.size).unwrap_or(usize::MAX);
+    let file = &file[..file.len().min(size)];
+    same_in_place(&found, file);
+    // What another segment may say of the end of this one: it cuts nothing off, and nothing is told
+    // twice.
+    for (end, more) in [(0, 0), (0, 3), (1, 0), (1, 3), (4, 40)] {
+        let known = SegmentEnd {
+            number: found.header.number,
+            end: found.end + end * BLOCK as u64,
+            chain: found.chain,
+            last: Lsn(found.next.0.saturating_add(more).saturating_sub(1)),
+        };
+        let Ok(settled) = scan_until(file, Some(&known)) else {
+            panic!("its header was read before");
+        };
+        assert!(settled.next >= found.next && settled.batches.len() >= found.batches.len());
+        accounted(&settled);
+    }
+}
+
+/// Whole batches are the same where they lie.
+fn same_in_place(found: &Scan, file: &[u8]) {
+    let mut cursor = Cursor::new(&found.header);
+    for batch in &found.batches {
+        let at = usize::try_from(cursor.at()).unwrap_or(usize::MAX);
+        let Some(whole) = cursor.advance(file.get(at..).unwrap_or_default()) else {
+            return;
+        };
+        assert_eq!((whole.header, whole.chain), (batch.header, batch.chain));
+        for placed in &batch.records {
+            let mut views = whole.records();
+            let view = views.find(|view| view.lsn == placed.record.lsn());
+            let view = view.unwrap_or_else(|| panic!("{} is not in place", placed.record.lsn()));
+            assert_eq!(view.offset, placed.offset);
+            assert_eq!(view.decode().as_ref(), Ok(&placed.record));
+        }
+    }
+}
+
+fn check_found(file: &[u8], found: &Scan) {
     let (mut end, mut next) = (BLOCK as u64, found.header.first);
     for batch in &found.batches {
         assert!(batch.header.offset >= end, "batches overlap");
@@ -135,12 +177,12 @@ fn check(file: &[u8]) {
             let lsn = placed.record.lsn();
             assert!(lsn >= next && lsn <= batch.header.last(), "out of order");
             next = Lsn(lsn.0 + 1);
-            same_bytes(&found, placed.offset, &placed.record, file);
+            same_bytes(found, placed.offset, &placed.record, file);
         }
         next = Lsn(batch.header.last().0 + 1);
     }
     assert_eq!((end, next), (found.end, found.next));
-    accounted(&found);
+    accounted(found);
     let size = usize::try_from(found.header.size).unwrap_or(usize::MAX);
     let rest = &file[usize::try_from(end).unwrap_or(0).min(file.len())..file.len().min(size)];
     let zero = rest.iter().all(|byte| *byte == 0);

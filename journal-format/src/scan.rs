@@ -311,7 +311,6 @@ fn salvage(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, why: FormatEr
         begun,
         before,
     } = *stretch;
-    let last = Lsn(before.0.saturating_sub(1));
     let mut found = BTreeMap::new();
     let mut at = begun;
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -342,6 +341,8 @@ fn salvage(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, why: FormatEr
         expected = Lsn(lsn.0 + 1);
     }
     lose(scan, expected, before);
+    scan.end = on_disk(bytes.len());
+    scan.next = before;
     if found.is_empty() {
         return;
     }
@@ -367,8 +368,6 @@ fn salvage(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, why: FormatEr
         records: found.into_values().collect(),
         chain: Chain(0),
     });
-    scan.end = on_disk(bytes.len());
-    scan.next = Lsn(last.0.saturating_add(1));
 }
 
 /// Consecutive LSNs as ranges.
