@@ -4,6 +4,7 @@
 //! Not here: what the records mean (the caller folds them and hands back a checkpoint).
 
 use std::io;
+use std::time::Duration;
 
 use journal_format::number::{
     BootId, Epoch, HostId, Id128, JournalId, Lsn, OpeningId, Position, SegmentNumber,
@@ -33,6 +34,11 @@ pub const FIRST_SEGMENT_SIZE_DEFAULT: u64 = 1024 * 1024;
 /// After so many openings in a row that left their first segment as their last, the next ones get the
 /// smallest: a sidecar that crashes over and over does not fill the disk.
 const SHORT_OPENINGS_MAX: usize = 3;
+
+/// How often the lock is asked for: somebody may only be looking whether there is a writer, which takes
+/// some microseconds.
+const LOCK_ATTEMPTS_MAX: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Most bytes of the lock file that are believed.
 const HOLDER_SIZE_MAX: usize = 20;
@@ -263,7 +269,17 @@ fn take_lock<D: Disk>(disk: &D) -> Result<D::File, OpenError> {
     let file = disk
         .open_or_create(LOCK_NAME)
         .map_err(OpenError::io(&path, "open"))?;
-    if !disk.try_lock(&file).map_err(OpenError::io(&path, "lock"))? {
+    let mut is_ours = false;
+    for attempt in 0..LOCK_ATTEMPTS_MAX {
+        is_ours = disk.try_lock(&file).map_err(OpenError::io(&path, "lock"))?;
+        if is_ours {
+            break;
+        }
+        if attempt + 1 < LOCK_ATTEMPTS_MAX {
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+    if !is_ours {
         let mut text = [0; HOLDER_SIZE_MAX];
         let count = read_full(disk, &file, 0, &mut text).unwrap_or(0);
         let holder = str::from_utf8(&text[..count])
