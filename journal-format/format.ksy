@@ -8,7 +8,7 @@
 # and bodies are instances, and `batches` ends where no batch can be.
 meta:
   id: phase_journal_segment
-  title: Segment of a phase-journal journal, version 1
+  title: Segment of a phase-journal journal, version 2
   file-extension: seg
   license: MIT OR Apache-2.0
   ks-version: "0.11"
@@ -24,11 +24,19 @@ seq:
   - id: header
     type: segment_header
     size: 4096
-    doc: F4. The first block, written once.
+    doc: |
+      F4. The first block, written once. F24. Where it is damaged, whoever uses the reader puts the
+      file's last block in its place.
 instances:
+  header_copy:
+    pos: header.len_segment - 4096
+    size: 4096
+    type: segment_header
+    doc: F24. The same once more, at the segment's end.
   area:
     pos: 4096
-    size: '(header.len_segment < _io.size ? header.len_segment : _io.size) - 4096'
+    size: >-
+      (header.len_segment - 4096 < _io.size ? header.len_segment - 4096 : _io.size) - 4096
     type: batch_area
     doc: |
       F4. What lies beyond the segment's size is not part of it; a file that is shorter was cut off.
@@ -41,7 +49,7 @@ types:
         doc: F5. The same in every version.
       - id: version
         type: u4
-        valid: 1
+        valid: 2
         doc: F5. Another version is refused by its number; it is not damage.
       - id: len_block
         type: u4
@@ -117,7 +125,7 @@ types:
         doc: Its last LSN.
 
   batch_area:
-    doc: Everything behind the segment's header.
+    doc: Everything between the segment's header and its copy.
     instances:
       batches:
         pos: 0

@@ -68,7 +68,7 @@ fn assembled(choices: &mut Bytes<'_>) -> Vec<u8> {
     let header = header();
     let mut file = header.encode();
     let (mut next, mut chain) = (header.first, header.chain());
-    while !choices.is_empty() && file.len() + 2 * BLOCK < 65_536 {
+    while !choices.is_empty() && file.len() + 3 * BLOCK < 65_536 {
         let (mut content, mut records) = (Vec::new(), 0);
         for _ in 0..=choices.below(4) {
             record(choices, next.0 + u64::from(records), &mut content);
@@ -101,7 +101,11 @@ fn assembled(choices: &mut Bytes<'_>) -> Vec<u8> {
             file[at] ^= choices.byte();
         }
     }
-    file.resize(65_536, 0);
+    file.resize(65_536 - BLOCK, 0);
+    file.extend(header.encode());
+    if choices.yes() {
+        file[..BLOCK].fill(0);
+    }
     file
 }
 
@@ -172,7 +176,7 @@ fn check_found(file: &[u8], found: &Scan) {
         assert!(batch.header.offset >= end, "batches overlap");
         assert!(batch.header.first >= next, "batches are out of order");
         end = batch.header.offset + batch.header.size();
-        assert!(end <= found.header.size, "a batch beyond the segment");
+        assert!(end <= found.header.batches_end(), "a batch beyond its room");
         for placed in &batch.records {
             let lsn = placed.record.lsn();
             assert!(lsn >= next && lsn <= batch.header.last(), "out of order");
@@ -183,7 +187,7 @@ fn check_found(file: &[u8], found: &Scan) {
     }
     assert_eq!((end, next), (found.end, found.next));
     accounted(found);
-    let size = usize::try_from(found.header.size).unwrap_or(usize::MAX);
+    let size = usize::try_from(found.header.batches_end()).unwrap_or(usize::MAX);
     let rest = &file[usize::try_from(end).unwrap_or(0).min(file.len())..file.len().min(size)];
     let zero = rest.iter().all(|byte| *byte == 0);
     assert_eq!(zero, found.tail == Tail::Clean, "{:?}", found.tail);

@@ -285,6 +285,10 @@ fn damaged_segments() -> Vec<(&'static str, Vec<u8>)> {
     let mut cut_off = first.finish();
     cut_off.truncate(cut);
 
+    // The disk lost the first block.
+    let mut lost_header = every_record().finish();
+    lost_header[..4096].fill(0);
+
     // One batch more than the next segment tells of.
     let mut longer = every_record();
     append(&mut longer, &mut Vec::new(), &sealed());
@@ -302,6 +306,7 @@ fn damaged_segments() -> Vec<(&'static str, Vec<u8>)> {
         ("undecodable.seg", undecodable),
         ("corrupt-tail.seg", corrupt),
         ("cut-off.seg", cut_off),
+        ("lost-header.seg", lost_header),
         ("longer.seg", longer.finish()),
         ("put-back.seg", put_back.finish()),
     ]
@@ -326,7 +331,8 @@ fn segments() -> Vec<(&'static str, Vec<u8>)> {
     );
     let missing = torn.begins[1] + 4096;
     let mut torn = torn.finish();
-    torn[missing..].fill(0);
+    let copy = torn.len() - 4096;
+    torn[missing..copy].fill(0);
 
     // One record of the second batch and the head of the third are damaged; two batches follow.
     let damaged = every_record();

@@ -26,7 +26,7 @@ pub use bytes::is_zero;
 pub mod format {}
 
 /// The version of the layout that this crate writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 // Limits: F14.
 /// The unit of writing, in bytes: a block that became durable is never written again (F16).
 pub const BLOCK_SIZE: u32 = 4096;

@@ -133,10 +133,10 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
 /// # Errors
 /// As [`scan`].
 pub fn scan_until(bytes: &[u8], known: Option<&SegmentEnd>) -> Result<Scan, FormatError> {
-    let header = SegmentHeader::decode(bytes)?;
-    // What lies beyond a segment's size is not the segment's (F4).
-    let size = usize::try_from(header.size).unwrap_or(usize::MAX);
-    let bytes = &bytes[..bytes.len().min(size)];
+    let header = SegmentHeader::of_bytes(bytes)?;
+    // Behind that is the header's copy, and nothing of the segment's beyond its size (F4, F24).
+    let end = usize::try_from(header.batches_end()).unwrap_or(usize::MAX);
+    let bytes = &bytes[..bytes.len().min(end)];
     let mut scan = Scan {
         header,
         batches: Vec::new(),

@@ -1,4 +1,4 @@
-//! The segment header: the first block of every segment file.
+//! The segment header: the first block of every segment file, and once more its last (F24).
 //! Invariant: it is written once, before any batch, and never again (F4).
 //! Not here: the batches behind it (`batch`, `scan`).
 
@@ -162,9 +162,48 @@ impl SegmentHeader {
         ))
     }
 
+    /// Reads the header of a segment file from its first block, or if that is damaged from its last one
+    /// (F24). `length` is that of the file.
+    ///
+    /// # Errors
+    /// What is wrong with the first block, if the last one does not tell either.
+    pub fn of_file(
+        first_block: &[u8],
+        last_block: &[u8],
+        length: u64,
+    ) -> Result<SegmentHeader, FormatError> {
+        SegmentHeader::decode(first_block).or_else(|why| {
+            let copy = SegmentHeader::decode(last_block).ok();
+            copy.filter(|header| header.size == length).ok_or(why)
+        })
+    }
+
+    /// The same for a whole file in memory.
+    ///
+    /// # Errors
+    /// As [`SegmentHeader::of_file`].
+    pub fn of_bytes(bytes: &[u8]) -> Result<SegmentHeader, FormatError> {
+        let length = on_disk(bytes.len());
+        let last = SegmentHeader::copy_begins(length);
+        let last = usize::try_from(last).ok().and_then(|at| bytes.get(at..));
+        SegmentHeader::of_file(bytes, last.unwrap_or_default(), length)
+    }
+
+    /// Where the header's copy begins in a file of this length.
+    #[must_use]
+    pub fn copy_begins(length: u64) -> u64 {
+        length.saturating_sub(u64::from(BLOCK_SIZE))
+    }
+
     /// Where the first batch begins.
     #[must_use]
     pub fn batches_begin() -> u64 {
         on_disk(CRC_OFFSET + 4)
+    }
+
+    /// Where the room for batches ends, and the header's copy begins.
+    #[must_use]
+    pub fn batches_end(&self) -> u64 {
+        SegmentHeader::copy_begins(self.size)
     }
 }

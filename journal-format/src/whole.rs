@@ -74,7 +74,7 @@ impl Cursor {
         let follows = header.first == self.next
             && header.chain == self.chain
             && header.epoch == self.segment.epoch
-            && self.at + header.size() <= self.segment.size;
+            && self.at + header.size() <= self.segment.batches_end();
         if !follows {
             return None;
         }

@@ -224,6 +224,29 @@ fn a_segment_with_a_batch_of_another_place_at_its_end() {
     assert_eq!((at, why), (corrupt.end, FormatError::OutOfPlace));
 }
 
+/// F24: a header that is gone is read from its copy; with the copy gone too nothing can be told.
+#[test]
+fn a_segment_with_a_lost_header() {
+    let mut bytes = golden("lost-header.seg");
+    let whole = golden("every-record.seg");
+    assert!(bytes[..4096].iter().all(|byte| *byte == 0));
+    assert_eq!(scan(&bytes), scan(&whole));
+    let copy = bytes.len() - 4096;
+    bytes[copy + 60] ^= 4;
+    let what = "segment header";
+    assert_eq!(scan(&bytes), Err(FormatError::NoMagic { what }));
+    // The copy of a file that is not whole is not at its place.
+    let longer = [&golden("lost-header.seg")[..], &[0; 4096]].concat();
+    assert_eq!(scan(&longer), Err(FormatError::NoMagic { what }));
+}
+
+/// F5: the layout before this one is refused by its number.
+#[test]
+fn a_segment_of_the_version_before() {
+    let refused = scan(&golden("version-1.seg"));
+    assert_eq!(refused, Err(FormatError::Version { found: 1 }));
+}
+
 /// F4, F20: what a later segment is to settle: a file that was cut off, one with a batch more than it
 /// tells of, and one of the same length with another chain value.
 #[test]

@@ -28,6 +28,7 @@ use journal_format::whole::{Cursor, WholeBatch};
 use journal_format::{BLOCK_SIZE, is_zero};
 
 use super::disk::{Disk, read_full};
+use super::judge::header_of;
 use super::read::{Cause, Entry, Gap, ReadError, Reader};
 
 /// What is new in a journal.
@@ -268,7 +269,9 @@ impl<D: Disk + Clone> Follower<D> {
         let mut block = [0; BLOCK_SIZE as usize];
         let count =
             read_full(&self.disk, &file, 0, &mut block).map_err(ReadError::io(&path, "read"))?;
-        let header = SegmentHeader::decode(&block[..count]).ok();
+        let length = self.disk.length(&file);
+        let length = length.map_err(ReadError::io(&path, "get the length of"))?;
+        let header = header_of(&self.disk, &file, &block[..count], length).ok();
         Ok(Some((
             file,
             header.filter(|header| header.number == number),
@@ -294,7 +297,7 @@ impl<D: Disk + Clone> Follower<D> {
             Ok(count) => count,
             Err(error) => return Err(failed(error)),
         };
-        segment.is_bad = at < header.size && !is_zero(&self.buffer[..count]);
+        segment.is_bad = at < header.batches_end() && !is_zero(&self.buffer[..count]);
         if !segment.is_bad {
             segment.looks = 0;
             return Ok(false);

@@ -6,6 +6,7 @@
 use std::io;
 
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader};
+use journal_format::error::FormatError;
 use journal_format::number::{JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RECORD_HEADER_SIZE, RecordBody};
 use journal_format::scan::{Batch, Damage, Scan, Tail, scan_until};
@@ -73,13 +74,13 @@ fn read_head<D: Disk>(disk: &D, number: SegmentNumber) -> Result<Option<SegmentF
     let Some(file) = open(disk, &name)? else {
         return Ok(None);
     };
-    let mut block = [0; (BLOCK_SIZE + BATCH_HEADER_SIZE) as usize];
-    let count = read_full(disk, &file, 0, &mut block).map_err(ReadError::io(&path, "read"))?;
-    let (block, batch) = block[..count].split_at(count.min(BLOCK_SIZE as usize));
+    let mut head = [0; (BLOCK_SIZE + BATCH_HEADER_SIZE) as usize];
+    let count = read_full(disk, &file, 0, &mut head).map_err(ReadError::io(&path, "read"))?;
+    let (block, batch) = head[..count].split_at(count.min(BLOCK_SIZE as usize));
     let length = disk
         .length(&file)
         .map_err(ReadError::io(&path, "get the length of"))?;
-    let header = match SegmentHeader::decode(block) {
+    let header = match header_of(disk, &file, block, length) {
         Ok(header) if header.number != number => Err(Cause::OtherNumber(header.number)),
         Ok(header) => Ok(header),
         Err(error) => Err(Cause::Damaged(error)),
@@ -95,6 +96,22 @@ fn read_head<D: Disk>(disk: &D, number: SegmentNumber) -> Result<Option<SegmentF
         header,
         begun,
     }))
+}
+
+/// The header of a file of this length that begins with `block`.
+pub(super) fn header_of<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    block: &[u8],
+    length: u64,
+) -> Result<SegmentHeader, FormatError> {
+    SegmentHeader::decode(block).or_else(|why| {
+        let mut copy = [0; BLOCK_SIZE as usize];
+        // What cannot be read does not tell either.
+        let count = read_full(disk, file, SegmentHeader::copy_begins(length), &mut copy);
+        let copy = &copy[..count.unwrap_or(0)];
+        SegmentHeader::of_file(block, copy, length).map_err(|_| why)
+    })
 }
 
 pub(super) fn open<D: Disk>(disk: &D, name: &str) -> Result<Option<D::File>, ReadError> {
@@ -252,7 +269,9 @@ pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settl
         None => last_possible(&header, end, next, ending),
     };
     if last >= next {
-        let until = known.map_or(header.size, |known| known.end).max(end);
+        let until = known
+            .map_or(header.batches_end(), |known| known.end)
+            .max(end);
         entries.push(Entry::Gap(Gap {
             first: next,
             last,
@@ -296,7 +315,7 @@ fn gap_of(segment: SegmentNumber, damage: Damage) -> Gap {
 fn last_possible(header: &SegmentHeader, end: u64, next: Lsn, ending: Ending) -> Lsn {
     let count = match ending {
         Ending::Clean | Ending::Torn { .. } => 0,
-        Ending::Damaged => records_max(header.size.saturating_sub(end)),
+        Ending::Damaged => records_max(header.batches_end().saturating_sub(end)),
     };
     Lsn(before(next).0.saturating_add(count))
 }

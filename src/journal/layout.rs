@@ -77,9 +77,11 @@ pub(super) struct At {
 /// full again.
 pub(super) fn size_for(usual: u64, length: u64) -> Result<u64, AppendError> {
     let block = u64::from(BLOCK_SIZE);
-    let wanted = (block + length.saturating_mul(FILL_MAX_INVERSE)).next_multiple_of(block);
+    // The header stands at both ends (F24).
+    let headers = 2 * block;
+    let wanted = (headers + length.saturating_mul(FILL_MAX_INVERSE)).next_multiple_of(block);
     let size = usual.max(wanted).min(SEGMENT_SIZE_MAX);
-    if block + length <= size {
+    if headers.saturating_add(length) <= size {
         Ok(size)
     } else {
         Err(AppendError::TooMany { size: length })

@@ -311,7 +311,7 @@ impl<D: Disk> Log<D> {
 
     /// Bytes left in the segment.
     fn room(&self) -> u64 {
-        self.segment.header.size - self.segment.at.end
+        self.segment.header.batches_end() - self.segment.at.end
     }
 
     /// Writes the batches that were laid out for this segment, one write and one sync each.

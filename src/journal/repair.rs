@@ -5,35 +5,30 @@
 //! Not here: what a gap means (the engine), how a report is printed.
 //!
 //! A segment's file is copied byte for byte, with these exceptions (see FORMAT.md, "Repair"): zeros
-//! instead of a torn tail (F12); the header as it was, where that can be proven; zeros for blocks that
+//! instead of a torn tail (F12); the header and its copy as they were (F24); zeros for blocks that
 //! the disk does not give back, or the file cut off there if its end is among them; zeros in the place
 //! of a file that belongs to another journal.
 
 mod copy;
 mod error;
-mod head;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use journal_format::batch::BATCH_HEADER_SIZE;
 use journal_format::error::FormatError;
-use journal_format::number::{JournalId, Lsn, SegmentNumber};
+use journal_format::number::{JournalId, SegmentNumber};
 use journal_format::scan::{Tail, scan};
-use journal_format::segment::{SegmentEnd, SegmentHeader};
+use journal_format::segment::SegmentHeader;
 use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
 
 use super::disk::{Disk, OsDisk};
+use super::judge::header_of;
 use super::lock::NoWriter;
 use super::read::{Cause, Entry, Gap, ReadError, Reader};
 use super::verify::{Report, verify};
 use copy::{Hole, Image, Staging, write};
-use head::Context;
 
 pub use error::RepairError;
-
-/// A segment's header and that of its first batch, in bytes.
-const HEAD_SIZE: u64 = BLOCK_SIZE as u64 + BATCH_HEADER_SIZE as u64;
 
 /// What in the copy is not as it was in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +40,7 @@ pub enum Change {
         /// Where it began, in bytes.
         at: u64,
     },
-    /// A segment's damaged header was found again, to the bit.
+    /// A segment's header is whole again at both of its places.
     RestoredHeader {
         /// The segment.
         segment: SegmentNumber,
@@ -133,7 +128,6 @@ struct File {
     name: SegmentNumber,
     /// The segment that it is, and its header; or why it is none.
     header: Result<SegmentHeader, Cause>,
-    restored: bool,
 }
 
 /// Copies a journal into a directory that is empty, and reads the copy.
@@ -145,10 +139,12 @@ pub(super) fn repair_into<S: Disk + Clone, T: Disk + Clone>(
     let mut changes = Vec::new();
     let places = arrange(&files, &mut changes);
     let newest = places.keys().next_back().copied();
+    let mut is_readable = true;
     for (number, file) in &places {
         let image = match file {
             Some(file) => {
                 let (image, _) = Image::read(source, file.name, SEGMENT_SIZE_MAX)?;
+                is_readable &= image.holes.is_empty();
                 mended(*number, file, image, Some(*number) == newest, &mut changes)
             }
             None => Image::zeros(SEGMENT_SIZE_MIN),
@@ -160,10 +156,10 @@ pub(super) fn repair_into<S: Disk + Clone, T: Disk + Clone>(
     changes.sort_by_key(|(number, _)| *number);
     let changes: Vec<Change> = changes.into_iter().map(|(_, change)| change).collect();
     let gives_the_same = changes.iter().all(|change| match change {
-        Change::DroppedTail { .. } | Change::LeftOut { .. } => true,
-        Change::RestoredHeader { .. } | Change::Renamed { .. } | Change::Unreadable { .. } => false,
+        Change::DroppedTail { .. } | Change::LeftOut { .. } | Change::RestoredHeader { .. } => true,
+        Change::Renamed { .. } | Change::Unreadable { .. } => false,
     });
-    if gives_the_same {
+    if is_readable && gives_the_same {
         compare(source, copy)?;
     }
     let report = verify(copy.clone())?;
@@ -184,15 +180,13 @@ fn look<D: Disk>(disk: &D) -> Result<Vec<File>, RepairError> {
     }
     let mut files = Vec::new();
     for name in numbers {
-        let (head, _) = Image::read(disk, name, HEAD_SIZE)?;
-        let header = SegmentHeader::decode(&head.bytes).map_err(Cause::Damaged);
-        files.push(File {
-            name,
-            header,
-            restored: false,
-        });
+        let (head, length) = Image::read(disk, name, BLOCK_SIZE.into())?;
+        let path = disk.path().join(name.file_name());
+        let file = disk.open(&name.file_name());
+        let file = file.map_err(RepairError::io(&path, "open"))?;
+        let header = header_of(disk, &file, &head.bytes, length).map_err(Cause::Damaged);
+        files.push(File { name, header });
     }
-    restore(disk, &mut files)?;
     let Some(ours) = journal_of(&files) else {
         return Err(RepairError::NothingReadable {
             directory: disk.path().to_path_buf(),
@@ -217,52 +211,6 @@ fn look<D: Disk>(disk: &D) -> Result<Vec<File>, RepairError> {
         }
     }
     Ok(files)
-}
-
-/// Finds damaged headers again, oldest first: one that was found helps to find the next.
-fn restore<D: Disk>(disk: &D, files: &mut [File]) -> Result<(), RepairError> {
-    for index in 0..files.len() {
-        if files[index].header.is_ok() {
-            continue;
-        }
-        let name = files[index].name;
-        let (head, length) = Image::read(disk, name, HEAD_SIZE)?;
-        let proper = |file: &File| {
-            file.header
-                .as_ref()
-                .ok()
-                .filter(|head| head.number == file.name)
-                .copied()
-        };
-        let before = match index
-            .checked_sub(1)
-            .and_then(|index| Some((index, proper(&files[index])?)))
-        {
-            Some((index, head)) if head.number.next() == Some(name) => end_of(disk, &files[index])?,
-            Some(_) | None => None,
-        };
-        let context = Context {
-            others: files.iter().filter_map(proper).collect(),
-            before,
-        };
-        if let Some(header) = head::find(name, length, &head.bytes, &context) {
-            files[index].header = Ok(header);
-            files[index].restored = true;
-        }
-    }
-    Ok(())
-}
-
-/// Where a segment ends, as far as it can be told from itself.
-fn end_of<D: Disk>(disk: &D, file: &File) -> Result<Option<SegmentEnd>, RepairError> {
-    let (mut image, _) = Image::read(disk, file.name, SEGMENT_SIZE_MAX)?;
-    put_header(file, &mut image);
-    Ok(scan(&image.bytes).ok().map(|scan| SegmentEnd {
-        number: file.name,
-        end: scan.end,
-        chain: scan.chain,
-        last: Lsn(scan.next.0.saturating_sub(1)),
-    }))
 }
 
 /// The journal that most files under their own names belong to; of equals, the oldest. Without such a
@@ -314,12 +262,27 @@ fn arrange<'a>(
     places
 }
 
-fn put_header(file: &File, image: &mut Image) {
-    if let Ok(header) = &file.header
-        && let Some(block) = image.bytes.get_mut(..BLOCK_SIZE as usize)
-    {
-        block.copy_from_slice(&header.encode());
+/// Writes a segment's header to both of its places (F24); whether it was missing at one of them.
+fn put_header(header: &SegmentHeader, image: &mut Image) -> bool {
+    let block = header.encode();
+    let mut was_damaged = false;
+    for at in [0, header.batches_end()] {
+        let until = at + u64::from(BLOCK_SIZE);
+        let place = usize::try_from(at).unwrap_or(usize::MAX);
+        let place = place..place.saturating_add(block.len());
+        // A file that was cut off has no place for the copy.
+        let Some(there) = image.bytes.get_mut(place) else {
+            continue;
+        };
+        if *there != *block {
+            there.copy_from_slice(&block);
+            image
+                .holes
+                .retain(|hole| hole.at < at || hole.until > until);
+            was_damaged = true;
+        }
     }
+    was_damaged
 }
 
 /// A segment's file as it is in the copy.
@@ -330,8 +293,9 @@ fn mended(
     is_newest: bool,
     changes: &mut Vec<(SegmentNumber, Change)>,
 ) -> Image {
-    if file.restored {
-        put_header(file, &mut image);
+    if let Ok(header) = &file.header
+        && put_header(header, &mut image)
+    {
         changes.push((segment, Change::RestoredHeader { segment }));
     }
     for Hole { at, until, why } in &image.holes {
@@ -366,7 +330,8 @@ fn mended(
             }
         }
         (None, Tail::Torn { at }) if image.bytes.len() as u64 >= scan.header.size => {
-            image.bytes[end..].fill(0);
+            let room = usize::try_from(scan.header.batches_end()).unwrap_or(usize::MAX);
+            image.bytes[end..room].fill(0);
             changes.push((segment, Change::DroppedTail { segment, at }));
         }
         (None, Tail::Torn { .. } | Tail::Clean | Tail::Corrupt { .. }) => {}

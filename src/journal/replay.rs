@@ -96,7 +96,7 @@ fn replay_segment<D: Disk>(
     let (mut filled, mut begin) = (0, cursor.at());
     let mut is_at_end = false;
     // What lies behind the end that the next segment tells of was never believed (F20).
-    let limit = known.flatten().map_or(header.size, |end| end.end);
+    let limit = known.flatten().map_or(header.batches_end(), |end| end.end);
     while cursor.at() < limit {
         let at = usize::try_from(cursor.at() - begin).unwrap_or(usize::MAX);
         if let Some(batch) = cursor.advance(&window[at.min(filled)..filled]) {
@@ -110,7 +110,7 @@ fn replay_segment<D: Disk>(
         }
         window.copy_within(at..filled, 0);
         (filled, begin) = (filled - at, cursor.at());
-        let left = usize::try_from(header.size - begin).unwrap_or(usize::MAX);
+        let left = usize::try_from(header.batches_end() - begin).unwrap_or(usize::MAX);
         let until = WINDOW_SIZE.min(left);
         let count = read(begin + filled as u64, &mut window[filled..until])?;
         filled += count;
@@ -165,8 +165,8 @@ fn is_zero_from(
     window: &mut [u8],
     read: &impl Fn(u64, &mut [u8]) -> Result<usize, ReadError>,
 ) -> Result<bool, ReadError> {
-    while at < header.size {
-        let left = usize::try_from(header.size - at).unwrap_or(usize::MAX);
+    while at < header.batches_end() {
+        let left = usize::try_from(header.batches_end() - at).unwrap_or(usize::MAX);
         let until = window.len().min(left);
         let count = read(at, &mut window[..until])?;
         if count == 0 || !journal_format::is_zero(&window[..count]) {

@@ -45,7 +45,7 @@ impl CreateError {
     }
 }
 
-/// Makes a segment: zeros behind its header, synced, then named, and the directory synced.
+/// Makes a segment: its header, zeros, and its header again (F24), synced, then named, and the directory synced.
 ///
 /// A segment that has the name already is replaced: the caller knows that nothing in it counts.
 pub(super) fn create<D: Disk>(disk: &D, header: &SegmentHeader) -> Result<D::File, CreateError> {
@@ -55,8 +55,11 @@ pub(super) fn create<D: Disk>(disk: &D, header: &SegmentHeader) -> Result<D::Fil
     let file = disk
         .create(&new_name)
         .map_err(CreateError::unnamed("create"))?;
-    let filled = write_all(disk, &file, 0, &header.encode())
-        .and_then(|()| fill_with_zeros(disk, &file, u64::from(BLOCK_SIZE), header.size))
+    let block = header.encode();
+    let (begin, end) = (u64::from(BLOCK_SIZE), header.batches_end());
+    let filled = write_all(disk, &file, 0, &block)
+        .and_then(|()| fill_with_zeros(disk, &file, begin, end))
+        .and_then(|()| write_all(disk, &file, end, &block))
         .map_err(CreateError::unnamed("fill"))
         .and_then(|()| disk.sync(&file).map_err(CreateError::unnamed("sync")));
     if let Err(error) = filled {
@@ -70,7 +73,8 @@ pub(super) fn create<D: Disk>(disk: &D, header: &SegmentHeader) -> Result<D::Fil
     Ok(file)
 }
 
-/// Makes a segment of a spare: its header, synced, then its name, and the directory synced.
+/// Makes a segment of a spare: its header at both ends (F24), synced, then its name, and the directory
+/// synced.
 pub(super) fn enter<D: Disk>(
     disk: &D,
     spare: Spare<D::File>,
@@ -78,12 +82,14 @@ pub(super) fn enter<D: Disk>(
 ) -> Result<D::File, CreateError> {
     assert_eq!(spare.size, header.size, "a segment fills its file");
     let block = header.encode();
-    let written = match disk.write_through(&spare.file, 0, &block) {
-        Ok(count) if count == block.len() => Ok(()),
-        Ok(count) => Err(short_write(count, block.len())),
-        Err(error) => Err(error),
-    };
-    written.map_err(CreateError::unnamed("write the header of"))?;
+    for at in [header.batches_end(), 0] {
+        let written = match disk.write_through(&spare.file, at, &block) {
+            Ok(count) if count == block.len() => Ok(()),
+            Ok(count) => Err(short_write(count, block.len())),
+            Err(error) => Err(error),
+        };
+        written.map_err(CreateError::unnamed("write the header of"))?;
+    }
     give_name(disk, &spare.name, &header.number.file_name())?;
     Ok(spare.file)
 }

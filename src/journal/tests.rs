@@ -247,7 +247,7 @@ fn a_full_segment_is_left_for_another() {
         append(&mut log, tag..tag + 1).unwrap();
         tag += 1;
     }
-    assert_eq!(log.status().segment.0, 8);
+    assert_eq!(log.status().segment.0, 9);
     drop(log);
     assert_eq!(tags(&records(&place.read())), (0..tag).collect::<Vec<_>>());
     let opened = place.open().unwrap();

@@ -4,11 +4,15 @@
 
 use std::path::PathBuf;
 
+use journal_format::BLOCK_SIZE;
+use journal_format::error::FormatError;
 use journal_format::number::{HostId, JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RecordBody};
+use journal_format::segment::SegmentHeader;
 
-use super::disk::Disk;
-use super::read::{Cause, Ending, Entry, Gap, ReadError, Reader};
+use super::disk::{Disk, read_full};
+use super::judge::open;
+use super::read::{Cause, Ending, Entry, Gap, ReadError, Reader, SegmentFile};
 
 /// What is to be said of a whole journal, worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,10 +85,23 @@ pub struct Report {
     pub gaps: Vec<Gap>,
     /// Files whose head cannot be read or does not belong there.
     pub bad_files: Vec<BadFile>,
+    /// Segments whose header is damaged at one of its two places (F24).
+    pub damaged_headers: Vec<DamagedHeader>,
     /// Batches whose header is damaged and whose records were found all the same.
     pub lost_headers: Vec<LostHeader>,
     /// How the journal ends.
     pub ending: Ending,
+}
+
+/// One of a segment's two headers that cannot be read. Nothing is lost by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedHeader {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// Where the header begins, in bytes.
+    pub at: u64,
+    /// What is wrong.
+    pub why: FormatError,
 }
 
 /// The damaged header of a batch, or of several in a row.
@@ -102,7 +119,11 @@ impl Report {
     /// The verdict.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        if !self.gaps.is_empty() || !self.bad_files.is_empty() || !self.lost_headers.is_empty() {
+        let is_whole = self.gaps.is_empty()
+            && self.bad_files.is_empty()
+            && self.damaged_headers.is_empty()
+            && self.lost_headers.is_empty();
+        if !is_whole {
             return Verdict::Damaged;
         }
         match self.ending {
@@ -130,7 +151,7 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
     let directory = disk.path().to_path_buf();
     let mut reader = Reader::open(disk)?;
     let heads = || reader.segments().iter();
-    let bad_file = |file: &super::read::SegmentFile| {
+    let bad_file = |file: &SegmentFile| {
         let why = file.header.as_ref().err()?.clone();
         Some(BadFile {
             segment: file.number,
@@ -151,9 +172,15 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
         last: None,
         gaps: Vec::new(),
         bad_files: heads().filter_map(bad_file).collect(),
+        damaged_headers: Vec::new(),
         lost_headers: Vec::new(),
         ending: Ending::Clean,
     };
+    for file in reader.segments() {
+        report
+            .damaged_headers
+            .extend(damaged_header(&reader.disk, file)?);
+    }
     for entry in reader.by_ref() {
         match entry? {
             Entry::Gap(gap) => report.gaps.push(gap),
@@ -174,6 +201,35 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
     }
     report.ending = reader.ending();
     Ok(report)
+}
+
+/// Which of the two headers of a segment with a readable one is damaged.
+fn damaged_header<D: Disk>(
+    disk: &D,
+    file: &SegmentFile,
+) -> Result<Option<DamagedHeader>, ReadError> {
+    let Ok(header) = &file.header else {
+        return Ok(None);
+    };
+    let name = file.number.file_name();
+    let path = disk.path().join(&name);
+    let Some(opened) = open(disk, &name)? else {
+        return Ok(None);
+    };
+    for at in [0, header.batches_end()] {
+        let mut block = [0; BLOCK_SIZE as usize];
+        let count = read_full(disk, &opened, at, &mut block);
+        let count = count.map_err(ReadError::io(&path, "read"))?;
+        let why = match SegmentHeader::decode(&block[..count]) {
+            Ok(found) if found == *header => continue,
+            // Of another segment, though whole.
+            Ok(_) => FormatError::OutOfPlace,
+            Err(why) => why,
+        };
+        let segment = file.number;
+        return Ok(Some(DamagedHeader { segment, at, why }));
+    }
+    Ok(None)
 }
 
 impl Report {

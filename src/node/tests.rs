@@ -294,7 +294,7 @@ fn nothing_slow_happens_while_a_guest_is_on_its_way() {
     assert!(node.is_unsealed(), "but later");
     let segment = node.log().status().segment;
     // Two blocks a turn: to the last one of the segment.
-    for _ in 0..7 {
+    for _ in 0..6 {
         let _ = node.turn(NOW, vec![Input::Tick]).unwrap();
     }
     assert!(node.log().must_roll());

@@ -77,7 +77,7 @@ fn change_line(change: &Change) -> String {
             segment.file_name()
         ),
         Change::RestoredHeader { segment } => format!(
-            "restored  {}: its header, to the bit; the first batch proves it",
+            "restored  {}: its header, which stands at both ends",
             segment.file_name()
         ),
         Change::Renamed { from, to } => {

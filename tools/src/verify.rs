@@ -61,6 +61,15 @@ fn as_text(report: &Report, out: &mut impl Write) -> Result<(), ToolError> {
     for gap in &report.gaps {
         writeln!(out, "{}", gap_line(gap))?;
     }
+    for damaged in &report.damaged_headers {
+        writeln!(
+            out,
+            "!! {}, the header at byte {}: {}; the other one is whole",
+            damaged.segment.file_name(),
+            damaged.at,
+            damaged.why
+        )?;
+    }
     for lost in &report.lost_headers {
         writeln!(
             out,
@@ -88,6 +97,7 @@ pub(crate) fn verdict(report: &Report) -> String {
             ),
             Ending::Clean | Ending::Damaged => "torn tail".to_owned(),
         },
+        Verdict::Damaged if report.lost() == 0 => "DAMAGED: no record is lost".to_owned(),
         Verdict::Damaged => format!("DAMAGED: {} may be lost", count(report.lost(), "record")),
     }
 }
@@ -107,6 +117,9 @@ pub(crate) fn as_json(report: &Report) -> Value {
         "last": report.last,
         "lost": report.lost(),
         "gaps": report.gaps.iter().map(gap_json).collect::<Vec<_>>(),
+        "damaged-headers": report.damaged_headers.iter().map(|damaged| json!({
+            "file": damaged.segment.file_name(), "at": damaged.at, "why": damaged.why.to_string(),
+        })).collect::<Vec<_>>(),
         "lost-headers": report.lost_headers.iter().map(|lost| json!({
             "file": lost.segment.file_name(), "at": lost.at, "until": lost.until,
         })).collect::<Vec<_>>(),

@@ -151,9 +151,13 @@ impl Journals {
     }
 }
 
-/// The number in a segment's header.
+/// The number in a segment's header, or in its copy where that is lost.
 fn number(segment: &[u8]) -> u64 {
-    u64::from_le_bytes(segment[48..56].try_into().unwrap())
+    let at = |at: usize| u64::from_le_bytes(segment[at..at + 8].try_into().unwrap());
+    match at(48) {
+        0 => at(segment.len() - BLOCK + 48),
+        number => number,
+    }
 }
 
 /// The golden segments by name.
@@ -165,7 +169,7 @@ fn golden() -> BTreeMap<String, Vec<u8>> {
         (name, fs::read(path).unwrap())
     });
     let golden: BTreeMap<_, _> = files.collect();
-    assert!(golden.len() >= 11, "{:?}", golden.keys());
+    assert!(golden.len() >= 13, "{:?}", golden.keys());
     golden
 }
 
@@ -308,10 +312,18 @@ fn damages() -> Vec<(String, Damage)> {
         ];
         damages.extend(ways.map(|(way, damage)| (format!("{way}-{block}"), damage)));
     }
-    let whole: [(&str, Damage); 3] = [
+    let whole: [(&str, Damage); 5] = [
         ("longer-file", Box::new(|bytes| bytes.extend([0x5a; 5000]))),
         ("empty-file", Box::new(Vec::clear)),
         ("far-away", Box::new(|bytes| bytes[60_000] = 1)),
+        ("in-the-copy", Box::new(|bytes| bytes[15 * BLOCK + 20] = 1)),
+        (
+            "both-headers",
+            Box::new(|bytes| {
+                bytes[20] ^= 1;
+                bytes[15 * BLOCK + 20] ^= 1;
+            }),
+        ),
     ];
     damages.extend(whole.map(|(way, damage)| (way.to_owned(), damage)));
     damages

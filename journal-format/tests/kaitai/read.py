@@ -203,20 +203,29 @@ class Segment:
         self.bad_end = None
         self.why = self.read_header()
         if self.why is None:
-            self.data = self.data[: self.header.len_segment]
+            self.data = self.data[: self.header.len_segment - BLOCK]
             self.read_batches()
 
     def read_header(self):
-        """F2, F5, F15: what is wrong with the segment's header, if anything is."""
+        """F2, F24: what is wrong with the segment's header, if anything is."""
+        why = self.parse_header(self.data)
+        if why is not None and self.length >= BLOCK:
+            copied = self.data[-BLOCK:] + self.data[BLOCK:]
+            if self.parse_header(copied) is None and self.header.len_segment == self.length:
+                why = None
+        if why is None and self.header.number != self.number:
+            return "number"
+        return why
+
+    def parse_header(self, data):
+        """F5, F15: what is wrong with the header that a file begins with."""
         try:
-            self.root = self.form.segment(self.form.stream(self.data))
+            self.root = self.form.segment(self.form.stream(data))
         except self.form.errors as error:
             return str(error)
-        self.header = header = self.root.header
-        if masked(zlib.crc32(self.data[: BLOCK - 4])) != header.checksum:
+        self.header = self.root.header
+        if masked(zlib.crc32(data[: BLOCK - 4])) != self.header.checksum:
             return "checksum"
-        if header.number != self.number:
-            return "number"
         return None
 
     def candidate(self, place):
@@ -467,11 +476,11 @@ class Segment:
             last = following.first - 1
         elif following is None and how["how"] == "damaged":
             # Nobody can say what is lost: at most one record for each 48 bytes.
-            last = expected - 1 + (header.len_segment - end) // RECORD
+            last = expected - 1 + (header.len_segment - BLOCK - end) // RECORD
         else:
             last = expected - 1
         if last >= expected:
-            until = header.len_segment if before is None else before.end
+            until = header.len_segment - BLOCK if before is None else before.end
             self.gap(end, max(until, end), expected, last)
         elif following is not None:
             how = {"how": "clean"}

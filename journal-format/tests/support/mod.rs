@@ -70,9 +70,10 @@ impl Writer {
 
     /// The whole file.
     pub(crate) fn finish(mut self) -> Vec<u8> {
-        let size = usize::try_from(self.header.size).unwrap();
-        assert!(self.bytes.len() <= size);
-        self.bytes.resize(size, 0);
+        let end = usize::try_from(self.header.batches_end()).unwrap();
+        assert!(self.bytes.len() <= end);
+        self.bytes.resize(end, 0);
+        self.bytes.extend(self.header.encode());
         self.bytes
     }
 }

@@ -423,6 +423,7 @@ fn a_gap_under_way_stops_nothing() {
     roll(&mut log);
     let mut bytes = disk.read(&name(2)).unwrap();
     bytes[20] ^= 1;
+    bytes[15 * BLOCK + 20] ^= 1;
     disk.put(&name(2), bytes);
     assert_eq!(news(&mut follower)[0], "8-8");
     append(&mut log, 1);

@@ -43,6 +43,12 @@ fn damage(place: &Place, segment: u64, at: usize, with: &[u8]) {
     place.journal.put(&name(segment), bytes);
 }
 
+/// The same at both places where a segment's header is (F24).
+fn damage_headers(place: &Place, segment: u64, at: usize, with: &[u8]) {
+    damage(place, segment, at, with);
+    damage(place, segment, 15 * 4096 + at, with);
+}
+
 fn report(place: &Place) -> Report {
     verify(place.journal.clone()).unwrap()
 }
@@ -165,7 +171,7 @@ fn a_damaged_batch_in_the_middle_is_a_gap_of_its_records() {
 fn damage_before_the_last_checkpoint_concerns_nobody() {
     let place = three_segments();
     damage(&place, 2, 3 * 4096, &[0; 4096]);
-    damage(&place, 1, 0, &[0; 4096]);
+    damage_headers(&place, 1, 0, &[0; 4096]);
     let opened = place.open().unwrap();
     assert!(
         !opened
@@ -180,6 +186,26 @@ fn damage_before_the_last_checkpoint_concerns_nobody() {
         12 + 1,
         "all of segment 1, one record of segment 2"
     );
+}
+
+/// F24: one of the two headers is enough, for reading and for opening; `verify` tells of the other.
+#[test]
+fn a_header_at_one_of_its_two_places_is_enough() {
+    for (segment, at) in [(1, 0), (2, 0), (3, 0), (1, 15), (2, 15), (3, 15)] {
+        let place = three_segments();
+        let sound = place.read();
+        damage(&place, segment, at * 4096, &[0; 4096]);
+        assert_eq!(place.read(), sound, "segment {segment}, block {at}");
+        let found = report(&place);
+        assert_eq!(found.verdict(), Verdict::Damaged);
+        let damaged = &found.damaged_headers;
+        assert_eq!(
+            (damaged.len(), damaged[0].segment.0, damaged[0].at),
+            (1, segment, at as u64 * 4096)
+        );
+        assert_eq!((found.lost(), found.bad_files.len()), (0, 0));
+        assert_eq!(past_records(&place.open().unwrap()).len(), 12);
+    }
 }
 
 #[test]
@@ -204,7 +230,7 @@ fn a_damaged_checkpoint_is_replaced_by_the_one_before() {
 #[test]
 fn a_lost_newest_head_hides_no_number_that_was_used() {
     let place = three_segments();
-    damage(&place, 3, 100, &[0xff; 8]);
+    damage_headers(&place, 3, 100, &[0xff; 8]);
     let opened = place.open().unwrap();
     let last = opened.history().last().unwrap();
     let Past::Gap(gap) = last else {
@@ -424,10 +450,10 @@ fn foreign_files_are_refused_and_named() {
 #[test]
 fn a_newer_format_is_refused_and_not_taken_for_damage() {
     let place = three_segments();
-    damage(&place, 3, 8, &[2]);
+    damage_headers(&place, 3, 8, &[3]);
     let error = place.open().unwrap_err();
     assert!(
-        matches!(error, OpenError::NewerFormat { version: 2, .. }),
+        matches!(error, OpenError::NewerFormat { version: 3, .. }),
         "{error}"
     );
 }

@@ -77,7 +77,7 @@ fn header(epoch: u32, first: Lsn, before: Option<SegmentEnd>) -> SegmentHeader {
         journal: JournalId(id(0xA0)),
         host: HostId(id(0x0A)),
         number: SegmentNumber(epoch.into()),
-        size: SEGMENT_SIZE_MIN,
+        size: 2 * SEGMENT_SIZE_MIN,
         salt: Salt([u8::try_from(epoch).unwrap() | 0x50; 16]),
         first,
         epoch: Epoch(epoch),
