@@ -10,10 +10,13 @@ use journal_format::number::{BootId, Lsn};
 use journal_format::record::{Draft, Effect, RecordBody};
 
 use crate::engine::{
-    Config, ControlRequest, Engine, Gap, History, Input, Message, Now, PeerRequest, Step,
+    Config, ControlRequest, Engine, Gap, History, Input, Message, Now, PeerRequest, Step, Told,
 };
 use crate::journal::disk::Disk;
-use crate::journal::{AppendError, Checkpoint, Durable, Log, Opened, Past, SpareMaker, Timestamps};
+use crate::journal::{
+    AppendError, Checkpoint, Durable, Log, OpenError, OpenOptions, Opened, Past, SpareMaker,
+    Timestamps,
+};
 
 mod crash_switch;
 
@@ -91,13 +94,14 @@ pub struct Node<D: Disk, M: Machine = Engine> {
 }
 
 impl<D: Disk> Node<D> {
-    /// Folds what the journal held through a new engine, restates all of it as the checkpoint of a
-    /// new segment, and starts: the outbox holds what the engine wants first.
+    /// Restates what the journal told as the checkpoint of a new segment, and starts: the outbox holds
+    /// what the engine wants first.
     ///
     /// # Errors
     /// The checkpoint or the first records cannot be made durable.
     pub fn open(
-        mut opened: Opened<D>,
+        opened: Opened<D>,
+        told: Told,
         boot: BootId,
         peer: String,
         now: Now,
@@ -113,10 +117,7 @@ impl<D: Disk> Node<D> {
             boot,
             peer,
         };
-        let past = opened.take_history();
-        let history: Vec<History> = past.into_iter().map(history).collect();
-        let engine = Engine::open(config, &history);
-        drop(history);
+        let engine = Engine::resume(config, told);
         let mut node = Node::begin(opened, engine, now, switch)?;
         let step = node.machine.start(now);
         let outbox = node.append(now, step)?;
@@ -299,14 +300,31 @@ fn asks_for_room(input: &Input) -> bool {
     }
 }
 
+/// Locks and reads a journal as [`Log::open`], and keeps in mind what it tells.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_journal<D: Disk>(
+    disk: D,
+    run: Option<D>,
+    options: &OpenOptions,
+) -> Result<(Opened<D>, Told), OpenError> {
+    let mut told = Told::default();
+    let opened = Log::open(disk, run, options, |past| told.add(&history(past)))?;
+    Ok((opened, told))
+}
+
 /// What the journal told, as the engine takes it: of damage only which records it may concern.
 fn history(past: Past) -> History {
     match past {
         Past::Record(record) => History::Record(record),
-        Past::Gap(gap) => History::Gap(Gap {
-            first: gap.first,
-            last: gap.last,
-        }),
+        Past::Gap(gap) => {
+            tracing::warn!(%gap, "records are lost");
+            History::Gap(Gap {
+                first: gap.first,
+                last: gap.last,
+            })
+        }
     }
 }
 

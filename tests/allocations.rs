@@ -36,7 +36,13 @@ fn open(directory: &Path) -> Log<OsDisk> {
     let (journal, run) = (directory.join("journal"), directory.join("run"));
     std::fs::create_dir(&run).unwrap();
     let options = OpenOptions::new(HostId(Id128([4; 16])), BootId(Id128([2; 16])));
-    let opened = Log::open(OsDisk::new(&journal), Some(OsDisk::new(&run)), &options).unwrap();
+    let opened = Log::open(
+        OsDisk::new(&journal),
+        Some(OsDisk::new(&run)),
+        &options,
+        drop,
+    )
+    .unwrap();
     let checkpoint = checkpoint(opened.opening());
     opened.begin(&checkpoint, NOW).unwrap()
 }

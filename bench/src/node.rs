@@ -269,7 +269,7 @@ pub fn append(cell: &Cell<'_>) -> Result<Sample, Failure> {
 /// # Errors
 /// The journal's or the system's.
 pub fn append_without_engine(cell: &Cell<'_>) -> Result<Sample, Failure> {
-    let opened = open(cell.directory, cell.run, &options())?;
+    let (opened, _) = open(cell.directory, cell.run, &options())?;
     let writer = Writer {
         next: opened.first_lsn(),
         opening: opened.opening(),

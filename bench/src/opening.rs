@@ -337,8 +337,6 @@ pub struct Opening {
     pub node_open: u64,
     /// Read through the system by both.
     pub bytes_read: u64,
-    /// Records that the engine went over.
-    pub history: u64,
     /// Open jobs afterwards.
     pub jobs: u64,
     /// Segments of the journal.
@@ -363,13 +361,19 @@ pub fn open_once(directory: &Path, run: &Path, appends: usize) -> Result<Opening
     let (options, resident_before, read_before) =
         (options(), host::memory("VmRSS"), host::bytes_read());
     let begin = Instant::now();
-    let opened = ours::open(directory, run, &options)?;
+    let (opened, told) = ours::open(directory, run, &options)?;
     let log_open = nanoseconds(begin.elapsed());
-    let history = opened.history().len() as u64;
     let begin = Instant::now();
     let peer = "/run/phase-journal/peer.sock".to_owned();
-    let (node, first) = Node::open(opened, BOOT, peer, link::now(), CrashSwitch::default())
-        .map_err(Failure::store(NODE, "begin its journal"))?;
+    let (node, first) = Node::open(
+        opened,
+        told,
+        BOOT,
+        peer,
+        link::now(),
+        CrashSwitch::default(),
+    )
+    .map_err(Failure::store(NODE, "begin its journal"))?;
     let node_open = nanoseconds(begin.elapsed());
     let bytes_read = host::bytes_read() - read_before;
     drop(first);
@@ -384,7 +388,6 @@ pub fn open_once(directory: &Path, run: &Path, appends: usize) -> Result<Opening
             log_open,
             node_open,
             bytes_read,
-            history,
             jobs: open_jobs(node)? as u64,
             segments,
             resident_before,
@@ -479,7 +482,6 @@ fn table(jobs: u32, rounds: usize, openings: &[Opening]) -> Table {
         ),
         row("segments", of(|one| one.segments, 1.0, 0)),
         row("read, MiB", of(|one| one.bytes_read, MIB, 1)),
-        row("records gone over", of(|one| one.history, 1.0, 0)),
         row("open jobs found", of(|one| one.jobs, 1.0, 0)),
         row(
             "resident before, MiB",

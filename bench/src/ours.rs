@@ -13,10 +13,10 @@ use journal_format::record::{
     CheckpointBegun, CheckpointEnded, ClaimSeen, DomainState, Draft, Instance, Observed, Process,
     RECORD_HEADER_SIZE, RecordBody, WantedRunState, record_size,
 };
-use phase_journal::engine::ControlRequest;
+use phase_journal::engine::{ControlRequest, Told};
 use phase_journal::journal::disk::IoMode;
 use phase_journal::journal::{Checkpoint, Durable, Log, OpenOptions, Opened, OsDisk, Timestamps};
-use phase_journal::node::{CrashSwitch, Node, Outbox};
+use phase_journal::node::{self, CrashSwitch, Node, Outbox};
 use phase_journal::sidecar::link;
 
 use crate::append::Cell;
@@ -123,10 +123,17 @@ pub fn open_node(
     run: &Path,
     options: &OpenOptions,
 ) -> Result<(Node<OsDisk>, Durable<Outbox>), Failure> {
-    let opened = open(directory, run, options)?;
+    let (opened, told) = open(directory, run, options)?;
     let peer = "/run/phase-journal/peer.sock".to_owned();
-    Node::open(opened, BOOT, peer, link::now(), CrashSwitch::default())
-        .map_err(Failure::store(NODE, "begin its journal"))
+    Node::open(
+        opened,
+        told,
+        BOOT,
+        peer,
+        link::now(),
+        CrashSwitch::default(),
+    )
+    .map_err(Failure::store(NODE, "begin its journal"))
 }
 
 /// Locks and reads a journal.
@@ -137,10 +144,10 @@ pub fn open(
     directory: &Path,
     run: &Path,
     options: &OpenOptions,
-) -> Result<Opened<OsDisk>, Failure> {
+) -> Result<(Opened<OsDisk>, Told), Failure> {
     std::fs::create_dir_all(run).map_err(Failure::io("make the directory", run))?;
     let (disk, run) = (OsDisk::new(directory), OsDisk::new(run));
-    Log::open(disk, Some(run), options).map_err(Failure::store(NODE, "open its journal"))
+    node::open_journal(disk, Some(run), options).map_err(Failure::store(NODE, "open its journal"))
 }
 
 /// A log without a node, with an empty checkpoint.
@@ -152,7 +159,7 @@ pub fn open_log(
     run: &Path,
     options: &OpenOptions,
 ) -> Result<Log<OsDisk>, Failure> {
-    let opened = open(directory, run, options)?;
+    let (opened, _) = open(directory, run, options)?;
     let mut openings = opened.openings().to_vec();
     openings.push(opened.opening());
     let begun = RecordBody::CheckpointBegun(CheckpointBegun {
@@ -185,7 +192,7 @@ pub fn timestamps() -> Timestamps {
 /// # Errors
 /// Whatever the journal says.
 pub fn io_mode(directory: &Path, run: &Path) -> Result<IoMode, Failure> {
-    Ok(open(directory, run, &options())?.io_mode())
+    Ok(open(directory, run, &options())?.0.io_mode())
 }
 
 /// The log alone: one thread, N records made before, one append for all of them.

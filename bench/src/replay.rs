@@ -152,11 +152,11 @@ fn read_ours(directory: &Path) -> Result<Seen, Failure> {
     .type_number();
     reader
         .replay(|shown| match shown {
-            Replayed::Record(record) if record.kind == kind => {
+            Replayed::Record { view: record, .. } if record.kind == kind => {
                 let body = record.body();
                 seen.add(&body[body.len().saturating_sub(PAYLOAD_SIZE)..]);
             }
-            Replayed::Record(_) => {}
+            Replayed::Record { .. } => {}
             Replayed::Entry(_) => whole = false,
         })
         .map_err(Failure::store("ours", "read"))?;

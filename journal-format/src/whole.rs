@@ -143,6 +143,9 @@ impl<'a> WholeBatch<'a> {
 /// Where a record's header has the length of its body.
 const BODY_LENGTH: usize = 36;
 
+/// The number of the first type in FORMAT.md's table.
+const CHECKPOINT_BEGUN: u16 = 1;
+
 /// A record where it lies in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordView<'a> {
@@ -195,6 +198,18 @@ impl<'a> RecordView<'a> {
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
         &self.bytes[RECORD_HEADER_SIZE..RECORD_HEADER_SIZE + self.length]
+    }
+
+    /// Whether a checkpoint begins with it.
+    #[must_use]
+    pub fn is_checkpoint_begun(&self) -> bool {
+        self.kind == CHECKPOINT_BEGUN
+    }
+
+    /// Where it ends, with its padding, in bytes from the start of the segment.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.offset + on_disk(self.bytes.len())
     }
 
     /// What it says.

@@ -39,6 +39,17 @@ use turn::Turn;
 /// Domains that one sidecar keeps at the most.
 pub const DOMAINS_MAX: usize = 4096;
 
+/// What a journal told, as far as it was gone over.
+#[derive(Debug, Default)]
+pub struct Told(State);
+
+impl Told {
+    /// Takes in the next entry.
+    pub fn add(&mut self, entry: &History) {
+        self.0.replay_one(entry);
+    }
+}
+
 /// The engine: what is known, durably and for now.
 #[derive(Debug)]
 pub struct Engine {
@@ -55,11 +66,19 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// The engine as a journal with this history left it; see [`Engine::resume`].
+    #[must_use]
+    pub fn open(config: Config, history: &[History]) -> Engine {
+        let mut told = Told::default();
+        history.iter().for_each(|entry| told.add(entry));
+        Engine::resume(config, told)
+    }
+
     /// The engine as the journal left it. Nothing may leave the process before
     /// [`Engine::checkpoint`] is durable.
     #[must_use]
-    pub fn open(config: Config, history: &[History]) -> Engine {
-        let mut state = State::replay(history);
+    pub fn resume(config: Config, told: Told) -> Engine {
+        let Told(mut state) = told;
         if state.openings.is_empty() {
             state.openings.clone_from(&config.openings);
         }

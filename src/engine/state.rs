@@ -95,15 +95,6 @@ struct Staged {
 }
 
 impl State {
-    /// The state after what a journal held.
-    pub(crate) fn replay(history: &[History]) -> State {
-        let mut state = State::default();
-        for entry in history {
-            state.replay_one(entry);
-        }
-        state
-    }
-
     /// The state after one more entry of a journal.
     pub(crate) fn replay_one(&mut self, entry: &History) {
         match entry {

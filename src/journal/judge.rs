@@ -8,7 +8,7 @@ use std::io;
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader};
 use journal_format::error::FormatError;
 use journal_format::number::{JournalId, Lsn, SegmentNumber};
-use journal_format::record::{Decoded, RECORD_HEADER_SIZE, RecordBody};
+use journal_format::record::RECORD_HEADER_SIZE;
 use journal_format::scan::{Batch, Damage, Scan, Tail, scan_until};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_MAX};
@@ -395,40 +395,4 @@ pub(super) fn lost_between(
         }),
         (None, None) => None,
     }
-}
-
-/// The LSN of the head of the last whole checkpoint among these entries.
-pub(super) fn whole_checkpoint(entries: &[Entry]) -> Option<Lsn> {
-    let mut whole = None;
-    // The head of the checkpoint that is being read, and how many records it announced.
-    let mut begun: Option<(Lsn, u32)> = None;
-    let mut expected: Option<Lsn> = None;
-    for entry in entries {
-        let Entry::Batch(batch) = entry else {
-            begun = None;
-            continue;
-        };
-        for placed in &batch.records {
-            let lsn = placed.record.lsn();
-            if expected != Some(lsn) {
-                begun = None;
-            }
-            expected = lsn.next();
-            let Decoded::Known(record) = &placed.record else {
-                continue;
-            };
-            match (&record.body, begun) {
-                (RecordBody::CheckpointBegun(head), _) => begun = Some((lsn, head.records)),
-                (RecordBody::CheckpointEnded(end), Some((first, records))) => {
-                    let in_place = first.plus(u64::from(records) + 1) == Some(lsn);
-                    if in_place && end.records == records {
-                        whole = Some(first);
-                    }
-                    begun = None;
-                }
-                _ => {}
-            }
-        }
-    }
-    whole
 }

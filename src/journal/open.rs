@@ -93,23 +93,25 @@ pub struct Opened<D: Disk> {
     witness: Option<Witness<D>>,
     identity: Identity,
     start: Start,
-    history: Vec<Past>,
     openings: Vec<Opening>,
     ending: Ending,
     is_new: bool,
 }
 
 impl<D: Disk> Log<D> {
-    /// Locks the journal in the directory `disk` and reads what recovery needs of it; makes a
-    /// directory that does not exist. `run` is the run directory, for the witness; without it
-    /// nothing tells a journal that was put back from an older copy.
+    /// Locks the journal in the directory `disk` and reads what recovery needs of it: `each` gets what
+    /// the last whole checkpoint says and everything after it, oldest first. Makes a directory that
+    /// does not exist. `run` is the run directory, for the witness; without it nothing tells a journal
+    /// that was put back from an older copy.
     ///
     /// # Errors
-    /// See [`OpenError`]; nothing of the journal was changed then.
+    /// See [`OpenError`]; nothing of the journal was changed then, and what `each` got is not to be
+    /// acted on.
     pub fn open(
         mut disk: D,
         run: Option<D>,
         options: &OpenOptions,
+        mut each: impl FnMut(Past),
     ) -> Result<Opened<D>, OpenError> {
         refuse_other_contents(&disk)?;
         disk.make_directory()
@@ -124,7 +126,7 @@ impl<D: Disk> Log<D> {
             "remove unfinished segments from",
         ))?;
 
-        let mut survey = survey(&disk, options)?;
+        let mut survey = survey(&disk, options, &mut each)?;
         survey.start.spares = names.into_iter().filter(|name| is_spare(name)).collect();
         survey.start.first_size = usable_size(match survey.short_openings {
             0..SHORT_OPENINGS_MAX => options.first_segment_size,
@@ -157,7 +159,6 @@ impl<D: Disk> Log<D> {
             witness,
             identity,
             start: survey.start,
-            history: survey.history,
             openings: survey.openings,
             ending: survey.ending,
             is_new: survey.journal.is_none(),
@@ -185,16 +186,6 @@ impl<D: Disk> Opened<D> {
     /// The LSN that the first record of the checkpoint gets.
     pub fn first_lsn(&self) -> Lsn {
         self.identity.opening.first
-    }
-
-    /// What the last whole checkpoint says, and everything after it, oldest first.
-    pub fn history(&self) -> &[Past] {
-        &self.history
-    }
-
-    /// The same, and it is kept no longer.
-    pub fn take_history(&mut self) -> Vec<Past> {
-        core::mem::take(&mut self.history)
     }
 
     /// The openings before this one that are known, oldest first.

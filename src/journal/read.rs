@@ -4,7 +4,6 @@
 //! Not here: how a segment is judged (`judge`); what a gap means for a domain (the engine).
 
 use core::fmt;
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ use journal_format::scan::Batch;
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 
 use super::disk::Disk;
-use super::judge::{Settled, before, list_segments, load, lost_between, settle};
+use super::judge::{before, list_segments, load, lost_between, settle};
 
 pub use super::judge::SegmentFile;
 
@@ -174,8 +173,6 @@ pub(super) struct Walk {
     index: usize,
     /// The head of the segment behind the last file, which is not walked over.
     closing: Option<SegmentHeader>,
-    /// What was read before and need not be again.
-    settled: BTreeMap<SegmentNumber, Settled>,
     /// The LSN that comes next, once something was read.
     pub(super) expected: Option<Lsn>,
     /// How the last segment that was read ended.
@@ -185,16 +182,11 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(
-        files: Vec<SegmentFile>,
-        closing: Option<SegmentHeader>,
-        settled: BTreeMap<SegmentNumber, Settled>,
-    ) -> Walk {
+    pub(super) fn new(files: Vec<SegmentFile>, closing: Option<SegmentHeader>) -> Walk {
         Walk {
             files,
             index: 0,
             closing,
-            settled,
             expected: None,
             ending: Ending::Clean,
             end: None,
@@ -253,12 +245,8 @@ impl Walk {
         };
         self.index += 1;
         let following = self.header_from(self.index);
-        let settled = match self.settled.remove(&head.number) {
-            Some(settled) => Some(settled),
-            None => load(disk, head.number, following.as_ref())?
-                .map(|loaded| settle(loaded, following.as_ref())),
-        };
-        match settled {
+        let loaded = load(disk, head.number, following.as_ref())?;
+        match loaded.map(|loaded| settle(loaded, following.as_ref())) {
             Some(settled) => {
                 self.end = Some(settled.end);
                 entries.extend(settled.entries);
@@ -348,7 +336,7 @@ impl<D: Disk> Reader<D> {
         }
         Ok(Reader {
             disk,
-            walk: Walk::new(files, None, BTreeMap::new()),
+            walk: Walk::new(files, None),
             ready: Vec::new(),
             failed: false,
         })

@@ -1,17 +1,19 @@
 //! Going over a whole journal as fast as it can be read: records where they lie in memory.
 //!
 //! Invariant: shows what the iterator of [`Reader`] shows, in the same order; where anything but whole
-//! batches is found, the segment is judged as that one judges it.
+//! batches is found, the segment is judged as that one judges it. Memory is that of a window, however long
+//! the journal is.
 //! Not here: what is whole (journal-format), what damage means (`judge`).
 
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader, chain_after};
+use journal_format::number::SegmentNumber;
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use journal_format::whole::{Cursor, RecordView};
-use journal_format::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use journal_format::{BATCH_SIZE_MAX, BLOCK_SIZE, is_zero};
 
 use super::disk::{Disk, read_full};
 use super::judge::{before, open};
-use super::read::{Ending, Entry, ReadError, Reader, Walk};
+use super::read::{Ending, Entry, ReadError, Reader, SegmentFile, Walk};
 
 /// Bytes that are read at once: the largest batch fits, and all of it into a processor's cache.
 const WINDOW_SIZE: usize = 2 * 1024 * 1024;
@@ -22,7 +24,12 @@ const _: () = assert!(WINDOW_SIZE > BATCH_SIZE_MAX as usize);
 pub enum Seen<'a> {
     /// A record of a whole batch. What it says, and that its own checksums are right,
     /// [`RecordView::decode`] tells.
-    Record(RecordView<'a>),
+    Record {
+        /// The segment that it is in.
+        segment: SegmentNumber,
+        /// The record.
+        view: RecordView<'a>,
+    },
     /// A batch, or a gap, of a segment that is not whole to its end.
     Entry(&'a Entry),
 }
@@ -36,38 +43,60 @@ impl<D: Disk> Reader<D> {
         while let Some(entry) = self.ready.pop() {
             each(Seen::Entry(&entry));
         }
-        let mut window = Vec::new();
-        while !self.walk.is_done() {
-            let shown_until = replay_segment(&self.disk, &mut self.walk, &mut window, &mut each)?;
-            let Some(shown_until) = shown_until else {
-                continue;
-            };
-            for entry in self.walk.advance(&self.disk)? {
-                let is_shown = match &entry {
-                    Entry::Batch(batch) => batch.header.offset < shown_until,
-                    Entry::Gap(_) => false,
-                };
-                if !is_shown {
-                    each(Seen::Entry(&entry));
-                }
-            }
-        }
+        replay(&self.disk, &mut self.walk, each)?;
         Ok(self.walk.ending)
     }
 }
 
-/// Shows the records of the next segment if it is whole, and goes on behind it. Otherwise returns up to
-/// where it was shown: the rest is for the slow way.
-fn replay_segment<D: Disk>(
+/// Shows the rest of a walk.
+pub(super) fn replay<D: Disk>(
     disk: &D,
     walk: &mut Walk,
+    mut each: impl FnMut(Seen<'_>),
+) -> Result<(), ReadError> {
+    let mut window = Vec::new();
+    while !walk.is_done() {
+        let mut shown_until = 0;
+        if let Some((file, following)) = walk.next_in_line() {
+            match stream(disk, file, following.as_ref(), &mut window, &mut each)? {
+                Streamed::Whole(end) => {
+                    walk.pass(end);
+                    continue;
+                }
+                Streamed::Until(end) => shown_until = end,
+            }
+        }
+        for entry in walk.advance(disk)? {
+            let is_shown = match &entry {
+                Entry::Batch(batch) => batch.header.offset < shown_until,
+                Entry::Gap(_) => false,
+            };
+            if !is_shown {
+                each(Seen::Entry(&entry));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What became of a segment.
+pub(super) enum Streamed {
+    /// It is whole, and ends there.
+    Whole(SegmentEnd),
+    /// It was shown up to there, in bytes from its start: the rest is for the slow way.
+    Until(u64),
+}
+
+/// Shows the records of a segment as long as it is whole. `following` is the head of the next readable
+/// segment.
+pub(super) fn stream<D: Disk>(
+    disk: &D,
+    file: &SegmentFile,
+    following: Option<&SegmentHeader>,
     window: &mut Vec<u8>,
     each: &mut impl FnMut(Seen<'_>),
-) -> Result<Option<u64>, ReadError> {
-    const NOTHING: Option<u64> = Some(0);
-    let Some((file, following)) = walk.next_in_line() else {
-        return Ok(NOTHING);
-    };
+) -> Result<Streamed, ReadError> {
+    const NOTHING: Streamed = Streamed::Until(0);
     let Ok(header) = file.header else {
         return Ok(NOTHING);
     };
@@ -100,9 +129,12 @@ fn replay_segment<D: Disk>(
     while cursor.at() < limit {
         let at = usize::try_from(cursor.at() - begin).unwrap_or(usize::MAX);
         if let Some(batch) = cursor.advance(&window[at.min(filled)..filled]) {
-            batch
-                .records()
-                .for_each(|record| each(Seen::Record(record)));
+            batch.records().for_each(|view| {
+                each(Seen::Record {
+                    segment: number,
+                    view,
+                })
+            });
             continue;
         }
         if is_at_end || filled - at >= BATCH_SIZE_MAX as usize {
@@ -124,13 +156,17 @@ fn replay_segment<D: Disk>(
     };
     let is_whole = match known {
         Some(known) => known == Some(end),
-        None => is_zero_from(&header, end.end, window, &read)?,
+        None => {
+            let at = usize::try_from(end.end - begin).unwrap_or(usize::MAX);
+            let seen = window.get(at..filled).unwrap_or_default();
+            let behind = end.end + seen.len() as u64;
+            is_zero(seen) && is_zero_from(&header, behind, window, &read)?
+        }
     };
-    if !is_whole {
-        return Ok(Some(end.end));
-    }
-    walk.pass(end);
-    Ok(None)
+    Ok(match is_whole {
+        true => Streamed::Whole(end),
+        false => Streamed::Until(end.end),
+    })
 }
 
 /// Is the last batch that the next segment tells of here? Then all before it is what that one's
@@ -169,7 +205,7 @@ fn is_zero_from(
         let left = usize::try_from(header.batches_end() - at).unwrap_or(usize::MAX);
         let until = window.len().min(left);
         let count = read(at, &mut window[..until])?;
-        if count == 0 || !journal_format::is_zero(&window[..count]) {
+        if count == 0 || !is_zero(&window[..count]) {
             return Ok(false);
         }
         at += count as u64;

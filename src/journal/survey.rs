@@ -9,12 +9,14 @@ use journal_format::number::{DomainId, Epoch, JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, Opening, Record, RecordBody};
 use journal_format::segment::SegmentHeader;
 
+use super::checkpoint::CheckpointFinder;
 use super::disk::Disk;
 use super::error::OpenError;
-use super::judge::{SegmentFile, Settled, list_segments, load, settle, whole_checkpoint};
+use super::judge::{SegmentFile, list_segments, load, settle};
 use super::log::Start;
 use super::open::{OpenOptions, Past};
 use super::read::{Cause, Ending, Entry, Gap, Walk};
+use super::replay::{Seen, Streamed, replay, stream};
 use super::segments::Kept;
 
 /// What is in a journal.
@@ -26,14 +28,19 @@ pub(super) struct Survey {
     /// The last epoch that may have been used.
     pub(super) epoch: Epoch,
     pub(super) openings: Vec<Opening>,
-    pub(super) history: Vec<Past>,
     pub(super) ending: Ending,
     /// The last openings, one after the other, that have a single segment.
     pub(super) short_openings: usize,
     pub(super) start: Start,
 }
 
-pub(super) fn survey<D: Disk>(disk: &D, options: &OpenOptions) -> Result<Survey, OpenError> {
+/// Looks at what there is, and tells what the last whole checkpoint says and everything after it,
+/// oldest first.
+pub(super) fn survey<D: Disk>(
+    disk: &D,
+    options: &OpenOptions,
+    each: &mut impl FnMut(Past),
+) -> Result<Survey, OpenError> {
     let mut files = list_segments(disk)?;
     sync_newest(disk, &files)?;
     refuse_foreign(disk, &files, options)?;
@@ -56,32 +63,34 @@ pub(super) fn survey<D: Disk>(disk: &D, options: &OpenOptions) -> Result<Survey,
             why: why.clone(),
         });
     }
-    let mut settled = BTreeMap::new();
-    let stillborn = take_stillborn(disk, &mut files, &mut settled)?;
-    let checkpoint = find_checkpoint(disk, &files, stillborn.as_ref(), &mut settled)?;
+    let newest = Glance::at_newest(disk, &files)?;
+    let stillborn = take_stillborn(&mut files, newest.as_ref());
+    let newest = newest.filter(|_| stillborn.is_none());
+    let checkpoint = find_checkpoint(disk, &files, stillborn.as_ref(), newest)?;
 
-    let mut walk = Walk::new(files.clone(), stillborn, settled);
+    let mut walk = Walk::new(files.clone(), stillborn);
     if let Some((segment, _)) = checkpoint {
         walk.skip_to(segment);
     }
-    let mut entries = Vec::new();
-    while !walk.is_done() {
-        entries.extend(walk.advance(disk)?);
+    let mut teller = Teller {
+        disk,
+        from: checkpoint.map(|(_, lsn)| lsn),
+        openings: None,
+        previous: BTreeMap::new(),
+        failed: None,
+        each,
+    };
+    replay(disk, &mut walk, |seen| teller.see(&seen))?;
+    let Teller {
+        openings,
+        previous,
+        failed,
+        ..
+    } = teller;
+    if let Some(error) = failed {
+        return Err(error);
     }
-    let from = checkpoint.map(|(_, lsn)| lsn);
-    let history = history(disk, entries, from)?;
-    let openings = openings(&history, &files);
-    let mut previous: BTreeMap<DomainId, Lsn> = BTreeMap::new();
-    for past in &history {
-        if let Past::Record(Record {
-            lsn,
-            domain: Some(domain),
-            ..
-        }) = past
-        {
-            previous.insert(*domain, *lsn);
-        }
-    }
+    let openings = all_openings(openings.unwrap_or_default(), &files);
     let next = match (stillborn, files.is_empty()) {
         (Some(head), _) => head.first,
         (None, true) => Lsn::FIRST,
@@ -107,7 +116,6 @@ pub(super) fn survey<D: Disk>(disk: &D, options: &OpenOptions) -> Result<Survey,
         next,
         epoch,
         openings,
-        history,
         ending: walk.ending,
         short_openings: short_openings(&files),
         start,
@@ -176,20 +184,59 @@ fn last_epoch(files: &[SegmentFile]) -> Epoch {
     last
 }
 
+/// What is to be known of a segment before its records are told.
+struct Glance {
+    /// The head of its last whole checkpoint.
+    checkpoint: Option<Lsn>,
+    is_damaged: bool,
+}
+
+impl Glance {
+    /// `None`: the file is gone, or has no header.
+    fn at<D: Disk>(
+        disk: &D,
+        file: &SegmentFile,
+        following: Option<&SegmentHeader>,
+    ) -> Result<Option<Glance>, OpenError> {
+        let mut finder = CheckpointFinder::default();
+        let streamed = stream(disk, file, following, &mut Vec::new(), &mut |seen| {
+            finder.see(&seen);
+        })?;
+        if let Streamed::Whole(_) = streamed {
+            return Ok(Some(Glance {
+                checkpoint: finder.whole(),
+                is_damaged: false,
+            }));
+        }
+        let Some(loaded) = load(disk, file.number, following)? else {
+            return Ok(None);
+        };
+        let settled = settle(loaded, following);
+        let mut finder = CheckpointFinder::default();
+        let mut is_damaged = settled.ending == Ending::Damaged;
+        for entry in &settled.entries {
+            is_damaged |= matches!(entry, Entry::Gap(_));
+            finder.see_entry(entry);
+        }
+        Ok(Some(Glance {
+            checkpoint: finder.whole(),
+            is_damaged,
+        }))
+    }
+
+    fn at_newest<D: Disk>(disk: &D, files: &[SegmentFile]) -> Result<Option<Glance>, OpenError> {
+        match files.last() {
+            Some(newest) => Glance::at(disk, newest, None),
+            None => Ok(None),
+        }
+    }
+}
+
 /// Takes the newest segment out if its opening died before its first checkpoint was durable. Nobody
 /// has learnt anything of that opening, and the next one may take the segment's place: so that a
 /// sidecar that dies at its start again and again does not fill the disk.
-fn take_stillborn<D: Disk>(
-    disk: &D,
-    files: &mut Vec<SegmentFile>,
-    settled: &mut BTreeMap<SegmentNumber, Settled>,
-) -> Result<Option<SegmentHeader>, OpenError> {
-    let Some(SegmentFile {
-        header: Ok(head), ..
-    }) = files.last()
-    else {
-        return Ok(None);
-    };
+fn take_stillborn(files: &mut Vec<SegmentFile>, newest: Option<&Glance>) -> Option<SegmentHeader> {
+    let head = *files.last()?.header.as_ref().ok()?;
     let begins_opening = match (
         files.len().checked_sub(2).map(|index| &files[index]),
         head.before,
@@ -214,48 +261,34 @@ fn take_stillborn<D: Disk>(
         }
         (None, Some(_)) | (Some(_), None) => false,
     };
-    if !begins_opening {
-        return Ok(None);
-    }
-    let head = *head;
-    let Some(newest) = load(disk, head.number, None)? else {
-        return Ok(None);
-    };
-    let newest = settle(newest, None);
-    let has_gap = newest
-        .entries
-        .iter()
-        .any(|entry| matches!(entry, Entry::Gap(_)));
-    let is_damaged = has_gap || newest.ending == Ending::Damaged;
-    if is_damaged || whole_checkpoint(&newest.entries).is_some() {
-        settled.insert(head.number, newest);
-        return Ok(None);
+    let is_stillborn = begins_opening
+        && newest.is_some_and(|glance| !glance.is_damaged && glance.checkpoint.is_none());
+    if !is_stillborn {
+        return None;
     }
     files.pop();
-    Ok(Some(head))
+    Some(head)
 }
 
 /// The newest whole checkpoint: its segment and the LSN of its head. `following` is the head of the
-/// segment behind the files; what is read is left in `settled`.
+/// segment behind the files, `newest` what is known of the last of them.
 fn find_checkpoint<D: Disk>(
     disk: &D,
     files: &[SegmentFile],
     following: Option<&SegmentHeader>,
-    settled: &mut BTreeMap<SegmentNumber, Settled>,
+    mut newest: Option<Glance>,
 ) -> Result<Option<(SegmentNumber, Lsn)>, OpenError> {
     let mut following = following.copied();
     for file in files.iter().rev() {
+        let known = newest.take();
         let Ok(head) = &file.header else {
             continue;
         };
-        if !settled.contains_key(&file.number)
-            && let Some(segment) = load(disk, file.number, following.as_ref())?
-        {
-            settled.insert(file.number, settle(segment, following.as_ref()));
-        }
-        if let Some(segment) = settled.get(&file.number)
-            && let Some(lsn) = whole_checkpoint(&segment.entries)
-        {
+        let glance = match known {
+            Some(glance) => Some(glance),
+            None => Glance::at(disk, file, following.as_ref())?,
+        };
+        if let Some(lsn) = glance.and_then(|glance| glance.checkpoint) {
             return Ok(Some((file.number, lsn)));
         }
         following = Some(*head);
@@ -263,82 +296,118 @@ fn find_checkpoint<D: Disk>(
     Ok(None)
 }
 
-/// The records and gaps from the checkpoint's head on; all there are if there is none.
-fn history<D: Disk>(
-    disk: &D,
-    entries: Vec<Entry>,
-    checkpoint: Option<Lsn>,
-) -> Result<Vec<Past>, OpenError> {
-    let from = checkpoint.unwrap_or(Lsn::FIRST);
-    let mut history = Vec::new();
-    for entry in entries {
-        match entry {
-            Entry::Gap(gap) if gap.last >= from => history.push(Past::Gap(gap)),
-            Entry::Gap(_) => {}
-            Entry::Batch(batch) => {
-                let number = batch.header.segment;
-                for placed in batch.records {
-                    match placed.record {
-                        Decoded::Known(record) if record.lsn >= from => {
-                            history.push(Past::Record(record));
-                        }
-                        Decoded::Known(_) => {}
-                        Decoded::Unknown { lsn, .. } if lsn < from => {}
-                        Decoded::Unknown {
-                            lsn, kind, version, ..
-                        } => {
-                            let file = disk.path().join(number.file_name());
-                            return Err(OpenError::NewerRecord {
-                                file,
-                                lsn,
-                                kind,
-                                version,
-                            });
-                        }
+/// Tells the records and gaps from the checkpoint's head on; all there are if there is none.
+struct Teller<'a, D: Disk, F> {
+    disk: &'a D,
+    from: Option<Lsn>,
+    /// Those that the checkpoint names; known when the first was told.
+    openings: Option<Vec<Opening>>,
+    /// The last record of each domain.
+    previous: BTreeMap<DomainId, Lsn>,
+    /// Why nothing more is told.
+    failed: Option<OpenError>,
+    each: &'a mut F,
+}
+
+impl<D: Disk, F: FnMut(Past)> Teller<'_, D, F> {
+    fn see(&mut self, seen: &Seen<'_>) {
+        let from = self.from.unwrap_or(Lsn::FIRST);
+        match seen {
+            Seen::Record { segment, view } if view.lsn >= from => match view.decode() {
+                Ok(record) => self.tell_record(record, *segment),
+                // The batch is whole, so it was written like this (F9).
+                Err(why) => self.tell(Past::Gap(Gap {
+                    first: view.lsn,
+                    last: view.lsn,
+                    segment: *segment,
+                    at: view.offset,
+                    until: view.end(),
+                    why: Cause::Damaged(why),
+                })),
+            },
+            Seen::Record { .. } => {}
+            Seen::Entry(Entry::Gap(gap)) if gap.last >= from => self.tell(Past::Gap(gap.clone())),
+            Seen::Entry(Entry::Gap(_)) => {}
+            Seen::Entry(Entry::Batch(batch)) => {
+                for placed in &batch.records {
+                    if placed.record.lsn() >= from {
+                        self.tell_record(placed.record.clone(), batch.header.segment);
                     }
                 }
             }
         }
     }
-    if checkpoint.is_none() {
-        add_lost_beginning(&mut history);
+
+    fn tell_record(&mut self, record: Decoded, segment: SegmentNumber) {
+        match record {
+            Decoded::Known(record) => self.tell(Past::Record(record)),
+            Decoded::Unknown {
+                lsn, kind, version, ..
+            } => {
+                let file = self.disk.path().join(segment.file_name());
+                self.failed.get_or_insert(OpenError::NewerRecord {
+                    file,
+                    lsn,
+                    kind,
+                    version,
+                });
+            }
+        }
     }
-    Ok(history)
+
+    fn tell(&mut self, past: Past) {
+        if self.openings.is_none() {
+            self.openings = Some(openings_named(&past));
+            if self.from.is_none()
+                && let Some(gap) = lost_beginning(&past)
+            {
+                (self.each)(Past::Gap(gap));
+            }
+        }
+        if let Past::Record(Record {
+            lsn,
+            domain: Some(domain),
+            ..
+        }) = &past
+        {
+            self.previous.insert(*domain, *lsn);
+        }
+        if self.failed.is_none() {
+            (self.each)(past);
+        }
+    }
 }
 
 /// Without a checkpoint, everything before the first record is unknown.
-fn add_lost_beginning(history: &mut Vec<Past>) {
-    let Some(Past::Record(record)) = history.first() else {
-        return;
+fn lost_beginning(first: &Past) -> Option<Gap> {
+    let Past::Record(record) = first else {
+        return None;
     };
     // A segment that was taken out by hand leaves its number and nothing else.
-    let Some(last) = record.lsn.0.checked_sub(1).filter(|last| *last > 0) else {
-        return;
-    };
-    let segment = SegmentNumber::FIRST;
-    let (first, last, why) = (Lsn::FIRST, Lsn(last), Cause::NoCheckpoint);
-    history.insert(
-        0,
-        Past::Gap(Gap {
-            first,
-            last,
-            segment,
-            at: 0,
-            until: 0,
-            why,
-        }),
-    );
+    let last = record.lsn.0.checked_sub(1).filter(|last| *last > 0)?;
+    Some(Gap {
+        first: Lsn::FIRST,
+        last: Lsn(last),
+        segment: SegmentNumber::FIRST,
+        at: 0,
+        until: 0,
+        why: Cause::NoCheckpoint,
+    })
 }
 
-/// The openings that the checkpoint tells of, and those since whose own checkpoint is damaged.
-fn openings(history: &[Past], files: &[SegmentFile]) -> Vec<Opening> {
-    let mut openings = match history.first() {
-        Some(Past::Record(Record {
+/// The openings that the checkpoint tells of which all begins with.
+fn openings_named(first: &Past) -> Vec<Opening> {
+    match first {
+        Past::Record(Record {
             body: RecordBody::CheckpointBegun(begun),
             ..
-        })) => begun.openings.clone(),
-        Some(Past::Record(_) | Past::Gap(_)) | None => Vec::new(),
-    };
+        }) => begun.openings.clone(),
+        Past::Record(_) | Past::Gap(_) => Vec::new(),
+    }
+}
+
+/// Those that the checkpoint names, and those since whose own checkpoint is damaged.
+fn all_openings(mut openings: Vec<Opening>, files: &[SegmentFile]) -> Vec<Opening> {
     for head in files.iter().filter_map(|file| file.header.as_ref().ok()) {
         if openings.last().is_none_or(|last| last.epoch < head.epoch) {
             let SegmentHeader {
@@ -390,7 +459,7 @@ pub(super) fn mark_older_checkpoint<D: Disk>(disk: &D, kept: &mut [Kept]) {
         .and_then(|files| {
             let older = files.partition_point(|file| file.number < number);
             let following = files.get(older).and_then(|file| file.header.as_ref().ok());
-            find_checkpoint(disk, &files[..older], following, &mut BTreeMap::new())
+            find_checkpoint(disk, &files[..older], following, None)
         });
     match found {
         Ok(Some((segment, _))) => {

@@ -29,10 +29,10 @@ fn open(disk: &TestDisk) -> Node<TestDisk> {
     let mut options = OpenOptions::new(HostId(Id128([4; 16])), BOOT);
     options.first_segment_size = SEGMENT_SIZE_MIN;
     options.segment_size = SEGMENT_SIZE_MIN;
-    let opened = Log::open(disk.clone(), None, &options).unwrap();
+    let (opened, told) = open_journal(disk.clone(), None, &options).unwrap();
     let peer = "/run/peer.sock".to_owned();
     let switch = CrashSwitch::default();
-    let (node, _first) = Node::open(opened, BOOT, peer, NOW, switch).unwrap();
+    let (node, _first) = Node::open(opened, told, BOOT, peer, NOW, switch).unwrap();
     node
 }
 
@@ -281,7 +281,7 @@ fn nothing_slow_happens_while_a_guest_is_on_its_way() {
     let mut options = OpenOptions::new(HostId(Id128([4; 16])), BOOT);
     options.first_segment_size = SEGMENT_SIZE_MIN;
     options.segment_size = SEGMENT_SIZE_MIN;
-    let opened = Log::open(disk.clone(), None, &options).unwrap();
+    let opened = Log::open(disk.clone(), None, &options, drop).unwrap();
     let scribe = Scribe {
         opening: opened.opening(),
         next: opened.first_lsn(),

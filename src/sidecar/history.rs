@@ -273,7 +273,7 @@ mod tests {
 
     fn written<D: Disk + Clone>(disk: &D) -> Log<D> {
         let options = OpenOptions::new(HostId(Id128([4; 16])), BOOT);
-        let opened = Log::open(disk.clone(), None, &options).unwrap();
+        let opened = Log::open(disk.clone(), None, &options, drop).unwrap();
         let begun = CheckpointBegun {
             records: 0,
             openings: vec![opened.opening()],

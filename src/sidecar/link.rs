@@ -465,8 +465,8 @@ async fn turn<D: Disk, M: Machine>(
 mod tests {
     use super::*;
     use crate::engine::Answer;
+    use crate::journal::OpenOptions;
     use crate::journal::testing::{Fault, TestDisk};
-    use crate::journal::{Log, OpenOptions};
     use crate::node::CrashSwitch;
     use journal_format::number::{BootId, DomainId, HostId, Id128};
     use journal_format::record::{Instance, Process};
@@ -534,9 +534,10 @@ mod tests {
         let disk = TestDisk::new("journal");
         let boot = BootId(Id128([2; 16]));
         let options = OpenOptions::new(HostId(Id128([4; 16])), boot);
-        let opened = Log::open(disk.clone(), None, &options).unwrap();
+        let (opened, told) = crate::node::open_journal(disk.clone(), None, &options).unwrap();
         let peer = "/run/peer.sock".to_owned();
-        let (node, _) = Node::open(opened, boot, peer, now(), CrashSwitch::default()).unwrap();
+        let (node, _) =
+            Node::open(opened, told, boot, peer, now(), CrashSwitch::default()).unwrap();
         let (link, inbound) = Link::new();
         let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
         let node = tokio::spawn(run(node, link.clone(), inbound, outboxes));

@@ -31,10 +31,10 @@ use super::process::boot_id;
 use super::progress::ProgressBoard;
 use super::register::Registrar;
 use super::serve::{Requests, serve_control, serve_peers};
-use crate::engine::{Input, TICK_INTERVAL_MS};
+use crate::engine::{Input, TICK_INTERVAL_MS, Told};
 use crate::journal::disk::OsDisk;
-use crate::journal::{AppendError, Log, OpenError, OpenOptions, Opened, Past};
-use crate::node::Node;
+use crate::journal::{AppendError, OpenError, OpenOptions, Opened};
+use crate::node::{self, Node};
 use crate::qmp::{bind, remove_socket};
 
 /// Longest wait, at the end, for answers to be written and the node's thread to stop, in
@@ -129,13 +129,13 @@ pub fn run(config: Config) -> Result<(), RunError> {
             return Err(RunError::SocketPathTooLong { path: socket });
         }
     }
-    let opened = open_journal(&config, boot)?;
+    let journal = open_journal(&config, boot)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(link::workers())
         .enable_all()
         .build()
         .map_err(start_error("start the threads of", "the sidecar"))?;
-    let result = runtime.block_on(serve(&config, boot, opened));
+    let result = runtime.block_on(serve(&config, boot, journal));
     // Tasks that still wait for a QEMU are not waited for: the journal has all that matters.
     runtime.shutdown_background();
     result
@@ -167,12 +167,12 @@ fn lock(directory: &Path) -> Result<File, RunError> {
     }
 }
 
-fn open_journal(config: &Config, boot: BootId) -> Result<Opened<OsDisk>, RunError> {
+fn open_journal(config: &Config, boot: BootId) -> Result<Journal, RunError> {
     let mut options = OpenOptions::new(host_id(), boot);
     options.accept_older = config.accept_older_journal;
     options.retention = config.retention;
     let (disk, run) = (OsDisk::new(&config.journal), OsDisk::new(&config.run));
-    let opened = Log::open(disk, Some(run), &options).map_err(RunError::Open)?;
+    let (opened, told) = node::open_journal(disk, Some(run), &options).map_err(RunError::Open)?;
     let opening = opened.opening();
     info!(
         journal = %opened.journal(),
@@ -183,13 +183,11 @@ fn open_journal(config: &Config, boot: BootId) -> Result<Opened<OsDisk>, RunErro
         io = %opened.io_mode(),
         "journal open"
     );
-    for past in opened.history() {
-        if let Past::Gap(gap) = past {
-            warn!(%gap, "records are lost");
-        }
-    }
-    Ok(opened)
+    Ok((opened, told))
 }
+
+/// A journal that was opened, and what it told.
+type Journal = (Opened<OsDisk>, Told);
 
 /// The host's identity; all zero where there is none (in a container, say).
 fn host_id() -> HostId {
@@ -219,10 +217,10 @@ impl Signals {
     }
 }
 
-async fn serve(config: &Config, boot: BootId, opened: Opened<OsDisk>) -> Result<(), RunError> {
+async fn serve(config: &Config, boot: BootId, journal: Journal) -> Result<(), RunError> {
     let mut signals =
         Signals::listen().map_err(start_error("listen for signals of", "the system"))?;
-    let mut sidecar = Sidecar::start(config, boot, opened)?;
+    let mut sidecar = Sidecar::start(config, boot, journal)?;
     let mut result = Ok(());
     let recovered = tokio::select! {
         result = sidecar.is_ready.wait_for(|ready| *ready) => result.is_ok(),
@@ -269,7 +267,7 @@ struct Sidecar {
 
 impl Sidecar {
     /// The peer socket first: who asks before the first turn waits for it.
-    fn start(config: &Config, boot: BootId, opened: Opened<OsDisk>) -> Result<Sidecar, RunError> {
+    fn start(config: &Config, boot: BootId, (opened, told): Journal) -> Result<Sidecar, RunError> {
         let (link, inbound) = Link::new();
         let requests = Requests::default();
         let path = config.peer_socket();
@@ -279,8 +277,8 @@ impl Sidecar {
 
         let peer = path.to_string_lossy().into_owned();
         let begin = now();
-        let (node, first) =
-            Node::open(opened, boot, peer, begin, config.crash.clone()).map_err(RunError::Begin)?;
+        let (node, first) = Node::open(opened, told, boot, peer, begin, config.crash.clone())
+            .map_err(RunError::Begin)?;
         let (notices, _) = broadcast::channel(NOTICE_QUEUE_MAX);
         let (ready, is_ready) = watch::channel(false);
         let board = ProgressBoard::default();

@@ -106,7 +106,7 @@ fn open(directory: &Path) -> Log<OsDisk> {
         segment_size: journal_format::SEGMENT_SIZE_MIN,
         ..OpenOptions::new(HostId(Id128([0x0A; 16])), BootId(Id128([2; 16])))
     };
-    let opened = Log::open(OsDisk::new(directory), None, &options).unwrap();
+    let opened = Log::open(OsDisk::new(directory), None, &options, drop).unwrap();
     let mut openings = opened.openings().to_vec();
     openings.push(opened.opening());
     opened

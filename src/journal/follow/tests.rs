@@ -41,7 +41,7 @@ fn open<D: Disk + Clone>(disk: &D, bytes_max: u64) -> Log<D> {
         },
         ..OpenOptions::new(HostId(Id128([7; 16])), BootId(Id128([8; 16])))
     };
-    let opened = Log::open(disk.clone(), None, &options).unwrap();
+    let opened = Log::open(disk.clone(), None, &options, drop).unwrap();
     let mut openings = opened.openings().to_vec();
     openings.push(opened.opening());
     opened.begin(&checkpoint(&openings), NOW).unwrap()

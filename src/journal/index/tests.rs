@@ -36,7 +36,7 @@ fn open(disk: &TestDisk, retained_bytes_max: u64) -> Log<TestDisk> {
         },
         ..OpenOptions::new(host, boot)
     };
-    let opened = Log::open(disk.clone(), None, &options).unwrap();
+    let opened = Log::open(disk.clone(), None, &options, drop).unwrap();
     let checkpoint = checkpoint(opened.opening());
     opened.begin(&checkpoint, NOW).unwrap()
 }

@@ -43,7 +43,7 @@ fn checkpoint(openings: &[Opening]) -> Checkpoint {
 }
 
 fn open(disk: &TestDisk) -> Log<TestDisk> {
-    let opened = Log::open(disk.clone(), None, &options()).unwrap();
+    let opened = Log::open(disk.clone(), None, &options(), drop).unwrap();
     let mut openings = opened.openings().to_vec();
     openings.push(opened.opening());
     opened
@@ -111,10 +111,11 @@ fn files(disk: &TestDisk) -> BTreeMap<String, Vec<u8>> {
 
 /// What an opening would fold: records, and which LSNs are lost.
 fn history(disk: &TestDisk) -> Result<(Vec<Past>, Lsn, Vec<Opening>), String> {
-    let opened: Result<Opened<TestDisk>, OpenError> = Log::open(disk.copy(), None, &options());
+    let mut history = Vec::new();
+    let opened: Result<Opened<TestDisk>, OpenError> =
+        Log::open(disk.copy(), None, &options(), |past| history.push(past));
     let opened = opened.map_err(|error| error.to_string())?;
-    let history = opened.history().iter().cloned();
-    let plain = history.map(|past| match past {
+    let plain = history.into_iter().map(|past| match past {
         Past::Record(record) => Past::Record(record),
         Past::Gap(gap) => Past::Gap(Gap {
             at: 0,
@@ -178,7 +179,7 @@ fn a_torn_tail_is_dropped_and_nothing_else() {
 }
 
 /// Neither the header nor its copy.
-fn without_headers(bytes: &mut Vec<u8>) {
+fn without_headers(bytes: &mut [u8]) {
     bytes[..BLOCK].fill(0);
     bytes[15 * BLOCK..].fill(0);
 }
@@ -221,19 +222,19 @@ fn damage_stays_a_gap_and_both_sides_of_it_stay_readable() {
         ),
         (
             "its whole head",
-            |disk| change(disk, 2, without_headers),
+            |disk| change(disk, 2, |b| without_headers(b)),
             &[(13, 24)],
             24,
         ),
         (
             "the first head",
-            |disk| change(disk, 1, without_headers),
+            |disk| change(disk, 1, |b| without_headers(b)),
             &[(1, 12)],
             24,
         ),
         (
             "the newest head",
-            |disk| change(disk, 3, without_headers),
+            |disk| change(disk, 3, |b| without_headers(b)),
             &[(25, 25 - 1 + (1 << 30) / 48)],
             24,
         ),

@@ -334,7 +334,7 @@ fn needed_records_outlive_a_crash_loop() {
             needed_from: Some(needed),
             ..checkpoint(&all_openings(&opened))
         };
-        opened.begin(&checkpoint, NOW).unwrap();
+        opened.opened.begin(&checkpoint, NOW).unwrap();
     }
     assert_eq!(tags(&records(&place.read())), [1]);
     for _ in 0..3 {

@@ -608,11 +608,11 @@ fn what_is_no_checkpoint_begins_nothing() {
         let opened = place.open().unwrap();
         let mut checkpoint = good(&opened);
         spoil(&mut checkpoint);
-        let error = opened.begin(&checkpoint, NOW).unwrap_err();
+        let error = opened.opened.begin(&checkpoint, NOW).unwrap_err();
         assert!(matches!(error, AppendError::NoCheckpoint { .. }), "{error}");
     }
     let opened = place.open().unwrap();
-    let error = opened.begin(&checkpoint(&[]), NOW).unwrap_err();
+    let error = opened.opened.begin(&checkpoint(&[]), NOW).unwrap_err();
     assert!(matches!(error, AppendError::NoCheckpoint { .. }), "{error}");
     assert_eq!(place.journal.list().unwrap(), ["lock"]);
 }

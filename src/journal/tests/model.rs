@@ -170,7 +170,7 @@ impl Model {
         }
     }
 
-    fn check_opened(&self, opened: &Opened<TestDisk>) {
+    fn check_opened(&self, opened: &Resumed) {
         assert_ne!(opened.ending(), Ending::Damaged);
         let gap = opened
             .history()

@@ -94,7 +94,7 @@ fn a_full_disk_does_not_keep_a_journal_from_being_opened() {
             needed_from: Some(needed),
             ..checkpoint(&all_openings(&opened))
         };
-        let mut log = opened.begin(&checkpoint, NOW).unwrap();
+        let mut log = opened.opened.begin(&checkpoint, NOW).unwrap();
         append(&mut log, tag..tag + 1).unwrap();
         place.journal.restart(Survival::Everything);
         assert_eq!(

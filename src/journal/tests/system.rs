@@ -12,7 +12,12 @@ use crate::journal::verify::{Verdict, verify};
 fn open(directory: &Path) -> Result<Opened<OsDisk>, OpenError> {
     let run = directory.join("run");
     let journal = directory.join("journal");
-    Log::open(OsDisk::new(&journal), Some(OsDisk::new(&run)), &options())
+    Log::open(
+        OsDisk::new(&journal),
+        Some(OsDisk::new(&run)),
+        &options(),
+        drop,
+    )
 }
 
 fn begin(opened: Opened<OsDisk>) -> Log<OsDisk> {
@@ -71,7 +76,7 @@ fn the_kernel_counts_one_write_for_each_batch() {
     let directory = tempfile::tempdir().unwrap();
     // Without a witness, whose write comes on top.
     let disk = OsDisk::new(&directory.path().join("journal"));
-    let opened = Log::open(disk, None, &options()).unwrap();
+    let opened = Log::open(disk, None, &options(), drop).unwrap();
     let mode = opened.io_mode();
     let mut log = begin(opened);
     let before = write_calls();

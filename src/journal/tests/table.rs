@@ -265,7 +265,7 @@ impl Row {
         is_torn: bool,
         about: &str,
     ) {
-        let opened = match Log::open(disk.clone(), None, &options()) {
+        let opened = match Resumed::open(disk.clone(), None, &options()) {
             Ok(opened) => opened,
             // Nothing is lost where nothing is touched; only a torn tail must never be refused.
             Err(error) => {
