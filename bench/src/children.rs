@@ -36,6 +36,8 @@ pub(crate) enum Child {
     },
     #[command(hide = true)]
     OpenJournal { directory: PathBuf, run: PathBuf },
+    #[command(hide = true)]
+    WeighLog { directory: PathBuf, run: PathBuf },
 }
 
 fn store(name: &str) -> Result<&'static Store, Failure> {
@@ -70,6 +72,7 @@ impl Child {
             Child::OpenJournal { directory, run } => {
                 json!(opening::open_once(directory, run, opening::APPENDS)?)
             }
+            Child::WeighLog { directory, run } => json!(opening::weigh_log(directory, run)?),
         };
         println!("{said}");
         Ok(())
@@ -126,6 +129,10 @@ pub(crate) fn build_journal(directory: &Path, jobs: u32, bytes: u64) -> Result<(
 
 pub(crate) fn open_journal(directory: &Path, run: &Path) -> Result<Opening, Failure> {
     ask_self(&["open-journal".as_ref(), directory.as_ref(), run.as_ref()])
+}
+
+pub(crate) fn weigh_log(directory: &Path, run: &Path) -> Result<u64, Failure> {
+    ask_self(&["weigh-log".as_ref(), directory.as_ref(), run.as_ref()])
 }
 
 /// Has the allocations counted by the program beside this one.

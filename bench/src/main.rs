@@ -252,6 +252,7 @@ fn journal(args: &JournalArgs) -> Result<(), Failure> {
             &say,
             &|journal| children::build_journal(journal, jobs, bytes),
             &children::open_journal,
+            &children::weigh_log,
         )?);
     }
     if args.has(Part::Allocations) {

@@ -159,7 +159,10 @@ pub fn open_log(
     run: &Path,
     options: &OpenOptions,
 ) -> Result<Log<OsDisk>, Failure> {
-    let (opened, _) = open(directory, run, options)?;
+    std::fs::create_dir_all(run).map_err(Failure::io("make the directory", run))?;
+    let (disk, run) = (OsDisk::new(directory), OsDisk::new(run));
+    let opened = Log::open(disk, Some(run), options, drop);
+    let opened = opened.map_err(Failure::store(LOG, "open its journal"))?;
     let mut openings = opened.openings().to_vec();
     openings.push(opened.opening());
     let begun = RecordBody::CheckpointBegun(CheckpointBegun {
