@@ -158,7 +158,8 @@ impl<D: Disk, M: Machine> Node<D, M> {
             return Err(error.clone());
         }
         if inputs.iter().any(asks_for_room) {
-            let why = match self.log.reserve() {
+            // What is asked anew may be refused; a guest that is on its way may not be kept waiting.
+            let why = match self.log.reserve(!self.machine.in_blackout()) {
                 Ok(()) => None,
                 Err(AppendError::NoSegment { cause, .. }) => Some(cause.to_string()),
                 Err(error) => Some(error.to_string()),
@@ -235,15 +236,25 @@ impl<D: Disk, M: Machine> Node<D, M> {
         if !is_due || self.machine.in_blackout() {
             return Ok(());
         }
+        let later = now.monotonic.saturating_add(ROLL_PAUSE_NS);
+        match self.log.prepare_roll() {
+            Ok(()) => {}
+            // The disk is full, say.
+            Err(AppendError::NoSegment { .. }) => {
+                self.roll_at = later;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
         let checkpoint = checkpoint(&mut self.machine);
         self.is_unsealed = true;
         match self.log.roll(&checkpoint, timestamps(now)) {
             Ok(()) => {}
-            // The disk is full, say. The engine has counted the checkpoint, so it is written down
-            // where there still is room.
+            // It asks for more than a spare has. The engine has counted the checkpoint, so it is
+            // written down where there still is room.
             Err(AppendError::NoSegment { .. }) => {
                 let _ = self.log.append(&checkpoint.drafts, timestamps(now), ())?;
-                self.roll_at = now.monotonic.saturating_add(ROLL_PAUSE_NS);
+                self.roll_at = later;
             }
             Err(error) => return Err(error),
         }

@@ -318,6 +318,10 @@ fn directories_that_are_no_journal() {
     assert_no_start(&garbage, &run, &["0000000000000001.seg"]);
     let kept = fs::read(garbage.join("0000000000000001.seg")).unwrap();
     assert_eq!(kept, vec![0x5a; 100_000], "what was there was changed");
+
+    // A witness must not be put back together with the journal.
+    let one = scratch.path().join("one");
+    assert_no_start(&one, &one, &["one", "must not be the same"]);
 }
 
 /// What is there and is no socket is somebody's; it is named, and stays.
@@ -362,7 +366,12 @@ fn a_journal_of_a_running_sidecar() {
     let mut pair = pair(RunOptions::default(), RunOptions::default());
     let journal = pair.sidecar(Side::A).journal().to_owned();
     let run = pair.directory().join("other-run");
-    assert_no_start(&journal, &run, &[journal.to_str().unwrap()]);
+    let parts = [journal.to_str().unwrap(), "in use by process"];
+    assert_no_start(&journal, &run, &parts);
+    // Somebody takes the lock's file for a leftover.
+    fs::remove_file(journal.join("lock")).unwrap();
+    let parts = [journal.to_str().unwrap(), "in use by another process"];
+    assert_no_start(&journal, &run, &parts);
     assert_unharmed(&mut pair);
 }
 

@@ -159,7 +159,13 @@ impl State {
             && staged.expected == staged.read
             && ended.records == staged.read
         {
-            *self = staged.state;
+            let before = core::mem::replace(self, staged.state);
+            // A checkpoint does not restate what is in flight for an owner; it still is.
+            for (id, domain) in before.domains.iter() {
+                if let Some(restated) = self.domains.get_mut(id) {
+                    restated.owner_effect.clone_from(&domain.owner_effect);
+                }
+            }
         }
     }
 

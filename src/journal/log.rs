@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use journal_format::SEGMENT_SIZE_MIN;
 use journal_format::number::{DomainId, HostId, JournalId, Lsn, Position, SegmentNumber};
 use journal_format::record::{Draft, Opening, RecordBody};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
@@ -140,7 +141,8 @@ impl<D: Disk> Log<D> {
             survey::mark_older_checkpoint(&disk, &mut kept);
             segments::retire(&disk, &mut kept, &wanted, &spares);
         }
-        let segment = beginning.first_segment(&start, &mut kept, &spares)?;
+        let needed_from = checkpoint.needed_from;
+        let segment = beginning.first_segment(&start, &mut kept, &spares, needed_from)?;
         let Beginning {
             previous, batches, ..
         } = beginning;
@@ -203,6 +205,16 @@ impl<D: Disk> Log<D> {
         Ok(Durable::new(value))
     }
 
+    /// Sees to it that there is a segment to roll into, so that no checkpoint is made in vain: its
+    /// records would have to go where there is no room to spare.
+    ///
+    /// # Errors
+    /// [`AppendError::NoSegment`]: there is no room. The log goes on in the segment it has.
+    pub fn prepare_roll(&mut self) -> Result<(), AppendError> {
+        self.check_poison()?;
+        self.spares.set_aside(&self.disk, LEFT_TO_RECOVERY)
+    }
+
     /// Begins a new segment with a checkpoint, and lets old segments go.
     ///
     /// # Errors
@@ -242,13 +254,14 @@ impl<D: Disk> Log<D> {
     }
 
     /// Sees to it that a spare segment is ready, so that what a job asks for later can be written
-    /// whatever happens to the disk's free space. Waits a moment for one that is being made.
+    /// whatever happens to the disk's free space. If `may_wait`, waits a moment for one that is being
+    /// made.
     ///
     /// # Errors
     /// [`AppendError::NoSegment`]: there is no room. The log goes on in the segment it has.
-    pub fn reserve(&mut self) -> Result<(), AppendError> {
+    pub fn reserve(&mut self, may_wait: bool) -> Result<(), AppendError> {
         self.check_poison()?;
-        self.spares.ensure_one(&self.disk)
+        self.spares.ensure_one(&self.disk, may_wait)
     }
 
     /// The LSN that the next record gets.
@@ -527,6 +540,7 @@ impl<D: Disk> Beginning<'_, D> {
         start: &Start,
         kept: &mut Vec<Kept>,
         spares: &Spares<D::File>,
+        needed_from: Option<Lsn>,
     ) -> Result<Segment<D::File>, AppendError> {
         let header = |size| {
             let (first, before) = (self.identity.opening.first, start.before);
@@ -541,13 +555,14 @@ impl<D: Disk> Beginning<'_, D> {
             Err(Refused::Segment(error)) if error.is_full() && !error.named => error,
             result => return result.map_err(refused),
         };
-        tracing::warn!(error = %error.source, "the disk is full: a spare segment is used");
+        tracing::warn!(error = %error.source, "the disk is full");
         if spares.reclaim(self.disk) {
+            tracing::warn!("a spare segment is used");
             return self.segment(usual, spares, 0).map_err(refused);
         }
         let everything = Wanted {
             retention: Retention::NOTHING,
-            needed_from: None,
+            needed_from,
             now: self.now.wall,
         };
         survey::mark_older_checkpoint(self.disk, kept);
@@ -557,7 +572,17 @@ impl<D: Disk> Beginning<'_, D> {
         } else {
             small
         };
-        self.segment(header, spares, 0).map_err(refused)
+        match self.segment(header, spares, 0) {
+            // The last resort: the smallest there is.
+            Err(Refused::Segment(error)) if error.is_full() && !error.named => {
+                let smallest = SegmentHeader {
+                    size: SEGMENT_SIZE_MIN,
+                    ..small
+                };
+                self.segment(smallest, spares, 0).map_err(refused)
+            }
+            result => result.map_err(refused),
+        }
     }
 
     /// A segment of a spare, if more than `leaving` are there and it has the right size, or else of a
@@ -568,7 +593,27 @@ impl<D: Disk> Beginning<'_, D> {
         spares: &Spares<D::File>,
         leaving: usize,
     ) -> Result<Segment<D::File>, Refused> {
-        let header = self.lay_out(header).map_err(Refused::Drafts)?;
+        let usual = header;
+        let header = self.lay_out(usual).map_err(Refused::Drafts)?;
+        let error = match self.make(header, spares, leaving) {
+            Err(error) if error.is_full() && !error.named && header.size > usual.size => error,
+            made => return made.map_err(Refused::Segment),
+        };
+        // There is no room for one that is so large; but perhaps one of the usual size will do.
+        match self.lay_out_within(usual) {
+            Ok(true) => self.make(usual, spares, leaving).map_err(Refused::Segment),
+            Ok(false) => Err(Refused::Segment(error)),
+            Err(error) => Err(Refused::Drafts(error)),
+        }
+    }
+
+    /// The file of a segment that the drafts were laid out for.
+    fn make(
+        &mut self,
+        header: SegmentHeader,
+        spares: &Spares<D::File>,
+        leaving: usize,
+    ) -> Result<Segment<D::File>, CreateError> {
         let file = match spares.take(header.size, leaving) {
             Some(spare) => segments::enter(self.disk, spare, &header),
             None => segments::create(self.disk, &header),
@@ -581,9 +626,28 @@ impl<D: Disk> Beginning<'_, D> {
             }),
             Err(error) => {
                 self.batches.take_back(&mut self.previous);
-                Err(Refused::Segment(error))
+                Err(error)
             }
         }
+    }
+
+    /// Lays the drafts out in a segment of this very size; whether they fit.
+    fn lay_out_within(&mut self, header: SegmentHeader) -> Result<bool, AppendError> {
+        let Beginning {
+            identity,
+            previous,
+            batches,
+            drafts,
+            now,
+            ..
+        } = self;
+        let at = begin_of(&header);
+        batches.lay_out(identity, &header, at, previous, drafts, *now)?;
+        let fits = at.end + batches.length() <= header.batches_end();
+        if !fits {
+            batches.take_back(previous);
+        }
+        Ok(fits)
     }
 
     /// Lays the drafts out, in a larger segment if they ask for it: so large that it is not soon full

@@ -35,6 +35,8 @@ pub use layout::Timestamps;
 pub use log::{Checkpoint, Log, Status};
 pub use open::{FIRST_SEGMENT_SIZE_DEFAULT, INDEX_NAME, LOCK_NAME, OpenOptions, Opened, Past};
 pub use segments::Retention;
+#[cfg(test)]
+pub(crate) use spares::SPARE_WAIT_MAX;
 pub use spares::SpareMaker;
 
 /// A value that was never written down, for tests of what takes one.

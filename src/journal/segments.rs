@@ -280,7 +280,7 @@ pub(super) fn retire<D: Disk>(
         tracing::error!(
             segments = needed_ones,
             limit = wanted.retention.needed_bytes_max,
-            "the oldest records of open jobs go: the journal is too large"
+            "the oldest records of open jobs go: there is no more room for them"
         );
     }
     // Oldest first, so that what stays is always without a hole.

@@ -25,7 +25,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Longest wait for a spare that is being made. Zeros for a segment take some 10 ms; a disk that
 /// hangs must not hang whoever asks for a job.
-const WAIT_MAX: Duration = Duration::from_secs(2);
+pub(crate) const SPARE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Whether a name is that of a spare.
 pub(super) fn is_spare(name: &str) -> bool {
@@ -61,6 +61,8 @@ struct Failure {
 #[derive(Debug)]
 struct State<F> {
     ready: VecDeque<Spare<F>>,
+    /// The one that the next roll enters.
+    aside: Option<Spare<F>>,
     /// Files that were spares or segments before. Their names are not durable, nor are they zeros.
     used: VecDeque<String>,
     /// Why the last attempt failed.
@@ -208,6 +210,7 @@ impl<F> Spares<F> {
         let last = used.iter().filter_map(|name| parse(name)).max();
         let state = State {
             ready: VecDeque::new(),
+            aside: None,
             used: used.into(),
             failure: None,
             has_maker: false,
@@ -256,10 +259,48 @@ impl<F> Spares<F> {
         lock(&self.shared).ready.len() > leaving
     }
 
-    /// A spare of this size, if `leaving` others stay.
+    /// Sets one aside for the next roll, which is made here if not `leaving` others
+    /// would stay.
+    ///
+    /// # Errors
+    /// [`AppendError::NoSegment`].
+    pub(super) fn set_aside<D: Disk<File = F>>(
+        &self,
+        disk: &D,
+        leaving: usize,
+    ) -> Result<(), AppendError> {
+        let are_enough = {
+            let state = lock(&self.shared);
+            if state.aside.is_some() {
+                return Ok(());
+            }
+            state.ready.len() > leaving
+        };
+        let is_made = are_enough || make(disk, &self.shared, self.size);
+        let mut state = lock(&self.shared);
+        // Only the log takes spares: there is one more than before, or there were enough.
+        if is_made {
+            state.aside = state.ready.pop_front();
+        }
+        let result = match state.aside {
+            Some(_) => Ok(()),
+            None => Err(no_spare(disk, &state)),
+        };
+        drop(state);
+        self.shared.1.notify_all();
+        result
+    }
+
+    /// A spare of this size: the one that was set aside, or another if `leaving` others stay.
     pub(super) fn take(&self, size: u64, leaving: usize) -> Option<Spare<F>> {
         let mut state = lock(&self.shared);
-        if size != self.size || state.ready.len() <= leaving {
+        if size != self.size {
+            return None;
+        }
+        if let Some(aside) = state.aside.take() {
+            return Some(aside);
+        }
+        if state.ready.len() <= leaving {
             return None;
         }
         let spare = state.ready.pop_front();
@@ -279,30 +320,48 @@ impl<F> Spares<F> {
         false
     }
 
-    /// Sees to it that there is one, waiting for the maker, or making it here if there is none.
+    /// Sees to it that there is one: if `may_wait`, by waiting for the maker, or making it here if there
+    /// is no maker.
     ///
     /// # Errors
     /// [`AppendError::NoSegment`].
-    pub(super) fn ensure_one<D: Disk<File = F>>(&self, disk: &D) -> Result<(), AppendError> {
+    pub(super) fn ensure_one<D: Disk<File = F>>(
+        &self,
+        disk: &D,
+        may_wait: bool,
+    ) -> Result<(), AppendError> {
         let mut guard = lock(&self.shared);
-        if guard.ready.is_empty() && !guard.has_maker {
+        if guard.ready.is_empty() && !guard.has_maker && may_wait {
             drop(guard);
             make(disk, &self.shared, self.size);
             guard = lock(&self.shared);
         }
         let waiting = |state: &mut State<F>| state.ready.is_empty() && state.failure.is_none();
-        let woken = self.shared.1.wait_timeout_while(guard, WAIT_MAX, waiting);
+        let wait = if may_wait {
+            SPARE_WAIT_MAX
+        } else {
+            Duration::ZERO
+        };
+        let woken = self.shared.1.wait_timeout_while(guard, wait, waiting);
         let state = woken.unwrap_or_else(PoisonError::into_inner).0;
         if !state.ready.is_empty() {
             return Ok(());
         }
-        let failure = state.failure.clone().unwrap_or_else(|| Failure {
+        Err(no_spare(disk, &state))
+    }
+}
+
+/// Why there is none, for whoever needs one.
+fn no_spare<D: Disk>(disk: &D, state: &State<D::File>) -> AppendError {
+    let failure = state.failure.clone().unwrap_or_else(|| {
+        let why = "the spare segment is not ready yet";
+        Failure {
             name: PREFIX.to_owned(),
             doing: "fill the spare segment",
-            cause: Arc::new(io::Error::from(io::ErrorKind::TimedOut)),
-        });
-        let Failure { name, doing, cause } = failure;
-        let file: PathBuf = disk.path().join(name);
-        Err(AppendError::NoSegment { file, doing, cause })
-    }
+            cause: Arc::new(io::Error::new(io::ErrorKind::TimedOut, why)),
+        }
+    });
+    let Failure { name, doing, cause } = failure;
+    let file: PathBuf = disk.path().join(name);
+    AppendError::NoSegment { file, doing, cause }
 }

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use journal_format::number::{BootId, Epoch, Id128, JournalId, Lsn, OpeningId, Position};
 
-use super::disk::{Disk, read_full};
+use super::disk::{Disk, is_full, read_full};
 
 /// The witness's name in the run directory.
 pub const WITNESS_NAME: &str = "witness";
@@ -145,8 +145,33 @@ impl<D: Disk> Witness<D> {
     /// [`WitnessError::Io`].
     pub fn begin(&mut self, testimony: &Testimony) -> Result<(), WitnessError> {
         self.file = None;
-        self.replace(testimony)
-            .map_err(|source| self.io_error("make", source))
+        match self.replace(testimony) {
+            // The run directory may lie on a disk that is full: then the old one is written on.
+            Err(error) if is_full(&error) => self.take_over(testimony, error),
+            replaced => replaced.map_err(|source| self.io_error("make", source)),
+        }
+    }
+
+    /// Says this in the witness that is there, which needs no room. `error` is why it cannot be
+    /// replaced.
+    fn take_over(&mut self, testimony: &Testimony, error: io::Error) -> Result<(), WitnessError> {
+        // What was not finished takes room for nothing.
+        drop(self.disk.remove(WITNESS_NEW_NAME));
+        // So that the older slot is the one that is written.
+        if self.read()?.is_none() {
+            return Err(self.io_error("make", error));
+        }
+        let file = self
+            .disk
+            .open_or_create(WITNESS_NAME)
+            .map_err(|source| self.io_error("open", source))?;
+        self.file = Some(file);
+        self.write(testimony)?;
+        let synced = self
+            .file
+            .as_ref()
+            .map_or(Ok(()), |file| self.disk.sync(file));
+        synced.map_err(|source| self.io_error("sync", source))
     }
 
     fn replace(&mut self, testimony: &Testimony) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::{ControlRequest, Refusal, Token};
-use crate::journal::OpenOptions;
+use crate::journal::SPARE_WAIT_MAX;
 use crate::journal::testing::{Fault, TestDisk};
 use crate::journal::verify::{Verdict, verify};
 use journal_format::SEGMENT_SIZE_MIN;
@@ -10,7 +10,7 @@ use journal_format::number::{DomainId, HostId, Id128, MigrationId};
 use journal_format::record::{
     CheckpointBegun, CheckpointEnded, ClaimSeen, DefinitionPart, EffectCommand, EffectFinished,
     EffectIntended, EffectResult, Instance, MigrationNamed, MigrationStatus, Observed, Opening,
-    Process, RunState,
+    Process, RunState, WantedRunState,
 };
 
 const BOOT: BootId = BootId(Id128([2; 16]));
@@ -304,6 +304,109 @@ fn nothing_slow_happens_while_a_guest_is_on_its_way() {
     assert_eq!(Some(node.log().status().segment), segment.next());
     node.seal(NOW).unwrap();
     assert!(!node.is_unsealed());
+}
+
+/// While a guest is on its way nobody waits for a spare segment that is being made.
+#[test]
+fn no_spare_is_waited_for_while_a_guest_is_on_its_way() {
+    let disk = TestDisk::new("journal");
+    let opened = Log::open(
+        disk.clone(),
+        None,
+        &OpenOptions::new(HostId(Id128([4; 16])), BOOT),
+        drop,
+    )
+    .unwrap();
+    let scribe = Scribe {
+        opening: opened.opening(),
+        next: opened.first_lsn(),
+        in_blackout: true,
+    };
+    let mut node = Node::begin(opened, scribe, NOW, CrashSwitch::default()).unwrap();
+    // It has not come to make one yet.
+    let _maker = node.spare_maker();
+    let begun = std::time::Instant::now();
+    let _ = node.turn(NOW, vec![add(1)]).unwrap();
+    let waited = begun.elapsed();
+    assert!(waited < SPARE_WAIT_MAX, "{waited:?}");
+}
+
+/// A full disk must not cost what is left of the segment and its spare while nothing happens.
+#[test]
+fn an_idle_node_on_a_full_disk_writes_nothing() {
+    let disk = TestDisk::new("journal");
+    let mut options = OpenOptions::new(HostId(Id128([4; 16])), BOOT);
+    options.first_segment_size = SEGMENT_SIZE_MIN;
+    options.segment_size = SEGMENT_SIZE_MIN;
+    let opened = Log::open(disk.clone(), None, &options, drop).unwrap();
+    let scribe = Scribe {
+        opening: opened.opening(),
+        next: opened.first_lsn(),
+        in_blackout: false,
+    };
+    let mut node = Node::begin(opened, scribe, NOW, CrashSwitch::default()).unwrap();
+    // One spare, and no room for another.
+    let _ = node.turn(NOW, vec![add(1)]).unwrap();
+    disk.limit(Some(disk.used()));
+    while !node.log().must_roll() {
+        let _ = node.turn(NOW, vec![Input::Tick]).unwrap();
+    }
+    let place = |node: &Node<TestDisk, Scribe>| {
+        let status = node.log().status();
+        (status.segment, status.segment_end)
+    };
+    let before = place(&node);
+    let mut now = NOW;
+    for round in 0..50 {
+        now.monotonic += ROLL_PAUSE_NS;
+        let turned = node.turn(now, Vec::new());
+        assert!(turned.is_ok(), "round {round}: {:?}", turned.err());
+    }
+    assert_eq!(place(&node), before);
+    // And when there is room again, it rolls.
+    disk.limit(None);
+    now.monotonic += ROLL_PAUSE_NS;
+    let _ = node.turn(now, Vec::new()).unwrap();
+    assert!(place(&node).0 > before.0);
+}
+
+/// An owner's effect is on its way while the journal rolls: the owner is answered all the same.
+#[test]
+fn a_roll_forgets_nobody_who_waits() {
+    let disk = TestDisk::new("journal");
+    let mut node = open(&disk);
+    let Input::Control {
+        request: ControlRequest::DomainAdd {
+            domain, observed, ..
+        },
+        ..
+    } = add(1)
+    else {
+        unreachable!("that is what it is");
+    };
+    let _ = node.turn(NOW, vec![add(1)]).unwrap();
+    let pause = Input::Control {
+        token: Token(5),
+        request: ControlRequest::DomainSetWanted {
+            name: "vm1".to_owned(),
+            wanted: WantedRunState::Paused,
+        },
+    };
+    // It looks before it acts.
+    let looked = Input::Looked { domain, observed };
+    let (effects, _) = node.turn(NOW, vec![pause, looked]).unwrap().into_inner();
+    let [effect] = &effects[..] else {
+        panic!("one effect: {effects:?}");
+    };
+    assert_eq!(effect.command, EffectCommand::Stop);
+    let checkpoint = checkpoint(&mut node.machine);
+    node.log.roll(&checkpoint, timestamps(NOW)).unwrap();
+    let finished = Input::EffectFinished {
+        effect: effect.intent,
+        result: EffectResult::Done,
+    };
+    let outbox = node.turn(NOW, vec![finished]).unwrap();
+    assert_eq!(replies(outbox), [Token(5)]);
 }
 
 fn draft(body: RecordBody) -> Draft {

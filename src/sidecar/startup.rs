@@ -7,9 +7,8 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use journal_format::number::{BootId, HostId, Id128};
@@ -32,7 +31,8 @@ use super::progress::ProgressBoard;
 use super::register::Registrar;
 use super::serve::{Requests, serve_control, serve_peers};
 use crate::engine::{Input, TICK_INTERVAL_MS, Told};
-use crate::journal::disk::OsDisk;
+use crate::journal::disk::{Disk as _, OsDisk};
+use crate::journal::lock::{LockError, NoWriter};
 use crate::journal::{AppendError, OpenError, OpenOptions, Opened};
 use crate::node::{self, Node};
 use crate::qmp::{bind, remove_socket};
@@ -61,6 +61,12 @@ pub enum RunError {
         /// The directory.
         path: PathBuf,
     },
+    /// The journal and the run directory are one: a witness that is put back together with the journal
+    /// proves nothing.
+    OneDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A socket's path is too long for its address.
     SocketPathTooLong {
         /// The path.
@@ -81,6 +87,7 @@ impl RunError {
         match self {
             RunError::Start { .. }
             | RunError::RunDirectoryTaken { .. }
+            | RunError::OneDirectory { .. }
             | RunError::SocketPathTooLong { .. }
             | RunError::Open(_)
             | RunError::Begin(_) => true,
@@ -100,6 +107,11 @@ impl fmt::Display for RunError {
             RunError::RunDirectoryTaken { path } => write!(
                 f,
                 "{}: another sidecar works in this run directory",
+                path.display()
+            ),
+            RunError::OneDirectory { path } => write!(
+                f,
+                "{}: the journal and the run directory must not be the same",
                 path.display()
             ),
             RunError::SocketPathTooLong { path } => write!(
@@ -123,7 +135,16 @@ impl core::error::Error for RunError {}
 pub fn run(config: Config) -> Result<(), RunError> {
     let boot = boot_id().map_err(start_error("learn the boot id of", "this host"))?;
     let config = with_directories(config)?;
-    let _run_lock = lock(&config.run)?;
+    if config.run == config.journal {
+        return Err(RunError::OneDirectory { path: config.run });
+    }
+    let Some(_run_lock) = lock(&config.run)? else {
+        return Err(RunError::RunDirectoryTaken { path: config.run });
+    };
+    // The lock in the journal can be removed, and then be had a second time; its directory cannot.
+    let Some(_journal_lock) = lock(&config.journal)? else {
+        return Err(RunError::Open(in_use(config.journal)));
+    };
     for socket in [config.control_socket(), config.peer_socket()] {
         if !fits_socket_address(&socket) {
             return Err(RunError::SocketPathTooLong { path: socket });
@@ -144,27 +165,33 @@ pub fn run(config: Config) -> Result<(), RunError> {
 /// Makes the directories, and all paths absolute.
 fn with_directories(mut config: Config) -> Result<Config, RunError> {
     for directory in [&mut config.run, &mut config.journal] {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&*directory)
+        // Each is durable: a journal must not go with the name of its directory.
+        let made = OsDisk::new(directory)
+            .make_directory()
             .and_then(|()| fs::canonicalize(&*directory));
         *directory = made.map_err(start_error("make the directory", &*directory))?;
     }
     Ok(config)
 }
 
-/// Keeps a second sidecar, with another journal, from taking the sockets away. Freed by any end of
-/// the process.
-fn lock(directory: &Path) -> Result<File, RunError> {
+/// Keeps a second sidecar from taking the sockets away, or from writing the same journal; `None` when
+/// there is one. Freed by any end of the process.
+fn lock(directory: &Path) -> Result<Option<File>, RunError> {
     let file = File::open(directory).map_err(start_error("open", directory))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::RunDirectoryTaken {
-            path: directory.to_path_buf(),
-        }),
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(start_error("lock", directory)(error.into())),
     }
+}
+
+/// Another sidecar works in the journal; its process, if its lock file is still there.
+fn in_use(directory: PathBuf) -> OpenError {
+    let holder = match NoWriter::of(&directory) {
+        Err(LockError::InUse { holder, .. }) => holder,
+        Ok(_) | Err(LockError::Io { .. }) => None,
+    };
+    OpenError::Locked { directory, holder }
 }
 
 fn open_journal(config: &Config, boot: BootId) -> Result<Journal, RunError> {

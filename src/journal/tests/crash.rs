@@ -35,7 +35,7 @@ fn live(place: &Place) -> Told {
         for (index, size) in SIZES.into_iter().enumerate() {
             // Once into a new file, and once into a spare if there is room for one.
             if tag > 200
-                && let Err(error) = log.reserve()
+                && let Err(error) = log.reserve(true)
             {
                 check_told(&error.to_string());
             }

@@ -1,7 +1,9 @@
 //! Spare segments: zeros that were really zeroed (F22), and room when the disk has none.
 
 use super::super::verify::{Verdict, verify};
+use super::super::witness::Witness;
 use super::*;
+use journal_format::record::DefinitionPart;
 
 /// The errno for a full disk.
 const ENOSPC: i32 = 28;
@@ -67,7 +69,7 @@ fn a_full_disk_refuses_what_is_new() {
     let place = Place::new();
     let mut log = place.begin();
     fill(&place);
-    let error = log.reserve().unwrap_err();
+    let error = log.reserve(true).unwrap_err();
     let AppendError::NoSegment { file, doing, cause } = &error else {
         panic!("{error}");
     };
@@ -77,7 +79,7 @@ fn a_full_disk_refuses_what_is_new() {
     // It is no failure of the log, and passes.
     append(&mut log, 0..1).unwrap();
     place.journal.limit(None);
-    log.reserve().unwrap();
+    log.reserve(true).unwrap();
     assert_eq!(log.status().spares, 1);
 }
 
@@ -184,11 +186,87 @@ fn the_maker_works_beside_the_log_and_ends_with_it() {
     let maker = log.spare_maker();
     let thread = std::thread::spawn(move || maker.run());
     for tag in 0..20 {
-        log.reserve().unwrap();
+        log.reserve(true).unwrap();
         append(&mut log, tag..tag + 1).unwrap();
         roll(&mut log).unwrap();
     }
     drop(log);
     thread.join().unwrap();
     assert_eq!(tags(&records(&place.read())), (0..20).collect::<Vec<_>>());
+}
+
+/// A checkpoint that is larger than a fresh segment should be, and fits into a spare all the same.
+#[test]
+fn a_large_checkpoint_fits_into_a_spare_on_a_full_disk() {
+    let (place, log) = with_spares();
+    drop(log);
+    fill(&place);
+    for _ in 0..6 {
+        let opened = place.open().unwrap();
+        let checkpoint = large_checkpoint(&all_openings(&opened));
+        let mut log = opened.opened.begin(&checkpoint, NOW).unwrap();
+        append(&mut log, 3..4).unwrap();
+        place.journal.restart(Survival::Everything);
+    }
+    assert_eq!(verify(place.journal).unwrap().verdict(), Verdict::Clean);
+}
+
+/// Some 24 KiB of a state.
+fn large_checkpoint(openings: &[journal_format::record::Opening]) -> Checkpoint {
+    let part = Draft {
+        domain: Some(domain(1)),
+        body: RecordBody::DefinitionPart(DefinitionPart {
+            first: Lsn(1),
+            index: 0,
+            count: 1,
+            text: "x".repeat(4096),
+        }),
+    };
+    let mut checkpoint = checkpoint(openings);
+    let end = checkpoint.drafts.pop().unwrap();
+    checkpoint.drafts.extend(std::iter::repeat_n(part, 6));
+    checkpoint.drafts.push(end);
+    for draft in &mut checkpoint.drafts {
+        match &mut draft.body {
+            RecordBody::CheckpointBegun(begun) => begun.records = 6,
+            RecordBody::CheckpointEnded(ended) => ended.records = 6,
+            _ => {}
+        }
+    }
+    checkpoint
+}
+
+/// The run directory may lie on the same disk.
+#[test]
+fn a_full_disk_takes_the_witness_too() {
+    let (place, log) = with_spares();
+    drop(log);
+    fill(&place);
+    place.run.limit(Some(place.run.used()));
+    for tag in 3..10 {
+        let mut log = place.begin();
+        append(&mut log, tag..tag + 1).unwrap();
+        let position = log.position();
+        place.journal.restart(Survival::Everything);
+        place.run.restart(Survival::Everything);
+        let said = Witness::new(place.run.clone()).read().unwrap().unwrap();
+        assert_eq!(said.position, position);
+    }
+}
+
+/// Room for the smallest segment is room enough.
+#[test]
+fn a_disk_with_room_for_the_smallest_segment() {
+    let place = Place::new();
+    let options = OpenOptions {
+        first_segment_size: 16 * SIZE as u64,
+        ..options()
+    };
+    drop(begin(place.open_with(&options).unwrap()).unwrap());
+    place.journal.limit(Some(place.journal.used() + SIZE));
+    let mut log = begin(place.open_with(&options).unwrap()).unwrap();
+    append(&mut log, 0..1).unwrap();
+    assert_eq!(log.status().segment_size, SIZE as u64);
+    drop(log);
+    assert_eq!(tags(&records(&place.read())), [0]);
 }
