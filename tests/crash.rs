@@ -1,4 +1,4 @@
-//! SIGKILL of a sidecar at every durable batch of a v3 migration on real QEMU.
+//! SIGKILL of a sidecar at every durable batch of a v2 and a v3 migration on real QEMU.
 //!
 //! The program counts its batches and kills itself at the given one: right before it is written
 //! (all that the batch before it allowed has been sent) or right after it is durable (nothing of it
@@ -28,12 +28,12 @@ enum Who {
 }
 
 /// Runs every point of one side; prints one line of the crash matrix.
-fn every_point(side: Side, when: When, who: Who) {
+fn every_point(protocol: &'static str, side: Side, when: When, who: Who) {
     let mut ran_at = [0, 0];
     let mut points = 0;
     for point in 1..=POINTS_MAX {
-        let what = format!("sidecar {side}, {when:?} batch {point}, {who:?}");
-        match one_point(side, when, point, who, &what) {
+        let what = format!("{protocol}, sidecar {side}, {when:?} batch {point}, {who:?}");
+        match one_point(protocol, side, when, point, who, &what) {
             Some(Side::A) => ran_at[0] += 1,
             Some(Side::B) => ran_at[1] += 1,
             None => break,
@@ -41,7 +41,7 @@ fn every_point(side: Side, when: When, who: Who) {
         points = point;
     }
     println!(
-        "crash matrix: sidecar {side} | {when:?} | {who:?} | {points} points | runs at a {} | runs at b {}",
+        "crash matrix: {protocol} | sidecar {side} | {when:?} | {who:?} | {points} points | runs at a {} | runs at b {}",
         ran_at[0], ran_at[1]
     );
     assert!(
@@ -51,7 +51,14 @@ fn every_point(side: Side, when: When, who: Who) {
 }
 
 /// Where the guest runs in the end; `None` if the migration has no such point.
-fn one_point(side: Side, when: When, point: u32, who: Who, what: &str) -> Option<Side> {
+fn one_point(
+    protocol: &'static str,
+    side: Side,
+    when: When,
+    point: u32,
+    who: Who,
+    what: &str,
+) -> Option<Side> {
     let crash = RunOptions::crashing(match when {
         When::Before => CrashPoint::BeforeBatch(point),
         When::After => CrashPoint::AfterBatch(point),
@@ -62,7 +69,11 @@ fn one_point(side: Side, when: When, point: u32, who: Who, what: &str) -> Option
         Side::B => (plain.clone(), crash),
     };
     let mut pair = pair(a, b);
-    pair.migrate(Side::A, Limits::default())
+    let limits = Limits {
+        protocol: Some(protocol),
+        ..Limits::default()
+    };
+    pair.migrate(Side::A, limits)
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     match pair
         .wait_for_crash(side, TIMEOUT)
@@ -97,28 +108,62 @@ fn no_crash_at_all() {
 }
 
 macro_rules! every_point {
-    ($($name:ident: $side:ident $when:ident $who:expr;)+) => {
+    ($($name:ident: $protocol:literal $side:ident $when:ident $who:expr;)+) => {
         $(#[test]
         fn $name() {
-            every_point(Side::$side, When::$when, $who);
+            every_point($protocol, Side::$side, When::$when, $who);
         })+
     };
 }
 
 every_point!(
-    source_before: A Before Who::One;
-    source_after: A After Who::One;
-    destination_before: B Before Who::One;
-    destination_after: B After Who::One;
-    both_at_source_before_source_first: A Before Who::Both { first: Side::A };
-    both_at_source_before_destination_first: A Before Who::Both { first: Side::B };
-    both_at_source_after_source_first: A After Who::Both { first: Side::A };
-    both_at_source_after_destination_first: A After Who::Both { first: Side::B };
-    both_at_destination_before_source_first: B Before Who::Both { first: Side::A };
-    both_at_destination_before_destination_first: B Before Who::Both { first: Side::B };
-    both_at_destination_after_source_first: B After Who::Both { first: Side::A };
-    both_at_destination_after_destination_first: B After Who::Both { first: Side::B };
+    source_before: "v3" A Before Who::One;
+    source_after: "v3" A After Who::One;
+    destination_before: "v3" B Before Who::One;
+    destination_after: "v3" B After Who::One;
+    both_at_source_before_source_first: "v3" A Before Who::Both { first: Side::A };
+    both_at_source_before_destination_first: "v3" A Before Who::Both { first: Side::B };
+    both_at_source_after_source_first: "v3" A After Who::Both { first: Side::A };
+    both_at_source_after_destination_first: "v3" A After Who::Both { first: Side::B };
+    both_at_destination_before_source_first: "v3" B Before Who::Both { first: Side::A };
+    both_at_destination_before_destination_first: "v3" B Before Who::Both { first: Side::B };
+    both_at_destination_after_source_first: "v3" B After Who::Both { first: Side::A };
+    both_at_destination_after_destination_first: "v3" B After Who::Both { first: Side::B };
+    v2_source_before: "v2" A Before Who::One;
+    v2_source_after: "v2" A After Who::One;
+    v2_destination_before: "v2" B Before Who::One;
+    v2_destination_after: "v2" B After Who::One;
+    v2_both_at_source_before_source_first: "v2" A Before Who::Both { first: Side::A };
+    v2_both_at_source_after_destination_first: "v2" A After Who::Both { first: Side::B };
 );
+
+/// v2: between the source's decision and the end of its copy neither copy runs, and nobody tells the
+/// destination; the source that comes back ends its copy, and then the other one runs.
+#[test]
+fn a_v2_source_that_decided_ends_its_copy_before_the_other_one_runs() {
+    let plain = RunOptions::default();
+    let decided = RunOptions::crashing(CrashPoint::AfterRecord("migration-committed".to_owned()));
+    let mut pair = pair(decided, plain.clone());
+    let limits = Limits {
+        protocol: Some("v2"),
+        ..Limits::default()
+    };
+    pair.migrate(Side::A, limits).unwrap();
+    assert_eq!(
+        pair.wait_for_crash(Side::A, TIMEOUT).unwrap(),
+        Waited::Crashed
+    );
+    // Decided, and neither ended nor told: the guest stands on both sides.
+    let stopped = pair
+        .conclude(3, std::time::Duration::from_millis(500))
+        .unwrap();
+    assert!(stopped.is_clean_and_stopped(), "{stopped}");
+    let domains = pair.sidecar(Side::B).domains().unwrap();
+    assert_eq!(domains[0].run_state.as_deref(), Some("paused"));
+    pair.sidecar(Side::A).start(&plain).unwrap();
+    settle(&mut pair);
+    assert_eq!(assert_one_runs(&mut pair, "v2, decided"), Side::B);
+}
 
 /// A to B, and back to A, with a crash of the source's sidecar in each half at the worst moment.
 #[test]

@@ -39,6 +39,7 @@ pub(crate) fn performing() -> Pair {
     let limits = Limits {
         max_bandwidth: Some(RESTLESS_BANDWIDTH),
         downtime_limit: Some(1),
+        ..Limits::default()
     };
     pair.migrate(Side::A, limits)
         .unwrap_or_else(|error| panic!("{error}"));

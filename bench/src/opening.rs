@@ -17,7 +17,7 @@ use std::time::Instant;
 use journal_format::number::{
     DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position, SegmentNumber,
 };
-use journal_format::record::{
+use journal_format::record::{Protocol, 
     Claim, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
     Observed, Process, RecordBody, RunState,
 };
@@ -241,6 +241,7 @@ fn migrate(world: &mut World, index: u32) -> Input {
         migration: MigrationId(Id128(migration)),
         peer: "/run/phase-journal-elsewhere/peer.sock".to_owned(),
         uri: format!("unix:/run/migrations/{}", &text(u64::from(index))[..40]),
+        protocol: Protocol::V3,
         max_bandwidth: Some(1 << 30),
         downtime_limit: Some(300),
     })

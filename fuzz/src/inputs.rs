@@ -245,6 +245,7 @@ impl Surroundings {
                 peer: of(choices, &["there", "there", "here"]).to_owned(),
                 peer_domain: name(choices),
                 uri: visible(choices, URIS),
+                protocol: of(choices, &[Protocol::V3, Protocol::V2]),
                 max_bandwidth: choices.perhaps(|choices| choices.byte().into()),
                 downtime_limit: choices.perhaps(|choices| choices.byte().into()),
             },

@@ -395,6 +395,7 @@ impl Turn<'_> {
             peer,
             peer_domain,
             uri,
+            protocol,
             max_bandwidth,
             downtime_limit,
         } = request
@@ -428,8 +429,11 @@ impl Turn<'_> {
         let terms = MigrationTerms {
             migration,
             role: Role::Source,
-            protocol: Protocol::V3,
-            authority: Authority::Destination,
+            protocol,
+            authority: match protocol {
+                Protocol::V2 => Authority::Source,
+                Protocol::V3 => Authority::Destination,
+            },
             peer,
             peer_domain,
             uri,
@@ -502,7 +506,7 @@ impl Turn<'_> {
         let is_open = state.terms.role == Role::Source
             && state.granted.is_none()
             && !state.abandoned
-            && matches!(phase, Phase::Begin3 | Phase::Perform3);
+            && matches!(phase, Phase::Begin3 | Phase::Perform2 | Phase::Perform3);
         let in_flight = state.in_flight.as_ref().map(|(_, command)| command.clone());
         if !is_open || !self.is_before_switchover(migration) {
             return Err(Refusal::TooLate { job, phase });
@@ -694,6 +698,11 @@ impl Turn<'_> {
     }
 
     fn resolve_source_kill(&mut self, id: MigrationId) {
+        let protocol = self.migration(id).map(|known| known.state.terms.protocol);
+        if protocol == Some(Protocol::V2) {
+            // The decision is this side's; what follows from it is done under the rules.
+            return self.grant(id);
+        }
         let learned = OutcomeLearned {
             migration: id,
             outcome: Outcome::Committed,
@@ -727,7 +736,7 @@ impl Turn<'_> {
             .migration(id)
             .is_some_and(|known| known.state.committed);
         if !committed {
-            self.enter(id, Phase::Finish3);
+            self.enter_finish(id);
             let body = MigrationCommitted {
                 cookie: None,
                 migration: id,

@@ -7,8 +7,8 @@
 //! nothing has to be decided.
 
 use journal_format::record::{
-    ClaimSeen, ContIntent, Evidence, MigrationStatus, Outcome, PeerAnswer, Phase, Process, Role,
-    RunState,
+    ClaimSeen, ContIntent, Evidence, MigrationStatus, Outcome, PeerAnswer, Phase, Process,
+    Protocol, Role, RunState,
 };
 
 use super::Rule;
@@ -150,6 +150,13 @@ fn identity(evidence: &Evidence) -> Option<Rule> {
 fn source(evidence: &Evidence) -> Option<Rule> {
     let facts = &evidence.facts;
     let process = evidence.observed.process;
+    if facts.committed {
+        // v2: this journal is the authority, and has decided. A mute QEMU is ended all the same.
+        return Some(match process {
+            Process::Dead => Rule::SourceCommittedDead,
+            Process::Alive | Process::Mute | Process::OtherInstance => Rule::SourceCommitted,
+        });
+    }
     match (facts.outcome, facts.granted, facts.abandoned) {
         (Some(Outcome::Committed), _, _) => Some(source_committed(evidence)),
         (Some(Outcome::Aborted), _, _) => Some(source_aborted(evidence)),
@@ -161,9 +168,8 @@ fn source(evidence: &Evidence) -> Option<Rule> {
         }),
         (None, false, false) => match evidence.phase {
             Phase::Begin3 => source_begin(evidence),
-            Phase::Perform3 => source_perform(evidence),
-            Phase::Perform2
-            | Phase::Perform3Done
+            Phase::Perform2 | Phase::Perform3 => source_perform(evidence),
+            Phase::Perform3Done
             | Phase::Confirm3
             | Phase::Confirm3Cancelled
             | Phase::Prepare
@@ -305,7 +311,10 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
         return give_up;
     }
     match (status, run) {
-        (StatusClass::Completed, RunClass::Postmigrate) => Some(Rule::SourcePerformCompleted),
+        (StatusClass::Completed, RunClass::Postmigrate) => Some(match evidence.protocol {
+            Protocol::V2 => source_perform2_completed(evidence),
+            Protocol::V3 => Rule::SourcePerformCompleted,
+        }),
         // The status comes first, the run state a moment later.
         (StatusClass::Completed, RunClass::FinishMigrate) => None,
         (StatusClass::Completed, RunClass::Running | RunClass::Ran | RunClass::Paused) => {
@@ -320,9 +329,30 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
     }
 }
 
+/// v2: no licence goes out before this side has decided, so that it may ask again and again; and what
+/// it decided is carried out here before the destination hears of it.
+fn source_perform2_completed(evidence: &Evidence) -> Rule {
+    match evidence.peer {
+        PeerAnswer::Whole => Rule::SourcePerform2Whole,
+        PeerAnswer::Aborted | PeerAnswer::NoSuchMigration => Rule::SourcePerform2Gone,
+        PeerAnswer::Amnesia => Rule::SourcePerform2Amnesia,
+        PeerAnswer::NotAsked
+        | PeerAnswer::Unreachable
+        | PeerAnswer::Performing
+        | PeerAnswer::Granted
+        | PeerAnswer::GrantedAndSafe
+        | PeerAnswer::Abandoned
+        | PeerAnswer::NotWhole
+        | PeerAnswer::Deciding
+        | PeerAnswer::Started => Rule::SourcePerform2Completed,
+    }
+}
+
 fn source_perform_dead(evidence: &Evidence) -> Rule {
     match evidence.peer {
-        PeerAnswer::Whole if evidence.watched => Rule::SourcePerformDeadWatched,
+        PeerAnswer::Whole if evidence.watched && evidence.protocol == Protocol::V3 => {
+            Rule::SourcePerformDeadWatched
+        }
         PeerAnswer::Whole | PeerAnswer::Deciding | PeerAnswer::Started => {
             Rule::SourcePerformDeadUnwatched
         }
@@ -429,6 +459,8 @@ fn destination_finish(evidence: &Evidence) -> Rule {
     let observed = &evidence.observed;
     let cont = evidence.facts.cont;
     match observed.process {
+        // The source ended its copy before it gave the licence: there is nothing to go back to.
+        Process::Dead if evidence.protocol == Protocol::V2 => return Rule::DestinationFinishDead,
         Process::Dead => {
             return match cont {
                 ContIntent::Never | ContIntent::NotSent | ContIntent::Refused => {
@@ -444,6 +476,9 @@ fn destination_finish(evidence: &Evidence) -> Rule {
         RunClass::Running | RunClass::Ran => Rule::DestinationFinishRunning,
         RunClass::Paused if is_whole(evidence) => match (cont, evidence.peer) {
             (ContIntent::Done, _) => Rule::DestinationFinishRunning,
+            (ContIntent::Refused, _) if evidence.protocol == Protocol::V2 => {
+                Rule::DestinationFinishRetry
+            }
             (ContIntent::Refused, PeerAnswer::GrantedAndSafe) => Rule::DestinationFinishRefusedSafe,
             (ContIntent::Refused, _) => Rule::DestinationFinishRefused,
             (ContIntent::Never | ContIntent::NotSent | ContIntent::Unknown, _) => {

@@ -1,4 +1,4 @@
-//! The destination's side of a v3 migration, and the authority over its outcome.
+//! The destination's side of a v2 or v3 migration, and the authority over the outcome of the latter.
 //!
 //! Invariant: this copy runs only after `committed` with its one `cont` intent is durable, and that
 //! only with the source's cookie; `aborted` is durable before the copy is ended, and the copy is
@@ -9,7 +9,7 @@ use journal_format::number::{DomainId, MigrationId, Nonce};
 use journal_format::record::{
     Claim, ClaimSeen, EffectCommand, EffectResult, Evidence, JobBegun, JobKind, JobResult,
     MigrationCommitted, MigrationNamed, MigrationStatus, MigrationTerms, PeerAnswer, PeerHeard,
-    Phase, Process, RecordBody, Role, RunState, WantedReason, WantedRunState,
+    Phase, Process, Protocol, RecordBody, Role, RunState, WantedReason, WantedRunState,
 };
 
 use super::decide::is_whole;
@@ -271,7 +271,7 @@ impl Turn<'_> {
         };
         self.cite_look(id);
         self.live(id).blackout = true;
-        self.enter(id, Phase::Finish3);
+        self.enter_finish(id);
         let committed = MigrationCommitted {
             cookie: Some(cookie),
             migration: id,
@@ -279,6 +279,17 @@ impl Turn<'_> {
         self.record(id, RecordBody::MigrationCommitted(committed));
         self.want(domain, cookie.wanted, WantedReason::Carried);
         self.run(id);
+    }
+
+    pub(crate) fn enter_finish(&mut self, id: MigrationId) {
+        let protocol = self
+            .migration(id)
+            .map(|migration| migration.state.terms.protocol);
+        match protocol {
+            Some(Protocol::V2) => self.enter(id, Phase::Finish2),
+            Some(Protocol::V3) => self.enter(id, Phase::Finish3),
+            None => {}
+        }
     }
 
     /// Restores the wanted run state of a committed copy.
@@ -308,7 +319,7 @@ impl Turn<'_> {
                 self.end(id, JobResult::Crashed, "QEMU ended before it had the guest");
             }
             Rule::DestinationPrepareRunning => {
-                self.enter(id, Phase::Finish3);
+                self.enter_finish(id);
                 let committed = MigrationCommitted {
                     cookie: None,
                     migration: id,
@@ -398,6 +409,12 @@ impl Turn<'_> {
             | Rule::SourcePerformDeadUnwatched
             | Rule::SourcePerformDeadAsking
             | Rule::SourcePerformDeadNotWhole
+            | Rule::SourcePerform2Completed
+            | Rule::SourcePerform2Whole
+            | Rule::SourcePerform2Gone
+            | Rule::SourcePerform2Amnesia
+            | Rule::SourceCommitted
+            | Rule::SourceCommittedDead
             | Rule::SourceAbandoned
             | Rule::SourceAbandonedDead
             | Rule::SourceGrantedStarted

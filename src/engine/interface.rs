@@ -169,7 +169,7 @@ pub enum ControlRequest {
         /// From now on.
         wanted: WantedRunState,
     },
-    /// Begin a v3 migration as its source.
+    /// Begin a migration as its source.
     Migrate {
         /// The domain's name here.
         name: String,
@@ -181,6 +181,8 @@ pub enum ControlRequest {
         peer_domain: String,
         /// QEMU's migration URI.
         uri: String,
+        /// Who decides: v3 the destination, v2 the source.
+        protocol: Protocol,
         /// Bytes per second.
         max_bandwidth: Option<u64>,
         /// Milliseconds.

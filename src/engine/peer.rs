@@ -7,14 +7,14 @@
 
 use journal_format::number::{MigrationId, Nonce, Position};
 use journal_format::record::{
-    Cookie, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, PeerHeard, PeerPrepared, Phase,
+    Cookie, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, PeerHeard, PeerPrepared,
     RecordBody, Role,
 };
 
 use super::Rule;
 use super::decide::{decide, is_safe};
 use super::live::{Asked, Pending};
-use super::state::ran_on;
+use super::state::{awaits_prepare, ran_on};
 use super::turn::{Turn, longer};
 use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
 
@@ -133,7 +133,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return;
         };
-        if migration.state.phase != Phase::Begin3 || migration.state.abandoned {
+        if !awaits_prepare(&migration.state) {
             return;
         }
         let why = format!("prepare at the destination: {why}");
@@ -202,10 +202,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return;
         };
-        let waits = migration.state.open
-            && migration.state.phase == Phase::Begin3
-            && !migration.state.abandoned;
-        if !waits {
+        if !awaits_prepare(&migration.state) {
             return;
         }
         let prepared = PeerPrepared {
@@ -449,7 +446,11 @@ impl Turn<'_> {
             return self.refuse(token, envelope, &refusal.to_string());
         }
         use journal_format::record::{Authority, Protocol};
-        if (*protocol, *authority) != (Protocol::V3, Authority::Destination) {
+        let is_offered = match protocol {
+            Protocol::V2 => *authority == Authority::Source,
+            Protocol::V3 => *authority == Authority::Destination,
+        };
+        if !is_offered {
             let why = format!("protocol {protocol} with authority {authority} is not offered here");
             return self.refuse(token, envelope, &why);
         }
@@ -592,6 +593,13 @@ impl Turn<'_> {
             Some(Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead | Rule::QemuMute)
         );
         let licence = state.open && still && !ran_on(state);
+        if state.committed {
+            // v2: the licence goes out when this copy is gone.
+            return match state.granted.filter(|_| !state.open) {
+                Some(cookie) => (PeerAnswer::Granted, Some(cookie)),
+                None => (PeerAnswer::Performing, None),
+            };
+        }
         match (state.outcome, state.granted) {
             (Some(Outcome::Aborted), _) => (PeerAnswer::Abandoned, None),
             (Some(Outcome::Committed), Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),

@@ -41,6 +41,18 @@ pub enum Rule {
     SourcePerformDeadAsking,
     /// Dead, and the destination's copy is not whole.
     SourcePerformDeadNotWhole,
+    /// v2: everything was sent, and how the destination's copy stands is not known.
+    SourcePerform2Completed,
+    /// v2: everything was sent, and the destination's copy is whole.
+    SourcePerform2Whole,
+    /// v2: everything was sent, and the destination's copy is gone.
+    SourcePerform2Gone,
+    /// v2: everything was sent, and the destination's journal lost what it had.
+    SourcePerform2Amnesia,
+    /// v2: decided for the destination, and this copy is still there.
+    SourceCommitted,
+    /// v2: decided for the destination, and this copy is gone.
+    SourceCommittedDead,
     /// Given up, alive.
     SourceAbandoned,
     /// Given up, dead.
@@ -290,6 +302,66 @@ const TABLE: &[(Rule, RuleText)] = &[
             name: "source-perform-dead-not-whole",
             decision: Decision::Confirm,
             reason: "the guest crashed before everything was sent",
+            settled_by: "",
+            libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::SourcePerform2Completed,
+        RuleText {
+            name: "source-perform2-completed",
+            decision: Decision::Hold,
+            reason: "everything was sent: the guest is the destination's once that says its copy is whole",
+            settled_by: "the destination's answer, or resolve",
+            libvirt: RESUMES,
+        },
+    ),
+    (
+        Rule::SourcePerform2Whole,
+        RuleText {
+            name: "source-perform2-whole",
+            decision: Decision::Kill,
+            reason: "the destination's copy is whole: the guest is its, and this copy is ended before it is told so",
+            settled_by: "",
+            libvirt: RESUMES,
+        },
+    ),
+    (
+        Rule::SourcePerform2Gone,
+        RuleText {
+            name: "source-perform2-gone",
+            decision: Decision::Resume,
+            reason: "everything was sent, but the destination has no copy: the source runs on",
+            settled_by: "",
+            libvirt: RESUMES,
+        },
+    ),
+    (
+        Rule::SourcePerform2Amnesia,
+        RuleText {
+            name: "source-perform2-amnesia",
+            decision: Decision::Hold,
+            reason: "everything was sent and one of the two journals lost records that it had: its word proves nothing",
+            settled_by: "resolve, after looking at the destination's QEMU",
+            libvirt: RESUMES,
+        },
+    ),
+    (
+        Rule::SourceCommitted,
+        RuleText {
+            name: "source-committed",
+            decision: Decision::Kill,
+            reason: "decided: the guest is the destination's; this copy is ended first",
+            settled_by: "",
+            libvirt: RESUMES,
+        },
+    ),
+    (
+        Rule::SourceCommittedDead,
+        RuleText {
+            name: "source-committed-dead",
+            decision: Decision::Confirm,
+            reason: "decided: the guest is the destination's, and this copy is gone",
             settled_by: "",
             libvirt: "removes the domain",
         },

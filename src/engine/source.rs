@@ -1,18 +1,20 @@
-//! The source's side of a v3 migration: how it goes forward, and how its rules are carried out.
+//! The source's side of a v2 or v3 migration: how it goes forward, and how its rules are carried out.
 //!
-//! Invariant: before `granted` is durable giving up is always possible; after it only the
-//! authority's word counts. Exactly one effect of a job is in flight.
+//! Invariant: before `granted` (v3) or `committed` (v2) is durable giving up is always possible; after
+//! it only the authority's word counts, which in v2 is this side's own. Exactly one effect of a job is
+//! in flight.
 //! Not here: which rule holds (`decide`), what the destination does (`destination`).
 
 use journal_format::number::{MigrationId, Position};
 use journal_format::record::{
-    Cookie, EffectCommand, EffectResult, Evidence, JobResult, MigrationAbandoned, MigrationGranted,
-    Outcome, PeerAnswer, Phase, RecordBody, Role, RunState, WantedReason, WantedRunState,
+    Cookie, EffectCommand, EffectResult, Evidence, JobResult, MigrationAbandoned,
+    MigrationCommitted, MigrationGranted, Outcome, PeerAnswer, Phase, Protocol, RecordBody, Role,
+    RunState, WantedReason, WantedRunState,
 };
 
 use super::decide::{RunClass, StatusClass, run_class, status_class};
 use super::live::Asked;
-use super::state::ran_on;
+use super::state::{awaits_prepare, ran_on};
 use super::turn::{Turn, short};
 use super::{PeerRequest, Rule};
 
@@ -20,11 +22,18 @@ impl Turn<'_> {
     /// The protocol's next step while nothing has to be decided.
     pub(crate) fn proceed_source(&mut self, id: MigrationId, evidence: &Evidence) {
         match evidence.phase {
-            Phase::Begin3 => self.ask_prepare(id),
-            Phase::Perform3 => self.proceed_perform(id, evidence),
+            Phase::Begin3 | Phase::Perform2 | Phase::Perform3 => {
+                let waits = self
+                    .migration(id)
+                    .is_some_and(|migration| awaits_prepare(&migration.state));
+                if waits {
+                    self.ask_prepare(id);
+                } else {
+                    self.proceed_perform(id, evidence);
+                }
+            }
             // `decide` has a rule for every other phase of a source.
-            Phase::Perform2
-            | Phase::Perform3Done
+            Phase::Perform3Done
             | Phase::Confirm3
             | Phase::Confirm3Cancelled
             | Phase::Prepare
@@ -77,7 +86,13 @@ impl Turn<'_> {
             });
         }
         plan.push(EffectCommand::Migrate { uri: terms.uri });
-        self.enter(id, Phase::Perform3);
+        self.enter(
+            id,
+            match terms.protocol {
+                Protocol::V2 => Phase::Perform2,
+                Protocol::V3 => Phase::Perform3,
+            },
+        );
         self.live(id).plan.extend(plan);
     }
 
@@ -160,7 +175,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return;
         };
-        let performing = migration.state.phase == Phase::Perform3
+        let performing = matches!(migration.state.phase, Phase::Perform2 | Phase::Perform3)
             && !migration.state.abandoned
             && migration.state.granted.is_none();
         if !performing || *result == EffectResult::Done {
@@ -206,8 +221,9 @@ impl Turn<'_> {
         live.ask_delay = 0;
     }
 
-    /// QEMU has sent everything: the licence goes out, and from here only the authority decides.
-    fn grant(&mut self, id: MigrationId) {
+    /// QEMU has sent everything: the licence goes out, and from here only the authority decides. In v2
+    /// that is this side, and the licence goes out when this copy is gone.
+    pub(crate) fn grant(&mut self, id: MigrationId) {
         let Some(migration) = self.migration(id) else {
             return;
         };
@@ -219,9 +235,15 @@ impl Turn<'_> {
             self.live(id).rule = Some(Rule::NoRuleForThis);
             return;
         };
-        let (authority, wanted) = (migration.state.terms.authority, domain.state.wanted);
+        let (protocol, authority) = (
+            migration.state.terms.protocol,
+            migration.state.terms.authority,
+        );
+        let wanted = domain.state.wanted;
         self.cite_look(id);
-        self.enter(id, Phase::Perform3Done);
+        if protocol == Protocol::V3 {
+            self.enter(id, Phase::Perform3Done);
+        }
         // The position of the very record that is appended next.
         let granted = Position {
             lsn: self.engine.next,
@@ -234,10 +256,15 @@ impl Turn<'_> {
             authority,
             wanted,
         };
-        self.record(
-            id,
-            RecordBody::MigrationGranted(MigrationGranted { cookie }),
-        );
+        let body = match protocol {
+            // Whose own word is the decision gives the licence with it.
+            Protocol::V2 => RecordBody::MigrationCommitted(MigrationCommitted {
+                cookie: Some(cookie),
+                migration: id,
+            }),
+            Protocol::V3 => RecordBody::MigrationGranted(MigrationGranted { cookie }),
+        };
+        self.record(id, body);
         let live = self.live(id);
         live.peer = PeerAnswer::NotAsked;
         live.ask_at = 0;
@@ -269,8 +296,28 @@ impl Turn<'_> {
             Rule::SourcePerformRunning => {
                 self.abandon(id, "the guest was continued here from outside", false);
             }
-            Rule::SourcePerformCompleted | Rule::SourcePerformDeadWatched => self.grant(id),
-            Rule::SourcePerformDeadUnwatched | Rule::SourcePerformDeadAsking => {
+            Rule::SourcePerformCompleted
+            | Rule::SourcePerformDeadWatched
+            | Rule::SourcePerform2Whole => self.grant(id),
+            Rule::SourcePerform2Gone => {
+                self.abandon(id, "the destination's copy is gone", false);
+            }
+            Rule::SourceCommitted => {
+                if self.effect_due(id) {
+                    self.intend(id, EffectCommand::Kill);
+                }
+            }
+            Rule::SourceCommittedDead => {
+                self.end(
+                    id,
+                    JobResult::Completed,
+                    "the guest is the destination's, and this copy is gone",
+                );
+            }
+            Rule::SourcePerformDeadUnwatched
+            | Rule::SourcePerformDeadAsking
+            | Rule::SourcePerform2Completed
+            | Rule::SourcePerform2Amnesia => {
                 self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
             }
             Rule::SourceAbandoned => {
@@ -406,7 +453,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return;
         };
-        if !knows_abandoned(migration.state.peer_answer) {
+        if !knows_outcome(migration.state.peer_answer) {
             self.ask(id, Asked::Abandon, PeerRequest::Abandon { migration: id });
         }
     }
@@ -471,10 +518,15 @@ impl Turn<'_> {
             return;
         };
         let state = &migration.state;
+        if let (true, Some(cookie)) = (state.committed, state.granted)
+            && !knows_outcome(state.peer_answer)
+        {
+            return self.ask(id, Asked::Finish, PeerRequest::Finish { cookie });
+        }
         let needs_telling = state.abandoned
             && state.outcome.is_none()
             && state.granted.is_none()
-            && !knows_abandoned(state.peer_answer);
+            && !knows_outcome(state.peer_answer);
         if needs_telling {
             self.ask(id, Asked::Abandon, PeerRequest::Abandon { migration: id });
         } else {
@@ -515,13 +567,13 @@ impl Turn<'_> {
     }
 }
 
-/// Does that answer end the telling of an abandoned migration?
-fn knows_abandoned(answer: PeerAnswer) -> bool {
+/// Does that answer end the telling of an outcome? Whoever lost what it had cannot be told any more.
+fn knows_outcome(answer: PeerAnswer) -> bool {
     match answer {
-        PeerAnswer::Aborted
+        PeerAnswer::Started
+        | PeerAnswer::Aborted
         | PeerAnswer::NoSuchMigration
-        | PeerAnswer::Amnesia
-        | PeerAnswer::Started => true,
+        | PeerAnswer::Amnesia => true,
         PeerAnswer::NotAsked
         | PeerAnswer::Unreachable
         | PeerAnswer::Performing

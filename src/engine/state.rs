@@ -11,7 +11,8 @@ use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Position};
 use journal_format::record::{
     CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
     DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, MigrationState,
-    MigrationTerms, Opening, PeerAnswer, Phase, Process, Record, RecordBody, Role, RunState,
+    MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record, RecordBody, Role,
+    RunState,
 };
 
 use super::domains::Domains;
@@ -321,7 +322,13 @@ impl State {
                 state.abandoned = true;
                 state.cancel_asked = abandoned.asked;
             }
-            RecordBody::MigrationCommitted(_) => state.committed = true,
+            RecordBody::MigrationCommitted(committed) => {
+                state.committed = true;
+                // v2: the source decides, and what it decides is the licence.
+                if state.terms.role == Role::Source {
+                    state.granted = committed.cookie;
+                }
+            }
             RecordBody::MigrationStarted(_) => {
                 state.committed = true;
                 state.started = true;
@@ -350,9 +357,11 @@ impl State {
     }
 
     fn begin_migration(&mut self, job: Lsn, id: DomainId, terms: &MigrationTerms) {
-        let phase = match terms.role {
-            Role::Source => Phase::Begin3,
-            Role::Destination => Phase::Prepare,
+        let phase = match (terms.role, terms.protocol) {
+            (Role::Source, Protocol::V3) => Phase::Begin3,
+            // v2 has no phase of the source's before that.
+            (Role::Source, Protocol::V2) => Phase::Perform2,
+            (Role::Destination, Protocol::V2 | Protocol::V3) => Phase::Prepare,
         };
         let state = MigrationState {
             job,
@@ -611,6 +620,29 @@ pub(crate) fn definition_parts(domain: DomainId, first: Lsn, text: &str) -> Vec<
         }
     };
     (0..count).zip(pieces).map(part).collect()
+}
+
+/// Is this a source that waits for the destination to be prepared?
+pub(crate) fn awaits_prepare(state: &MigrationState) -> bool {
+    let is_before = match state.phase {
+        Phase::Begin3 => true,
+        // v2 has one phase for both; the nonce comes with the destination's yes.
+        Phase::Perform2 => state.terms.nonce.is_none(),
+        Phase::Perform3
+        | Phase::Perform3Done
+        | Phase::Confirm3
+        | Phase::Confirm3Cancelled
+        | Phase::Prepare
+        | Phase::Finish2
+        | Phase::Finish3
+        | Phase::PostcopyFailed
+        | Phase::BeginResume
+        | Phase::PerformResume
+        | Phase::ConfirmResume
+        | Phase::PrepareResume
+        | Phase::FinishResume => false,
+    };
+    is_before && state.open && !state.abandoned && state.terms.role == Role::Source
 }
 
 /// Did the source's copy run, or may it have run, after the licence went out? Then no other copy is

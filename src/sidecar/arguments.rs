@@ -7,7 +7,7 @@
 use core::fmt;
 
 use journal_format::number::{DomainId, Id128, Lsn};
-use journal_format::record::Decision;
+use journal_format::record::{Decision, Protocol};
 use serde_json::{Map, Value};
 
 /// Names of all commands, as `query-commands` lists them (besides `qmp_capabilities`).
@@ -117,6 +117,8 @@ pub(crate) struct MigrateDomain {
     pub(crate) uri: String,
     /// The domain's name there; the same as here if absent.
     pub(crate) destination_name: Option<String>,
+    /// v3 if absent.
+    pub(crate) protocol: Option<Protocol>,
     /// Bytes per second.
     pub(crate) max_bandwidth: Option<u64>,
     /// Milliseconds.
@@ -253,6 +255,7 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
             peer: rest.path("peer")?,
             uri: rest.filled("uri")?,
             destination_name: rest.optional_name("destination-name")?,
+            protocol: rest.optional_protocol("protocol")?,
             max_bandwidth: rest.optional_number("max-bandwidth")?,
             downtime_limit: rest.optional_number("downtime-limit")?,
         }),
@@ -449,6 +452,19 @@ impl Arguments {
                 Ok(decision)
             }
             Some(Decision::Hold) | None => Err(self.invalid(argument, "kill, resume or confirm")),
+        }
+    }
+
+    fn optional_protocol(
+        &mut self,
+        argument: &'static str,
+    ) -> Result<Option<Protocol>, ArgumentError> {
+        let Some(word) = self.optional_text(argument)? else {
+            return Ok(None);
+        };
+        match Protocol::from_name(&word) {
+            Some(protocol) => Ok(Some(protocol)),
+            None => Err(self.invalid(argument, "v2 or v3")),
         }
     }
 

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use journal_format::number::{DomainId, Id128, MigrationId};
-use journal_format::record::WantedRunState;
+use journal_format::record::{Protocol, WantedRunState};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -233,6 +233,7 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         peer,
         uri,
         destination_name,
+        protocol,
         max_bandwidth,
         downtime_limit,
     } = migrate;
@@ -242,6 +243,7 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         migration: MigrationId(Id128::random()),
         peer: plain_path(&peer),
         uri,
+        protocol: protocol.unwrap_or(Protocol::V3),
         max_bandwidth,
         downtime_limit,
     }

@@ -39,6 +39,9 @@ pub(crate) struct MigrateArgs {
     /// The domain's name at the destination, if it is another
     #[arg(long, value_name = "NAME")]
     destination_name: Option<String>,
+    /// Who decides: with v3 the destination, with v2 the source
+    #[arg(long, value_name = "v2|v3")]
+    protocol: Option<String>,
     /// Bytes per second
     #[arg(long, value_name = "BYTES")]
     max_bandwidth: Option<u64>,
@@ -70,6 +73,7 @@ pub(crate) fn run(
         ("peer", json!(absolute(&args.peer)?)),
         ("uri", json!(args.uri)),
         ("destination-name", json!(args.destination_name)),
+        ("protocol", json!(args.protocol)),
         ("max-bandwidth", json!(args.max_bandwidth)),
         ("downtime-limit", json!(args.downtime_limit)),
     ]);

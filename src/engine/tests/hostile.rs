@@ -53,7 +53,7 @@ fn cancel(world: &mut World, at: usize) {
 
 /// A granted, B's sidecar is down and B undecided and whole.
 fn granted_b_undecided() -> World {
-    for crash in crash_points(B) {
+    for crash in crash_points(Protocol::V3, B) {
         let mut world = World::new();
         world.hosts[B].crash = Some(crash);
         world.migrate(A);
@@ -70,7 +70,7 @@ fn granted_b_undecided() -> World {
 }
 /// B started; A granted, its sidecar dead, has not heard.
 fn started_a_unaware() -> World {
-    for crash in crash_points(A) {
+    for crash in crash_points(Protocol::V3, A) {
         let mut world = World::new();
         world.hosts[A].crash = Some(crash);
         world.migrate(A);

@@ -39,21 +39,26 @@ fn assert_settled(world: &World, what: &str) {
 
 #[test]
 fn a_migration_moves_the_guest() {
-    let mut world = World::new();
-    migrated(&mut world);
-    assert_settled(&world, "no crash");
-    assert_eq!(world.running(), vec![B]);
-    assert!(!world.hosts[A].qemu.alive);
+    for protocol in PROTOCOLS {
+        let mut world = World::of(protocol);
+        migrated(&mut world);
+        assert_settled(&world, "no crash");
+        assert_eq!(world.running(), vec![B]);
+        assert!(!world.hosts[A].qemu.alive);
+    }
 }
 
-fn batches() -> [u32; 2] {
-    let mut world = World::new();
+/// Both of them move a guest the same way, and differ in who decides.
+const PROTOCOLS: [Protocol; 2] = [Protocol::V2, Protocol::V3];
+
+fn batches(protocol: Protocol) -> [u32; 2] {
+    let mut world = World::of(protocol);
     migrated(&mut world);
     [world.hosts[A].batches, world.hosts[B].batches]
 }
 
-fn crash_points(at: usize) -> Vec<Crash> {
-    let count = batches()[at];
+fn crash_points(protocol: Protocol, at: usize) -> Vec<Crash> {
+    let count = batches(protocol)[at];
     assert!(count > 8, "a migration has more batches than {count}");
     (1..=count)
         .flat_map(|n| [Crash::Before(n), Crash::After(n)])
@@ -62,61 +67,68 @@ fn crash_points(at: usize) -> Vec<Crash> {
 
 #[test]
 fn one_sidecar_crashes_at_every_batch() {
-    let mut runs = 0;
-    for at in [A, B] {
-        for crash in crash_points(at) {
-            for effects_survive in [false, true] {
-                for pause in [100, 3_000, 20_000] {
-                    let mut world = World::new();
-                    world.effects_survive = effects_survive;
-                    world.hosts[at].crash = Some(crash);
-                    world.migrate(A);
-                    world.run_for(pause);
-                    if world.hosts[at].engine.is_none() {
-                        world.restart(at);
+    for protocol in PROTOCOLS {
+        let mut runs = 0;
+        for at in [A, B] {
+            for crash in crash_points(protocol, at) {
+                for effects_survive in [false, true] {
+                    for pause in [100, 3_000, 20_000] {
+                        let mut world = World::of(protocol);
+                        world.effects_survive = effects_survive;
+                        world.hosts[at].crash = Some(crash);
+                        world.migrate(A);
+                        world.run_for(pause);
+                        // Some die only when the other side tells that it knows the outcome.
+                        for _ in 0..2 {
+                            if world.hosts[at].engine.is_none() {
+                                world.restart(at);
+                            }
+                            world.run_for(SETTLE_MS);
+                        }
+                        let what = format!(
+                            "{protocol} host {at} {crash:?} effects survive {effects_survive} pause {pause}"
+                        );
+                        assert_settled(&world, &what);
+                        assert!(world.hosts[at].ready, "{what}: never ready");
+                        runs += 1;
                     }
-                    world.run_for(SETTLE_MS);
-                    let what = format!(
-                        "host {at} {crash:?} effects survive {effects_survive} pause {pause}"
-                    );
-                    assert_settled(&world, &what);
-                    assert!(world.hosts[at].ready, "{what}: never ready");
-                    runs += 1;
                 }
             }
         }
+        assert!(runs > 200, "only {runs} runs");
     }
-    assert!(runs > 200, "only {runs} runs");
 }
 
 #[test]
 fn both_sidecars_crash_and_restart_in_both_orders() {
-    for at in [A, B] {
-        for crash in crash_points(at) {
-            for effects_survive in [false, true] {
-                for first in [A, B] {
-                    for gap in [0, 4_000] {
-                        let mut world = World::new();
-                        world.effects_survive = effects_survive;
-                        world.hosts[at].crash = Some(crash);
-                        world.migrate(A);
-                        // Up to the crash and not further.
-                        while world.hosts[at].engine.is_some() && world.now < 10_000 {
-                            world.run_for(50);
+    for protocol in PROTOCOLS {
+        for at in [A, B] {
+            for crash in crash_points(protocol, at) {
+                for effects_survive in [false, true] {
+                    for first in [A, B] {
+                        for gap in [0, 4_000] {
+                            let mut world = World::of(protocol);
+                            world.effects_survive = effects_survive;
+                            world.hosts[at].crash = Some(crash);
+                            world.migrate(A);
+                            // Up to the crash and not further.
+                            while world.hosts[at].engine.is_some() && world.now < 10_000 {
+                                world.run_for(50);
+                            }
+                            world.crash(1 - at);
+                            if world.hosts[at].engine.is_some() {
+                                world.crash(at);
+                            }
+                            world.run_for(500);
+                            world.restart(first);
+                            world.run_for(gap);
+                            world.restart(1 - first);
+                            world.run_for(SETTLE_MS);
+                            let what = format!(
+                                "{protocol} both at host {at} {crash:?} effects survive {effects_survive} first {first} gap {gap}"
+                            );
+                            assert_settled(&world, &what);
                         }
-                        world.crash(1 - at);
-                        if world.hosts[at].engine.is_some() {
-                            world.crash(at);
-                        }
-                        world.run_for(500);
-                        world.restart(first);
-                        world.run_for(gap);
-                        world.restart(1 - first);
-                        world.run_for(SETTLE_MS);
-                        let what = format!(
-                            "both at host {at} {crash:?} effects survive {effects_survive} first {first} gap {gap}"
-                        );
-                        assert_settled(&world, &what);
                     }
                 }
             }
@@ -126,48 +138,55 @@ fn both_sidecars_crash_and_restart_in_both_orders() {
 
 #[test]
 fn two_crashes_one_after_the_other() {
-    for first in crash_points(A) {
-        for second in crash_points(B) {
-            let mut world = World::new();
-            world.hosts[A].crash = Some(first);
-            world.hosts[B].crash = Some(second);
-            world.migrate(A);
-            for _ in 0..4 {
-                world.run_for(2_500);
-                for at in [A, B] {
-                    if world.hosts[at].engine.is_none() {
-                        world.restart(at);
+    for protocol in PROTOCOLS {
+        for first in crash_points(protocol, A) {
+            for second in crash_points(protocol, B) {
+                let mut world = World::of(protocol);
+                world.hosts[A].crash = Some(first);
+                world.hosts[B].crash = Some(second);
+                world.migrate(A);
+                for _ in 0..4 {
+                    world.run_for(2_500);
+                    for at in [A, B] {
+                        if world.hosts[at].engine.is_none() {
+                            world.restart(at);
+                        }
                     }
                 }
+                world.run_for(SETTLE_MS);
+                assert_settled(&world, &format!("{protocol} {first:?} and {second:?}"));
             }
-            world.run_for(SETTLE_MS);
-            assert_settled(&world, &format!("{first:?} and {second:?}"));
         }
     }
 }
 
 #[test]
 fn a_crash_during_recovery_is_recovered() {
-    for at in [A, B] {
-        for crash in crash_points(at) {
-            for again in 1..=8 {
-                for after in [Crash::Before(again), Crash::After(again)] {
-                    let mut world = World::new();
-                    world.hosts[at].crash = Some(crash);
-                    world.migrate(A);
-                    world.run_for(3_000);
-                    if world.hosts[at].engine.is_none() {
-                        world.hosts[at].batches = 0;
-                        world.hosts[at].crash = Some(after);
-                        world.restart(at);
+    for protocol in PROTOCOLS {
+        for at in [A, B] {
+            for crash in crash_points(protocol, at) {
+                for again in 1..=8 {
+                    for after in [Crash::Before(again), Crash::After(again)] {
+                        let mut world = World::of(protocol);
+                        world.hosts[at].crash = Some(crash);
+                        world.migrate(A);
                         world.run_for(3_000);
+                        if world.hosts[at].engine.is_none() {
+                            world.hosts[at].batches = 0;
+                            world.hosts[at].crash = Some(after);
+                            world.restart(at);
+                            world.run_for(3_000);
+                        }
+                        world.hosts[at].crash = None;
+                        if world.hosts[at].engine.is_none() {
+                            world.restart(at);
+                        }
+                        world.run_for(SETTLE_MS);
+                        assert_settled(
+                            &world,
+                            &format!("{protocol} host {at} {crash:?} then {after:?}"),
+                        );
                     }
-                    world.hosts[at].crash = None;
-                    if world.hosts[at].engine.is_none() {
-                        world.restart(at);
-                    }
-                    world.run_for(SETTLE_MS);
-                    assert_settled(&world, &format!("host {at} {crash:?} then {after:?}"));
                 }
             }
         }
@@ -176,106 +195,112 @@ fn a_crash_during_recovery_is_recovered() {
 
 #[test]
 fn a_qemu_dies_at_every_moment() {
-    let moments = {
-        let mut world = World::new();
-        migrated(&mut world);
-        world.steps
-    };
-    for at in [A, B] {
-        for moment in 1..moments.min(400) {
-            let mut world = World::new();
-            world.kill_qemu = Some((at, moment));
+    for protocol in PROTOCOLS {
+        let moments = {
+            let mut world = World::of(protocol);
             migrated(&mut world);
-            assert_eq!(
-                world.broken,
-                None,
-                "host {at} moment {moment}\n{}",
-                world.story()
-            );
-            // Either a copy runs, or none is left, or the only copy is held with its reason.
-            let alive = world.hosts.iter().any(|host| host.qemu.holds_guest());
-            let held = [A, B].iter().any(|at| world.held(*at).is_some());
-            let runs = world.running().len() == 1;
-            assert!(
-                runs || !alive || held,
-                "host {at} moment {moment}: a living copy neither runs nor is held\n{}",
-                world.story()
-            );
+            world.steps
+        };
+        for at in [A, B] {
+            for moment in 1..moments.min(400) {
+                let mut world = World::of(protocol);
+                world.kill_qemu = Some((at, moment));
+                migrated(&mut world);
+                assert_eq!(
+                    world.broken,
+                    None,
+                    "host {at} moment {moment}\n{}",
+                    world.story()
+                );
+                // Either a copy runs, or none is left, or the only copy is held with its reason.
+                let alive = world.hosts.iter().any(|host| host.qemu.holds_guest());
+                let held = [A, B].iter().any(|at| world.held(*at).is_some());
+                let runs = world.running().len() == 1;
+                assert!(
+                    runs || !alive || held,
+                    "host {at} moment {moment}: a living copy neither runs nor is held\n{}",
+                    world.story()
+                );
+            }
         }
     }
 }
 
 #[test]
 fn a_paused_guest_stays_paused() {
-    for at in [A, B] {
-        for crash in crash_points(at) {
-            let mut world = World::new();
-            world.hosts[A].qemu.run = RunState::Paused;
-            world.hosts[at].crash = Some(crash);
-            world.migrate(A);
-            world.run_for(3_000);
-            if world.hosts[at].engine.is_none() {
-                world.restart(at);
+    for protocol in PROTOCOLS {
+        for at in [A, B] {
+            for crash in crash_points(protocol, at) {
+                let mut world = World::of(protocol);
+                world.hosts[A].qemu.run = RunState::Paused;
+                world.hosts[at].crash = Some(crash);
+                world.migrate(A);
+                world.run_for(3_000);
+                if world.hosts[at].engine.is_none() {
+                    world.restart(at);
+                }
+                world.run_for(SETTLE_MS);
+                let what = format!("{protocol} host {at} {crash:?}");
+                assert_eq!(world.broken, None, "{what}\n{}", world.story());
+                assert_eq!(
+                    world.running(),
+                    Vec::<usize>::new(),
+                    "{what}\n{}",
+                    world.story()
+                );
+                assert_eq!(
+                    world.open_jobs(),
+                    Vec::<String>::new(),
+                    "{what}\n{}",
+                    world.story()
+                );
+                let alive: Vec<usize> = [A, B]
+                    .into_iter()
+                    .filter(|at| world.hosts[*at].qemu.alive)
+                    .collect();
+                let there = if world.hosts[B].qemu.status == MigrationStatus::Completed
+                    && world.hosts[B].qemu.alive
+                {
+                    B
+                } else {
+                    A
+                };
+                assert!(alive.contains(&there), "{what}");
+                assert_eq!(world.wanted(there), Some(WantedRunState::Paused), "{what}");
             }
-            world.run_for(SETTLE_MS);
-            let what = format!("host {at} {crash:?}");
-            assert_eq!(world.broken, None, "{what}\n{}", world.story());
-            assert_eq!(
-                world.running(),
-                Vec::<usize>::new(),
-                "{what}\n{}",
-                world.story()
-            );
-            assert_eq!(
-                world.open_jobs(),
-                Vec::<String>::new(),
-                "{what}\n{}",
-                world.story()
-            );
-            let alive: Vec<usize> = [A, B]
-                .into_iter()
-                .filter(|at| world.hosts[*at].qemu.alive)
-                .collect();
-            let there = if world.hosts[B].qemu.status == MigrationStatus::Completed
-                && world.hosts[B].qemu.alive
-            {
-                B
-            } else {
-                A
-            };
-            assert!(alive.contains(&there), "{what}");
-            assert_eq!(world.wanted(there), Some(WantedRunState::Paused), "{what}");
         }
     }
 }
 
 #[test]
 fn there_and_back_again_with_a_crash_in_each_half() {
-    for crash in crash_points(A) {
-        let mut world = World::new();
-        world.hosts[A].crash = Some(crash);
-        world.migrate(A);
-        world.run_for(3_000);
-        if world.hosts[A].engine.is_none() {
-            world.restart(A);
+    for protocol in PROTOCOLS {
+        for crash in crash_points(protocol, A) {
+            let mut world = World::of(protocol);
+            world.hosts[A].crash = Some(crash);
+            world.migrate(A);
+            world.run_for(3_000);
+            if world.hosts[A].engine.is_none() {
+                world.restart(A);
+            }
+            world.run_for(SETTLE_MS);
+            assert_settled(&world, &format!("there {crash:?}"));
+            if world.running() != vec![B] {
+                continue;
+            }
+            world.replace_qemu(A);
+            world.add_domain(A);
+            world.run_for(500);
+            world.hosts[B].batches = 0;
+            world.hosts[B].crash = Some(crash);
+            world.migrate(B);
+            world.run_for(3_000);
+            if world.hosts[B].engine.is_none() {
+                world.restart(B);
+            }
+            world.run_for(SETTLE_MS);
+            assert_settled(&world, &format!("back {crash:?}"));
         }
-        world.run_for(SETTLE_MS);
-        assert_settled(&world, &format!("there {crash:?}"));
-        if world.running() != vec![B] {
-            continue;
-        }
-        world.replace_qemu(A);
-        world.add_domain(A);
-        world.run_for(500);
-        world.hosts[B].batches = 0;
-        world.hosts[B].crash = Some(crash);
-        world.migrate(B);
-        world.run_for(3_000);
-        if world.hosts[B].engine.is_none() {
-            world.restart(B);
-        }
-        world.run_for(SETTLE_MS);
-        assert_settled(&world, &format!("back {crash:?}"));
     }
 }
 
@@ -283,7 +308,7 @@ fn there_and_back_again_with_a_crash_in_each_half() {
 fn a_lost_journal_at_the_destination_holds_both() {
     // The destination committed and runs; the source died before it heard so.
     let mut found = 0;
-    for crash in crash_points(A) {
+    for crash in crash_points(Protocol::V3, A) {
         let mut world = World::new();
         world.hosts[A].crash = Some(crash);
         world.migrate(A);
@@ -313,30 +338,32 @@ fn a_lost_journal_at_the_destination_holds_both() {
 
 #[test]
 fn a_partition_ends_in_a_hold_and_then_settles() {
-    for crash in crash_points(A) {
-        let mut world = World::new();
-        world.hosts[A].crash = Some(crash);
-        world.migrate(A);
-        world.run_for(3_000);
-        world.partitioned = true;
-        if world.hosts[A].engine.is_none() {
-            world.restart(A);
+    for protocol in PROTOCOLS {
+        for crash in crash_points(protocol, A) {
+            let mut world = World::of(protocol);
+            world.hosts[A].crash = Some(crash);
+            world.migrate(A);
+            world.run_for(3_000);
+            world.partitioned = true;
+            if world.hosts[A].engine.is_none() {
+                world.restart(A);
+            }
+            world.run_for(SETTLE_MS);
+            assert_eq!(world.broken, None, "{crash:?}\n{}", world.story());
+            assert!(
+                world.hosts[A].ready,
+                "{crash:?}: never ready without the peer"
+            );
+            world.partitioned = false;
+            world.run_for(90_000);
+            assert_settled(&world, &format!("after the partition {crash:?}"));
         }
-        world.run_for(SETTLE_MS);
-        assert_eq!(world.broken, None, "{crash:?}\n{}", world.story());
-        assert!(
-            world.hosts[A].ready,
-            "{crash:?}: never ready without the peer"
-        );
-        world.partitioned = false;
-        world.run_for(90_000);
-        assert_settled(&world, &format!("after the partition {crash:?}"));
     }
 }
 
 #[test]
 fn a_host_reboot_counts_as_the_end_of_its_qemu() {
-    for crash in crash_points(A) {
+    for crash in crash_points(Protocol::V3, A) {
         let mut world = World::new();
         world.hosts[A].crash = Some(crash);
         world.migrate(A);
@@ -378,7 +405,7 @@ fn a_refused_cont_with_a_safe_source_gives_the_guest_back() {
 #[test]
 fn a_foreign_cont_on_a_granted_source_is_held_and_seen() {
     let mut world = World::new();
-    world.hosts[B].crash = Some(Crash::After(batches()[B]));
+    world.hosts[B].crash = Some(Crash::After(batches(Protocol::V3)[B]));
     migrated(&mut world);
     // The destination runs; the source waits for its answer. Somebody continues the source.
     if world.hosts[A].qemu.alive {
@@ -426,7 +453,7 @@ fn cancelling_brings_the_guest_back() {
 /// The destination is whole and waits; the source died before it gave a licence. Returns what a
 /// real licence would be, and from where.
 fn waiting_for_a_licence() -> (World, Cookie, Envelope) {
-    for crash in crash_points(A).into_iter().rev() {
+    for crash in crash_points(Protocol::V3, A).into_iter().rev() {
         let mut world = World::new();
         world.hosts[A].crash = Some(crash);
         world.migrate(A);

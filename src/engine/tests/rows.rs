@@ -104,6 +104,31 @@ fn committed() -> Evidence {
     )
 }
 
+fn v2(evidence: Evidence) -> Evidence {
+    evidence.but(|one| one.protocol = Protocol::V2)
+}
+
+fn perform2() -> Evidence {
+    at(
+        Role::Source,
+        Phase::Perform2,
+        RunState::Postmigrate,
+        MigrationStatus::Completed,
+    )
+}
+
+/// The source's own decision, which is the licence as well.
+fn committed2() -> Evidence {
+    v2(perform2()).but(|one| {
+        one.facts.committed = true;
+        one.facts.granted = true;
+    })
+}
+
+fn finish2() -> Evidence {
+    v2(committed()).but(|one| one.phase = Phase::Finish2)
+}
+
 impl Vary for Evidence {}
 
 /// Variations of evidence, so that a row reads as one.
@@ -447,6 +472,99 @@ fn rows() -> Vec<(Evidence, Option<Rule>)> {
         (
             started(committed()).dead(),
             Some(Rule::DestinationStartedDead),
+        ),
+        // v2, the source.
+        (v2(perform2()), Some(Rule::SourcePerform2Completed)),
+        (
+            v2(perform2()).run(R::Running).but(|one| {
+                one.observed.migration = Some(M::Active);
+            }),
+            Some(Rule::SourcePerformGiveUp),
+        ),
+        (v2(perform2()).mute(), Some(Rule::QemuMute)),
+        (
+            v2(perform2()).heard(PeerAnswer::Unreachable),
+            Some(Rule::SourcePerform2Completed),
+        ),
+        (
+            v2(perform2()).heard(PeerAnswer::NotWhole),
+            Some(Rule::SourcePerform2Completed),
+        ),
+        (
+            v2(perform2()).heard(PeerAnswer::Whole),
+            Some(Rule::SourcePerform2Whole),
+        ),
+        (
+            v2(perform2()).heard(PeerAnswer::Aborted),
+            Some(Rule::SourcePerform2Gone),
+        ),
+        (
+            v2(perform2()).heard(PeerAnswer::NoSuchMigration),
+            Some(Rule::SourcePerform2Gone),
+        ),
+        (
+            v2(perform2()).heard(PeerAnswer::Amnesia),
+            Some(Rule::SourcePerform2Amnesia),
+        ),
+        (
+            v2(perform2()).run(R::Running).heard(PeerAnswer::Whole),
+            Some(Rule::SourcePerformRunning),
+        ),
+        // This copy may have run on; in v2 also one that was watched: nothing was decided.
+        (
+            v2(perform2())
+                .dead()
+                .heard(PeerAnswer::Whole)
+                .but(|one| one.watched = true),
+            Some(Rule::SourcePerformDeadUnwatched),
+        ),
+        (
+            v2(perform2()).dead().heard(PeerAnswer::Aborted),
+            Some(Rule::SourcePerformDeadNotWhole),
+        ),
+        (
+            v2(perform2()).dead().heard(PeerAnswer::Unreachable),
+            Some(Rule::SourcePerformDeadAsking),
+        ),
+        (
+            v2(perform2()).but(|one| one.facts.abandoned = true),
+            Some(Rule::SourceAbandoned),
+        ),
+        (committed2(), Some(Rule::SourceCommitted)),
+        (committed2().mute(), Some(Rule::SourceCommitted)),
+        (committed2().run(R::Running), Some(Rule::SourceCommitted)),
+        (
+            committed2().heard(PeerAnswer::Amnesia),
+            Some(Rule::SourceCommitted),
+        ),
+        (committed2().dead(), Some(Rule::SourceCommittedDead)),
+        // v2, the destination: it decides nothing, and never goes back.
+        (
+            v2(whole()).heard(PeerAnswer::Unreachable),
+            Some(Rule::DestinationPrepareAlone),
+        ),
+        (
+            v2(whole()).heard(PeerAnswer::Granted),
+            Some(Rule::DestinationPrepareFinish),
+        ),
+        (
+            v2(whole()).heard(PeerAnswer::Abandoned),
+            Some(Rule::DestinationPrepareAbandoned),
+        ),
+        (finish2(), Some(Rule::DestinationFinishRetry)),
+        (
+            finish2()
+                .cont(ContIntent::Refused)
+                .heard(PeerAnswer::GrantedAndSafe),
+            Some(Rule::DestinationFinishRetry),
+        ),
+        (
+            finish2().run(R::Running),
+            Some(Rule::DestinationFinishRunning),
+        ),
+        (
+            finish2().dead().cont(ContIntent::NotSent),
+            Some(Rule::DestinationFinishDead),
         ),
         (aborted(whole()), Some(Rule::DestinationAborted)),
         (aborted(whole()).mute(), Some(Rule::DestinationAborted)),

@@ -10,7 +10,7 @@ use journal_format::number::{
 };
 use journal_format::record::{
     ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
-    Opening, Process, Record, RecordBody, RunState, WantedRunState,
+    Opening, Process, Protocol, Record, RecordBody, RunState, WantedRunState,
 };
 
 use crate::engine::{
@@ -77,6 +77,7 @@ enum Event {
 
 #[derive(Debug)]
 pub(crate) struct World {
+    protocol: Protocol,
     pub(crate) hosts: [Host; 2],
     queue: VecDeque<Event>,
     asks: BTreeMap<Token, (usize, u32, MigrationId)>,
@@ -158,6 +159,11 @@ impl Qemu {
 impl World {
     /// A runs the guest; B waits for it. Both are registered.
     pub(crate) fn new() -> World {
+        World::of(Protocol::V3)
+    }
+
+    /// The same, for migrations of this protocol.
+    pub(crate) fn of(protocol: Protocol) -> World {
         let boots = [BootId(id(0xA1)), BootId(id(0xB1))];
         let host = |at: usize, run: RunState| Host {
             engine: None,
@@ -174,6 +180,7 @@ impl World {
         };
         let mut world = World {
             hosts: [host(A, RunState::Running), host(B, RunState::Inmigrate)],
+            protocol,
             queue: VecDeque::new(),
             asks: BTreeMap::new(),
             replies: Vec::new(),
@@ -256,6 +263,7 @@ impl World {
             peer: format!("peer-{}", 1 - from),
             peer_domain: "g".to_owned(),
             uri: "unix:/m".to_owned(),
+            protocol: self.protocol,
             max_bandwidth: None,
             downtime_limit: Some(300),
         };

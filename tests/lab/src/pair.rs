@@ -77,9 +77,11 @@ pub struct PairOptions<'a> {
     pub b: RunOptions,
 }
 
-/// Limits of a migration; none by default, so that it converges at once.
+/// How a migration is to go; by default without limits, so that it converges at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// The protocol's name; the sidecar's own choice if absent.
+    pub protocol: Option<&'static str>,
     /// In bytes per second.
     pub max_bandwidth: Option<u64>,
     /// In milliseconds.
@@ -308,6 +310,9 @@ impl Pair {
             "peer": text(&self.sidecar(source.other()).peer_socket()),
             "uri": format!("unix:{}", text(&socket)),
         });
+        if let Some(protocol) = limits.protocol {
+            arguments["protocol"] = json!(protocol);
+        }
         if let Some(bytes) = limits.max_bandwidth {
             arguments["max-bandwidth"] = json!(bytes);
         }

@@ -12,7 +12,7 @@ use journal_format::number::{
 };
 use journal_format::record::{
     ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
-    Opening, PeerAnswer, Process, Record, RecordBody, RunState,
+    Opening, PeerAnswer, Process, Protocol, Record, RecordBody, RunState,
 };
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use phase_journal::engine::{
@@ -299,6 +299,7 @@ pub(crate) fn write(directory: &Path, whole: bool) {
         peer: "/run/b/peer.sock".to_owned(),
         peer_domain: "web-1".to_owned(),
         uri: "unix:/run/qemu/web-1.migrate".to_owned(),
+        protocol: Protocol::V3,
         max_bandwidth: Some(100_000_000),
         downtime_limit: Some(300),
     });
