@@ -26,7 +26,7 @@ pub const BOOTS: [Id128; 2] = [Id128([0xD0; 16]), Id128([0xD1; 16])];
 const AUTHORITIES: &[Authority] = &[
     Authority::Destination,
     Authority::Destination,
-    Authority::Destination,
+    Authority::Source,
     Authority::Store,
 ];
 /// What every prepare offers.
@@ -239,16 +239,27 @@ impl Surroundings {
                 name: name(choices),
                 wanted: wanted(choices),
             },
-            4 | 5 => ControlRequest::Migrate {
-                name: name(choices),
-                migration: migration(choices),
-                peer: of(choices, &["there", "there", "here"]).to_owned(),
-                peer_domain: name(choices),
-                uri: visible(choices, URIS),
-                protocol: of(choices, &[Protocol::V3, Protocol::V2]),
-                max_bandwidth: choices.perhaps(|choices| choices.byte().into()),
-                downtime_limit: choices.perhaps(|choices| choices.byte().into()),
-            },
+            4 | 5 => {
+                let (name, migration) = (name(choices), migration(choices));
+                let peer = of(choices, &["there", "there", "here"]).to_owned();
+                let (peer_domain, uri) = (self::name(choices), visible(choices, URIS));
+                let max_bandwidth = choices.perhaps(|choices| choices.byte().into());
+                // No choice of its own: the corpus was found without it.
+                let protocol = match max_bandwidth {
+                    Some(bandwidth) if bandwidth % 2 == 1 => Protocol::V2,
+                    Some(_) | None => Protocol::V3,
+                };
+                ControlRequest::Migrate {
+                    name,
+                    migration,
+                    peer,
+                    peer_domain,
+                    uri,
+                    protocol,
+                    max_bandwidth,
+                    downtime_limit: choices.perhaps(|choices| choices.byte().into()),
+                }
+            }
             6 => ControlRequest::JobCancel {
                 job: Lsn(choices.byte().into()),
             },

@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use journal_format::number::{Lsn, MigrationId, Nonce};
 use journal_format::record::{
-    Effect, EffectCommand, EffectIntended, Outcome, Record, RecordBody, Role,
+    Effect, EffectCommand, EffectIntended, Outcome, Protocol, Record, RecordBody, Role,
 };
 
 /// The facts of one migration, as far as they license effects.
 #[derive(Debug, Default)]
 struct Known {
     role: Option<Role>,
+    /// The source decides, and gives the licence when its copy is gone.
+    is_v2: bool,
     /// The destination's own, to be shown in a licence.
     nonce: Option<Nonce>,
     granted: bool,
@@ -45,6 +47,7 @@ impl Judge {
                     self.jobs.insert(record.lsn, terms.migration);
                     let known = Known {
                         role: Some(terms.role),
+                        is_v2: terms.protocol == Protocol::V2,
                         nonce: terms.nonce,
                         ..Known::default()
                     };
@@ -61,13 +64,17 @@ impl Judge {
             }
             RecordBody::MigrationGranted(granted) => {
                 let known = self.known(granted.cookie.migration, Role::Source);
+                assert!(!known.is_v2, "v2 grants nothing before it decided");
                 assert!(!known.granted, "granted twice");
                 assert!(!known.abandoned, "granted after it was abandoned");
                 known.granted = true;
             }
             RecordBody::MigrationAbandoned(abandoned) => {
                 let known = self.known(abandoned.migration, Role::Source);
-                assert!(!known.granted, "abandoned after it was granted");
+                assert!(
+                    !known.granted && !known.committed,
+                    "abandoned after it was granted"
+                );
                 known.abandoned = true;
             }
             RecordBody::OutcomeLearned(learned) => {
@@ -82,8 +89,13 @@ impl Judge {
                 known.outcome = Some(learned.outcome);
             }
             RecordBody::MigrationCommitted(committed) => {
-                let known = self.known(committed.migration, Role::Destination);
+                let known = self.migrations.entry(committed.migration).or_default();
                 assert!(!known.committed && !known.aborted, "{known:?}: committed");
+                if known.role == Some(Role::Source) {
+                    assert!(known.is_v2 && !known.abandoned, "{known:?}: committed");
+                    known.committed = true;
+                    return;
+                }
                 if let Some(cookie) = &committed.cookie {
                     assert_eq!(cookie.migration, committed.migration, "another's licence");
                     assert_eq!(Some(cookie.nonce), known.nonce, "a forged licence");
@@ -96,12 +108,21 @@ impl Judge {
                 known.started = true;
             }
             RecordBody::MigrationAborted(named) => {
+                let has_word = self.has_word(named.migration);
                 let known = self.known(named.migration, Role::Destination);
                 assert!(!known.started && !known.aborted, "{known:?}: aborted");
+                let goes_back = known.is_v2 && known.committed && !has_word;
+                assert!(!goes_back, "{known:?}: v2 goes back");
                 known.aborted = true;
             }
             _ => {}
         }
+    }
+
+    /// Had an operator a word in it?
+    fn has_word(&self, migration: MigrationId) -> bool {
+        let mut jobs = self.jobs.iter();
+        jobs.any(|(job, id)| *id == migration && self.resolved.contains(job))
     }
 
     fn known(&mut self, migration: MigrationId, role: Role) -> &mut Known {
@@ -119,14 +140,17 @@ impl Judge {
         let Some(known) = self.jobs.get(&job).and_then(|id| self.migrations.get(id)) else {
             return;
         };
-        let runs_on = !known.granted || known.outcome == Some(Outcome::Aborted);
+        let is_given_away = known.granted || known.is_v2 && known.committed;
+        let runs_on = !is_given_away || known.outcome == Some(Outcome::Aborted);
         let allowed = match (known.role, &intended.command) {
             (Some(Role::Source), EffectCommand::Cont) => runs_on,
-            (Some(Role::Source), EffectCommand::Kill) => known.outcome == Some(Outcome::Committed),
+            (Some(Role::Source), EffectCommand::Kill) => {
+                known.outcome == Some(Outcome::Committed) || known.is_v2 && known.committed
+            }
             (
                 Some(Role::Source),
                 EffectCommand::Migrate { .. } | EffectCommand::MigrateContinue,
-            ) => !known.granted && !known.abandoned,
+            ) => !is_given_away && !known.abandoned,
             (Some(Role::Destination), EffectCommand::Cont) => known.committed && !known.aborted,
             (Some(Role::Destination), EffectCommand::Kill) => known.aborted,
             _ => true,
