@@ -35,10 +35,15 @@ pub(crate) fn pair(a: RunOptions, b: RunOptions) -> Pair {
 
 /// A restless guest under a low bandwidth: performs until somebody lets it converge.
 pub(crate) fn performing() -> Pair {
+    performing_within(1)
+}
+
+/// The same with this downtime limit, in milliseconds.
+pub(crate) fn performing_within(downtime_limit: u64) -> Pair {
     let mut pair = start(&RESTLESS, RunOptions::default(), RunOptions::default());
     let limits = Limits {
         max_bandwidth: Some(RESTLESS_BANDWIDTH),
-        downtime_limit: Some(1),
+        downtime_limit: Some(downtime_limit),
         ..Limits::default()
     };
     pair.migrate(Side::A, limits)

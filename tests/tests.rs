@@ -4,6 +4,8 @@
 
 /// Wrong requests, wrong peers, wrong directories: one clear error each.
 mod bad_input;
+/// A guest does not stand still because its sidecar died.
+mod convergence;
 /// What fuzzing found, replayed.
 mod corpora;
 /// A sidecar is killed at every batch of a migration, alone and with the other.

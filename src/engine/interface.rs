@@ -135,6 +135,12 @@ pub enum QemuEvent {
     Resume,
     /// The migration's status changed.
     Migration(MigrationStatus),
+    /// If the guest were stopped now, the rest would take about so many milliseconds. Not from QEMU by
+    /// itself: the shell reads it while a migration performs.
+    Converging {
+        /// Milliseconds.
+        downtime: u64,
+    },
     /// Events may have been lost: the connection broke or a queue was full.
     Lost,
 }

@@ -85,6 +85,10 @@ pub(crate) struct Live {
     pub(crate) watch_broken: bool,
     /// The guest is stopped because it is changing sides.
     pub(crate) blackout: bool,
+    /// Source: how long the rest would take with the guest stopped, in milliseconds, as last heard.
+    pub(crate) converging: Option<u64>,
+    /// Source: QEMU may stop the guest for the switchover by itself.
+    pub(crate) may_converge: bool,
     /// The look that stands in the journal.
     pub(crate) recorded: Option<Observed>,
 }
@@ -112,6 +116,8 @@ impl Default for Live {
             stop_seen: false,
             watch_broken: false,
             blackout: false,
+            converging: None,
+            may_converge: false,
             recorded: None,
         }
     }

@@ -18,6 +18,14 @@ use super::state::{awaits_prepare, ran_on};
 use super::turn::{Turn, short};
 use super::{PeerRequest, Rule};
 
+/// QEMU's own downtime limit where none is asked for, in milliseconds.
+const DOWNTIME_LIMIT_MS_DEFAULT: u64 = 300;
+/// A limit under which a guest that writes does not converge, in milliseconds. Not 0: QEMU 7.2 then
+/// never looks for pages that became dirty, and takes the end of the first pass for the end.
+const HELD_DOWNTIME_LIMIT_MS: u64 = 1;
+/// So many times the limit, and the switchover is not near any more.
+const RELAPSE_FACTOR: u64 = 2;
+
 impl Turn<'_> {
     /// The protocol's next step while nothing has to be decided.
     pub(crate) fn proceed_source(&mut self, id: MigrationId, evidence: &Evidence) {
@@ -79,12 +87,10 @@ impl Turn<'_> {
         let terms = migration.state.terms.clone();
         let mut plan = self.plan_claim(id);
         plan.push(EffectCommand::SetCapabilities(Role::Source));
-        if terms.max_bandwidth.is_some() || terms.downtime_limit.is_some() {
-            plan.push(EffectCommand::SetParameters {
-                max_bandwidth: terms.max_bandwidth,
-                downtime_limit: terms.downtime_limit,
-            });
-        }
+        plan.push(EffectCommand::SetParameters {
+            max_bandwidth: terms.max_bandwidth,
+            downtime_limit: Some(HELD_DOWNTIME_LIMIT_MS),
+        });
         plan.push(EffectCommand::Migrate { uri: terms.uri });
         self.enter(
             id,
@@ -109,7 +115,10 @@ impl Turn<'_> {
                     self.intend(id, EffectCommand::MigrateContinue);
                 }
             }
-            StatusClass::Performing => self.learn_wanted_of_source(id),
+            StatusClass::Performing => {
+                self.learn_wanted_of_source(id);
+                self.let_converge(id);
+            }
             StatusClass::None
             | StatusClass::Device
             | StatusClass::Cancelling
@@ -117,6 +126,38 @@ impl Turn<'_> {
             | StatusClass::Completed
             | StatusClass::Postcopy
             | StatusClass::Unknown => {}
+        }
+    }
+
+    /// QEMU stops the guest for the switchover as soon as the rest fits into its downtime limit, and then
+    /// waits for `migrate-continue`: if no sidecar is there, the guest stands still on both sides. So
+    /// the limit is held down to where a guest that writes does not converge, and raised to the wanted
+    /// one only when that is near, by a sidecar that is there to go on.
+    fn let_converge(&mut self, id: MigrationId) {
+        let Some(migration) = self.migration(id) else {
+            return;
+        };
+        let limit = migration.state.terms.downtime_limit;
+        let limit = limit.unwrap_or(DOWNTIME_LIMIT_MS_DEFAULT);
+        let live = self.live(id);
+        let Some(downtime) = live.converging.take() else {
+            return;
+        };
+        let wanted = match live.may_converge {
+            false if downtime <= limit => limit,
+            // It was near, and is not any more: the guest writes more than before.
+            true if downtime > limit.saturating_mul(RELAPSE_FACTOR) => HELD_DOWNTIME_LIMIT_MS,
+            false | true => return,
+        };
+        if limit > HELD_DOWNTIME_LIMIT_MS && self.effect_due(id) {
+            self.live(id).may_converge = wanted == limit;
+            self.intend(
+                id,
+                EffectCommand::SetParameters {
+                    max_bandwidth: None,
+                    downtime_limit: Some(wanted),
+                },
+            );
         }
     }
 

@@ -365,6 +365,11 @@ impl<'a> Turn<'a> {
             match event {
                 QemuEvent::Stop => live.stop_seen = true,
                 QemuEvent::Resume | QemuEvent::Lost => live.watch_broken |= live.stop_seen,
+                QemuEvent::Converging { downtime } => {
+                    live.converging = Some(*downtime);
+                    // Nothing happened to QEMU: what was seen of it is no older.
+                    return self.advance(migration);
+                }
                 QemuEvent::Migration(status) => {
                     if status_class(Some(status)) == StatusClass::PreSwitchover {
                         live.blackout = true;

@@ -467,7 +467,11 @@ impl Task {
         let wait = Duration::from_millis(PROGRESS_WAIT_MS_MAX);
         let progress = tokio::time::timeout(wait, connection.progress()).await;
         if let Ok(Some(progress)) = progress {
+            let converging = progress.converging;
             self.board.set(self.watched.domain, progress);
+            if let Some(downtime) = converging {
+                self.tell_event(QemuEvent::Converging { downtime }).await;
+            }
         }
     }
 

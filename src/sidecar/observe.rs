@@ -90,7 +90,8 @@ pub(crate) fn is_moving(status: &MigrationStatus) -> bool {
     }
 }
 
-/// How far a migration got. Volatile: for people who wait, never for a decision.
+/// How far a migration got. Volatile: for people who wait, and for when to let it converge; never for a
+/// decision.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Progress {
@@ -106,6 +107,9 @@ pub(crate) struct Progress {
     pub(crate) mbps: f64,
     /// Milliseconds, as measured or else as expected; absent while QEMU has no idea.
     pub(crate) downtime: Option<u64>,
+    /// See [`converging`]; for the engine alone.
+    #[serde(skip)]
+    pub(crate) converging: Option<u64>,
 }
 
 /// The progress in an answer to `query-migrate`; a destination has none.
@@ -120,7 +124,44 @@ pub(crate) fn progress(answer: &Value) -> Option<Progress> {
         dirty_pages_rate: number("dirty-pages-rate"),
         mbps: ram.get("mbps").and_then(Value::as_f64).unwrap_or(0.0),
         downtime: milliseconds("downtime").or_else(|| milliseconds("expected-downtime")),
+        converging: converging(answer),
     })
+}
+
+/// How many passes over memory were begun, until it is known what is written again while the rest is
+/// sent.
+const PASSES_MIN: u64 = 2;
+
+/// How long the rest would take with the guest stopped, in milliseconds, from the answer to
+/// `query-migrate` while it performs: as QEMU expects it after a pass, or what remains at the rate of
+/// now, whichever is less. Nothing before the first pass is over.
+fn converging(answer: &Value) -> Option<u64> {
+    let status = answer.get("status")?.as_str()?;
+    let ram = answer.get("ram")?;
+    let passes = ram.get("dirty-sync-count")?.as_u64()?;
+    if MigrationStatus::from_qemu(status) != MigrationStatus::Active || passes < PASSES_MIN {
+        return None;
+    }
+    let expected = answer.get("expected-downtime").and_then(Value::as_u64);
+    let remaining = ram.get("remaining").and_then(Value::as_u64);
+    let mbps = ram.get("mbps").and_then(Value::as_f64);
+    let at_this_rate = match (remaining, mbps) {
+        // Megabits per second are 125 bytes per millisecond.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "an estimate; what is too large stays the largest"
+        )]
+        (Some(remaining), Some(mbps)) if mbps > 0.0 => {
+            Some((remaining as f64 / (mbps * 125.0)).ceil() as u64)
+        }
+        _ => None,
+    };
+    match (expected, at_this_rate) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 #[cfg(test)]
@@ -177,6 +218,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_near_the_switchover() {
+        let answer = |status: &str, passes: u64, expected: u64, mbps: f64| {
+            converging(&json!({
+                "status": status,
+                "expected-downtime": expected,
+                "ram": {"remaining": 500_000, "dirty-sync-count": passes, "mbps": mbps},
+            }))
+        };
+        assert_eq!(answer("active", 1, 100, 8.0), None, "the first pass");
+        assert_eq!(answer("active", 2, 100, 8.0), Some(100));
+        assert_eq!(answer("active", 2, 9_000, 8.0), Some(500));
+        assert_eq!(answer("active", 2, 9_000, 0.0), Some(9_000), "no rate yet");
+        assert_eq!(answer("pre-switchover", 5, 100, 8.0), None);
+        assert_eq!(converging(&json!({"status": "active"})), None);
+    }
+
+    #[test]
     fn progress_of_a_source_only() {
         let source = json!({
             "status": "active",
@@ -193,6 +251,7 @@ mod tests {
                 dirty_pages_rate: 2,
                 mbps: 1.5,
                 downtime: Some(300),
+                converging: None,
             })
         );
         assert_eq!(progress(&json!({"status": "active"})), None);

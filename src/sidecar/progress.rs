@@ -1,6 +1,6 @@
 //! How far the running migrations got: written by the monitors, read for `query-jobs`.
 //!
-//! Invariant: only what a QEMU said while its migration moved; nothing is decided by it.
+//! Invariant: only what a QEMU said while its migration moved; nothing is decided by what stands here.
 //! Not here: reading it from QEMU (`monitor`).
 
 use std::collections::HashMap;

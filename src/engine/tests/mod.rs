@@ -6,10 +6,11 @@ mod world;
 
 use journal_format::number::{Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, Position};
 use journal_format::record::{
-    Authority, ClaimSeen, Cookie, MigrationStatus, Protocol, RecordBody, RunState, WantedRunState,
+    Authority, ClaimSeen, Cookie, EffectCommand, MigrationStatus, Protocol, RecordBody, RunState,
+    WantedRunState,
 };
 
-use super::{ControlRequest, Envelope, Input, PeerRequest, Refusal};
+use super::{ControlRequest, Envelope, Input, PeerRequest, QemuEvent, Refusal};
 use world::{A, B, Crash, World};
 
 /// Long enough for every bounded wait of the engine.
@@ -619,4 +620,47 @@ fn texts_from_outside_fit_into_records() {
             );
         }
     }
+}
+
+/// The downtime limit is held down until the switchover is near, and again when it is not any more.
+#[test]
+fn qemu_converges_only_when_it_is_let() {
+    let mut world = World::new();
+    world.freeze = Some(MigrationStatus::Active);
+    world.migrate(A);
+    world.run_for(2_000);
+    let limits = |world: &World| -> Vec<Option<u64>> {
+        let mut limits = Vec::new();
+        world.find(A, |body| {
+            if let RecordBody::EffectIntended(intended) = body
+                && let EffectCommand::SetParameters { downtime_limit, .. } = &intended.command
+            {
+                limits.push(*downtime_limit);
+            }
+            None::<()>
+        });
+        limits
+    };
+    assert_eq!(limits(&world), [Some(1)]);
+    // The limit that was asked for is 300.
+    for (downtime, expected) in [
+        (301, vec![Some(1)]),
+        (300, vec![Some(1), Some(300)]),
+        (600, vec![Some(1), Some(300)]),
+        (601, vec![Some(1), Some(300), Some(1)]),
+    ] {
+        let event = QemuEvent::Converging { downtime };
+        world.input(
+            A,
+            Input::Event {
+                domain: world::DOMAIN,
+                event,
+            },
+        );
+        world.run_for(5_000);
+        assert_eq!(limits(&world), expected, "{downtime}");
+    }
+    world.thaw();
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "let go");
 }
