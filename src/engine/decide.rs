@@ -311,6 +311,9 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
         return give_up;
     }
     match (status, run) {
+        // Nothing is concluded from a state that is not known, and nothing undone.
+        (StatusClass::Performing, RunClass::Unknown) if !evidence.recovering => None,
+        (_, RunClass::Inmigrate | RunClass::Unknown) => Some(Rule::NoRuleForThis),
         (StatusClass::Completed, RunClass::Postmigrate) => Some(match evidence.protocol {
             Protocol::V2 => source_perform2_completed(evidence),
             Protocol::V3 => Rule::SourcePerformCompleted,
@@ -324,8 +327,7 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
             Some(Rule::SourcePerformGiveUp)
         }
         (StatusClass::Performing | StatusClass::PreSwitchover | StatusClass::Device, _) => give_up,
-        (StatusClass::Completed, RunClass::Inmigrate | RunClass::Unknown)
-        | (StatusClass::Postcopy | StatusClass::Unknown, _) => Some(Rule::NoRuleForThis),
+        (StatusClass::Postcopy | StatusClass::Unknown, _) => Some(Rule::NoRuleForThis),
     }
 }
 
@@ -349,6 +351,10 @@ fn source_perform2_completed(evidence: &Evidence) -> Rule {
 }
 
 fn source_perform_dead(evidence: &Evidence) -> Rule {
+    if !evidence.facts.migrate_intended {
+        // Nothing was ever sent.
+        return Rule::SourcePerformDeadNotWhole;
+    }
     match evidence.peer {
         PeerAnswer::Whole if evidence.watched && evidence.protocol == Protocol::V3 => {
             Rule::SourcePerformDeadWatched
@@ -411,6 +417,7 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
         (RunClass::Running, _) => return Some(Rule::DestinationPrepareRunning),
         // A shut down or crashed guest travels as such: that it ran here is not said.
         (RunClass::Ran, _) => return Some(Rule::NoRuleForThis),
+        (RunClass::Unknown, _) => return Some(Rule::NoRuleForThis),
         (_, StatusClass::Ended) => return Some(Rule::DestinationPrepareFailed),
         (RunClass::Inmigrate | RunClass::Paused, StatusClass::None)
         | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Performing)
@@ -419,8 +426,7 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             RunClass::Inmigrate
             | RunClass::Paused
             | RunClass::FinishMigrate
-            | RunClass::Postmigrate
-            | RunClass::Unknown,
+            | RunClass::Postmigrate,
             _,
         ) => return Some(Rule::NoRuleForThis),
     }

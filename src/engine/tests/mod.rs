@@ -1,6 +1,7 @@
 //! The engine under crashes: every batch of either side, both, every moment of a QEMU's death.
 
 mod hostile;
+mod product;
 mod rows;
 mod world;
 
