@@ -84,6 +84,10 @@ pub trait Disk {
     /// The length of a file.
     fn length(&self, file: &Self::File) -> io::Result<u64>;
 
+    /// Whether the file still has a name: what is written to one that was deleted is gone with the
+    /// process.
+    fn is_named(&self, file: &Self::File) -> io::Result<bool>;
+
     /// Reads at most `into.len()` bytes; 0 means the end of the file.
     fn read_at(&self, file: &Self::File, at: u64, into: &mut [u8]) -> io::Result<usize>;
 
@@ -297,6 +301,11 @@ impl Disk for OsDisk {
                 result => return result,
             }
         }
+    }
+
+    fn is_named(&self, file: &OsFile) -> io::Result<bool> {
+        let status = rustix::fs::fstat(&file.buffered)?;
+        Ok(status.st_nlink > 0)
     }
 
     fn write_at(&self, file: &OsFile, at: u64, bytes: &[u8]) -> io::Result<usize> {

@@ -4,6 +4,7 @@
 //! Not here: finding out what a journal holds (`open`), when a checkpoint is due (the node).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -333,13 +334,19 @@ impl<D: Disk> Log<D> {
         assert!(self.batches.length() <= self.room(), "the batches fit");
         let Segment { file, at, header } = &mut self.segment;
         let mut failed = None;
+        let deleted = || io::Error::new(io::ErrorKind::NotFound, "the file was deleted");
         for (bytes, chain) in self.batches.each() {
             let written = match self.disk.write_through(file, at.end, bytes) {
                 Ok(count) if count == bytes.len() => Ok(()),
                 Ok(count) => Err(short_write(count, bytes.len())),
                 Err(error) => Err(error),
             };
-            if let Err(error) = written {
+            // Looked at behind the write: what is acknowledged was to be found by then.
+            let is_kept = written.and_then(|()| match self.disk.is_named(file)? {
+                true => Ok(()),
+                false => Err(deleted()),
+            });
+            if let Err(error) = is_kept {
                 failed = Some(error);
                 break;
             }

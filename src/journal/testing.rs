@@ -558,6 +558,11 @@ impl Disk for TestDisk {
         Ok(inode.live.len() as u64)
     }
 
+    fn is_named(&self, file: &TestFile) -> io::Result<bool> {
+        let state = file.state()?;
+        Ok(state.live.values().any(|inode| *inode == file.inode))
+    }
+
     fn read_at(&self, file: &TestFile, at: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut state = file.state()?;
         let inode = state.inodes.get(&file.inode).ok_or_else(crashed)?;

@@ -454,6 +454,9 @@ impl Disk for Worn {
     fn length(&self, file: &Handle) -> io::Result<u64> {
         self.disk.length(&file.1)
     }
+    fn is_named(&self, file: &Handle) -> io::Result<bool> {
+        self.disk.is_named(&file.1)
+    }
     fn read_at(&self, file: &Handle, at: u64, into: &mut [u8]) -> io::Result<usize> {
         let end = at + into.len() as u64;
         let hole = |(name, hole): &(String, Range<u64>)| {

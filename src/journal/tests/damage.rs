@@ -208,6 +208,21 @@ fn a_header_at_one_of_its_two_places_is_enough() {
     }
 }
 
+/// P5: nothing is acknowledged that is in no directory any more.
+#[test]
+fn a_segment_that_was_deleted_takes_nothing_any_more() {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..3).unwrap();
+    let _ = place.journal.take(&name(1)).unwrap();
+    let error = append(&mut log, 3..4).unwrap_err();
+    assert!(
+        matches!(&error, AppendError::Poisoned(poison) if poison.cause.contains("deleted")),
+        "{error}"
+    );
+    assert!(append(&mut log, 4..5).is_err(), "and nothing later");
+}
+
 #[test]
 fn a_damaged_checkpoint_is_replaced_by_the_one_before() {
     let place = three_segments();
