@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::batch::{BATCH_HEADER_SIZE, BatchHeader, Content, Placed, chain_after, read_content};
+use crate::batch::{BATCH_HEADER_SIZE, BatchHeader, Placed, chain_after, read_content};
 use crate::bytes::{Salted, in_memory, is_zero, on_disk};
 use crate::error::FormatError;
 use crate::number::{BootId, Chain, Id128, Lsn};
@@ -83,20 +83,29 @@ pub struct Scan {
     pub next: Lsn,
 }
 
-/// A batch that begins at a place, and whether its content is whole.
-struct Candidate {
+/// A batch that begins at a place. Its content is looked at only where it matters: every block could
+/// begin with a header, and each of them could name the same megabyte as its content.
+struct Candidate<'a> {
     header: BatchHeader,
     chain: Chain,
-    whole: bool,
-    content: Content,
+    content: &'a [u8],
+    padding: &'a [u8],
 }
 
-fn candidate(
+impl Candidate<'_> {
+    /// A body that does not decode though all checksums are right was written so, and acknowledged:
+    /// the batch is whole and the record is damaged (F9).
+    fn is_whole(&self, salted: Salted) -> bool {
+        salted.crc(&[self.content]) == self.header.content && is_zero(self.padding)
+    }
+}
+
+fn candidate<'a>(
     segment: &SegmentHeader,
     salted: Salted,
-    bytes: &[u8],
+    bytes: &'a [u8],
     at: usize,
-) -> Result<Candidate, FormatError> {
+) -> Result<Candidate<'a>, FormatError> {
     let rest = bytes.get(at..).unwrap_or_default();
     let header = BatchHeader::decode_salted(salted, segment.number, on_disk(at), rest)?;
     let size = usize::try_from(header.size()).unwrap_or(usize::MAX);
@@ -105,17 +114,11 @@ fn candidate(
     let (Some(content), Some(padding)) = (rest.get(begin..end), rest.get(end..size)) else {
         return Err(FormatError::TooShort { what: "batch" });
     };
-    let crc_matches = salted.crc(&[content]) == header.content;
-    let chain = chain_after(rest);
-    let content = read_content(salted, &header, content);
-    // A body that does not decode though all checksums are right was written so, and acknowledged:
-    // the batch is whole and the record is damaged (F9).
-    let whole = crc_matches && is_zero(padding);
     Ok(Candidate {
         header,
-        chain,
-        whole,
+        chain: chain_after(rest),
         content,
+        padding,
     })
 }
 
@@ -134,6 +137,12 @@ pub fn scan(bytes: &[u8]) -> Result<Scan, FormatError> {
 /// As [`scan`].
 pub fn scan_until(bytes: &[u8], known: Option<&SegmentEnd>) -> Result<Scan, FormatError> {
     let header = SegmentHeader::of_bytes(bytes)?;
+    Ok(scan_with(header, bytes, known))
+}
+
+/// The same, with the header that was found at one of its two places (F24).
+#[must_use]
+pub fn scan_with(header: SegmentHeader, bytes: &[u8], known: Option<&SegmentEnd>) -> Scan {
     // Behind that is the header's copy, and nothing of the segment's beyond its size (F4, F24).
     let end = usize::try_from(header.batches_end()).unwrap_or(usize::MAX);
     let bytes = &bytes[..bytes.len().min(end)];
@@ -154,10 +163,10 @@ pub fn scan_until(bytes: &[u8], known: Option<&SegmentEnd>) -> Result<Scan, Form
         .map_or(0, |last| bytes.len().min((last + 1) * block));
     let mut at = block;
     // Where a bad stretch began, and what was wrong there.
-    let mut bad: Option<(usize, Bad)> = None;
+    let mut bad: Option<(usize, Bad<'_>)> = None;
     while at < used {
         match candidate(&header, salted, bytes, at) {
-            Ok(found) if follows(&scan, &found, bad.as_ref()) && found.whole => {
+            Ok(found) if follows(&scan, &found, bad.as_ref()) && found.is_whole(salted) => {
                 if let Some((begun, what)) = bad.take() {
                     let stretch = Stretch {
                         bytes: &bytes[..at],
@@ -167,13 +176,13 @@ pub fn scan_until(bytes: &[u8], known: Option<&SegmentEnd>) -> Result<Scan, Form
                     close(&mut scan, salted, &stretch, what);
                 }
                 at += usize::try_from(found.header.size()).unwrap_or(usize::MAX);
-                push(&mut scan, found);
+                push(&mut scan, salted, &found);
             }
             Ok(found) if bad.is_none() => {
                 if follows(&scan, &found, None) {
                     // Its head is whole: where the next one begins is known.
                     let size = usize::try_from(found.header.size()).unwrap_or(usize::MAX);
-                    bad = Some((at, Bad::Damaged(Box::new(found), None)));
+                    bad = Some((at, Bad::Damaged(found, None)));
                     at += size;
                 } else {
                     bad = Some((at, Bad::Nothing(FormatError::OutOfPlace)));
@@ -208,7 +217,7 @@ pub fn scan_until(bytes: &[u8], known: Option<&SegmentEnd>) -> Result<Scan, Form
             _ => scan.tail = tail(begun, &what, used),
         }
     }
-    Ok(scan)
+    scan
 }
 
 /// A bad stretch that was acknowledged.
@@ -222,14 +231,14 @@ struct Stretch<'a> {
 }
 
 /// What stands at the begin of a bad stretch.
-enum Bad {
+enum Bad<'a> {
     /// No batch that could be there.
     Nothing(FormatError),
     /// The right batch with a whole head and a damaged content, and what is wrong behind it.
-    Damaged(Box<Candidate>, Option<FormatError>),
+    Damaged(Candidate<'a>, Option<FormatError>),
 }
 
-impl Bad {
+impl Bad<'_> {
     /// Does nothing that is known of it say that it reaches that LSN?
     fn ends_before(&self, before: Lsn) -> bool {
         match self {
@@ -241,7 +250,7 @@ impl Bad {
 
 /// Is that the next batch? Behind a stretch without a batch the chain cannot be followed, only the
 /// order; a damaged content leaves the chain as it is (F6, F7).
-fn follows(scan: &Scan, found: &Candidate, behind: Option<&(usize, Bad)>) -> bool {
+fn follows(scan: &Scan, found: &Candidate<'_>, behind: Option<&(usize, Bad<'_>)>) -> bool {
     let Candidate { header, .. } = found;
     let in_order = match behind {
         None => header.first == scan.next && header.chain == scan.chain,
@@ -257,11 +266,12 @@ fn follows(scan: &Scan, found: &Candidate, behind: Option<&(usize, Bad)>) -> boo
 
 /// Takes a batch, and tells of the records in it that are not readable. Without such a record the
 /// damage is in the padding.
-fn push(scan: &mut Scan, found: Candidate) {
+fn push(scan: &mut Scan, salted: Salted, found: &Candidate<'_>) {
+    let content = read_content(salted, &found.header, found.content);
     scan.end = found.header.offset + found.header.size();
     let checksum = FormatError::Checksum { what: "batch" };
-    let why = found.content.why.unwrap_or(checksum);
-    for (first, last) in runs(&found.content.lost) {
+    let why = content.why.unwrap_or(checksum);
+    for (first, last) in runs(&content.lost) {
         scan.damage.push(Damage {
             at: found.header.offset,
             until: scan.end,
@@ -275,18 +285,18 @@ fn push(scan: &mut Scan, found: Candidate) {
     scan.batches.push(Batch {
         header: found.header,
         header_lost: false,
-        records: found.content.records,
+        records: content.records,
         chain: found.chain,
     });
 }
 
 /// A bad stretch that was acknowledged, since a valid batch lies behind it or the next segment says so.
-fn close(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, what: Bad) {
+fn close(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, what: Bad<'_>) {
     match what {
         Bad::Nothing(why) => salvage(scan, salted, stretch, why),
         Bad::Damaged(found, behind) => {
             let end = found.header.offset + found.header.size();
-            push(scan, *found);
+            push(scan, salted, &found);
             if stretch.before > scan.next {
                 let rest = Stretch {
                     begun: usize::try_from(end).unwrap_or(usize::MAX),
@@ -383,7 +393,7 @@ fn runs(lost: &[Lsn]) -> Vec<(Lsn, Lsn)> {
 }
 
 /// The bad stretch is the last: torn if nothing lies beyond what one batch could have reached.
-fn tail(begun: usize, what: &Bad, used: usize) -> Tail {
+fn tail(begun: usize, what: &Bad<'_>, used: usize) -> Tail {
     let at = on_disk(begun);
     let (furthest, why) = match what {
         Bad::Damaged(found, _) => (

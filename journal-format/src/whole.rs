@@ -134,7 +134,11 @@ impl<'a> WholeBatch<'a> {
             }
             let length = in_memory(Fields(&head[BODY_LENGTH..]).u32());
             at += (RECORD_HEADER_SIZE + length).next_multiple_of(8);
-            lsn += 1;
+            // More records than the header counts: it was looked at that those end before 2^64.
+            let Some(next) = lsn.checked_add(1) else {
+                return false;
+            };
+            lsn = next;
         }
         at == self.content.len() && lsn - self.header.first.0 == u64::from(self.header.records)
     }

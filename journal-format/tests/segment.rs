@@ -10,6 +10,7 @@ use journal_format::number::{
 use journal_format::record::{Decoded, DefinitionPart, Draft, RecordBody};
 use journal_format::scan::{Scan, Tail, scan};
 use journal_format::segment::SegmentHeader;
+use journal_format::whole::Cursor;
 use journal_format::{
     BATCH_RECORDS_MAX, BATCH_SIZE_MAX, BLOCK_SIZE, RECORD_BODY_SIZE_MAX, SEGMENT_SIZE_MIN,
 };
@@ -321,6 +322,163 @@ fn bytes_beyond_the_size_do_not_count() {
     let mut longer = clean.clone();
     longer.extend([0x55; 5000]);
     assert_eq!(scan(&longer), scan(&clean));
+}
+
+/// Every block begins with a header that claims the largest content: reading them costs no more than
+/// their number and one look at each content.
+#[test]
+fn headers_that_claim_the_same_bytes_are_soon_read() {
+    let size = 64 * u64::from(BATCH_SIZE_MAX) / 4;
+    let header = SegmentHeader { size, ..header() };
+    let mut bytes = header.encode();
+    let last = usize::try_from(size).unwrap() - BLOCK - BATCH_SIZE_MAX as usize;
+    while bytes.len() < last {
+        let at = bytes.len() as u64;
+        let head = BatchHeader {
+            first: Lsn(100 + at),
+            records: 0,
+            length: 0,
+            epoch: header.epoch,
+            chain: header.chain(),
+            boot: BootId(id(7)),
+            wall: 1,
+            monotonic: 2,
+            segment: header.number,
+            offset: at,
+            content: 0,
+        };
+        let mut claim = BatchBuilder::new(header.salt, head);
+        while claim.push(&part(0, 4000), None).is_ok() {}
+        let (claim, _) = claim.finish();
+        bytes.extend(&claim[..BLOCK]);
+    }
+    bytes.resize(usize::try_from(size).unwrap(), 0);
+    let begun = std::time::Instant::now();
+    let scan = scan(&bytes).unwrap();
+    assert_eq!((scan.batches.len(), scan.next), (0, header.first));
+    assert!(matches!(scan.tail, Tail::Corrupt { .. }), "{:?}", scan.tail);
+    // With every claimed content read record by record this is more than a quarter of a minute.
+    let passed = begun.elapsed();
+    assert!(passed.as_secs() < 8, "{passed:?}");
+}
+
+fn batch_of(writer: &mut Writer, first: u64, sizes: &[usize]) {
+    let head = BatchHeader {
+        first: Lsn(first),
+        ..writer.head(BootId(id(7)), 1, 2)
+    };
+    let records: Vec<_> = (0u16..)
+        .zip(sizes)
+        .map(|(index, size)| (part(index, *size), None))
+        .collect();
+    writer.batch(head, &records);
+}
+
+/// F7: all else fits, and it was written by another opening.
+#[test]
+fn a_batch_of_another_epoch_is_no_batch() {
+    let mut writer = Writer::new(header());
+    let head = BatchHeader {
+        epoch: Epoch(3),
+        ..writer.head(BootId(id(7)), 1, 2)
+    };
+    writer.batch(head, &[(part(0, 10), None)]);
+    let bytes = writer.finish();
+    let scan = scan(&bytes).unwrap();
+    assert!(scan.batches.is_empty());
+    assert!(matches!(scan.tail, Tail::Corrupt { .. }), "{:?}", scan.tail);
+    let mut cursor = Cursor::new(&header());
+    assert!(cursor.advance(&bytes[BLOCK..]).is_none());
+}
+
+/// F6: right behind a damaged batch with a whole header, the very next LSN is not enough.
+#[test]
+fn a_batch_behind_a_damaged_one_continues_its_chain() {
+    for follows in [true, false] {
+        let mut writer = Writer::new(header());
+        batch_of(&mut writer, 10, &[10]);
+        batch_of(&mut writer, 11, &[10]);
+        if !follows {
+            writer.chain.0 ^= 1;
+        }
+        batch_of(&mut writer, 12, &[10]);
+        let damaged = writer.begins[1];
+        let mut bytes = writer.finish();
+        bytes[damaged + 96 + 60] ^= 1;
+        let scan = scan(&bytes).unwrap();
+        if follows {
+            assert_eq!(lsns(&scan), [10, 12]);
+        } else {
+            assert_eq!(lsns(&scan), [10]);
+            assert!(matches!(scan.tail, Tail::Corrupt { .. }), "{:?}", scan.tail);
+        }
+    }
+}
+
+/// F23: of two records with the same LSN the first counts.
+#[test]
+fn of_two_records_without_a_batch_the_first_counts() {
+    let mut writer = Writer::new(header());
+    for (first, size) in [(10, 10), (11, 20), (11, 30), (12, 40)] {
+        batch_of(&mut writer, first, &[size]);
+    }
+    let begins = writer.begins.clone();
+    let mut bytes = writer.finish();
+    bytes[begins[1]] ^= 1;
+    bytes[begins[2]] ^= 1;
+    let scan = scan(&bytes).unwrap();
+    assert_eq!(lsns(&scan), [10, 11, 12]);
+    assert_eq!(scan.damage, []);
+    let found = &scan.batches[1].records[0];
+    assert_eq!(found.offset, begins[1] as u64 + 96);
+}
+
+/// F24: a copy does not tell of a file that goes on behind it.
+#[test]
+fn a_copy_of_the_header_ends_its_file() {
+    let (_, bytes) = segment(BATCHES);
+    let (block, other) = (&bytes[..BLOCK], [0; BLOCK]);
+    let length = bytes.len() as u64;
+    assert!(SegmentHeader::of_file(&other, block, length).is_ok());
+    assert!(SegmentHeader::of_file(&other, block, length - 1).is_err());
+    assert!(SegmentHeader::of_file(&other, block, length + BLOCK as u64).is_err());
+}
+
+/// F14: a batch whose content goes on behind its last record, to the end of all numbers.
+#[test]
+fn numbers_end_where_a_batch_has_more_records_than_it_says() {
+    let header = SegmentHeader {
+        first: Lsn(u64::MAX - 1),
+        ..header()
+    };
+    let head = BatchHeader {
+        first: header.first,
+        records: 0,
+        length: 0,
+        epoch: header.epoch,
+        chain: header.chain(),
+        boot: BootId(id(7)),
+        wall: 1,
+        monotonic: 2,
+        segment: header.number,
+        offset: SegmentHeader::batches_begin(),
+        content: 0,
+    };
+    let mut batch = BatchBuilder::new(header.salt, head);
+    for index in 0..3 {
+        batch.push(&part(index, 10), None).unwrap();
+    }
+    let (mut batch, _) = batch.finish();
+    batch[16..20].copy_from_slice(&1u32.to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&header.salt.0);
+    crc.update(&batch[..92]);
+    let crc = crc.finalize().rotate_right(15).wrapping_add(0xa282_ead8);
+    batch[92..96].copy_from_slice(&crc.to_le_bytes());
+    assert!(BatchHeader::decode(&header.salt, header.number, head.offset, &batch).is_ok());
+    let mut cursor = Cursor::new(&header);
+    assert!(cursor.advance(&batch).is_none());
+    assert_eq!(cursor.next_lsn(), header.first);
 }
 
 /// F13: bytes where no torn write of one batch reaches are no torn tail.

@@ -265,8 +265,15 @@ impl Disk for OsDisk {
 
     fn open(&self, name: &str) -> io::Result<OsFile> {
         let path = self.at(name);
+        let metadata = fs::metadata(&path).map_err(|error| match fs::symlink_metadata(&path) {
+            // A name without a file, as when a disk is not mounted: not a file that was let go.
+            Ok(link) if link.is_symlink() && error.kind() == io::ErrorKind::NotFound => {
+                io::Error::new(io::ErrorKind::InvalidInput, "a symbolic link to nothing")
+            }
+            Ok(_) | Err(_) => error,
+        })?;
         // Opening a pipe would wait for its writer, for ever perhaps.
-        if !fs::metadata(&path)?.is_file() {
+        if !metadata.is_file() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "not a regular file",
@@ -466,6 +473,18 @@ mod tests {
         fs::write(&path, b"x").unwrap();
         let error = OsDisk::new(&path).make_directory().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    }
+
+    /// It is in the directory: who takes it for a file that was let go would use its number again.
+    #[test]
+    fn a_link_to_nothing_is_not_an_absent_file() {
+        let temporary = tempfile::tempdir().unwrap();
+        let disk = disk(temporary.path());
+        std::os::unix::fs::symlink("nowhere", temporary.path().join("link")).unwrap();
+        let error = disk.open("link").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let error = disk.open("absent").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

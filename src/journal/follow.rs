@@ -271,7 +271,7 @@ impl<D: Disk + Clone> Follower<D> {
             read_full(&self.disk, &file, 0, &mut block).map_err(ReadError::io(&path, "read"))?;
         let length = self.disk.length(&file);
         let length = length.map_err(ReadError::io(&path, "get the length of"))?;
-        let header = header_of(&self.disk, &file, &block[..count], length).ok();
+        let header = header_of(&self.disk, &file, number, &block[..count], length).ok();
         Ok(Some((
             file,
             header.filter(|header| header.number == number),

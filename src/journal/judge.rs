@@ -9,7 +9,7 @@ use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader};
 use journal_format::error::FormatError;
 use journal_format::number::{JournalId, Lsn, SegmentNumber};
 use journal_format::record::RECORD_HEADER_SIZE;
-use journal_format::scan::{Batch, Damage, Scan, Tail, scan_until};
+use journal_format::scan::{Batch, Damage, Scan, Tail, scan_with};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_MAX};
 
@@ -80,7 +80,7 @@ fn read_head<D: Disk>(disk: &D, number: SegmentNumber) -> Result<Option<SegmentF
     let length = disk
         .length(&file)
         .map_err(ReadError::io(&path, "get the length of"))?;
-    let header = match header_of(disk, &file, block, length) {
+    let header = match header_of(disk, &file, number, block, length) {
         Ok(header) if header.number != number => Err(Cause::OtherNumber(header.number)),
         Ok(header) => Ok(header),
         Err(error) => Err(Cause::Damaged(error)),
@@ -98,20 +98,27 @@ fn read_head<D: Disk>(disk: &D, number: SegmentNumber) -> Result<Option<SegmentF
     }))
 }
 
-/// The header of a file of this length that begins with `block`.
+/// The header of a file of this name and length that begins with `block`. One that was written to the
+/// wrong file is no better than none there, if the copy names this file (F24).
 pub(super) fn header_of<D: Disk>(
     disk: &D,
     file: &D::File,
+    name: SegmentNumber,
     block: &[u8],
     length: u64,
 ) -> Result<SegmentHeader, FormatError> {
-    SegmentHeader::decode(block).or_else(|why| {
-        let mut copy = [0; BLOCK_SIZE as usize];
-        // What cannot be read does not tell either.
-        let count = read_full(disk, file, SegmentHeader::copy_begins(length), &mut copy);
-        let copy = &copy[..count.unwrap_or(0)];
-        SegmentHeader::of_file(block, copy, length).map_err(|_| why)
-    })
+    let first = SegmentHeader::decode(block);
+    if first.as_ref().is_ok_and(|header| header.number == name) {
+        return first;
+    }
+    let mut copy = [0; BLOCK_SIZE as usize];
+    // What cannot be read does not tell either.
+    let count = read_full(disk, file, SegmentHeader::copy_begins(length), &mut copy);
+    let copy = SegmentHeader::of_file(&[], &copy[..count.unwrap_or(0)], length);
+    match copy {
+        Ok(copy) if first.is_err() || copy.number == name => Ok(copy),
+        Ok(_) | Err(_) => first,
+    }
 }
 
 pub(super) fn open<D: Disk>(disk: &D, name: &str) -> Result<Option<D::File>, ReadError> {
@@ -179,13 +186,22 @@ pub(super) fn load<D: Disk>(
         .length(&file)
         .map_err(ReadError::io(&path, "get the length of"))?;
     let size = usize::try_from(length.min(SEGMENT_SIZE_MAX)).unwrap_or(usize::MAX);
+    let mut block = vec![0; size.min(BLOCK_SIZE as usize)];
+    let count = read_full(disk, &file, 0, &mut block).map_err(ReadError::io(&path, "read"))?;
+    let Ok(header) = header_of(disk, &file, number, &block[..count], length) else {
+        return Ok(None);
+    };
+    // What lies beyond the segment's size need not be read (F4).
+    let size = usize::try_from(header.size).map_or(size, |whole| whole.min(size));
     let mut bytes = vec![0; size];
     let mut before: Option<Scan> = None;
     for _ in 0..LOOKS_MAX {
         let count = read_full(disk, &file, 0, &mut bytes).map_err(ReadError::io(&path, "read"))?;
-        let Ok(now) = scan_until(&bytes[..count], known.as_ref()) else {
+        // Let go meanwhile, and on its way to become another segment.
+        if bytes.get(..block.len()) != Some(&block) {
             return Ok(None);
-        };
+        }
+        let now = scan_with(header, &bytes[..count], known.as_ref());
         // A batch that was written while the file was read may look damaged. Damage stays.
         let whole = now.damage.is_empty() && !matches!(now.tail, Tail::Corrupt { .. });
         if whole || before.as_ref() == Some(&now) {
@@ -248,8 +264,11 @@ pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settl
         next = Lsn(batch.header.last().0.saturating_add(1));
         entries.push((batch.header.offset, Entry::Batch(batch)));
     }
+    // With the same last LSN, the end is the same too, but in another file.
+    let is_told_of = |known: &SegmentEnd| known.end == end || known.last == before(next);
     if let Some(known) = known
-        && known.end == end
+        && known.end > 0
+        && is_told_of(&known)
         && chain.is_some_and(|chain| chain != known.chain)
     {
         return disowned(&header, length, known.last, read_end);

@@ -184,7 +184,7 @@ fn look<D: Disk>(disk: &D) -> Result<Vec<File>, RepairError> {
         let path = disk.path().join(name.file_name());
         let file = disk.open(&name.file_name());
         let file = file.map_err(RepairError::io(&path, "open"))?;
-        let header = header_of(disk, &file, &head.bytes, length).map_err(Cause::Damaged);
+        let header = header_of(disk, &file, name, &head.bytes, length).map_err(Cause::Damaged);
         files.push(File { name, header });
     }
     let Some(ours) = journal_of(&files) else {

@@ -78,9 +78,12 @@ impl History {
         let mut index = Arc::clone(&self.index).lock_owned().await;
         let directory = self.directory.clone();
         let reading = tokio::task::spawn_blocking(move || {
-            let mut reader =
-                Reader::open(OsDisk::new(&directory)).map_err(|error| error.to_string())?;
+            let open = || Reader::open(OsDisk::new(&directory)).map_err(|error| error.to_string());
+            // Without a journal, no index is made.
+            drop(open()?);
             catch_up(&mut index, &directory);
+            // Only now: what the index tells of must not lie behind the segments that are read.
+            let mut reader = open()?;
             let of = match (query.job, domain) {
                 (Some(job), _) => Some(DomainOrJob::Job(job)),
                 (None, Some(domain)) => Some(DomainOrJob::Domain(domain)),

@@ -17,9 +17,11 @@ use serde_json::json;
 use crate::error::{Found, ToolError};
 use crate::text::count;
 
-/// Makes the index anew. A running sidecar does so by itself; run this as the sidecar's user, so that it
-/// can go on with the index. It is refused while a sidecar has the journal open.
+/// Whose index to make.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A running sidecar does so by itself; run this as the sidecar's user, so that it can go on with the index. It is \
+refused while a sidecar has the journal open.")]
 pub(crate) struct ReindexArgs {
     /// The journal's directory
     directory: PathBuf,

@@ -14,12 +14,14 @@ use crate::text::{count, size};
 use crate::verify::{as_json, verdict};
 use crate::words::gap_line;
 
-/// Copies what can be read of a journal into a new directory, never in place. Drops a write that was cut
-/// short, finds damaged headers again where that can be proven, and keeps every gap visible: recovery
-/// decides on the copy as it would on the journal, and holds what the damage concerns. Refused while a
-/// sidecar has the journal open, and a sidecar that is started meanwhile is refused. Exit codes: 0 everything is in the copy; 1 something could not be saved;
-/// 2 there is no copy.
+/// What to copy, and where to.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Never in place. Drops a write that was cut short, writes damaged segment headers anew from their copies, and \
+keeps every gap visible: recovery decides on the copy as it would on the journal, and holds what the damage \
+concerns. Refused while a sidecar has the journal open, and a sidecar that is started meanwhile is refused.
+
+Exit codes: 0 everything is in the copy; 1 something could not be saved; 2 there is no copy.")]
 pub(crate) struct RepairArgs {
     /// The journal's directory
     directory: PathBuf,

@@ -147,6 +147,18 @@ fn nothing_to_explain_for_lack_of_records_is_told() {
 }
 
 #[test]
+fn a_command_s_help_tells_its_own_exit_codes_and_conditions() {
+    for (verb, text) in [
+        ("repair", "1 something could not be saved"),
+        ("reindex", "refused while a sidecar"),
+    ] {
+        let output = command(&[verb, "--help"]).output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap().replace('\n', " ");
+        assert!(help.contains(text), "{verb}: {help}");
+    }
+}
+
+#[test]
 fn a_segment_that_is_no_file() {
     let journal = tempfile::tempdir().unwrap();
     let name = journal.path().join("0000000000000001.seg");

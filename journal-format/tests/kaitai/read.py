@@ -209,10 +209,14 @@ class Segment:
     def read_header(self):
         """F2, F24: what is wrong with the segment's header, if anything is."""
         why = self.parse_header(self.data)
-        if why is not None and self.length >= BLOCK:
+        elsewhere = why is None and self.header.number != self.number
+        if (why is not None or elsewhere) and self.length >= BLOCK:
             copied = self.data[-BLOCK:] + self.data[BLOCK:]
-            if self.parse_header(copied) is None and self.header.len_segment == self.length:
+            found = self.parse_header(copied) is None and self.header.len_segment == self.length
+            if found and (why is not None or self.header.number == self.number):
                 why = None
+            else:
+                why = self.parse_header(self.data)
         if why is None and self.header.number != self.number:
             return "number"
         return why
@@ -467,7 +471,8 @@ class Segment:
         end, chain, expected = BLOCK, header.checksum, header.first
         if batches:
             end, chain, expected = batches[-1].end, batches[-1].checksum, batches[-1].last + 1
-        if before is not None and before.end == end and chain not in (None, before.chain):
+        told_of = before is not None and before.end > 0 and (before.end == end or before.last == expected - 1)
+        if told_of and chain not in (None, before.chain):
             self.gaps = []
             self.gap(0, self.length, header.first, before.last)
             return self.lines([]), before.last + 1, {"how": "damaged"}

@@ -128,8 +128,11 @@ fn file_id(directory: &Path) -> Option<FileId> {
 /// The lock of the index that is there, if there is one, for as long as the file is open. An index that
 /// somebody else is at work on is not damaged, and not to be deleted.
 fn take(directory: &Path) -> Result<Option<File>, IndexError> {
-    // What is no file cannot be locked; opening the store says what it is.
-    let Ok(file) = File::open(directory.join(FILE_NAME)) else {
+    // What is no file cannot be locked; opening the store says what it is. Opening a pipe would wait
+    // for its writer, for ever perhaps.
+    let path = directory.join(FILE_NAME);
+    let is_file = fs::metadata(&path).is_ok_and(|metadata| metadata.is_file());
+    let Some(file) = is_file.then(|| File::open(path).ok()).flatten() else {
         return Ok(None);
     };
     for _ in 0..IN_USE_LOOKS_MAX {

@@ -223,6 +223,27 @@ fn a_segment_that_was_deleted_takes_nothing_any_more() {
     assert!(append(&mut log, 4..5).is_err(), "and nothing later");
 }
 
+/// F24: a disk that writes a block to the wrong place leaves a whole header of another segment.
+#[test]
+fn the_header_of_another_segment_hides_none() {
+    for (segment, other) in [(1, 2), (2, 3), (3, 1)] {
+        let place = three_segments();
+        let sound = place.read();
+        let header = place.journal.read(&name(other)).unwrap()[..4096].to_vec();
+        damage(&place, segment, 0, &header);
+        assert_eq!(place.read(), sound, "segment {segment}");
+        let found = report(&place);
+        assert_eq!(found.verdict(), Verdict::Damaged);
+        assert_eq!(found.damaged_headers.len(), 1);
+        assert_eq!(
+            found.damaged_headers[0].why,
+            journal_format::error::FormatError::OutOfPlace
+        );
+        assert_eq!((found.lost(), found.bad_files.len()), (0, 0));
+        assert_eq!(past_records(&place.open().unwrap()).len(), 12);
+    }
+}
+
 #[test]
 fn a_damaged_checkpoint_is_replaced_by_the_one_before() {
     let place = three_segments();
@@ -416,6 +437,37 @@ fn a_segment_with_other_contents_is_not_believed() {
     assert_eq!(gaps[0].why, Cause::OtherContents);
 }
 
+/// The same LSNs in fewer blocks: nothing is missing, and it is not what the next segment was written after.
+#[test]
+fn a_segment_with_as_many_other_records_is_not_believed() {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..80).unwrap();
+    drop(log);
+    place.begin();
+    let bytes = place.journal.read(&name(1)).unwrap();
+    let scan = journal_format::scan::scan(&bytes).unwrap();
+    let header = scan.batches[1].header;
+    assert!(header.size() > 4096, "the forged batch is to be shorter");
+    let sealed = Draft {
+        domain: None,
+        body: RecordBody::Sealed,
+    };
+    let mut batch = journal_format::batch::BatchBuilder::new(scan.header.salt, header);
+    for _ in 0..header.records {
+        batch.push(&sealed, None).unwrap();
+    }
+    let (mut forged, _) = batch.finish();
+    assert!((forged.len() as u64) < header.size());
+    forged.resize(usize::try_from(header.size()).unwrap(), 0);
+    damage(&place, 1, 2 * 4096, &forged);
+    let gaps = gaps(&place.read());
+    assert_eq!(gaps.len(), 1);
+    assert_eq!((gaps[0].first, gaps[0].last), (Lsn(1), Lsn(82)));
+    assert_eq!(gaps[0].why, Cause::OtherContents);
+    assert_eq!(report(&place).verdict(), Verdict::Damaged);
+}
+
 /// A CRC over bytes that end in their own CRC is always the same: a chain of those links nothing.
 #[test]
 fn the_chain_depends_on_what_is_chained() {
@@ -460,6 +512,19 @@ fn foreign_files_are_refused_and_named() {
             ..
         }
     ));
+}
+
+/// F2: of journals with as many segments, the one of the oldest file counts.
+#[test]
+fn of_two_journals_the_one_of_the_oldest_segment_counts() {
+    let (place, other) = (three_segments(), three_segments());
+    place.journal.take(&name(3)).unwrap();
+    let foreign = other.journal.read(&name(2)).unwrap();
+    place.journal.put(&name(2), foreign);
+    let found = report(&place);
+    assert_eq!(tags(&records(&place.read())), (0..10).collect::<Vec<_>>());
+    assert_eq!(found.bad_files.len(), 1);
+    assert_eq!(found.bad_files[0].segment, SegmentNumber(2));
 }
 
 #[test]

@@ -23,10 +23,16 @@ fn the_index_is_made_anew_whatever_was_there() {
     let journal = journal();
     let path = journal.path().join(INDEX_NAME);
     let before = contents(journal.path());
-    let spoil: [&dyn Fn(); 4] = [
+    let spoil: [&dyn Fn(); 5] = [
         &|| (),
         &|| (),
         &|| fs::write(path.join("db"), [0xa5; 8192]).unwrap(),
+        // Opening a pipe waits for its writer.
+        &|| {
+            fs::remove_file(path.join("db")).unwrap();
+            let made = Command::new("mkfifo").arg(path.join("db")).status();
+            assert!(made.unwrap().success());
+        },
         &|| {
             fs::remove_dir_all(&path).unwrap();
             fs::write(&path, "no index").unwrap();
