@@ -87,14 +87,17 @@ impl Qemu {
             EffectCommand::Claim(claim) => self.claim = Some(*claim),
             EffectCommand::Unclaim => self.claim = None,
             EffectCommand::Migrate { .. } => self.migrating = true,
-            EffectCommand::SetCapabilities(_)
+            EffectCommand::SetCapabilities { .. }
             | EffectCommand::SetParameters { .. }
             | EffectCommand::MigrateIncoming { .. }
             | EffectCommand::MigrateContinue
             | EffectCommand::MigrateCancel
             | EffectCommand::Cont
             | EffectCommand::Stop
-            | EffectCommand::Kill => {}
+            | EffectCommand::Kill
+            | EffectCommand::StartPostcopy
+            | EffectCommand::MigrateRecover { .. }
+            | EffectCommand::MigrateResume { .. } => {}
         }
     }
 }

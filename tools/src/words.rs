@@ -161,7 +161,10 @@ fn effect(command: &EffectCommand) -> String {
     match command {
         EffectCommand::Claim(claim) => format!("{name} claim {claim}"),
         EffectCommand::Unclaim => format!("{name} claim"),
-        EffectCommand::SetCapabilities(role) => format!("{name} as {role}"),
+        EffectCommand::SetCapabilities { role, postcopy } => {
+            let postcopy = if *postcopy { ", with post-copy" } else { "" };
+            format!("{name} as {role}{postcopy}")
+        }
         EffectCommand::SetParameters {
             max_bandwidth,
             downtime_limit,
@@ -174,14 +177,16 @@ fn effect(command: &EffectCommand) -> String {
                 downtime.unwrap_or_default()
             )
         }
-        EffectCommand::MigrateIncoming { uri } | EffectCommand::Migrate { uri } => {
-            format!("{name} {uri}")
-        }
+        EffectCommand::MigrateIncoming { uri }
+        | EffectCommand::Migrate { uri }
+        | EffectCommand::MigrateRecover { uri } => format!("{name} {uri}"),
+        EffectCommand::MigrateResume { uri } => format!("{name} {uri}, resumed"),
         EffectCommand::MigrateContinue
         | EffectCommand::MigrateCancel
         | EffectCommand::Cont
         | EffectCommand::Stop
-        | EffectCommand::Kill => name.to_owned(),
+        | EffectCommand::Kill
+        | EffectCommand::StartPostcopy => name.to_owned(),
     }
 }
 
