@@ -344,6 +344,8 @@ impl Turn<'_> {
             peer,
             peer_domain,
             uri,
+            protocol,
+            postcopy,
             ..
         } = &request
         else {
@@ -356,6 +358,9 @@ impl Turn<'_> {
             check_uri(uri)?;
             self.need_free(id)?;
             self.need_room()?;
+            if *postcopy && *protocol == Protocol::V2 {
+                return Err(Refusal::PostcopyNeedsV3);
+            }
             if *peer == self.engine.config.peer {
                 return Err(Refusal::MigrationToItself(name.clone()));
             }
@@ -398,6 +403,7 @@ impl Turn<'_> {
             protocol,
             max_bandwidth,
             downtime_limit,
+            postcopy,
         } = request
         else {
             return Err(self.wrong_state(id, "migrate"));
@@ -439,6 +445,7 @@ impl Turn<'_> {
             uri,
             max_bandwidth,
             downtime_limit,
+            postcopy,
             nonce: None,
         };
         let begun = JobBegun {
@@ -459,7 +466,11 @@ impl Turn<'_> {
             return Err(Refusal::NoSuchJob(job));
         };
         let phase = migration.state.phase;
-        if migration.state.terms.role == Role::Destination || migration.state.granted.is_some() {
+        let in_postcopy = migration.state.postcopy && !migration.state.abandoned;
+        if migration.state.terms.role == Role::Destination
+            || migration.state.granted.is_some()
+            || in_postcopy
+        {
             return Err(Refusal::TooLate { job, phase });
         }
         // With this copy gone the other one may be the last.
@@ -663,6 +674,11 @@ impl Turn<'_> {
             held,
             Rule::OtherInstance | Rule::ClaimedByAnother | Rule::JournalOlderThanQemu
         );
+        let status = status_class(evidence.observed.migration.as_ref());
+        let is_split = matches!(status, StatusClass::Postcopy | StatusClass::PostcopyBroken);
+        if decision == Decision::Resume && is_split && evidence.role == Role::Source {
+            return Err(self.wrong_state(domain, "be resumed: the guest is split over both sides"));
+        }
         if touched && unreachable {
             return Err(self.wrong_state(domain, "be resolved by kill or resume"));
         }
@@ -688,7 +704,7 @@ impl Turn<'_> {
             }
             (Decision::Kill, Some(Role::Source)) => self.resolve_source_kill(id),
             (Decision::Resume, Some(Role::Source)) => self.resolve_source_resume(id),
-            (Decision::Kill, Some(Role::Destination)) => self.abort(id),
+            (Decision::Kill, Some(Role::Destination)) => self.resolve_destination_kill(id),
             (Decision::Resume, Some(Role::Destination)) => self.resolve_destination_resume(id),
             (Decision::Hold, _) | (_, None) => {}
         }
@@ -729,6 +745,17 @@ impl Turn<'_> {
             self.abandon(id, "an operator resolved it", true);
         }
         self.live(id).effect_at = 0;
+    }
+
+    fn resolve_destination_kill(&mut self, id: MigrationId) {
+        let started = self.migration(id).is_some_and(|known| known.state.started);
+        if started {
+            // What ran is never taken back; the source is told that this half is gone.
+            self.enter(id, Phase::PostcopyFailed);
+            self.intend(id, EffectCommand::Kill);
+        } else {
+            self.abort(id);
+        }
     }
 
     fn resolve_destination_resume(&mut self, id: MigrationId) {

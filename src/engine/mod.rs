@@ -13,6 +13,7 @@ mod domains;
 mod interface;
 mod live;
 mod peer;
+mod postcopy;
 mod rule;
 mod source;
 mod state;

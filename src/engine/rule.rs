@@ -33,6 +33,8 @@ pub enum Rule {
     SourcePerformRunning,
     /// Completed, the licence has not gone out yet.
     SourcePerformCompleted,
+    /// Post-copy began, the licence has not gone out yet.
+    SourcePerformPostcopy,
     /// Dead, watched to its end, and the destination's copy is whole.
     SourcePerformDeadWatched,
     /// Dead, not watched, and the destination's copy is whole.
@@ -77,6 +79,12 @@ pub enum Rule {
     SourceGrantedDead,
     /// Granted, dead, and the outcome is known.
     SourceGrantedDeadSettled,
+    /// Post-copy: the stream broke, and the destination runs the guest.
+    SourcePostcopyBroken,
+    /// Post-copy: the stream broke, but the destination has all of the guest.
+    SourcePostcopyWhole,
+    /// Post-copy: the destination's half is gone.
+    SourcePostcopyLost,
     /// Confirmed, still alive.
     SourceConfirm,
     /// Confirmed and gone.
@@ -102,6 +110,8 @@ pub enum Rule {
     DestinationPrepareAlone,
     /// The source's journal lost what it had.
     DestinationPrepareAmnesia,
+    /// Post-copy: the stream broke, and the source's half is gone.
+    DestinationPrepareLost,
     /// Committed, paused, the result of `cont` unknown.
     DestinationFinishRetry,
     /// Committed, `cont` was refused, and the source's copy is not known to be safe.
@@ -118,6 +128,10 @@ pub enum Rule {
     DestinationStarted,
     /// Started, and dead since.
     DestinationStartedDead,
+    /// Post-copy: the stream broke.
+    DestinationPostcopyBroken,
+    /// Post-copy: the stream broke, and the source's half is gone.
+    DestinationPostcopyLost,
     /// Aborted, still alive.
     DestinationAborted,
     /// Aborted and gone.
@@ -140,6 +154,7 @@ pub struct RuleText {
 }
 
 const KEEPS: &str = "leaves the source paused and forgets the job";
+const SPLIT: &str = "leaves both halves to a human";
 const NONE: &str = "has no such case";
 const RESUMES: &str = "cancels and resumes the source";
 const KILLS: &str = "kills the destination";
@@ -264,6 +279,16 @@ const TABLE: &[(Rule, RuleText)] = &[
             reason: "everything was sent: the destination decides now",
             settled_by: "the destination's answer",
             libvirt: KEEPS,
+        },
+    ),
+    (
+        Rule::SourcePerformPostcopy,
+        RuleText {
+            name: "source-perform-postcopy",
+            decision: Decision::Hold,
+            reason: "post-copy began and there is no way back: the destination decides now",
+            settled_by: "the destination's answer",
+            libvirt: SPLIT,
         },
     ),
     (
@@ -487,6 +512,36 @@ const TABLE: &[(Rule, RuleText)] = &[
         },
     ),
     (
+        Rule::SourcePostcopyBroken,
+        RuleText {
+            name: "source-postcopy-broken",
+            decision: Decision::Confirm,
+            reason: "the stream broke in post-copy and both halves of the guest live: it is taken up again",
+            settled_by: "",
+            libvirt: SPLIT,
+        },
+    ),
+    (
+        Rule::SourcePostcopyWhole,
+        RuleText {
+            name: "source-postcopy-whole",
+            decision: Decision::Kill,
+            reason: "the stream broke at its end: the destination has all of the guest, and runs it",
+            settled_by: "",
+            libvirt: SPLIT,
+        },
+    ),
+    (
+        Rule::SourcePostcopyLost,
+        RuleText {
+            name: "source-postcopy-lost",
+            decision: Decision::Kill,
+            reason: "the destination's half of the guest is gone, and this half alone is no guest",
+            settled_by: "",
+            libvirt: SPLIT,
+        },
+    ),
+    (
         Rule::SourceConfirm,
         RuleText {
             name: "source-confirm",
@@ -607,6 +662,16 @@ const TABLE: &[(Rule, RuleText)] = &[
         },
     ),
     (
+        Rule::DestinationPrepareLost,
+        RuleText {
+            name: "destination-prepare-lost",
+            decision: Decision::Kill,
+            reason: "the source's half of the guest is gone, and this half alone is no guest",
+            settled_by: "",
+            libvirt: SPLIT,
+        },
+    ),
+    (
         Rule::DestinationFinishRetry,
         RuleText {
             name: "destination-finish-retry",
@@ -684,6 +749,26 @@ const TABLE: &[(Rule, RuleText)] = &[
             reason: "the guest was started here and crashed later",
             settled_by: "",
             libvirt: "removes the domain",
+        },
+    ),
+    (
+        Rule::DestinationPostcopyBroken,
+        RuleText {
+            name: "destination-postcopy-broken",
+            decision: Decision::Hold,
+            reason: "the stream broke in post-copy: the guest waits for memory that is at the source",
+            settled_by: "the source taking the stream up again",
+            libvirt: SPLIT,
+        },
+    ),
+    (
+        Rule::DestinationPostcopyLost,
+        RuleText {
+            name: "destination-postcopy-lost",
+            decision: Decision::Kill,
+            reason: "the source's half of the guest is gone, and this half alone is no guest",
+            settled_by: "",
+            libvirt: SPLIT,
         },
     ),
     (

@@ -578,6 +578,8 @@ words!(
         Started = "started",
         /// Destination: aborted, its copy is gone.
         Aborted = "aborted",
+        /// Destination, in post-copy: started, and memory is still on its way.
+        Split = "split",
         /// Either, after post-copy began: its QEMU is gone, and with it its part of the guest.
         Lost = "lost",
     }
@@ -609,7 +611,8 @@ words!(
 pub struct Facts {
     /// Source: `migrate` was intended.
     pub migrate_intended: bool,
-    /// Source: `migrate-continue` was intended after `migrate-start-postcopy`: there may be no way back.
+    /// Source: `migrate-continue` was intended after `migrate-start-postcopy`: there may be no way
+    /// back. Destination: post-copy is allowed.
     pub postcopy: bool,
     /// Source: QEMU said completed (or post-copy began) and the cookie may go out.
     pub granted: bool,

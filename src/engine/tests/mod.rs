@@ -1,6 +1,7 @@
 //! The engine under crashes: every batch of either side, both, every moment of a QEMU's death.
 
 mod hostile;
+mod postcopy;
 mod product;
 mod rows;
 mod world;
@@ -573,6 +574,7 @@ fn a_peer_s_uri_that_is_no_wire_is_refused() {
             peer: "peer-0".to_owned(),
             uri: uri.to_owned(),
             wanted: WantedRunState::Running,
+            postcopy: false,
             definition: None,
         };
         let input = Input::Peer {

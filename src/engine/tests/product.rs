@@ -26,7 +26,7 @@ const RUN_STATES: [RunState; 7] = [
     RunState::Postmigrate,
     RunState::Colo,
 ];
-const STATUSES: [MigrationStatus; 9] = [
+const STATUSES: [MigrationStatus; 10] = [
     MigrationStatus::None,
     MigrationStatus::Active,
     MigrationStatus::PreSwitchover,
@@ -35,6 +35,7 @@ const STATUSES: [MigrationStatus; 9] = [
     MigrationStatus::Failed,
     MigrationStatus::Completed,
     MigrationStatus::PostcopyActive,
+    MigrationStatus::PostcopyPaused,
     MigrationStatus::Colo,
 ];
 
@@ -44,6 +45,7 @@ type State = (&'static str, Evidence);
 fn facts() -> Facts {
     Facts {
         migrate_intended: false,
+        postcopy: false,
         granted: false,
         abandoned: false,
         committed: false,

@@ -27,6 +27,7 @@ fn at(role: Role, phase: Phase, run: RunState, status: MigrationStatus) -> Evide
         phase,
         facts: Facts {
             migrate_intended: !matches!(phase, Phase::Begin3 | Phase::Prepare | Phase::Finish3),
+            postcopy: false,
             granted: matches!(phase, Phase::Perform3Done | Phase::Confirm3),
             abandoned: false,
             committed: phase == Phase::Finish3,
