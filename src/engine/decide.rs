@@ -258,17 +258,10 @@ fn source_committed(evidence: &Evidence) -> Option<Rule> {
             (RunClass::Running, _) => Rule::SourceGrantedRunningStarted,
             (_, StatusClass::Completed) if confirmed => Rule::SourceConfirm,
             (_, StatusClass::Completed) => Rule::SourceGrantedStarted,
-            (_, StatusClass::Postcopy | StatusClass::PostcopyBroken)
-                if evidence.peer == PeerAnswer::Lost =>
-            {
-                Rule::SourcePostcopyLost
-            }
-            // The rest of the memory is on its way.
-            (_, StatusClass::Postcopy) => return None,
-            (_, StatusClass::PostcopyBroken) if evidence.peer == PeerAnswer::Started => {
-                Rule::SourcePostcopyWhole
-            }
-            (_, StatusClass::PostcopyBroken) => Rule::SourcePostcopyBroken,
+            (
+                RunClass::FinishMigrate | RunClass::Postmigrate,
+                StatusClass::Postcopy | StatusClass::PostcopyBroken,
+            ) => return source_split(evidence),
             (
                 _,
                 StatusClass::None
@@ -277,11 +270,37 @@ fn source_committed(evidence: &Evidence) -> Option<Rule> {
                 | StatusClass::Device
                 | StatusClass::Cancelling
                 | StatusClass::Ended
+                | StatusClass::Postcopy
+                | StatusClass::PostcopyBroken
                 | StatusClass::Unknown,
             ) => Rule::SourceGrantedStartedUnproven,
         },
     };
     Some(rule)
+}
+
+/// The destination runs the guest, whose memory is still on its way, or was.
+fn source_split(evidence: &Evidence) -> Option<Rule> {
+    let broken = status_class(evidence.observed.migration.as_ref()) == StatusClass::PostcopyBroken;
+    match evidence.peer {
+        PeerAnswer::Lost => Some(Rule::SourcePostcopyLost),
+        // Only the end of the job there, or its QEMU's own word, says this.
+        PeerAnswer::Started if broken => Some(Rule::SourcePostcopyWhole),
+        PeerAnswer::NotAsked
+        | PeerAnswer::Unreachable
+        | PeerAnswer::Amnesia
+        | PeerAnswer::NoSuchMigration
+        | PeerAnswer::Performing
+        | PeerAnswer::Granted
+        | PeerAnswer::GrantedAndSafe
+        | PeerAnswer::Abandoned
+        | PeerAnswer::NotWhole
+        | PeerAnswer::Whole
+        | PeerAnswer::Deciding
+        | PeerAnswer::Started
+        | PeerAnswer::Aborted
+        | PeerAnswer::Split => broken.then_some(Rule::SourcePostcopyBroken),
+    }
 }
 
 /// QEMU said completed, and the destination has started the guest.
@@ -307,7 +326,11 @@ pub(crate) fn is_confirmed(phase: Phase) -> bool {
 fn source_aborted(evidence: &Evidence) -> Rule {
     let cancelled = evidence.phase == Phase::Confirm3Cancelled;
     let status = status_class(evidence.observed.migration.as_ref());
-    let is_split = matches!(status, StatusClass::Postcopy | StatusClass::PostcopyBroken);
+    let stopped = matches!(
+        run_class(evidence.observed.run_state.as_ref()),
+        RunClass::FinishMigrate | RunClass::Postmigrate
+    );
+    let is_split = stopped && matches!(status, StatusClass::Postcopy | StatusClass::PostcopyBroken);
     match (evidence.observed.process, cancelled) {
         (Process::Alive, _) if is_split => Rule::SourcePostcopyLost,
         (Process::Dead, true) => Rule::SourceCancelledDead,
@@ -397,7 +420,7 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
         (
             StatusClass::Postcopy | StatusClass::PostcopyBroken,
             RunClass::FinishMigrate | RunClass::Postmigrate,
-        ) => Some(Rule::SourcePerformPostcopy),
+        ) if evidence.protocol == Protocol::V3 => Some(Rule::SourcePerformPostcopy),
         (StatusClass::Postcopy | StatusClass::PostcopyBroken | StatusClass::Unknown, _) => {
             Some(Rule::NoRuleForThis)
         }
