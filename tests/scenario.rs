@@ -38,6 +38,19 @@ pub(crate) fn performing() -> Pair {
     performing_within(1)
 }
 
+/// Two sides with a guest that writes so much that it does not converge at once.
+pub(crate) fn restless_pair(a: RunOptions, b: RunOptions) -> Pair {
+    start(&RESTLESS, a, b)
+}
+
+/// By post-copy, with a first pass that lasts.
+pub(crate) const POSTCOPY: Limits = Limits {
+    protocol: None,
+    max_bandwidth: Some(RESTLESS_BANDWIDTH),
+    downtime_limit: None,
+    postcopy: true,
+};
+
 /// The same with this downtime limit, in milliseconds.
 pub(crate) fn performing_within(downtime_limit: u64) -> Pair {
     let mut pair = start(&RESTLESS, RunOptions::default(), RunOptions::default());

@@ -16,6 +16,7 @@ mod disk_failure;
 mod lost_journal;
 /// What the guest's owner wants, kept through everything.
 mod owner;
+mod postcopy;
 /// A QEMU is killed in every phase of a migration.
 mod qemu_death;
 /// The code's own rules.

@@ -509,10 +509,12 @@ fn destination_started(evidence: &Evidence) -> Option<Rule> {
     if !evidence.facts.postcopy {
         return Some(Rule::DestinationStarted);
     }
-    if evidence.observed.process == Process::Mute {
+    let status = status_class(evidence.observed.migration.as_ref());
+    // It may wait for memory with its monitor blocked; that its stream broke it says all the same.
+    if evidence.observed.process == Process::Mute && status != StatusClass::PostcopyBroken {
         return Some(Rule::QemuMute);
     }
-    match status_class(evidence.observed.migration.as_ref()) {
+    match status {
         StatusClass::Completed => Some(Rule::DestinationStarted),
         StatusClass::Postcopy => None,
         StatusClass::PostcopyBroken => Some(match evidence.peer {

@@ -176,6 +176,7 @@ impl Turn<'_> {
             return;
         };
         let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        let postcopy = migration.state.postcopy_intended;
         // What the owner asked for and is on its way counts more than what it was before.
         if self.live(id).wish.is_some() {
             return;
@@ -190,7 +191,8 @@ impl Turn<'_> {
             (StatusClass::Performing, RunClass::Running | RunClass::Paused) => {
                 self.learn_wanted(domain, &observed);
             }
-            (StatusClass::Ended, RunClass::Postmigrate) if migrated => {
+            // Not so once post-copy was started: QEMU then leaves every guest stopped.
+            (StatusClass::Ended, RunClass::Postmigrate) if migrated && !postcopy => {
                 self.want(domain, WantedRunState::Paused, WantedReason::Seen);
             }
             _ => {}

@@ -46,6 +46,12 @@ pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&'static str, Valu
     Some((command.name(), arguments))
 }
 
+/// Whether a command goes past those that wait. A guest that waits for memory in post-copy may wait
+/// with QEMU's big lock held, and then QEMU answers nothing else until its stream goes on.
+pub(crate) fn is_out_of_band(command: &EffectCommand) -> bool {
+    matches!(command, EffectCommand::MigrateRecover { .. })
+}
+
 /// What each side of a migration needs. Without return-path the source says completed
 /// though the destination loaded nothing; without pause-before-switchover there is no last moment at
 /// which giving up is safe; late-block-activate keeps a whole copy that has no licence from taking

@@ -182,7 +182,9 @@ impl World {
     pub(crate) fn end_migration(&mut self, at: usize, status: MigrationStatus) {
         self.set_status(at, status);
         if self.hosts[at].qemu.run == RunState::FinishMigrate {
-            let run = if self.hosts[at].qemu.was_running {
+            // QEMU 7.2 forgets in post-copy that the guest ran.
+            let qemu = &self.hosts[at].qemu;
+            let run = if qemu.was_running && !qemu.postcopy {
                 RunState::Running
             } else {
                 RunState::Postmigrate
