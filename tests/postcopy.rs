@@ -8,12 +8,12 @@ use phase_journal_lab::until;
 use serde_json::json;
 
 use crate::scenario::{
-    NUMBERS, POSTCOPY, TIMEOUT, assert_never_two, assert_one_runs, assert_sound, restless_pair,
+    POSTCOPY, TIMEOUT, assert_never_two, assert_one_runs, assert_sound, restless_pair,
     settle_all,
 };
 
 /// In bytes per second: what the guest writes to takes many seconds to follow it.
-const TRICKLE: u64 = 256 * 1024;
+const TRICKLE: u64 = 32 * 1024;
 
 /// How fast memory follows the guest; 0 is as fast as it can.
 fn set_postcopy_bandwidth(pair: &mut Pair, bytes: u64) {
@@ -33,7 +33,7 @@ fn split() -> Pair {
     // What its interrupts need is there then. Else it would wait for memory with QEMU's big lock held
     // (TCG pushes an interrupt's frame under it), and QEMU would answer nobody.
     let first = pair.qemu(Side::B).wait_for_number(1, TIMEOUT).unwrap();
-    let numbers = first + NUMBERS;
+    let numbers = first + 2;
     pair.qemu(Side::B)
         .wait_for_number(numbers, TIMEOUT)
         .unwrap();
