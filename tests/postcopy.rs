@@ -8,8 +8,7 @@ use phase_journal_lab::until;
 use serde_json::json;
 
 use crate::scenario::{
-    POSTCOPY, TIMEOUT, assert_never_two, assert_one_runs, assert_sound, restless_pair,
-    settle_all,
+    POSTCOPY, TIMEOUT, assert_never_two, assert_one_runs, assert_sound, restless_pair, settle_all,
 };
 
 /// In bytes per second: what the guest writes to takes many seconds to follow it.

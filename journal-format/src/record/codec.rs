@@ -74,6 +74,9 @@ macro_rules! record_types {
             /// Every type: its number on disk and its name.
             pub const TYPES: &'static [(u16, &'static str)] = &[$(($number, $name),)+];
 
+            /// Every type: its number on disk and the version of its body.
+            pub const BODY_VERSIONS: &'static [(u16, u16)] = &[$(($number, $version),)+];
+
             /// The number of its type on disk.
             #[must_use]
             pub const fn type_number(&self) -> u16 {
