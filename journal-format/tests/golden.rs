@@ -157,7 +157,7 @@ fn a_segment_of_an_older_writer() {
         match record {
             Decoded::Known(_) => known += 1,
             Decoded::Unknown { kind, version, .. } => {
-                unknown.insert((kind, version));
+                unknown.insert((*kind, *version));
             }
         }
     }

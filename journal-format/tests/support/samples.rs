@@ -264,6 +264,14 @@ pub(crate) fn intents() -> Vec<Draft> {
         EffectCommand::StartPostcopy,
         EffectCommand::MigrateRecover { uri: uri.clone() },
         EffectCommand::MigrateResume { uri },
+        EffectCommand::SetCapabilities {
+            role: Role::Source,
+            postcopy: false,
+        },
+        EffectCommand::SetParameters {
+            max_bandwidth: None,
+            downtime_limit: Some(1),
+        },
     ];
     for (job, command) in (0..).zip(commands) {
         bodies.push(RecordBody::EffectIntended(EffectIntended {
