@@ -26,7 +26,7 @@ pub(crate) fn line(recorded: &Recorded) -> String {
             ..
         } => (
             format!("type {kind} version {version}"),
-            format!("of a newer program, {} bytes", body.len()),
+            format!("of another version, {} bytes", body.len()),
         ),
     };
     let lsn = recorded.record.lsn().to_string();
