@@ -14,6 +14,7 @@ mod interface;
 mod live;
 mod peer;
 mod postcopy;
+mod resolve;
 mod rule;
 mod source;
 mod state;
