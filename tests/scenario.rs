@@ -57,7 +57,7 @@ pub(crate) fn performing() -> Pair {
 
 /// Two sides with a guest that writes so much that it does not converge at once.
 pub(crate) fn restless_pair(a: RunOptions, b: RunOptions) -> Pair {
-    start(&RESTLESS, a, b)
+    start(&RESTLESS, Locking::Off, a, b)
 }
 
 /// By post-copy, with a first pass that lasts.

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `cont` on a destination that waits for its stream is kept: it starts by itself; `stop` clears it | [`a_cont_while_the_stream_runs_starts_the_guest_by_itself`], [`a_stop_clears_such_a_cont`] | `dangers::a_foreign_cont_before_the_migration_does_not_start_the_guest`, `dangers::a_foreign_cont_during_the_stream_is_taken_for_what_it_is` |
 //! | `migrate_cancel` always succeeds, and does nothing after the end: `completed` stays | [`a_cancel_always_succeeds_and_completed_stays`] | `dangers::a_cancel_is_believed_when_query_migrate_says_so`, `dangers::nothing_is_cancelled_once_all_was_sent` |
-//! | in post-copy it destroys the guest | [`a_cancel_in_postcopy_destroys_the_guest`] | `dangers::postcopy_begun_by_somebody_else_is_never_cancelled` |
+//! | in post-copy it destroys the guest | [`a_cancel_in_postcopy_destroys_the_guest`] | `dangers::postcopy_that_nobody_asked_for_cannot_begin`, `postcopy::a_split_guest_is_not_cancelled` |
 //! | `cont` fails before `postmigrate` | [`a_cont_before_postmigrate_fails`] | `dangers::a_guest_stopped_for_the_switchover_is_cancelled_not_continued` |
 //! | `cont` in `postmigrate` works, whatever the destination did | `real_qemu::both_copies_running_is_judged_ran_twice`, `real_qemu::a_source_resumed_from_stale_memory_is_judged_ran_twice` | `crash::a_source_in_doubt_holds_until_the_destination_is_back`, `qemu_death::the_destination_dies_after_it_started` |
 //! | only an image lock refuses it, and who comes first has it | [`a_lock_is_who_comes_first`] | `image_locks::an_intruder_sends_the_guest_back` and its neighbours |
