@@ -18,7 +18,7 @@ use phase_journal_lab::pair::{DOMAIN, Limits, Pair, Side, Waited};
 use phase_journal_lab::qemu::PROCESS_TIMEOUT;
 use phase_journal_lab::qmp::Qmp;
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
-use phase_journal_lab::until;
+use phase_journal_lab::{Error, until};
 use rustix::net::sockopt::socket_peercred;
 use serde_json::{Value, json};
 
@@ -307,12 +307,21 @@ fn a_source_that_is_mute_in_the_device_phase_is_left_alone() {
     assert_eq!(assert_one_runs(&mut pair, "it answers again"), Side::B);
 }
 
-/// The same with the sidecar killed: it comes back to a QEMU that lives and does not answer.
+/// A sidecar that comes back to a QEMU that lives and does not answer concludes nothing.
 #[test]
 fn a_sidecar_that_comes_back_to_a_mute_source() {
-    let mut pair = blocked_in_the_device_phase();
-    wait_intended(&mut pair, Side::A, "migrate-continue");
+    let mut pair = performing();
     pair.sidecar(Side::A).kill().unwrap();
+    wait_pre_switchover(&mut pair);
+    signal(pair.qemu(Side::B).pid(), "STOP");
+    let go_on = json!({"state": "pre-switchover"});
+    run(&mut pair, Side::A, "migrate-continue", go_on);
+    let socket = pair.qemu(Side::A).sidecar_socket();
+    let mute = until("a mute QEMU", TIMEOUT, || {
+        let greeted = Qmp::connect(&socket, STOPPED_FOR);
+        Ok(matches!(greeted, Err(Error::Deadline { .. })).then_some(()))
+    });
+    mute.unwrap();
     pair.sidecar(Side::A).start(&RunOptions::default()).unwrap();
     wait_held(&mut pair, Side::A, "qemu-mute");
     signal(pair.qemu(Side::B).pid(), "CONT");

@@ -294,6 +294,53 @@ fn a_split_guest_is_never_cancelled() {
     assert_eq!(world.running(), vec![B]);
 }
 
+/// The intent of `migrate-continue` is enough: from there QEMU may be past the last way back.
+#[test]
+fn the_intent_to_go_over_is_the_point_of_no_return() {
+    let mut world = World::of_postcopy(0);
+    world.stall = Some(|at, command| at == A && matches!(command, EffectCommand::MigrateContinue));
+    world.migrate(A);
+    world.run_for(2_000);
+    let is_intended = |body: &RecordBody| matches!(body, RecordBody::EffectIntended(one) if one.command == EffectCommand::MigrateContinue);
+    assert!(world.has(A, is_intended), "{}", world.story());
+    let job = world.find(A, |body| match body {
+        RecordBody::PhaseEntered(entered) => Some(entered.job),
+        _ => None,
+    });
+    world.replies.clear();
+    world.control(A, ControlRequest::JobCancel { job: job.unwrap() });
+    world.run_for(100);
+    assert!(
+        matches!(
+            world.replies.as_slice(),
+            [(A, Err(Refusal::TooLate { .. }))]
+        ),
+        "{:?}",
+        world.replies
+    );
+    world.unstall();
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "went over");
+    assert_eq!(world.running(), vec![B]);
+}
+
+/// Only forward: a destination whose `cont` is refused keeps trying, though its stream has ended and
+/// the source's memory would be whole too.
+#[test]
+fn a_refused_cont_is_tried_again() {
+    let mut world = World::of_postcopy(0);
+    world.hosts[B].qemu.refuse_cont = true;
+    world.migrate(A);
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.broken, None, "{}", world.story());
+    assert!(world.hosts[B].qemu.alive, "{}", world.story());
+    assert_eq!(world.held(B), Some("destination-finish-refused"));
+    world.hosts[B].qemu.refuse_cont = false;
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "accepted");
+    assert_eq!(world.running(), vec![B]);
+}
+
 /// Before that it is as safe as ever.
 #[test]
 fn a_cancel_before_the_switchover_leaves_the_guest() {
