@@ -226,6 +226,7 @@ pub(crate) fn evidence(evidence: &Evidence) -> Vec<(&'static str, String)> {
     let mut durable = vec![format!("phase {}", evidence.phase)];
     let flags = [
         (facts.migrate_intended, "migrate intended"),
+        (facts.postcopy, "post-copy"),
         (facts.granted, "granted"),
         (facts.abandoned, "abandoned"),
         (facts.committed, "committed"),
