@@ -26,6 +26,8 @@ use crate::scenario::{TIMEOUT, assert_one_runs, pair, performing, quiet_pair, se
 
 /// Long enough that a guest which runs would have printed some 30 numbers.
 const STOPPED_FOR: Duration = Duration::from_millis(300);
+/// Longer than a QEMU that can answer takes, on a machine with much else to do.
+const SILENT_FOR: Duration = Duration::from_secs(3);
 /// In milliseconds: so much that QEMU stops the guest at the next occasion, with all it writes unsent.
 const AMPLE_LIMIT: u64 = 5_000;
 /// Of a migration's batches at the source, one shortly before the one with the intent of `migrate`.
@@ -318,7 +320,7 @@ fn a_sidecar_that_comes_back_to_a_mute_source() {
     run(&mut pair, Side::A, "migrate-continue", go_on);
     let socket = pair.qemu(Side::A).sidecar_socket();
     let mute = until("a mute QEMU", TIMEOUT, || {
-        let greeted = Qmp::connect(&socket, STOPPED_FOR);
+        let greeted = Qmp::connect(&socket, SILENT_FOR);
         Ok(matches!(greeted, Err(Error::Deadline { .. })).then_some(()))
     });
     mute.unwrap();
