@@ -7,8 +7,8 @@
 //! nothing has to be decided.
 
 use journal_format::record::{
-    ClaimSeen, ContIntent, Evidence, MigrationStatus, Outcome, PeerAnswer, Phase, Process,
-    Protocol, Role, RunState,
+    ClaimSeen, ContIntent, Evidence, MigrationStatus, Observed, Outcome, PeerAnswer, Phase,
+    Process, Protocol, Role, RunState,
 };
 
 use super::Rule;
@@ -395,8 +395,23 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
     let status = status_class(observed.migration.as_ref());
     let give_up = evidence.recovering.then_some(Rule::SourcePerformGiveUp);
     if !evidence.facts.migrate_intended {
-        // Whatever status there is belongs to an older migration or save of this process.
-        return give_up;
+        return match (status, run) {
+            // None of those was there when the job began: somebody migrates it, and if that was this
+            // sidecar, then its journal does not know any more.
+            (
+                StatusClass::Performing
+                | StatusClass::PreSwitchover
+                | StatusClass::Device
+                | StatusClass::Postcopy
+                | StatusClass::PostcopyBroken,
+                _,
+            )
+            | (_, RunClass::FinishMigrate | RunClass::Postmigrate) => {
+                give_up.and(Some(Rule::JournalOlderThanQemu))
+            }
+            // Whatever status there is belongs to an older migration or save of this process.
+            _ => give_up,
+        };
     }
     match (status, run) {
         // Nothing is concluded from a state that is not known, and nothing undone.
@@ -590,6 +605,8 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             Some(Rule::DestinationPrepareAmnesia)
         }
         (PeerAnswer::Unreachable, _) => Some(Rule::DestinationPrepareAlone),
+        // The source's QEMU is gone, and nothing of the guest came here: nothing ever will.
+        (PeerAnswer::NotWhole, false) if is_empty(observed) => Some(Rule::DestinationPrepareFailed),
         // It was asked after a silence, and there is nothing more to send: it cannot decide.
         (PeerAnswer::Performing, true) => Some(Rule::DestinationPrepareWaiting),
         (
@@ -607,6 +624,12 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             .recovering
             .then_some(Rule::DestinationPrepareWaiting),
     }
+}
+
+/// Waits for its stream, of which nothing has come.
+fn is_empty(observed: &Observed) -> bool {
+    run_class(observed.run_state.as_ref()) == RunClass::Inmigrate
+        && status_class(observed.migration.as_ref()) == StatusClass::None
 }
 
 /// Committed: the guest runs here, unless it provably never did and the source's copy is safe.

@@ -327,6 +327,8 @@ impl Turn<'_> {
                 id,
                 RecordBody::MigrationForgotten(MigrationNamed { migration: id }),
             );
+            // Who asked meanwhile hears that there is nothing any more.
+            self.answer_lookers(id);
             self.engine.live.remove(&id);
         }
     }
@@ -507,8 +509,13 @@ impl Turn<'_> {
         if migration.state.terms.role != Role::Destination {
             return self.refuse(token, envelope, "this side is the source of that migration");
         }
+        let is_proven = is_same_life(self.seen_of(id), envelope.sender);
         self.wait(id, token, envelope);
-        if !migration_decided(self, id) {
+        if !migration_decided(self, id) && !is_proven {
+            // A life that began from an older journal gives up what an earlier one went on with: it is
+            // asked whether it has what was seen of that one.
+            self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
+        } else if !migration_decided(self, id) {
             self.live(id).cookie = None;
             self.heard(id, PeerAnswer::Abandoned, envelope.sender, None);
             self.look_for(id);
@@ -631,6 +638,10 @@ impl Turn<'_> {
             (None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
             (_, None) if state.abandoned => (PeerAnswer::Abandoned, None),
             (_, None) if lost => (PeerAnswer::Lost, None),
+            // Whatever has not arrived there is never sent any more.
+            (_, None) if rule == Some(Rule::SourcePerformDeadAsking) => {
+                (PeerAnswer::NotWhole, None)
+            }
             (_, None) => (PeerAnswer::Performing, None),
         }
     }
