@@ -12,7 +12,7 @@ use journal_format::record::{Cookie, EffectCommand, Observed, PeerAnswer, Wanted
 use super::{Envelope, PeerRequest, Token};
 
 /// A look at a domain's QEMU, and the next one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Eyes {
     /// As last seen.
     pub(crate) observed: Option<Observed>,
@@ -40,7 +40,7 @@ pub(crate) enum Asked {
 }
 
 /// A migration in this life of the process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is a separate thing that was seen"
@@ -131,7 +131,7 @@ impl Default for Live {
 }
 
 /// A request that waits for a fresh look before it may begin anything; one for each domain.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Pending {
     /// `migrate-domain`.
     Migrate {

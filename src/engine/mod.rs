@@ -53,7 +53,7 @@ impl Told {
 }
 
 /// The engine: what is known, durably and for now.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     config: Config,
     state: State,

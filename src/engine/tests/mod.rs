@@ -1,6 +1,7 @@
 //! The engine under crashes: every batch of either side, both, every moment of a QEMU's death.
 
 mod hostile;
+mod model;
 mod postcopy;
 mod product;
 mod rows;
@@ -14,6 +15,8 @@ use journal_format::record::{
 
 use super::{ControlRequest, Envelope, Input, PeerRequest, QemuEvent, Refusal};
 use world::{A, B, Crash, World};
+
+pub(crate) use model::altered;
 
 /// Long enough for every bounded wait of the engine.
 const SETTLE_MS: u64 = 60_000;
