@@ -459,7 +459,7 @@ impl Turn<'_> {
             return Err(Refusal::NoSuchJob(job));
         };
         let phase = migration.state.phase;
-        if migration.state.terms.role == Role::Destination || migration.state.granted.is_some() {
+        if migration.state.terms.role == Role::Destination || migration.may_be_granted() {
             return Err(Refusal::TooLate { job, phase });
         }
         // With this copy gone the other one may be the last.

@@ -10,6 +10,8 @@ mod control;
 mod decide;
 mod destination;
 mod domains;
+mod gap;
+mod histories;
 mod interface;
 mod live;
 mod peer;
@@ -28,6 +30,7 @@ use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{Draft, EffectFinished, EffectResult, Opening, Record, RecordBody};
 
 pub use decide::decide;
+pub use gap::{decide_over, disagreement};
 pub use interface::*;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;

@@ -12,7 +12,7 @@ use journal_format::record::{
 };
 
 use super::Rule;
-use super::decide::{decide, is_safe};
+use super::decide::is_safe;
 use super::live::{Asked, Pending};
 use super::state::{awaits_prepare, ran_on};
 use super::turn::{Turn, longer};
@@ -230,6 +230,9 @@ impl Turn<'_> {
         let role = state.terms.role;
         let granted = state.granted.is_some();
         let open = state.open;
+        let damaged = self
+            .domain(migration.domain)
+            .is_some_and(|domain| domain.state.damaged);
         let answer = match (role, answer) {
             // It prepared, and its outcome is not known here: it cannot have forgotten honestly.
             (Role::Source, PeerAnswer::NoSuchMigration) if granted && open => PeerAnswer::Amnesia,
@@ -263,7 +266,8 @@ impl Turn<'_> {
         }
         let outcome = match (role, answer) {
             (Role::Source, PeerAnswer::Started) if granted => Some(Outcome::Committed),
-            (Role::Source, PeerAnswer::Aborted) if granted => Some(Outcome::Aborted),
+            // Where the other side's journal stood may be lost: a shorter one may say so.
+            (Role::Source, PeerAnswer::Aborted) if granted && !damaged => Some(Outcome::Aborted),
             _ => None,
         };
         let known = self.migration(id).and_then(|known| known.state.outcome);
@@ -583,7 +587,9 @@ impl Turn<'_> {
     fn source_answer(&mut self, id: MigrationId) -> (PeerAnswer, Option<Cookie>) {
         let evidence = self.evidence(id);
         let safe = evidence.as_ref().is_some_and(is_safe);
-        let rule = evidence.as_ref().and_then(decide);
+        let rule = evidence
+            .as_ref()
+            .and_then(|evidence| self.rule_over(id, evidence));
         let Some(migration) = self.migration(id) else {
             return (PeerAnswer::NoSuchMigration, None);
         };

@@ -14,7 +14,7 @@ pub enum Rule {
     ClaimedByAnother,
     /// QEMU carries a claim of this journal that the journal does not have.
     JournalOlderThanQemu,
-    /// Records that may concern the domain are damaged.
+    /// Records that may concern the domain are damaged, and their possible histories differ.
     JournalDamaged,
     /// QEMU lives but does not answer.
     QemuMute,
@@ -181,8 +181,8 @@ const TABLE: &[(Rule, RuleText)] = &[
         RuleText {
             name: "journal-damaged",
             decision: Decision::Hold,
-            reason: "records that may concern this domain are damaged: what was decided is not known",
-            settled_by: "resolve, after looking at both sides",
+            reason: "records that may concern this domain are damaged, and not every history that they allow gives the same decision",
+            settled_by: "what QEMU shows or the other side says ruling out histories, or resolve",
             libvirt: "drops a domain whose status file is damaged",
         },
     ),

@@ -244,7 +244,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return;
         };
-        if migration.state.abandoned || migration.state.granted.is_some() {
+        if migration.state.abandoned || migration.may_be_granted() {
             return;
         }
         self.cite_look(id);

@@ -143,6 +143,7 @@ record_types!(
     24 "migration-forgotten" MigrationForgotten(MigrationNamed),
     25 "migration-state" MigrationState(MigrationState),
     26 "sealed" Sealed,
+    27 "migration-histories" MigrationHistories(MigrationHistories),
 );
 
 fn configuration() -> impl bincode::config::Config {
