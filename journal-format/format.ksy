@@ -564,6 +564,7 @@ types:
     seq:
       - { id: open, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: later, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: resolved, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: phase, type: u4, enum: phase, valid: { in-enum: true } }
       - { id: facts, type: facts }
       - { id: source_touched, type: u1, enum: boolean, valid: { in-enum: true } }

@@ -8,8 +8,8 @@
 use journal_format::number::MigrationId;
 use journal_format::record::{
     ClaimSeen, Evidence, Facts, MigrationAbandoned, MigrationCommitted, MigrationHistories,
-    MigrationHistory, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, Phase, Process, Protocol, RecordBody,
-    Role,
+    MigrationHistory, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, Phase, Process,
+    Protocol, RecordBody, Role, WantedReason, WantedRunState,
 };
 
 use super::decide::{RunClass, StatusClass, decide, is_whole, run_class, status_class};
@@ -59,9 +59,15 @@ pub fn decide_over(evidence: &Evidence, histories: &[MigrationHistory]) -> Optio
     };
     let is_same = rules.iter().all(|rule| *rule == first);
     let Some(first) = first else {
-        return if is_same && ended.is_empty() { None } else { held };
+        return if is_same && ended.is_empty() {
+            None
+        } else {
+            held
+        };
     };
-    let mut acts = rules.iter().map(|rule| rule.and_then(|rule| act(evidence, rule)));
+    let mut acts = rules
+        .iter()
+        .map(|rule| rule.and_then(|rule| act(evidence, rule)));
     let Some(act) = acts.next().flatten() else {
         return held;
     };
@@ -131,21 +137,28 @@ fn is_ruled_out(evidence: &Evidence, one: &MigrationHistory) -> bool {
     let run = run_class(observed.run_state.as_ref());
     let answers = observed.process == Process::Alive;
     let lives = answers || observed.process == Process::Mute;
-    // Unless an operator closed it, a job ends when QEMU is where it leaves it.
-    let ended = !one.open && !one.later;
+    if one.resolved {
+        return false;
+    }
+    // A job ends when QEMU is where it leaves it.
+    let ended = !one.open;
     match evidence.role {
         Role::Source => {
             // A process that never began a migration never completed one.
-            let never_sent =
-                answers && status == StatusClass::None && evidence.protocol == Protocol::V3;
+            let never_sent = answers && status == StatusClass::None;
             // Only a licence makes a destination run.
             let licence_used =
                 evidence.protocol == Protocol::V3 && evidence.peer == PeerAnswer::Started;
             let has_licence = facts.granted || facts.outcome == Some(Outcome::Committed);
+            // No authority says both; an operator's word would be on record.
+            let never_said = licence_used
+                && evidence.facts.outcome.is_none()
+                && facts.outcome == Some(Outcome::Aborted);
             let is_given_away = facts.committed || facts.outcome == Some(Outcome::Committed);
             // Whoever migrates next claims QEMU first.
             let still_sends = answers && is_on_its_way(status) && is_claimed_as_recorded(evidence);
             facts.granted && never_sent
+                || never_said
                 || one.open && !has_licence && licence_used
                 || ended && lives && is_given_away
                 || ended && still_sends
@@ -265,6 +278,9 @@ fn is_outcome(facts: &Facts, outcome: Outcome) -> bool {
 /// Is that also right if the job is over, and the domain perhaps busy with the next one?
 fn is_right_after(evidence: &Evidence, act: Act, one: &MigrationHistory) -> bool {
     let facts = &one.facts;
+    if one.resolved {
+        return matches!(act, Act::Gone | Act::Runs);
+    }
     match act {
         Act::RunOn => {
             !facts.granted && facts.outcome != Some(Outcome::Committed) && stands(evidence)
@@ -302,7 +318,7 @@ fn is_visible(evidence: &Evidence) -> bool {
 
 /// Is everything at hand that carrying it out needs?
 fn is_known(evidence: &Evidence, act: Act, open: &[&MigrationHistory]) -> bool {
-    let wanted_known = open.iter().all(|one| one.wanted == evidence.wanted);
+    let wanted_known = wanted_in(open).is_some();
     let untouched = open.iter().all(|one| !one.source_touched);
     let status = status_class(evidence.observed.migration.as_ref());
     let run = run_class(evidence.observed.run_state.as_ref());
@@ -314,14 +330,12 @@ fn is_known(evidence: &Evidence, act: Act, open: &[&MigrationHistory]) -> bool {
                 || status == StatusClass::Cancelling
                 // A guest that a failed migration leaves like this was paused before it.
                 || (status, run) == (StatusClass::Ended, RunClass::Postmigrate)
-                    && evidence.facts.migrate_intended
+                    && open.iter().any(|one| one.facts.migrate_intended)
         }
         Act::Back => wanted_known || is_visible(evidence),
         Act::Only(Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead) => untouched,
         Act::Only(
-            Rule::SourcePerformCompleted
-            | Rule::SourcePerform2Whole
-            | Rule::DestinationFinishRetry,
+            Rule::SourcePerformCompleted | Rule::SourcePerform2Whole | Rule::DestinationFinishRetry,
         ) => wanted_known,
         Act::UnsentDead
         | Act::End
@@ -333,6 +347,14 @@ fn is_known(evidence: &Evidence, act: Act, open: &[&MigrationHistory]) -> bool {
         | Act::Never
         | Act::Only(_) => true,
     }
+}
+
+/// What the owner wants, if that is the same in all of them.
+fn wanted_in(open: &[&MigrationHistory]) -> Option<WantedRunState> {
+    let wanted = open.first()?.wanted;
+    open.iter()
+        .all(|one| one.wanted == wanted)
+        .then_some(wanted)
 }
 
 /// The rule that does it from where the readable records stand.
@@ -382,7 +404,10 @@ fn common(evidence: &Evidence, open: &[&MigrationHistory]) -> Facts {
         committed: all(|facts| facts.committed),
         started: all(|facts| facts.started),
         aborted: all(|facts| facts.aborted),
-        outcome: match (learnt || outcome(Outcome::Committed), outcome(Outcome::Aborted)) {
+        outcome: match (
+            learnt || outcome(Outcome::Committed),
+            outcome(Outcome::Aborted),
+        ) {
             (true, _) => Some(Outcome::Committed),
             (false, true) => Some(Outcome::Aborted),
             (false, false) => None,
@@ -399,9 +424,8 @@ impl Turn<'_> {
         let histories = self.histories(id);
         let rule = decide_over(&evidence, &histories);
         let before = self.engine.next;
-        let acts = rule.is_some_and(|rule| {
-            !matches!(rule, Rule::JournalDamaged | Rule::OtherInstance)
-        });
+        let acts =
+            rule.is_some_and(|rule| !matches!(rule, Rule::JournalDamaged | Rule::OtherInstance));
         if acts
             && (self.rule_out(id, &evidence, &histories)
                 || self.restate_common(id, &evidence, &histories))
@@ -426,7 +450,9 @@ impl Turn<'_> {
     }
 
     pub(crate) fn histories(&self, id: MigrationId) -> Vec<MigrationHistory> {
-        let histories = self.migration(id).and_then(|known| known.histories.as_ref());
+        let histories = self
+            .migration(id)
+            .and_then(|known| known.histories.as_ref());
         histories.map_or(Vec::new(), |histories| histories.all().to_vec())
     }
 
@@ -500,6 +526,10 @@ impl Turn<'_> {
         let (has, all) = (evidence.facts, common(evidence, &open));
         let before = self.engine.next;
         let named = MigrationNamed { migration: id };
+        let domain = self.migration(id).map(|known| known.domain);
+        if let (Some(wanted), Some(domain)) = (wanted_in(&open), domain) {
+            self.want(domain, wanted, WantedReason::Carried);
+        }
         match evidence.role {
             Role::Source => {
                 if all.abandoned && !has.abandoned {
@@ -549,7 +579,7 @@ impl Turn<'_> {
         histories: &[MigrationHistory],
     ) {
         let (open, _) = possible(evidence, histories);
-        let is_known = open.iter().all(|one| one.wanted == evidence.wanted);
+        let is_known = wanted_in(&open).is_some();
         let restores = matches!(act(evidence, rule), Some(Act::RunOn | Act::Back));
         if is_known || !restores || !is_visible(evidence) {
             return;

@@ -13,7 +13,7 @@ use journal_format::record::{
 
 /// More histories than this say nothing any more; their record stays below the size of a body.
 const HISTORIES_MAX: usize = 256;
-/// An operator's word is at least the word, the decision and what follows from it.
+/// An operator's word is at least that, the decision and what follows from it.
 const OPERATOR_RECORDS: u64 = 3;
 
 /// Had whoever wrote the records behind the damage read what is damaged now? Then what was done, and
@@ -45,6 +45,7 @@ pub(crate) fn history_of(
     MigrationHistory {
         open: state.open,
         later: false,
+        resolved: false,
         phase: state.phase,
         facts,
         source_touched: state.source_touched,
@@ -96,9 +97,15 @@ impl Histories {
         self.all.is_empty() || self.all.iter().any(|one| one.facts.granted)
     }
 
-    /// With this job ended, is nothing of the domain in doubt?
+    /// Is there one in which QEMU was told to migrate?
+    pub(crate) fn may_be_sent(&self) -> bool {
+        self.all.iter().any(|one| one.facts.migrate_intended)
+    }
+
+    /// Is the job over in all of them, and nothing else of the domain in doubt?
     pub(crate) fn end_settles(&self) -> bool {
-        !self.all.is_empty() && self.all.iter().all(|one| !one.later)
+        let settled = |one: &MigrationHistory| !one.open && !one.later && !one.resolved;
+        !self.all.is_empty() && self.all.iter().all(settled)
     }
 
     /// So many records may be missing here, once more: what is read from now on was perhaps written by
@@ -119,7 +126,9 @@ impl Histories {
             at += 1;
             for (cost, to) in steps(role, protocol, &from) {
                 let cost = so_far.saturating_add(cost);
-                let known = reached.iter().any(|(one, least)| *one == to && *least <= cost);
+                let known = reached
+                    .iter()
+                    .any(|(one, least)| *one == to && *least <= cost);
                 if cost <= records && !known {
                     reached.push((to, cost));
                 }
@@ -181,6 +190,7 @@ impl Histories {
                 self.all.push(MigrationHistory {
                     open: true,
                     later: false,
+                    resolved: false,
                     phase: evidence.phase,
                     facts: evidence.facts,
                     source_touched,
@@ -219,8 +229,14 @@ type Steps = Vec<(u64, MigrationHistory)>;
 fn steps(role: Role, protocol: Protocol, from: &MigrationHistory) -> Steps {
     let mut steps = Vec::new();
     if !from.open {
-        if !from.later {
-            steps.push((1, MigrationHistory { later: true, ..*from }));
+        if !from.later && !from.resolved {
+            steps.push((
+                1,
+                MigrationHistory {
+                    later: true,
+                    ..*from
+                },
+            ));
         }
         return steps;
     }
@@ -236,7 +252,7 @@ fn steps(role: Role, protocol: Protocol, from: &MigrationHistory) -> Steps {
         (Role::Source, Protocol::V3) => source3(from, &mut steps),
         (Role::Destination, _) => destination(protocol, from, &mut steps),
     }
-    operator(role, protocol, from, &mut steps);
+    steps.push((OPERATOR_RECORDS, resolved(from)));
     steps
 }
 
@@ -322,10 +338,6 @@ fn source2(from: &MigrationHistory, steps: &mut Steps) {
         steps.push((1, with(from, |facts| facts.abandoned = true)));
     }
     touched(from, steps);
-    // By an operator's word only.
-    if facts.outcome.is_some() && from.phase == Phase::Perform2 {
-        steps.push((1, in_phase(from, Phase::Confirm3Cancelled)));
-    }
     if facts.committed || facts.abandoned {
         steps.push((1, ended(from)));
     }
@@ -374,38 +386,29 @@ fn destination(protocol: Protocol, from: &MigrationHistory, steps: &mut Steps) {
     }
 }
 
-/// An operator may say anything of a job that is held.
-fn operator(role: Role, protocol: Protocol, from: &MigrationHistory, steps: &mut Steps) {
-    let facts = &from.facts;
-    let closed = MigrationHistory {
-        later: true,
-        ..ended(from)
+/// An operator may have said anything of a job that was held.
+fn resolved(from: &MigrationHistory) -> MigrationHistory {
+    let facts = Facts {
+        migrate_intended: false,
+        granted: false,
+        abandoned: false,
+        committed: false,
+        started: false,
+        aborted: false,
+        outcome: None,
+        cont: ContIntent::Never,
     };
-    let mut says = vec![closed];
-    match (role, protocol) {
-        (Role::Source, Protocol::V2) if !facts.abandoned && !facts.granted => {
-            says.push(with(from, commit2));
-            says.push(with(from, |facts| facts.abandoned = true));
-        }
-        (Role::Source, Protocol::V2) => {
-            says.push(with(from, |facts| facts.outcome = Some(Outcome::Aborted)));
-        }
-        (Role::Source, Protocol::V3) => {
-            says.push(with(from, |facts| facts.outcome = Some(Outcome::Committed)));
-            says.push(if facts.granted {
-                with(from, |facts| facts.outcome = Some(Outcome::Aborted))
-            } else {
-                with(from, |facts| facts.abandoned = true)
-            });
-        }
-        (Role::Destination, _) => {
-            says.push(with(from, |facts| facts.aborted = true));
-            let finish = in_phase(from, finish_phase(protocol));
-            says.push(with(&finish, |facts| facts.committed = true));
-        }
+    let phase = match from.phase {
+        Phase::Prepare | Phase::Finish2 | Phase::Finish3 => Phase::Prepare,
+        Phase::Perform2 => Phase::Perform2,
+        _ => Phase::Begin3,
+    };
+    MigrationHistory {
+        resolved: true,
+        phase,
+        facts,
+        ..ended(from)
     }
-    says.retain(|to| to != from);
-    steps.extend(says.into_iter().map(|to| (OPERATOR_RECORDS, to)));
 }
 
 /// Does that record come from a life that had read, or written, all records of this job before it?
@@ -417,6 +420,8 @@ fn proves_knowing(state: &MigrationState, body: &RecordBody) -> bool {
             decided.job == state.job && !decided.evidence.journal_damaged
         }
         RecordBody::PeerPrepared(prepared) => prepared.migration == state.terms.migration,
+        // It is open as far as can be read; somebody had read that it is not.
+        RecordBody::MigrationForgotten(named) => named.migration == state.terms.migration,
         RecordBody::EffectIntended(intended) => {
             intended.job == Some(state.job)
                 && matches!(
@@ -451,13 +456,18 @@ fn fits(state: &MigrationState, one: &MigrationHistory, body: &RecordBody) -> bo
             named.migration == terms.migration
         }
         RecordBody::OutcomeLearned(learned) => learned.migration == terms.migration,
+        // Nothing is forgotten before its job is over.
+        RecordBody::MigrationForgotten(named) => {
+            return !one.open || named.migration != terms.migration;
+        }
         _ => false,
     };
     if !of_this {
         return true;
     }
-    let undecided = is_undecided(facts);
-    one.open
+    // After an operator's word nothing of perform and prepare follows any more.
+    let undecided = is_undecided(facts) && !one.resolved;
+    (one.open || one.resolved)
         && match (body, terms.role) {
             (RecordBody::PhaseEntered(entered), _) => match entered.phase {
                 Phase::Perform2 | Phase::Perform3 | Phase::Perform3Done => undecided,
@@ -472,7 +482,7 @@ fn fits(state: &MigrationState, one: &MigrationHistory, body: &RecordBody) -> bo
                 | EffectCommand::Migrate { .. }
                 | EffectCommand::MigrateContinue => undecided,
                 EffectCommand::MigrateCancel => !undecided,
-                EffectCommand::Kill => facts.committed || facts.outcome.is_some(),
+                EffectCommand::Kill => one.resolved || facts.committed || facts.outcome.is_some(),
                 EffectCommand::MigrateIncoming { .. }
                 | EffectCommand::Cont
                 | EffectCommand::Stop => true,
@@ -489,7 +499,7 @@ fn fits(state: &MigrationState, one: &MigrationHistory, body: &RecordBody) -> bo
                 | None => true,
                 // Only its own life knows what became of it.
                 Some(_) if matches!(finished.result, EffectResult::Unknown { .. }) => true,
-                Some(_) => !facts.granted && !facts.committed,
+                Some(_) => !facts.granted && !facts.committed && !one.resolved,
             },
             (RecordBody::MigrationGranted(_) | RecordBody::MigrationAbandoned(_), _) => undecided,
             (RecordBody::MigrationAborted(_) | RecordBody::MigrationStarted(_), _) => {
@@ -500,16 +510,16 @@ fn fits(state: &MigrationState, one: &MigrationHistory, body: &RecordBody) -> bo
 }
 
 /// The effect whose result that is, if its intent can be read.
-fn finishes<'a>(
-    state: &'a MigrationState,
-    finished: &EffectFinished,
-) -> Option<&'a EffectCommand> {
+fn finishes<'a>(state: &'a MigrationState, finished: &EffectFinished) -> Option<&'a EffectCommand> {
     let (intent, command) = state.in_flight.as_ref()?;
     (*intent == finished.effect).then_some(command)
 }
 
 /// The history with one more record, and with what had to be there before it.
 fn take_in(state: &MigrationState, one: &mut MigrationHistory, body: &RecordBody) {
+    if one.resolved {
+        return;
+    }
     let name = state.terms.migration;
     let facts = &mut one.facts;
     match body {
@@ -535,8 +545,8 @@ fn take_in(state: &MigrationState, one: &mut MigrationHistory, body: &RecordBody
         RecordBody::QemuObserved(QemuObserved { job, observed })
             if *job == Some(state.job) && facts.granted && one.open =>
         {
-            let runs = observed.process == Process::Alive
-                && observed.run_state == Some(RunState::Running);
+            let runs =
+                observed.process == Process::Alive && observed.run_state == Some(RunState::Running);
             one.source_touched |= runs;
         }
         RecordBody::MigrationGranted(granted) if granted.cookie.migration == name => {
@@ -548,6 +558,9 @@ fn take_in(state: &MigrationState, one: &mut MigrationHistory, body: &RecordBody
         }
         RecordBody::MigrationCommitted(committed) if committed.migration == name => {
             facts.committed = true;
+            if let Some(cookie) = committed.cookie {
+                one.wanted = cookie.wanted;
+            }
             if state.terms.role == Role::Source {
                 facts.granted = true;
             }
@@ -585,13 +598,20 @@ fn intend(state: &MigrationState, one: &mut MigrationHistory, command: &EffectCo
                 EffectCommand::Migrate { .. } | EffectCommand::MigrateContinue
             );
         }
-        (Role::Source, EffectCommand::MigrateCancel | EffectCommand::Cont) => {
+        (Role::Source, EffectCommand::MigrateCancel) => {
             one.source_touched |= facts.granted || facts.abandoned;
         }
+        // Both bring QEMU to what was wanted then.
+        (Role::Source, EffectCommand::Cont) => {
+            one.source_touched |= facts.granted || facts.abandoned;
+            one.wanted = WantedRunState::Running;
+        }
+        (Role::Source, EffectCommand::Stop) => one.wanted = WantedRunState::Paused,
         (Role::Destination, EffectCommand::Cont) => {
             one.phase = finish_phase(state.terms.protocol);
             facts.committed = true;
             facts.cont = ContIntent::Unknown;
+            one.wanted = WantedRunState::Running;
         }
         _ => {}
     }

@@ -168,7 +168,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return;
         };
-        let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        let (domain, migrated) = (migration.domain, migration.may_be_sent());
         // What the owner asked for and is on its way counts more than what it was before.
         if self.live(id).wish.is_some() {
             return;
@@ -505,7 +505,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return false;
         };
-        let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        let (domain, migrated) = (migration.domain, migration.may_be_sent());
         self.learn_wanted_of_source(id);
         let Some(wanted) = self.domain(domain).map(|domain| domain.state.wanted) else {
             return false;

@@ -11,16 +11,16 @@ use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Position};
 use journal_format::record::{
     CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
     DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, MigrationState,
-    MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record,
-    RecordBody, Role, RunState,
+    MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record, RecordBody, Role,
+    RunState, WantedRunState,
 };
 
 mod damage;
 
+use super::History;
 use super::domains::Domains;
 use super::histories::{Histories, history_of};
 use damage::BeforeGap;
-use super::History;
 
 /// Openings that a checkpoint restates; a peer that last heard an older one is told amnesia.
 pub const OPENINGS_MAX: usize = 128;
@@ -68,6 +68,12 @@ impl Migration {
             outcome: state.outcome,
             cont: state.cont,
         }
+    }
+
+    /// Was QEMU told to migrate, or may it have been?
+    pub(crate) fn may_be_sent(&self) -> bool {
+        let histories = self.histories.as_ref();
+        self.state.migrate_intended || histories.is_some_and(Histories::may_be_sent)
     }
 
     /// Did the licence go out, or may it have?
@@ -195,8 +201,7 @@ impl State {
                     // What is said of a domain says nothing of the jobs that were lost; and outside
                     // a checkpoint it is only said of one that is known, if nothing was lost.
                     let before = self.domains.get(&id);
-                    state.damaged |=
-                        before.map_or(!self.restating, |before| before.state.damaged);
+                    state.damaged |= before.map_or(!self.restating, |before| before.state.damaged);
                     self.restate_domain(id, state);
                 }
             }
@@ -282,6 +287,7 @@ impl State {
                 }
             }
             RecordBody::MigrationForgotten(named) => {
+                self.forget_open(record, named.migration);
                 self.remove_migration(named.migration);
             }
             RecordBody::PhaseEntered(_)
@@ -398,11 +404,13 @@ impl State {
         // A job begins on a domain that has none: what is open here ended in records that are lost.
         self.close_open(id);
         self.restore_migration(job, id, &state);
-        if let Some(domain) = self.domains.get(&id)
-            && domain.state.damaged
+        // One that is not known was added in a record that is lost.
+        let domain = self.domains.get(&id);
+        if domain.is_none_or(|domain| domain.state.damaged)
             && let Some(migration) = self.migrations.get_mut(&terms.migration)
         {
-            let history = history_of(&state, migration.facts(), domain.state.wanted);
+            let wanted = domain.map_or(WantedRunState::Running, |domain| domain.state.wanted);
+            let history = history_of(&state, migration.facts(), wanted);
             migration.histories = Some(Histories::begun(history));
         }
     }

@@ -60,13 +60,16 @@ impl Explained {
         if !self.decided.evidence.journal_damaged {
             return None;
         }
-        self.cited.iter().rev().find_map(|cited| match &cited.record {
-            Decoded::Known(record) => match &record.body {
-                RecordBody::MigrationHistories(restated) => Some(restated.histories.as_slice()),
-                _ => None,
-            },
-            Decoded::Unknown { .. } => None,
-        })
+        self.cited
+            .iter()
+            .rev()
+            .find_map(|cited| match &cited.record {
+                Decoded::Known(record) => match &record.body {
+                    RecordBody::MigrationHistories(restated) => Some(restated.histories.as_slice()),
+                    _ => None,
+                },
+                Decoded::Unknown { .. } => None,
+            })
     }
 
     fn again(&self) -> Again {

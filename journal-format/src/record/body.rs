@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::vocabulary::{
-    Authority, Claim, ContIntent, Cookie, Decision, EffectCommand, EffectResult, Evidence,
-    Facts, Instance, JobKind, JobResult, Observed, Outcome, PeerAnswer, Phase, Protocol, Role,
+    Authority, Claim, ContIntent, Cookie, Decision, EffectCommand, EffectResult, Evidence, Facts,
+    Instance, JobKind, JobResult, Observed, Outcome, PeerAnswer, Phase, Protocol, Role,
     WantedRunState,
 };
 use crate::number::{Epoch, Lsn, MigrationId, Nonce, OpeningId, Position};
@@ -389,6 +389,8 @@ pub struct MigrationHistory {
     pub open: bool,
     /// Records of the domain that are no more of this job may be among them: another job may be open.
     pub later: bool,
+    /// An operator's word may be among them: then the rest says nothing.
+    pub resolved: bool,
     /// The last phase.
     pub phase: Phase,
     /// The durable facts.

@@ -4,7 +4,7 @@
 //! of it ends in the same, or somebody who looked at both sides says what is to be done.
 //! Not here: what missing records may have said (`histories`).
 
-use journal_format::number::{DomainId, Lsn};
+use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{MigrationHistories, Record, WantedRunState};
 
 use super::{Migration, State};
@@ -66,9 +66,8 @@ impl State {
             }
             let was_damaged = core::mem::replace(&mut domain.state.damaged, true);
             // What could not be told before cannot be told now.
-            let is_told = |migration: &&mut &mut Migration| {
-                !was_damaged || migration.histories.is_some()
-            };
+            let is_told =
+                |migration: &&mut &mut Migration| !was_damaged || migration.histories.is_some();
             if let Some(migration) = migration.as_mut().filter(is_told) {
                 migration.lose(gap, domain.state.wanted);
             }
@@ -82,7 +81,10 @@ impl State {
         let Some(before) = domain.gap.take_if(|before| record.lsn >= before.first) else {
             return;
         };
-        if record.previous.is_some_and(|previous| previous < before.first) {
+        if record
+            .previous
+            .is_some_and(|previous| previous < before.first)
+        {
             domain.state.damaged = before.damaged;
             let open = record.domain.and_then(|id| self.open_of(id));
             if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open)) {
@@ -93,7 +95,10 @@ impl State {
 
     /// What this record says of the damage before it.
     pub(super) fn fold_histories(&mut self, record: &Record) {
-        let is_damaged = |id: &DomainId| self.domains.get(id).is_some_and(|one| one.state.damaged);
+        let is_damaged = |id: &DomainId| {
+            let domain = self.domains.get(id);
+            domain.is_none_or(|domain| domain.state.damaged)
+        };
         let open = record
             .domain
             .filter(is_damaged)
@@ -102,6 +107,21 @@ impl State {
             && let Some(histories) = &mut migration.histories
         {
             histories.fold(&migration.state, &record.body);
+        }
+    }
+
+    /// A migration that is open as far as can be read is forgotten: its end is among what is lost.
+    pub(super) fn forget_open(&mut self, record: &Record, name: MigrationId) {
+        let Some(migration) = self.migrations.get_mut(&name).filter(|one| one.state.open) else {
+            return;
+        };
+        let histories = migration.histories.take();
+        let Some(domain) = record.domain.and_then(|id| self.domains.get_mut(&id)) else {
+            return;
+        };
+        domain.migration.take_if(|open| *open == name);
+        if histories.is_some_and(|histories| histories.end_settles()) {
+            domain.state.damaged = false;
         }
     }
 
