@@ -535,12 +535,11 @@ fn take_in(state: &MigrationState, one: &mut MigrationHistory, body: &RecordBody
         }
         RecordBody::EffectFinished(finished)
             if finishes(state, finished) == Some(&EffectCommand::Cont)
-                && state.terms.role == Role::Destination =>
+                && state.terms.role == Role::Destination
+                // Whether it was the only one is not known: no other answer proves anything.
+                && finished.result == EffectResult::Done =>
         {
-            // Whether it was the only one is not known: no answer but success proves anything.
-            if finished.result == EffectResult::Done {
-                facts.cont = ContIntent::Done;
-            }
+            facts.cont = ContIntent::Done;
         }
         RecordBody::QemuObserved(QemuObserved { job, observed })
             if *job == Some(state.job) && facts.granted && one.open =>
