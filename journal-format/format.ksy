@@ -558,6 +558,7 @@ types:
   migration_histories:
     seq:
       - { id: job, type: u8 }
+      - { id: nonce_known, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: num_histories, type: u8 }
       - { id: histories, type: migration_history, repeat: expr, repeat-expr: num_histories }
   migration_history:

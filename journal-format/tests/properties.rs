@@ -176,7 +176,7 @@ proptest! {
         writer.batch(writer.head(BootId(id(6)), 7, 8), &[(draft, None)]);
         let bytes = with_body(writer, kind, version, &body);
         let found = scan(&bytes).unwrap();
-        let known = version == 1 && (1..=26).contains(&kind);
+        let known = version == 1 && (1..=27).contains(&kind);
         match records(&found).as_slice() {
             [Decoded::Known(record)] => {
                 prop_assert!(known);

@@ -5,7 +5,7 @@
 //! believed here: where the other side's stood may be lost too.
 //! Not here: the histories themselves (`histories`), the rules of each (`decide`).
 
-use journal_format::number::MigrationId;
+use journal_format::number::{Lsn, MigrationId};
 use journal_format::record::{
     ClaimSeen, Evidence, Facts, MigrationAbandoned, MigrationCommitted, MigrationHistories,
     MigrationHistory, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, Phase, Process,
@@ -14,6 +14,7 @@ use journal_format::record::{
 
 use super::decide::{RunClass, StatusClass, decide, is_whole, run_class, status_class};
 use super::live::Asked;
+use super::state::Migration;
 use super::turn::Turn;
 use super::{PeerRequest, Rule};
 
@@ -47,12 +48,12 @@ enum Act {
 /// The rule that holds where records are damaged, with the histories that they allow. The same
 /// evidence and histories give the same rule in the daemon and in `explain` (P7).
 #[must_use]
-pub fn decide_over(evidence: &Evidence, histories: &[MigrationHistory]) -> Option<Rule> {
+pub fn decide_over(evidence: &Evidence, restated: &MigrationHistories) -> Option<Rule> {
     if evidence.observed.process == Process::OtherInstance {
         return Some(Rule::OtherInstance);
     }
     let held = Some(Rule::JournalDamaged);
-    let (open, ended) = possible(evidence, histories);
+    let (open, ended) = possible(evidence, &restated.histories);
     let rules: Vec<Option<Rule>> = open.iter().map(|one| rule_in(evidence, one)).collect();
     let Some(first) = rules.first().copied() else {
         return held;
@@ -73,7 +74,7 @@ pub fn decide_over(evidence: &Evidence, histories: &[MigrationHistory]) -> Optio
     };
     let agreed = acts.all(|other| other == Some(act))
         && ended.iter().all(|one| is_right_after(evidence, act, one))
-        && is_known(evidence, act, &open);
+        && is_known(evidence, act, &open, restated.nonce_known);
     match agreed {
         true if is_same => Some(first),
         true => Some(representative(evidence, act)),
@@ -317,7 +318,7 @@ fn is_visible(evidence: &Evidence) -> bool {
 }
 
 /// Is everything at hand that carrying it out needs?
-fn is_known(evidence: &Evidence, act: Act, open: &[&MigrationHistory]) -> bool {
+fn is_known(evidence: &Evidence, act: Act, open: &[&MigrationHistory], nonce_known: bool) -> bool {
     let wanted_known = wanted_in(open).is_some();
     let untouched = open.iter().all(|one| !one.source_touched);
     let status = status_class(evidence.observed.migration.as_ref());
@@ -334,9 +335,10 @@ fn is_known(evidence: &Evidence, act: Act, open: &[&MigrationHistory]) -> bool {
         }
         Act::Back => wanted_known || is_visible(evidence),
         Act::Only(Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead) => untouched,
-        Act::Only(
-            Rule::SourcePerformCompleted | Rule::SourcePerform2Whole | Rule::DestinationFinishRetry,
-        ) => wanted_known,
+        Act::Only(Rule::SourcePerformCompleted | Rule::SourcePerform2Whole) => {
+            wanted_known && nonce_known
+        }
+        Act::Only(Rule::DestinationFinishRetry) => wanted_known,
         Act::UnsentDead
         | Act::End
         | Act::Gone
@@ -421,8 +423,9 @@ impl Turn<'_> {
     /// and the other side is asked how it stands. True if something changed.
     pub(crate) fn advance_over_gap(&mut self, id: MigrationId, mut evidence: Evidence) -> bool {
         self.adopt_claim(id, &mut evidence);
-        let histories = self.histories(id);
-        let rule = decide_over(&evidence, &histories);
+        let restated = self.histories(id);
+        let rule = decide_over(&evidence, &restated);
+        let histories = restated.histories;
         let before = self.engine.next;
         let acts =
             rule.is_some_and(|rule| !matches!(rule, Rule::JournalDamaged | Rule::OtherInstance));
@@ -449,11 +452,15 @@ impl Turn<'_> {
         self.engine.next != before
     }
 
-    pub(crate) fn histories(&self, id: MigrationId) -> Vec<MigrationHistory> {
-        let histories = self
-            .migration(id)
-            .and_then(|known| known.histories.as_ref());
-        histories.map_or(Vec::new(), |histories| histories.all().to_vec())
+    /// The histories; none if nothing can be said.
+    fn histories(&self, id: MigrationId) -> MigrationHistories {
+        let migration = self.migration(id);
+        let restated = migration.and_then(Migration::restated_histories);
+        restated.unwrap_or(MigrationHistories {
+            job: Lsn(0),
+            nonce_known: false,
+            histories: Vec::new(),
+        })
     }
 
     /// On what the histories differ, for people.
@@ -462,7 +469,10 @@ impl Turn<'_> {
         match self.evidence_now(id) {
             Some(mut evidence) => {
                 self.adopt_claim(id, &mut evidence);
-                format!("{reason}: {}", disagreement(&evidence, &self.histories(id)))
+                format!(
+                    "{reason}: {}",
+                    disagreement(&evidence, &self.histories(id).histories)
+                )
             }
             None => reason.to_owned(),
         }
@@ -500,15 +510,12 @@ impl Turn<'_> {
     ) -> bool {
         let (mut possible, ended) = possible(evidence, histories);
         possible.extend(ended);
-        let Some(job) = self.migration(id).map(|known| known.state.job) else {
-            return false;
-        };
         if possible.len() == histories.len() {
             return false;
         }
         let body = RecordBody::MigrationHistories(MigrationHistories {
-            job,
             histories: possible.into_iter().copied().collect(),
+            ..self.histories(id)
         });
         self.cite_look(id);
         self.record(id, body).is_some()

@@ -64,6 +64,8 @@ pub struct Engine {
     pending: BTreeMap<DomainId, Pending>,
     owners: BTreeMap<Lsn, Token>,
     ready: bool,
+    /// Records were damaged when the journal was read: what is not known may have been.
+    lossy: bool,
     /// Why no job may begin: the journal has no room for what would follow.
     no_room: Option<String>,
 }
@@ -87,6 +89,7 @@ impl Engine {
         }
         Engine {
             next: config.next,
+            lossy: state.lossy,
             config,
             state,
             eyes: BTreeMap::new(),

@@ -14,7 +14,7 @@ use journal_format::record::{
 use super::Rule;
 use super::decide::is_safe;
 use super::live::{Asked, Pending};
-use super::state::{awaits_prepare, ran_on};
+use super::state::{Domain, awaits_prepare, ran_on};
 use super::turn::{Turn, longer};
 use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
 
@@ -341,6 +341,18 @@ impl Turn<'_> {
 
     // Being asked.
 
+    /// What is said of a migration that is not known: a journal with damaged records does not have all
+    /// that it ever had.
+    fn absence(&self) -> PeerAnswer {
+        let is_damaged = |domain: &Domain| domain.state.damaged;
+        let mut domains = self.engine.state.domains.iter();
+        if self.engine.lossy || domains.any(|(_, domain)| is_damaged(domain)) {
+            PeerAnswer::Amnesia
+        } else {
+            PeerAnswer::NoSuchMigration
+        }
+    }
+
     /// Does this journal still have what somebody saw of it?
     fn remembers(&self, saw: Option<Position>) -> bool {
         let Some(saw) = saw else { return true };
@@ -479,7 +491,7 @@ impl Turn<'_> {
     fn asked_finish(&mut self, token: Token, envelope: Envelope, cookie: Cookie) {
         let id = cookie.migration;
         let Some(migration) = self.migration(id) else {
-            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+            return self.answer(token, envelope, self.absence(), None);
         };
         if migration.state.terms.role != Role::Destination
             || !self.is_licence(id, &cookie, envelope.sender)
@@ -494,7 +506,7 @@ impl Turn<'_> {
 
     fn asked_abandon(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
         let Some(migration) = self.migration(id) else {
-            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+            return self.answer(token, envelope, self.absence(), None);
         };
         if migration.state.terms.role != Role::Destination {
             return self.refuse(token, envelope, "this side is the source of that migration");
@@ -510,7 +522,7 @@ impl Turn<'_> {
 
     fn asked_how(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
         if self.migration(id).is_none() {
-            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+            return self.answer(token, envelope, self.absence(), None);
         }
         let live = self.live(id);
         if live.looking.len() >= WAITING_MAX {
@@ -526,7 +538,7 @@ impl Turn<'_> {
 
     fn asked_acknowledge(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
         let Some(migration) = self.migration(id) else {
-            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+            return self.answer(token, envelope, self.absence(), None);
         };
         if migration.state.terms.role != Role::Destination {
             return self.refuse(token, envelope, "this side is the source of that migration");

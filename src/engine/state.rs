@@ -107,6 +107,8 @@ pub(crate) struct State {
     checkpoint: Option<Box<Staged>>,
     /// This is what a checkpoint restates, as far as it was read.
     restating: bool,
+    /// Records behind the newest whole checkpoint are damaged, whatever they concern.
+    pub(crate) lossy: bool,
 }
 
 /// A checkpoint that is being read; it holds only whole.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use journal_format::number::Lsn;
-use journal_format::record::{Decided, Decoded, MigrationHistory, OperatorResolved, RecordBody};
+use journal_format::record::{Decided, Decoded, MigrationHistories, OperatorResolved, RecordBody};
 use phase_journal::engine::{Rule, decide, decide_over, disagreement};
 use phase_journal::journal::read::{Ending, Gap};
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ enum Again {
 
 impl Explained {
     /// What damaged records may have said, if the decision was made over some.
-    fn histories(&self) -> Option<&[MigrationHistory]> {
+    fn histories(&self) -> Option<&MigrationHistories> {
         if !self.decided.evidence.journal_damaged {
             return None;
         }
@@ -65,7 +65,7 @@ impl Explained {
             .rev()
             .find_map(|cited| match &cited.record {
                 Decoded::Known(record) => match &record.body {
-                    RecordBody::MigrationHistories(restated) => Some(restated.histories.as_slice()),
+                    RecordBody::MigrationHistories(restated) => Some(restated),
                     _ => None,
                 },
                 Decoded::Unknown { .. } => None,
@@ -247,6 +247,7 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
         writeln!(out, "  {what:<9} {}", plain(&was))?;
     }
     if let Some(histories) = one.histories() {
+        let histories = &histories.histories;
         let said = disagreement(&decided.evidence, histories);
         writeln!(out, "  over      {} histories: {said}", histories.len())?;
     }
@@ -290,7 +291,7 @@ fn as_json(one: &Explained) -> Value {
         "libvirt": text.map(|text| text.libvirt),
         "evidence": decided.evidence,
         "based-on": decided.based_on,
-        "histories": one.histories(),
+        "histories": one.histories().map(|restated| &restated.histories),
         "resolved": one.resolved,
         "reproduced": matches!(one.again(), Again::Same),
     })

@@ -409,6 +409,8 @@ pub struct MigrationHistory {
 pub struct MigrationHistories {
     /// The job.
     pub job: Lsn,
+    /// The nonce that a licence takes is known.
+    pub nonce_known: bool,
     /// The histories; none when nothing can be said.
     pub histories: Vec<MigrationHistory>,
 }

@@ -379,6 +379,7 @@ impl Draw<'_> {
             25 => RecordBody::MigrationState(self.migration_state()),
             27 => RecordBody::MigrationHistories(MigrationHistories {
                 job: self.lsn(),
+                nonce_known: self.yes(),
                 histories: self.several(Self::history),
             }),
             _ => RecordBody::Sealed,

@@ -358,8 +358,11 @@ pub(crate) fn histories() -> Vec<Draft> {
     [Vec::new(), all]
         .into_iter()
         .map(|histories| {
-            let job = Lsn(9);
-            let body = RecordBody::MigrationHistories(MigrationHistories { job, histories });
+            let body = RecordBody::MigrationHistories(MigrationHistories {
+                job: Lsn(9),
+                nonce_known: histories.is_empty(),
+                histories,
+            });
             draft(Some(DOMAINS[0]), body)
         })
         .collect()

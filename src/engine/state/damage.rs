@@ -39,6 +39,7 @@ impl Migration {
         let histories = self.histories.as_ref()?;
         Some(MigrationHistories {
             job: self.state.job,
+            nonce_known: self.state.terms.nonce.is_some(),
             histories: histories.all().to_vec(),
         })
     }
@@ -49,6 +50,7 @@ impl State {
     /// previous LSNs that none of its records lies in the gap (P6).
     pub(super) fn apply_gap(&mut self, gap: Gap) {
         self.checkpoint = None;
+        self.lossy = true;
         let ids: Vec<DomainId> = self.domains.keys().copied().collect();
         for id in ids {
             let open = self.open_of(id);

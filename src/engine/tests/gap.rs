@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use journal_format::number::Lsn;
-use journal_format::record::{Decided, MigrationHistory, Protocol, RecordBody};
+use journal_format::record::{Decided, MigrationHistories, Protocol, RecordBody, RunState};
 
 use super::world::{A, B, Crash, DOMAIN, World};
 use super::{PROTOCOLS, SETTLE_MS, crash_points};
@@ -158,22 +158,71 @@ enum Became {
     Unknown,
 }
 
-/// Recovers, with these entries damaged, and tells how it ended.
-fn recovered(
+/// What else goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Misfortune {
+    None,
+    /// Effects that were handed over before the crash still happen.
+    EffectsSurvive,
+    SourceDies,
+    DestinationDies,
+    /// Nothing goes wrong, but the guest is to stay paused (P8).
+    Paused,
+    /// The other sidecar dies too, and comes back first.
+    OtherRestarts,
+    /// Nobody hears of the other side for a while.
+    Partition,
+    /// It recovers twice.
+    Again,
+}
+
+/// A run up to a crash of the sidecar at `at`; `None` if it does not come to that.
+fn crashed_with(
     protocol: Protocol,
     at: usize,
     crash: Crash,
+    misfortune: Misfortune,
+) -> Option<World> {
+    let mut world = World::of(protocol);
+    if misfortune == Misfortune::Paused {
+        world.hosts[A].qemu.run = RunState::Paused;
+    }
+    world.effects_survive = misfortune == Misfortune::EffectsSurvive;
+    world.hosts[at].crash = Some(crash);
+    world.migrate(A);
+    world.run_for(3_000);
+    world.hosts[at].engine.is_none().then_some(world)
+}
+
+/// Recovers, with these entries damaged, and tells how it ended.
+fn recovered(
+    (protocol, at, crash): (Protocol, usize, Crash),
+    misfortune: Misfortune,
     cut: Option<(usize, usize)>,
 ) -> Option<World> {
-    let mut world = crashed(protocol, at, crash, false);
-    if world.hosts[at].engine.is_some() {
-        return None;
-    }
+    let mut world = crashed_with(protocol, at, crash, misfortune)?;
     if let Some((from, until)) = cut {
         let host = &mut world.hosts[at];
         host.journal = damaged(&host.journal, from, until);
     }
+    match misfortune {
+        Misfortune::SourceDies => world.kill(A),
+        Misfortune::DestinationDies => world.kill(B),
+        Misfortune::OtherRestarts => {
+            world.crash(1 - at);
+            world.restart(1 - at);
+            world.run_for(1_000);
+        }
+        Misfortune::Partition => world.partitioned = true,
+        Misfortune::None | Misfortune::EffectsSurvive | Misfortune::Paused | Misfortune::Again => {}
+    }
     world.restart(at);
+    if matches!(misfortune, Misfortune::Partition | Misfortune::Again) {
+        world.run_for(2_000);
+        world.partitioned = false;
+        world.crash(at);
+        world.restart(at);
+    }
     world.run_for(DECIDED_MS);
     Some(world)
 }
@@ -213,12 +262,12 @@ fn became(world: &World, at: usize) -> Became {
 
 /// P7: each decision over damage follows from the histories that it cites.
 fn assert_reproduced(world: &World, at: usize, what: &str) {
-    let restated: BTreeMap<Lsn, &Vec<MigrationHistory>> = world.hosts[at]
+    let restated: BTreeMap<Lsn, &MigrationHistories> = world.hosts[at]
         .journal
         .iter()
         .filter_map(|entry| match entry {
             History::Record(record) => match &record.body {
-                RecordBody::MigrationHistories(restated) => Some((record.lsn, &restated.histories)),
+                RecordBody::MigrationHistories(restated) => Some((record.lsn, restated)),
                 _ => None,
             },
             History::Gap(_) => None,
@@ -253,43 +302,56 @@ fn decisions(world: &World, at: usize) -> Vec<&Decided> {
         .collect()
 }
 
-#[test]
-fn no_decision_over_damage_is_another_one() {
-    let mut counts: BTreeMap<String, BTreeMap<Became, usize>> = BTreeMap::new();
-    for protocol in PROTOCOLS {
-        for at in [A, B] {
-            for crash in crash_points(protocol, at) {
-                let Some(sound) = recovered(protocol, at, crash, None) else {
-                    continue;
+type Counts = BTreeMap<String, BTreeMap<Became, usize>>;
+
+/// Every range of these lengths, at every crash, against the same without damage.
+fn assert_no_cut_changes(misfortune: Misfortune, lengths: &[usize], counts: &mut Counts) {
+    for (protocol, at) in PROTOCOLS.into_iter().flat_map(|one| [(one, A), (one, B)]) {
+        for crash in crash_points(protocol, at) {
+            // Before a batch is, but for the effects, after the one before it.
+            if misfortune != Misfortune::None && matches!(crash, Crash::Before(_)) {
+                continue;
+            }
+            let run = (protocol, at, crash);
+            let Some(sound) = recovered(run, misfortune, None) else {
+                continue;
+            };
+            let before = crashed_with(protocol, at, crash, misfortune);
+            let length = before.expect("it crashed").hosts[at].journal.len();
+            let sound_end = end(&sound);
+            for (from, size) in
+                (0..length).flat_map(|from| lengths.iter().map(move |one| (from, one)))
+            {
+                let until = match from.checked_add(*size) {
+                    None => length,
+                    Some(until) if until <= length => until,
+                    Some(_) => continue,
                 };
-                let sound_end = end(&sound);
-                let length = crashed(protocol, at, crash, false).hosts[at].journal.len();
-                for from in 0..length {
-                    for size in LENGTHS {
-                        let until = from.saturating_add(size).min(length);
-                        if until - from < size && size != usize::MAX {
-                            continue;
-                        }
-                        let what = format!("{protocol} host {at} {crash:?} cut {from}..{until}");
-                        let world = recovered(protocol, at, crash, Some((from, until)));
-                        let world = world.expect("it crashed before");
-                        assert_as_sound(&world, &sound_end, &what);
-                        assert_reproduced(&world, at, &what);
-                        let role = if at == A { "source" } else { "destination" };
-                        let size = if size == usize::MAX {
-                            "to its end".to_owned()
-                        } else {
-                            size.to_string()
-                        };
-                        let count = counts
-                            .entry(format!("{protocol} {role} {size}"))
-                            .or_default();
-                        *count.entry(became(&world, at)).or_default() += 1;
-                    }
-                }
+                let what =
+                    format!("{protocol} host {at} {crash:?} {misfortune:?} cut {from}..{until}");
+                let world = recovered(run, misfortune, Some((from, until))).expect("it crashed");
+                assert_as_sound(&world, &sound_end, &what);
+                assert_reproduced(&world, at, &what);
+                let role = if at == A { "source" } else { "destination" };
+                let size = match *size {
+                    usize::MAX => "all from there".to_owned(),
+                    size => size.to_string(),
+                };
+                let count = counts
+                    .entry(format!("{protocol} {role}, {size} lost"))
+                    .or_default();
+                *count.entry(became(&world, at)).or_default() += 1;
             }
         }
     }
+}
+
+/// How often it acts, and how often it holds: a changed number is a changed decision.
+#[test]
+fn no_decision_over_damage_is_another_one() {
+    let mut counts = Counts::new();
+    let lengths = [1, 2, 3, 5, 9, usize::MAX];
+    assert_no_cut_changes(Misfortune::None, &lengths, &mut counts);
     let mut table = String::new();
     for (what, count) in counts {
         let _ = writeln!(table, "{what}: {count:?}");
@@ -297,8 +359,40 @@ fn no_decision_over_damage_is_another_one() {
     insta::assert_snapshot!("decided-over-damage", table);
 }
 
-/// So many records are damaged in one go.
-const LENGTHS: [usize; 6] = [1, 2, 3, 5, 9, usize::MAX];
+/// How often the damage was decided over at all.
+fn decided_over(misfortune: Misfortune) -> usize {
+    let mut counts = Counts::new();
+    assert_no_cut_changes(misfortune, &[1, 2, 6, usize::MAX], &mut counts);
+    let of = |count: &BTreeMap<Became, usize>| count.get(&Became::DecidedOver).copied();
+    counts.values().filter_map(of).sum()
+}
+
+#[test]
+fn nor_when_a_qemu_died_meanwhile() {
+    assert!(decided_over(Misfortune::SourceDies) > 100);
+    assert!(decided_over(Misfortune::DestinationDies) > 100);
+}
+
+#[test]
+fn nor_when_effects_happen_after_all() {
+    assert!(decided_over(Misfortune::EffectsSurvive) > 100);
+}
+
+#[test]
+fn nor_for_a_paused_guest() {
+    assert!(decided_over(Misfortune::Paused) > 100);
+}
+
+#[test]
+fn nor_when_the_other_side_comes_and_goes() {
+    assert!(decided_over(Misfortune::OtherRestarts) > 100);
+    assert!(decided_over(Misfortune::Partition) > 100);
+}
+
+#[test]
+fn nor_when_it_recovers_twice() {
+    assert!(decided_over(Misfortune::Again) > 100);
+}
 
 /// P2, P3: nothing runs that would not, and nothing is gone that would not be.
 fn assert_as_sound(world: &World, sound: &End, what: &str) {
