@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use journal_format::number::Lsn;
-use journal_format::record::{Decided, MigrationHistories, Protocol, RecordBody, RunState};
+use journal_format::record::{
+    Decided, MigrationHistories, MigrationStatus, Protocol, RecordBody, RunState,
+};
 
 use super::world::{A, B, Crash, DOMAIN, World};
 use super::{PROTOCOLS, SETTLE_MS, crash_points};
 use crate::engine::histories::history_of;
 use crate::engine::state::State;
-use crate::engine::{Gap, History, Rule, decide, decide_over};
+use crate::engine::{Answer, ControlRequest, Gap, History, Refusal, Rule, decide, decide_over};
 
 fn lsn(entry: &History) -> Lsn {
     match entry {
@@ -410,4 +412,144 @@ fn assert_as_sound(world: &World, sound: &End, what: &str) {
             world.story()
         );
     }
+}
+
+/// Loses all of that host's records from the first such one on.
+fn lose_from(world: &mut World, at: usize, is_it: fn(&RecordBody) -> bool) {
+    let is_it = |entry: &History| matches!(entry, History::Record(one) if is_it(&one.body));
+    let host = &mut world.hosts[at];
+    let from = host.journal.iter().position(is_it).expect("there is one");
+    host.journal = damaged(&host.journal, from, host.journal.len());
+}
+
+/// The destination runs the guest, and its source has not heard of it.
+fn started_unheard() -> World {
+    for crash in crash_points(Protocol::V3, A) {
+        let world = crashed_with(Protocol::V3, A, crash, Misfortune::None);
+        if let Some(world) = world
+            && world.running() == vec![B]
+            && !world.has(A, |body| matches!(body, RecordBody::OutcomeLearned(_)))
+        {
+            return world;
+        }
+    }
+    panic!("no crash before the outcome was heard");
+}
+
+fn is_grant(body: &RecordBody) -> bool {
+    matches!(body, RecordBody::MigrationGranted(_))
+}
+
+#[test]
+fn a_dead_source_that_may_have_given_the_licence_is_closed_when_it_was_used() {
+    let mut world = started_unheard();
+    lose_from(&mut world, A, is_grant);
+    world.kill(A);
+    world.restart(A);
+    world.run_for(DECIDED_MS);
+    assert_eq!(became(&world, A), Became::DecidedOver, "{}", world.story());
+    assert_eq!(world.running(), vec![B]);
+}
+
+#[test]
+fn a_source_that_may_have_given_the_licence_is_ended_only_when_it_was_used() {
+    let mut world = started_unheard();
+    lose_from(&mut world, A, is_grant);
+    world.partitioned = true;
+    world.restart(A);
+    world.run_for(DECIDED_MS);
+    assert_eq!(world.held(A), Some("journal-damaged"), "{}", world.story());
+    assert!(world.hosts[A].qemu.alive);
+    world.partitioned = false;
+    world.run_for(DECIDED_MS);
+    assert_eq!(became(&world, A), Became::DecidedOver, "{}", world.story());
+    assert!(!world.hosts[A].qemu.alive);
+    assert_eq!(world.running(), vec![B]);
+}
+
+#[test]
+fn a_destination_that_runs_is_confirmed_whatever_is_lost() {
+    let mut world = started_unheard();
+    world.crash(B);
+    lose_from(&mut world, B, |body| {
+        matches!(body, RecordBody::EffectFinished(_))
+    });
+    world.restart(B);
+    world.restart(A);
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.running(), vec![B], "{}", world.story());
+    assert_eq!(became(&world, B), Became::DecidedOver, "{}", world.story());
+    assert!(!world.hosts[A].qemu.alive, "{}", world.story());
+}
+
+/// A source whose migration is on its way, and whose last records are lost: as many as a licence takes.
+fn performing_without_its_last(records: usize) -> World {
+    let mut world = World::new();
+    world.freeze = Some(MigrationStatus::Active);
+    world.migrate(A);
+    world.run_for(2_000);
+    world.crash(A);
+    let host = &mut world.hosts[A];
+    let length = host.journal.len();
+    host.journal = damaged(&host.journal, length - records, length);
+    world.restart(A);
+    world.run_for(DECIDED_MS);
+    world
+}
+
+#[test]
+fn a_source_that_may_have_given_the_licence_never_runs_on() {
+    let mut world = performing_without_its_last(5);
+    assert_eq!(world.held(A), Some("journal-damaged"), "{}", world.story());
+    assert!(!world.has(A, |body| matches!(body, RecordBody::MigrationAbandoned(_))));
+    // Nor when it is asked to.
+    let job = world.find(A, |body| match body {
+        RecordBody::Decided(decided) => Some(decided.job),
+        _ => None,
+    });
+    let job = job.expect("it decided");
+    world.control(A, ControlRequest::JobCancel { job });
+    world.run_for(100);
+    let last = world.replies.last();
+    assert!(
+        matches!(last, Some((A, Err(Refusal::TooLate { .. })))),
+        "{last:?}"
+    );
+    world.replies.clear();
+    world.control(A, ControlRequest::QueryDomains { name: None });
+    world.run_for(100);
+    let Some((A, Ok(Answer::Domains(views)))) = world.replies.last() else {
+        panic!("{:?}", world.replies)
+    };
+    let held = views[0].held.as_ref().expect("it holds");
+    for rule in [
+        "source-perform-give-up (resume)",
+        "source-granted-running (hold)",
+    ] {
+        assert!(held.reason.contains(rule), "{}", held.reason);
+    }
+}
+
+#[test]
+fn a_source_that_cannot_have_given_the_licence_runs_on() {
+    let world = performing_without_its_last(1);
+    assert_eq!(became(&world, A), Became::DecidedOver, "{}", world.story());
+    assert_eq!(world.running(), vec![A]);
+    assert_eq!(world.hosts[A].qemu.status, MigrationStatus::Cancelled);
+}
+
+/// An answer drawn from absence takes a journal that has all it ever had.
+#[test]
+fn a_damaged_journal_does_not_say_that_it_knows_no_such_migration() {
+    let mut world = started_unheard();
+    world.crash(B);
+    lose_from(&mut world, B, |body| {
+        matches!(body, RecordBody::JobBegun(_))
+    });
+    world.restart(B);
+    world.restart(A);
+    world.run_for(DECIDED_MS);
+    assert_eq!(world.held(A), Some("source-granted-amnesia"));
+    assert!(world.hosts[A].qemu.alive);
+    assert_eq!(world.running(), vec![B]);
 }
