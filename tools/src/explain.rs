@@ -279,7 +279,7 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
 fn as_json(one: &Explained) -> Value {
     let decided = &one.decided;
     let text = Rule::from_name(&decided.rule).map(Rule::text);
-    json!({
+    let mut explained = json!({
         "lsn": one.at.record.lsn(),
         "time": one.at.batch.wall,
         "name": one.at.name,
@@ -291,10 +291,13 @@ fn as_json(one: &Explained) -> Value {
         "libvirt": text.map(|text| text.libvirt),
         "evidence": decided.evidence,
         "based-on": decided.based_on,
-        "histories": one.histories().map(|restated| &restated.histories),
         "resolved": one.resolved,
         "reproduced": matches!(one.again(), Again::Same),
-    })
+    });
+    if let Some(restated) = one.histories() {
+        explained["histories"] = json!(restated.histories);
+    }
+    explained
 }
 
 fn open_json(job: Lsn, last: &Recorded) -> Value {
