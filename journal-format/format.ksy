@@ -272,12 +272,12 @@ types:
         doc: F3. Salted, over bytes 0 to 43 of this header.
     instances:
       is_known:
-        value: type_number >= 1 and type_number <= 26 and version == 1
+        value: type_number >= 1 and type_number <= 27 and version == 1
         doc: F10. What is not known is skipped, never guessed at.
       type:
         value: type_number
         enum: record_type
-        if: type_number >= 1 and type_number <= 26
+        if: type_number >= 1 and type_number <= 27
   record_body:
     instances:
       bytes:

@@ -553,3 +553,52 @@ fn a_damaged_journal_does_not_say_that_it_knows_no_such_migration() {
     assert!(world.hosts[A].qemu.alive);
     assert_eq!(world.running(), vec![B]);
 }
+
+/// Damage upon damage: what a life wrote that had to do without some records is read by one that has to
+/// do without its checkpoint too.
+#[test]
+fn what_was_written_without_knowing_is_not_taken_for_knowing() {
+    let mut cuts = 0;
+    for at in [A, B] {
+        for crash in crash_points(Protocol::V3, at) {
+            let Some(mut world) = crashed_with(Protocol::V3, at, crash, Misfortune::None) else {
+                continue;
+            };
+            let sound = world.hosts[at].journal.clone();
+            let is_begun = |entry: &History| matches!(entry, History::Record(one) if matches!(one.body, RecordBody::JobBegun(_)));
+            let Some(begun) = sound.iter().position(is_begun) else {
+                continue;
+            };
+            for from in begun + 1..sound.len() {
+                // The last records of the life before are lost, and the next one recovers.
+                world.hosts[at].journal = damaged(&sound, from, sound.len());
+                world.restart(at);
+                world.run_for(1_000);
+                let later = world.hosts[at].journal[from + 1..].to_vec();
+                // All that is true: what was lost, and what the next life wrote.
+                let truth = told(&sound);
+                let is_ended = |entry: &History| matches!(entry, History::Record(one) if matches!(one.body, RecordBody::CheckpointEnded(_)));
+                let ended = later.iter().position(is_ended).expect("it opened");
+                let was = &world.hosts[at].journal[..from];
+                let mut journal = was.to_vec();
+                let History::Gap(gap) = world.hosts[at].journal[from] else {
+                    panic!("no gap")
+                };
+                journal.push(History::Gap(Gap {
+                    first: gap.first,
+                    last: lsn(&later[ended]),
+                }));
+                // What it found in flight, and nothing that it decided.
+                let after = later[ended + 1..].iter().take_while(|entry| {
+                    matches!(entry, History::Record(one) if matches!(one.body, RecordBody::EffectFinished(_) | RecordBody::QemuObserved(_)))
+                });
+                journal.extend(after.cloned());
+                let gapped = told(&journal);
+                assert_allows(&truth, &gapped, &format!("host {at} {crash:?} from {from}"));
+                cuts += 1;
+                world.crash(at);
+            }
+        }
+    }
+    assert!(cuts > 300, "only {cuts}");
+}
