@@ -259,7 +259,7 @@ types:
         doc: F10. One of `record_type`, or that of a newer writer.
       - id: version
         type: u2
-        doc: F10. Of the body; 1, or that of a newer writer.
+        doc: F10. Of the body; 1 or, for the types whose body changed, 2; or that of an older or newer writer.
       - id: len_body
         type: u4
         valid: { max: 8144 }
@@ -272,7 +272,9 @@ types:
         doc: F3. Salted, over bytes 0 to 43 of this header.
     instances:
       is_known:
-        value: type_number >= 1 and type_number <= 27 and version == 1
+        value: >-
+          type_number >= 1 and type_number <= 27 and
+          version == (type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 or type_number == 25 ? 2 : 1)
         doc: F10. What is not known is skipped, never guessed at.
       type:
         value: type_number
@@ -512,6 +514,7 @@ types:
       - { id: max_bandwidth, type: u8, if: 'has_max_bandwidth == boolean::set' }
       - { id: has_downtime_limit, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: downtime_limit, type: u8, if: 'has_downtime_limit == boolean::set' }
+      - { id: postcopy, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: has_nonce, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: nonce, size: 16, if: 'has_nonce == boolean::set' }
   migration_state:
@@ -521,6 +524,8 @@ types:
       - { id: terms, type: migration_terms }
       - { id: phase, type: u4, enum: phase, valid: { in-enum: true } }
       - { id: migrate_intended, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: postcopy_intended, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: postcopy, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: source_touched, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: has_granted, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: granted, type: cookie, if: 'has_granted == boolean::set' }
@@ -573,6 +578,7 @@ types:
   facts:
     seq:
       - { id: migrate_intended, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: postcopy, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: granted, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: abandoned, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: committed, type: u1, enum: boolean, valid: { in-enum: true } }
@@ -609,9 +615,12 @@ types:
             effect_command_kind::set_parameters: parameters
             effect_command_kind::migrate_incoming: address
             effect_command_kind::migrate: address
+            effect_command_kind::migrate_recover: address
+            effect_command_kind::migrate_resume: address
   capabilities:
     seq:
-      - { id: value, type: u4, enum: role, valid: { in-enum: true } }
+      - { id: role, type: u4, enum: role, valid: { in-enum: true } }
+      - { id: postcopy, type: u1, enum: boolean, valid: { in-enum: true } }
   parameters:
     seq:
       - { id: has_max_bandwidth, type: u1, enum: boolean, valid: { in-enum: true } }
@@ -694,6 +703,9 @@ enums:
     8: cont
     9: stop
     10: kill
+    11: start_postcopy
+    12: migrate_recover
+    13: migrate_resume
   effect_result_kind:
     0: done
     1: refused
@@ -780,6 +792,8 @@ enums:
     10: deciding
     11: started
     12: aborted
+    13: split
+    14: lost
   cont_intent:
     0: never
     1: not_sent

@@ -1,13 +1,13 @@
-//! SIGKILL of a sidecar at every durable batch of a v2 and a v3 migration on real QEMU.
+//! SIGKILL of a sidecar at every durable batch of a v2, a v3 and a post-copy migration on real QEMU.
 //!
 //! The program counts its batches and kills itself at the given one: right before it is written
 //! (all that the batch before it allowed has been sent) or right after it is durable (nothing of it
 //! has been sent). The points are counted up until a migration ends without reaching one.
 
-use phase_journal_lab::pair::{Limits, Side, Waited};
+use phase_journal_lab::pair::{Limits, Pair, Side, Waited};
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
 
-use crate::scenario::{TIMEOUT, assert_one_runs, pair, settle};
+use crate::scenario::{POSTCOPY, TIMEOUT, assert_one_runs, pair, restless_pair, settle};
 
 /// More batches than a migration has; reached only if counting does not end.
 const POINTS_MAX: u32 = 60;
@@ -27,13 +27,42 @@ enum Who {
     Both { first: Side },
 }
 
+/// How the guest travels.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    V2,
+    V3,
+    Postcopy,
+}
+
+impl Way {
+    fn pair(self, a: RunOptions, b: RunOptions) -> Pair {
+        match self {
+            Way::V2 | Way::V3 => pair(a, b),
+            Way::Postcopy => restless_pair(a, b),
+        }
+    }
+
+    fn limits(self) -> Limits {
+        let of = |protocol| Limits {
+            protocol: Some(protocol),
+            ..Limits::default()
+        };
+        match self {
+            Way::V2 => of("v2"),
+            Way::V3 => of("v3"),
+            Way::Postcopy => POSTCOPY,
+        }
+    }
+}
+
 /// Runs every point of one side; prints one line of the crash matrix.
-fn every_point(protocol: &'static str, side: Side, when: When, who: Who) {
+fn every_point(way: Way, side: Side, when: When, who: Who) {
     let mut ran_at = [0, 0];
     let mut points = 0;
     for point in 1..=POINTS_MAX {
-        let what = format!("{protocol}, sidecar {side}, {when:?} batch {point}, {who:?}");
-        match one_point(protocol, side, when, point, who, &what) {
+        let what = format!("{way:?}, sidecar {side}, {when:?} batch {point}, {who:?}");
+        match one_point(way, side, when, point, who, &what) {
             Some(Side::A) => ran_at[0] += 1,
             Some(Side::B) => ran_at[1] += 1,
             None => break,
@@ -41,7 +70,7 @@ fn every_point(protocol: &'static str, side: Side, when: When, who: Who) {
         points = point;
     }
     println!(
-        "crash matrix: {protocol} | sidecar {side} | {when:?} | {who:?} | {points} points | runs at a {} | runs at b {}",
+        "crash matrix: {way:?} | sidecar {side} | {when:?} | {who:?} | {points} points | runs at a {} | runs at b {}",
         ran_at[0], ran_at[1]
     );
     assert!(
@@ -51,14 +80,7 @@ fn every_point(protocol: &'static str, side: Side, when: When, who: Who) {
 }
 
 /// Where the guest runs in the end; `None` if the migration has no such point.
-fn one_point(
-    protocol: &'static str,
-    side: Side,
-    when: When,
-    point: u32,
-    who: Who,
-    what: &str,
-) -> Option<Side> {
+fn one_point(way: Way, side: Side, when: When, point: u32, who: Who, what: &str) -> Option<Side> {
     let crash = RunOptions::crashing(match when {
         When::Before => CrashPoint::BeforeBatch(point),
         When::After => CrashPoint::AfterBatch(point),
@@ -68,12 +90,8 @@ fn one_point(
         Side::A => (crash, plain.clone()),
         Side::B => (plain.clone(), crash),
     };
-    let mut pair = pair(a, b);
-    let limits = Limits {
-        protocol: Some(protocol),
-        ..Limits::default()
-    };
-    pair.migrate(Side::A, limits)
+    let mut pair = way.pair(a, b);
+    pair.migrate(Side::A, way.limits())
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     match pair
         .wait_for_crash(side, TIMEOUT)
@@ -108,33 +126,39 @@ fn no_crash_at_all() {
 }
 
 macro_rules! every_point {
-    ($($name:ident: $protocol:literal $side:ident $when:ident $who:expr;)+) => {
+    ($($name:ident: $way:ident $side:ident $when:ident $who:expr;)+) => {
         $(#[test]
         fn $name() {
-            every_point($protocol, Side::$side, When::$when, $who);
+            every_point(Way::$way, Side::$side, When::$when, $who);
         })+
     };
 }
 
 every_point!(
-    source_before: "v3" A Before Who::One;
-    source_after: "v3" A After Who::One;
-    destination_before: "v3" B Before Who::One;
-    destination_after: "v3" B After Who::One;
-    both_at_source_before_source_first: "v3" A Before Who::Both { first: Side::A };
-    both_at_source_before_destination_first: "v3" A Before Who::Both { first: Side::B };
-    both_at_source_after_source_first: "v3" A After Who::Both { first: Side::A };
-    both_at_source_after_destination_first: "v3" A After Who::Both { first: Side::B };
-    both_at_destination_before_source_first: "v3" B Before Who::Both { first: Side::A };
-    both_at_destination_before_destination_first: "v3" B Before Who::Both { first: Side::B };
-    both_at_destination_after_source_first: "v3" B After Who::Both { first: Side::A };
-    both_at_destination_after_destination_first: "v3" B After Who::Both { first: Side::B };
-    v2_source_before: "v2" A Before Who::One;
-    v2_source_after: "v2" A After Who::One;
-    v2_destination_before: "v2" B Before Who::One;
-    v2_destination_after: "v2" B After Who::One;
-    v2_both_at_source_before_source_first: "v2" A Before Who::Both { first: Side::A };
-    v2_both_at_source_after_destination_first: "v2" A After Who::Both { first: Side::B };
+    source_before: V3 A Before Who::One;
+    source_after: V3 A After Who::One;
+    destination_before: V3 B Before Who::One;
+    destination_after: V3 B After Who::One;
+    both_at_source_before_source_first: V3 A Before Who::Both { first: Side::A };
+    both_at_source_before_destination_first: V3 A Before Who::Both { first: Side::B };
+    both_at_source_after_source_first: V3 A After Who::Both { first: Side::A };
+    both_at_source_after_destination_first: V3 A After Who::Both { first: Side::B };
+    both_at_destination_before_source_first: V3 B Before Who::Both { first: Side::A };
+    both_at_destination_before_destination_first: V3 B Before Who::Both { first: Side::B };
+    both_at_destination_after_source_first: V3 B After Who::Both { first: Side::A };
+    both_at_destination_after_destination_first: V3 B After Who::Both { first: Side::B };
+    v2_source_before: V2 A Before Who::One;
+    v2_source_after: V2 A After Who::One;
+    v2_destination_before: V2 B Before Who::One;
+    v2_destination_after: V2 B After Who::One;
+    v2_both_at_source_before_source_first: V2 A Before Who::Both { first: Side::A };
+    v2_both_at_source_after_destination_first: V2 A After Who::Both { first: Side::B };
+    postcopy_source_before: Postcopy A Before Who::One;
+    postcopy_source_after: Postcopy A After Who::One;
+    postcopy_destination_before: Postcopy B Before Who::One;
+    postcopy_destination_after: Postcopy B After Who::One;
+    postcopy_both_at_source_before_destination_first: Postcopy A Before Who::Both { first: Side::B };
+    postcopy_both_at_source_after_source_first: Postcopy A After Who::Both { first: Side::A };
 );
 
 /// v2: between the source's decision and the end of its copy neither copy runs, and nobody tells the

@@ -17,6 +17,12 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const NUMBERS: u32 = 5;
 
 static ORDINARY: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::ORDINARY));
+static QUIET: LazyLock<GuestImage> = LazyLock::new(|| {
+    image(GuestOptions {
+        dirty_pages: 2,
+        ..GuestOptions::ORDINARY
+    })
+});
 static RESTLESS: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::RESTLESS));
 
 fn image(options: GuestOptions) -> GuestImage {
@@ -30,7 +36,18 @@ pub(crate) fn program() -> &'static Path {
 /// Two sides with an ordinary guest. Without locks on the image nothing but the sidecars keeps two
 /// copies from running.
 pub(crate) fn pair(a: RunOptions, b: RunOptions) -> Pair {
-    start(&ORDINARY, a, b)
+    start(&ORDINARY, Locking::Off, a, b)
+}
+
+/// The same with locks on the image.
+pub(crate) fn pair_with_locks(a: RunOptions, b: RunOptions) -> Pair {
+    start(&ORDINARY, Locking::On, a, b)
+}
+
+/// A guest that writes so little that what is left of it for the switchover fits into a socket's buffer.
+pub(crate) fn quiet_pair() -> Pair {
+    let plain = RunOptions::default;
+    start(&QUIET, Locking::Off, plain(), plain())
 }
 
 /// A restless guest under a low bandwidth: performs until somebody lets it converge.
@@ -38,9 +55,27 @@ pub(crate) fn performing() -> Pair {
     performing_within(1)
 }
 
+/// Two sides with a guest that writes so much that it does not converge at once.
+pub(crate) fn restless_pair(a: RunOptions, b: RunOptions) -> Pair {
+    start(&RESTLESS, Locking::Off, a, b)
+}
+
+/// By post-copy, with a first pass that lasts.
+pub(crate) const POSTCOPY: Limits = Limits {
+    protocol: None,
+    max_bandwidth: Some(RESTLESS_BANDWIDTH),
+    downtime_limit: None,
+    postcopy: true,
+};
+
 /// The same with this downtime limit, in milliseconds.
 pub(crate) fn performing_within(downtime_limit: u64) -> Pair {
-    let mut pair = start(&RESTLESS, RunOptions::default(), RunOptions::default());
+    performing_with(Locking::Off, downtime_limit, RunOptions::default())
+}
+
+/// The same, with locks on the image or without, and the source's sidecar as it is told.
+pub(crate) fn performing_with(locking: Locking, downtime_limit: u64, a: RunOptions) -> Pair {
+    let mut pair = start(&RESTLESS, locking, a, RunOptions::default());
     let limits = Limits {
         max_bandwidth: Some(RESTLESS_BANDWIDTH),
         downtime_limit: Some(downtime_limit),
@@ -61,11 +96,11 @@ pub(crate) fn performing_within(downtime_limit: u64) -> Pair {
     pair
 }
 
-fn start(image: &GuestImage, a: RunOptions, b: RunOptions) -> Pair {
+fn start(image: &GuestImage, locking: Locking, a: RunOptions, b: RunOptions) -> Pair {
     let options = PairOptions {
         program: program(),
         image,
-        locking: Locking::Off,
+        locking,
         a,
         b,
     };

@@ -10,12 +10,17 @@ mod convergence;
 mod corpora;
 /// A sidecar is killed at every batch of a migration, alone and with the other.
 mod crash;
+/// What QEMU does that a recovery must know, and what avoids it.
+mod dangers;
 /// The disk fails under a sidecar at work.
 mod disk_failure;
+/// The image's locks through a migration.
+mod image_locks;
 /// Journals that are lost, put back from an older copy, or of another boot.
 mod lost_journal;
 /// What the guest's owner wants, kept through everything.
 mod owner;
+mod postcopy;
 /// A QEMU is killed in every phase of a migration.
 mod qemu_death;
 /// The code's own rules.

@@ -17,9 +17,9 @@ use std::time::Instant;
 use journal_format::number::{
     DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position, SegmentNumber,
 };
-use journal_format::record::{Protocol, 
+use journal_format::record::{
     Claim, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
-    Observed, Process, RecordBody, RunState,
+    Observed, Process, Protocol, RecordBody, RunState,
 };
 use phase_journal::engine::{
     Answer, ControlRequest, Envelope, Input, Message, PeerFailure, PeerRequest, PeerResponse, Token,
@@ -87,14 +87,17 @@ impl Qemu {
             EffectCommand::Claim(claim) => self.claim = Some(*claim),
             EffectCommand::Unclaim => self.claim = None,
             EffectCommand::Migrate { .. } => self.migrating = true,
-            EffectCommand::SetCapabilities(_)
+            EffectCommand::SetCapabilities { .. }
             | EffectCommand::SetParameters { .. }
             | EffectCommand::MigrateIncoming { .. }
             | EffectCommand::MigrateContinue
             | EffectCommand::MigrateCancel
             | EffectCommand::Cont
             | EffectCommand::Stop
-            | EffectCommand::Kill => {}
+            | EffectCommand::Kill
+            | EffectCommand::StartPostcopy
+            | EffectCommand::MigrateRecover { .. }
+            | EffectCommand::MigrateResume { .. } => {}
         }
     }
 }
@@ -192,7 +195,8 @@ fn answer_of_peer(envelope: &Envelope, request: &PeerRequest) -> Input {
         PeerRequest::Finish { .. }
         | PeerRequest::Abandon { .. }
         | PeerRequest::Ask { .. }
-        | PeerRequest::Acknowledge { .. } => {
+        | PeerRequest::Acknowledge { .. }
+        | PeerRequest::Resume { .. } => {
             Err(PeerFailure::Unreachable("it is not asked here".to_owned()))
         }
     };
@@ -244,6 +248,7 @@ fn migrate(world: &mut World, index: u32) -> Input {
         protocol: Protocol::V3,
         max_bandwidth: Some(1 << 30),
         downtime_limit: Some(300),
+        postcopy: false,
     })
 }
 

@@ -168,7 +168,7 @@ impl Surroundings {
         request: &PeerRequest,
     ) -> Result<(Envelope, PeerResponse), PeerFailure> {
         let fitting = match request {
-            PeerRequest::Prepare { .. } => 3,
+            PeerRequest::Prepare { .. } | PeerRequest::Resume { .. } => 3,
             PeerRequest::Finish { .. }
             | PeerRequest::Abandon { .. }
             | PeerRequest::Ask { .. }
@@ -192,17 +192,25 @@ impl Surroundings {
     /// What another sidecar asks.
     pub fn peer_request(&mut self, choices: &mut Bytes<'_>) -> PeerRequest {
         match choices.below(5) {
-            0 => PeerRequest::Prepare {
-                migration: migration(choices),
-                protocol: of(choices, &[Protocol::V3, Protocol::V3, Protocol::V2]),
-                authority: of(choices, AUTHORITIES),
-                name: name(choices),
-                source_name: visible(choices, &["g", "s"]),
-                peer: visible(choices, &["there"]),
-                uri: visible(choices, URIS),
-                wanted: wanted(choices),
-                definition: choices.perhaps(text),
-            },
+            0 => {
+                let migration = migration(choices);
+                let protocol = of(choices, &[Protocol::V3, Protocol::V3, Protocol::V2]);
+                let authority = of(choices, AUTHORITIES);
+                let (name, source_name) = (name(choices), visible(choices, &["g", "s"]));
+                PeerRequest::Prepare {
+                    migration,
+                    protocol,
+                    authority,
+                    name,
+                    // No choice of its own: the corpus was found without it.
+                    postcopy: source_name == "s",
+                    source_name,
+                    peer: visible(choices, &["there"]),
+                    uri: visible(choices, URIS),
+                    wanted: wanted(choices),
+                    definition: choices.perhaps(text),
+                }
+            }
             1 => PeerRequest::Finish {
                 cookie: self.cookie(choices),
             },
@@ -210,6 +218,9 @@ impl Surroundings {
                 migration: migration(choices),
             },
             3 => PeerRequest::Ask {
+                migration: migration(choices),
+            },
+            _ if choices.yes() => PeerRequest::Resume {
                 migration: migration(choices),
             },
             _ => PeerRequest::Acknowledge {
@@ -257,6 +268,7 @@ impl Surroundings {
                     uri,
                     protocol,
                     max_bandwidth,
+                    postcopy: max_bandwidth.is_some_and(|bandwidth| bandwidth % 4 == 2),
                     downtime_limit: choices.perhaps(|choices| choices.byte().into()),
                 }
             }

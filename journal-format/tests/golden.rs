@@ -159,6 +159,26 @@ fn a_segment_of_a_newer_writer() {
     assert_eq!((scan.damage.len(), scan.tail), (0, Tail::Clean));
 }
 
+/// F10: so is what was written before five bodies changed; it hides nothing either.
+#[test]
+fn a_segment_of_an_older_writer() {
+    let scan = scan(&golden("older-bodies.seg")).unwrap();
+    let mut unknown = BTreeSet::new();
+    let mut known = 0;
+    for record in records(&scan) {
+        match record {
+            Decoded::Known(_) => known += 1,
+            Decoded::Unknown { kind, version, .. } => {
+                unknown.insert((*kind, *version));
+            }
+        }
+    }
+    let changed = [(8, 1), (10, 1), (13, 1), (21, 1), (25, 1)];
+    assert_eq!(unknown, BTreeSet::from(changed));
+    assert!(known > 40, "{known}");
+    assert_eq!((scan.damage.len(), scan.tail), (0, Tail::Clean));
+}
+
 /// F12: the torn batch counts for nothing, also its whole records.
 #[test]
 fn a_segment_with_a_torn_tail() {

@@ -32,15 +32,15 @@ fn rows() -> Vec<Vec<String>> {
     lines.map(cells).collect()
 }
 
-/// F10: a type keeps its number and name.
+/// F10: a type keeps its number and name, and its body has a version.
 #[test]
 fn the_table_of_record_types_is_the_code_s() {
     let rows = rows();
-    for (number, name) in RecordBody::TYPES {
-        let found = rows
-            .iter()
-            .any(|row| row.len() == 3 && row[0] == number.to_string() && row[1] == *name);
-        assert!(found, "no row for {number} {name}");
+    let versions = RecordBody::BODY_VERSIONS.iter().map(|(_, version)| version);
+    for ((number, name), version) in RecordBody::TYPES.iter().zip(versions) {
+        let cells = [number.to_string(), (*name).to_owned(), version.to_string()];
+        let found = rows.iter().any(|row| row.len() == 4 && row[..3] == cells);
+        assert!(found, "no row for {number} {name} {version}");
     }
 }
 

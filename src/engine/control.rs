@@ -5,10 +5,9 @@
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    Authority, ClaimSeen, DEFINITION_SIZE_MAX, Decision, DomainState, EffectCommand, EffectResult,
-    Instance, JobBegun, JobKind, JobResult, MigrationCommitted, MigrationStatus, MigrationTerms,
-    Observed, OperatorResolved, Outcome, OutcomeLearned, Phase, Process, Protocol, RecordBody,
-    Role, RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
+    Authority, ClaimSeen, DEFINITION_SIZE_MAX, DomainState, EffectCommand, EffectResult, Instance,
+    JobBegun, JobKind, MigrationStatus, MigrationTerms, Observed, Phase, Process, Protocol,
+    RecordBody, Role, RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -17,9 +16,7 @@ use super::source::describe;
 use super::state::{definition_parts, kind_of};
 use super::turn::Turn;
 use super::view::seen;
-use super::{
-    Answer, ControlRequest, DOMAINS_MAX, Message, Notice, PeerRequest, Refusal, Rule, Token,
-};
+use super::{Answer, ControlRequest, DOMAINS_MAX, Message, Notice, PeerRequest, Refusal, Token};
 
 /// Longest name, path or URI in a request, in bytes.
 const NAME_SIZE_MAX: usize = TEXT_SIZE_MAX / 4;
@@ -128,7 +125,7 @@ impl Turn<'_> {
         self.engine.state.domains.named(name)
     }
 
-    fn need_domain(&self, name: &str) -> Result<DomainId, Refusal> {
+    pub(crate) fn need_domain(&self, name: &str) -> Result<DomainId, Refusal> {
         self.domain_named(name)
             .ok_or_else(|| Refusal::NoSuchDomain(name.to_owned()))
     }
@@ -155,7 +152,7 @@ impl Turn<'_> {
         }
     }
 
-    fn wrong_state(&self, id: DomainId, wish: &'static str) -> Refusal {
+    pub(crate) fn wrong_state(&self, id: DomainId, wish: &'static str) -> Refusal {
         let name = self
             .domain(id)
             .map(|domain| domain.state.name.clone())
@@ -344,6 +341,8 @@ impl Turn<'_> {
             peer,
             peer_domain,
             uri,
+            protocol,
+            postcopy,
             ..
         } = &request
         else {
@@ -356,6 +355,9 @@ impl Turn<'_> {
             check_uri(uri)?;
             self.need_free(id)?;
             self.need_room()?;
+            if *postcopy && *protocol == Protocol::V2 {
+                return Err(Refusal::PostcopyNeedsV3);
+            }
             if *peer == self.engine.config.peer {
                 return Err(Refusal::MigrationToItself(name.clone()));
             }
@@ -398,6 +400,7 @@ impl Turn<'_> {
             protocol,
             max_bandwidth,
             downtime_limit,
+            postcopy,
         } = request
         else {
             return Err(self.wrong_state(id, "migrate"));
@@ -439,6 +442,7 @@ impl Turn<'_> {
             uri,
             max_bandwidth,
             downtime_limit,
+            postcopy,
             nonce: None,
         };
         let begun = JobBegun {
@@ -459,7 +463,11 @@ impl Turn<'_> {
             return Err(Refusal::NoSuchJob(job));
         };
         let phase = migration.state.phase;
-        if migration.state.terms.role == Role::Destination || migration.may_be_granted() {
+        let in_postcopy = migration.state.postcopy && !migration.state.abandoned;
+        if migration.state.terms.role == Role::Destination
+            || migration.may_be_granted()
+            || in_postcopy
+        {
             return Err(Refusal::TooLate { job, phase });
         }
         // With this copy gone the other one may be the last.
@@ -613,154 +621,6 @@ impl Turn<'_> {
             }
         };
         self.reply(token, answer);
-    }
-
-    // Resolving.
-
-    fn resolve(
-        &mut self,
-        name: &str,
-        decision: Decision,
-        force: bool,
-        statement: &str,
-        uid: u32,
-    ) -> Result<Answer, Refusal> {
-        if statement.len() > TEXT_SIZE_MAX {
-            return Err(Refusal::TooLong {
-                what: "statement",
-                size_max: TEXT_SIZE_MAX,
-            });
-        }
-        let domain = self.need_domain(name)?;
-        let not_held = || Refusal::NotHeld(name.to_owned());
-        let id = self
-            .domain(domain)
-            .and_then(|one| one.migration)
-            .ok_or_else(not_held)?;
-        let held = self
-            .engine
-            .live
-            .get(&id)
-            .and_then(|live| live.rule)
-            .ok_or_else(not_held)?;
-        let evidence = self.evidence(id).ok_or_else(not_held)?;
-        let busy = self
-            .migration(id)
-            .is_none_or(|known| known.state.in_flight.is_some());
-        if held.decision() != Decision::Hold || busy || decision == Decision::Hold {
-            return Err(not_held());
-        }
-        if let Some(danger) = danger(held, decision, evidence.observed.process)
-            && (!force || statement.is_empty())
-        {
-            return Err(Refusal::NeedsForce {
-                name: name.to_owned(),
-                danger,
-            });
-        }
-        let touched = matches!(decision, Decision::Kill | Decision::Resume);
-        let unreachable = matches!(
-            held,
-            Rule::OtherInstance | Rule::ClaimedByAnother | Rule::JournalOlderThanQemu
-        );
-        if touched && unreachable {
-            return Err(self.wrong_state(domain, "be resolved by kill or resume"));
-        }
-        let job = self
-            .migration(id)
-            .map(|known| known.state.job)
-            .ok_or_else(not_held)?;
-        let resolved = OperatorResolved {
-            job,
-            decision,
-            force,
-            statement: statement.to_owned(),
-            uid,
-        };
-        self.append(Some(domain), RecordBody::OperatorResolved(resolved));
-        let decided = self.decided(id, Rule::OperatorResolved, decision, evidence);
-        match (
-            decision,
-            self.migration(id).map(|known| known.state.terms.role),
-        ) {
-            (Decision::Confirm, _) => {
-                self.end(id, JobResult::Failed, "an operator closed it as it was");
-            }
-            (Decision::Kill, Some(Role::Source)) => self.resolve_source_kill(id),
-            (Decision::Resume, Some(Role::Source)) => self.resolve_source_resume(id),
-            (Decision::Kill, Some(Role::Destination)) => self.abort(id),
-            (Decision::Resume, Some(Role::Destination)) => self.resolve_destination_resume(id),
-            (Decision::Hold, _) | (_, None) => {}
-        }
-        self.advance(id);
-        let view = decided.and_then(|(lsn, decided)| self.decision_view(domain, lsn, &decided));
-        view.map(Answer::Decision).ok_or_else(not_held)
-    }
-
-    fn resolve_source_kill(&mut self, id: MigrationId) {
-        let protocol = self.migration(id).map(|known| known.state.terms.protocol);
-        if protocol == Some(Protocol::V2) {
-            // The decision is this side's; what follows from it is done under the rules.
-            return self.grant(id);
-        }
-        let learned = OutcomeLearned {
-            migration: id,
-            outcome: Outcome::Committed,
-            position: None,
-        };
-        self.record(id, RecordBody::OutcomeLearned(learned));
-        self.enter(id, Phase::Confirm3);
-        self.intend(id, EffectCommand::Kill);
-    }
-
-    fn resolve_source_resume(&mut self, id: MigrationId) {
-        let granted = self
-            .migration(id)
-            .is_some_and(|known| known.state.granted.is_some());
-        if granted {
-            let learned = OutcomeLearned {
-                migration: id,
-                outcome: Outcome::Aborted,
-                position: None,
-            };
-            self.record(id, RecordBody::OutcomeLearned(learned));
-            self.enter(id, Phase::Confirm3Cancelled);
-        } else {
-            self.abandon(id, "an operator resolved it", true);
-        }
-        self.live(id).effect_at = 0;
-    }
-
-    fn resolve_destination_resume(&mut self, id: MigrationId) {
-        let committed = self
-            .migration(id)
-            .is_some_and(|known| known.state.committed);
-        if !committed {
-            self.enter_finish(id);
-            let body = MigrationCommitted {
-                cookie: None,
-                migration: id,
-            };
-            self.record(id, RecordBody::MigrationCommitted(body));
-        }
-        self.run(id);
-    }
-}
-
-/// What an operator's word could do that cannot be undone; `None` if nothing.
-fn danger(held: Rule, decision: Decision, process: Process) -> Option<&'static str> {
-    match decision {
-        Decision::Hold => None,
-        Decision::Confirm => Some(
-            "ends the job while it is not known which copy is the guest: nobody looks after either",
-        ),
-        Decision::Resume => Some("could make a second copy of the guest run"),
-        // What is damaged may have been the record that the guest ran here.
-        Decision::Kill if process == Process::Dead && held != Rule::JournalDamaged => None,
-        Decision::Kill => match held {
-            Rule::SourceGrantedStartedUnproven => None,
-            _ => Some("could end the last good copy of the guest"),
-        },
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) enum StatusClass {
     Completed,
     /// Post-copy: no way back.
     Postcopy,
+    /// Post-copy, and its stream broke.
+    PostcopyBroken,
     /// Not known.
     Unknown,
 }
@@ -91,10 +93,10 @@ pub(crate) fn status_class(status: Option<&MigrationStatus>) -> StatusClass {
         Some(MigrationStatus::Completed) => StatusClass::Completed,
         Some(
             MigrationStatus::PostcopyActive
-            | MigrationStatus::PostcopyPaused
             | MigrationStatus::PostcopyRecoverSetup
             | MigrationStatus::PostcopyRecover,
         ) => StatusClass::Postcopy,
+        Some(MigrationStatus::PostcopyPaused) => StatusClass::PostcopyBroken,
         Some(MigrationStatus::Colo | MigrationStatus::Other(_)) | None => StatusClass::Unknown,
     }
 }
@@ -107,10 +109,32 @@ pub(crate) fn is_whole(evidence: &Evidence) -> bool {
         && status_class(observed.migration.as_ref()) == StatusClass::Completed
 }
 
+/// A destination's copy that may be given to run: whole, or in post-copy complete but for memory that
+/// is on its way.
+pub(crate) fn is_takeable(evidence: &Evidence) -> bool {
+    let observed = &evidence.observed;
+    let in_postcopy = match status_class(observed.migration.as_ref()) {
+        StatusClass::Postcopy | StatusClass::PostcopyBroken => true,
+        StatusClass::None
+        | StatusClass::Performing
+        | StatusClass::PreSwitchover
+        | StatusClass::Device
+        | StatusClass::Cancelling
+        | StatusClass::Ended
+        | StatusClass::Completed
+        | StatusClass::Unknown => false,
+    };
+    let loaded = observed.process == Process::Alive
+        && run_class(observed.run_state.as_ref()) == RunClass::Paused;
+    is_whole(evidence) || evidence.facts.postcopy && loaded && in_postcopy
+}
+
 /// A granted source whose copy is still there and can be resumed.
 pub(crate) fn is_safe(evidence: &Evidence) -> bool {
     let observed = &evidence.observed;
-    observed.process == Process::Alive
+    // In post-copy only forward: nobody is invited to give up.
+    !evidence.facts.postcopy
+        && observed.process == Process::Alive
         && run_class(observed.run_state.as_ref()) == RunClass::Postmigrate
         && status_class(observed.migration.as_ref()) == StatusClass::Completed
 }
@@ -158,7 +182,7 @@ fn source(evidence: &Evidence) -> Option<Rule> {
         });
     }
     match (facts.outcome, facts.granted, facts.abandoned) {
-        (Some(Outcome::Committed), _, _) => Some(source_committed(evidence)),
+        (Some(Outcome::Committed), _, _) => source_committed(evidence),
         (Some(Outcome::Aborted), _, _) => Some(source_aborted(evidence)),
         (None, true, _) => Some(source_granted(evidence)),
         (None, false, true) => Some(match process {
@@ -191,7 +215,11 @@ fn source_abandoned(evidence: &Evidence) -> Rule {
     let status = status_class(evidence.observed.migration.as_ref());
     let migrated = evidence.facts.migrate_intended;
     match (status, run) {
-        (StatusClass::Postcopy | StatusClass::Unknown, _) if migrated => Rule::NoRuleForThis,
+        (StatusClass::Postcopy | StatusClass::PostcopyBroken | StatusClass::Unknown, _)
+            if migrated =>
+        {
+            Rule::NoRuleForThis
+        }
         (_, RunClass::Inmigrate | RunClass::Unknown) => Rule::NoRuleForThis,
         (
             StatusClass::None
@@ -202,6 +230,7 @@ fn source_abandoned(evidence: &Evidence) -> Rule {
             | StatusClass::Ended
             | StatusClass::Completed
             | StatusClass::Postcopy
+            | StatusClass::PostcopyBroken
             | StatusClass::Unknown,
             RunClass::Running
             | RunClass::Ran
@@ -213,13 +242,14 @@ fn source_abandoned(evidence: &Evidence) -> Rule {
 }
 
 /// The destination started the guest. Only that AND this QEMU saying completed end this copy; a
-/// mute QEMU said so before the grant.
-fn source_committed(evidence: &Evidence) -> Rule {
-    let confirmed = evidence.phase == Phase::Confirm3;
+/// mute QEMU said so before the grant, if it was no post-copy.
+fn source_committed(evidence: &Evidence) -> Option<Rule> {
+    let confirmed = is_confirmed(evidence.phase);
     let observed = &evidence.observed;
-    match observed.process {
+    let rule = match observed.process {
         Process::Dead if confirmed => Rule::SourceConfirmDead,
         Process::Dead => Rule::SourceGrantedDeadSettled,
+        Process::Mute if evidence.facts.postcopy && !confirmed => Rule::QemuMute,
         Process::Mute | Process::OtherInstance => Rule::SourceConfirm,
         Process::Alive => match (
             run_class(observed.run_state.as_ref()),
@@ -229,6 +259,10 @@ fn source_committed(evidence: &Evidence) -> Rule {
             (_, StatusClass::Completed) if confirmed => Rule::SourceConfirm,
             (_, StatusClass::Completed) => Rule::SourceGrantedStarted,
             (
+                RunClass::FinishMigrate | RunClass::Postmigrate,
+                StatusClass::Postcopy | StatusClass::PostcopyBroken,
+            ) => return source_split(evidence),
+            (
                 _,
                 StatusClass::None
                 | StatusClass::Performing
@@ -237,15 +271,68 @@ fn source_committed(evidence: &Evidence) -> Rule {
                 | StatusClass::Cancelling
                 | StatusClass::Ended
                 | StatusClass::Postcopy
+                | StatusClass::PostcopyBroken
                 | StatusClass::Unknown,
             ) => Rule::SourceGrantedStartedUnproven,
         },
+    };
+    Some(rule)
+}
+
+/// The destination runs the guest, whose memory is still on its way, or was.
+fn source_split(evidence: &Evidence) -> Option<Rule> {
+    let broken = status_class(evidence.observed.migration.as_ref()) == StatusClass::PostcopyBroken;
+    match evidence.peer {
+        PeerAnswer::Lost => Some(Rule::SourcePostcopyLost),
+        // Only the end of the job there, or its QEMU's own word, says this.
+        PeerAnswer::Started if broken => Some(Rule::SourcePostcopyWhole),
+        PeerAnswer::NotAsked
+        | PeerAnswer::Unreachable
+        | PeerAnswer::Amnesia
+        | PeerAnswer::NoSuchMigration
+        | PeerAnswer::Performing
+        | PeerAnswer::Granted
+        | PeerAnswer::GrantedAndSafe
+        | PeerAnswer::Abandoned
+        | PeerAnswer::NotWhole
+        | PeerAnswer::Whole
+        | PeerAnswer::Deciding
+        | PeerAnswer::Started
+        | PeerAnswer::Aborted
+        | PeerAnswer::Split => broken.then_some(Rule::SourcePostcopyBroken),
+    }
+}
+
+/// QEMU said completed, and the destination has started the guest.
+pub(crate) fn is_confirmed(phase: Phase) -> bool {
+    match phase {
+        Phase::Confirm3 | Phase::ConfirmResume => true,
+        Phase::Begin3
+        | Phase::Perform2
+        | Phase::Perform3
+        | Phase::Perform3Done
+        | Phase::Confirm3Cancelled
+        | Phase::Prepare
+        | Phase::Finish2
+        | Phase::Finish3
+        | Phase::PostcopyFailed
+        | Phase::BeginResume
+        | Phase::PerformResume
+        | Phase::PrepareResume
+        | Phase::FinishResume => false,
     }
 }
 
 fn source_aborted(evidence: &Evidence) -> Rule {
     let cancelled = evidence.phase == Phase::Confirm3Cancelled;
+    let status = status_class(evidence.observed.migration.as_ref());
+    let stopped = matches!(
+        run_class(evidence.observed.run_state.as_ref()),
+        RunClass::FinishMigrate | RunClass::Postmigrate
+    );
+    let is_split = stopped && matches!(status, StatusClass::Postcopy | StatusClass::PostcopyBroken);
     match (evidence.observed.process, cancelled) {
+        (Process::Alive, _) if is_split => Rule::SourcePostcopyLost,
         (Process::Dead, true) => Rule::SourceCancelledDead,
         (Process::Dead, false) => Rule::SourceGrantedDeadSettled,
         (Process::Mute, _) => Rule::QemuMute,
@@ -270,9 +357,10 @@ fn source_granted(evidence: &Evidence) -> Rule {
             (RunClass::Running, _) | (RunClass::Ran | RunClass::Paused, StatusClass::Completed) => {
                 Rule::SourceGrantedRunning
             }
-            (RunClass::Postmigrate | RunClass::FinishMigrate, StatusClass::Completed) => {
-                Rule::SourceGrantedInDoubt
-            }
+            (
+                RunClass::Postmigrate | RunClass::FinishMigrate,
+                StatusClass::Completed | StatusClass::Postcopy | StatusClass::PostcopyBroken,
+            ) => Rule::SourceGrantedInDoubt,
             (
                 RunClass::Ran
                 | RunClass::Paused
@@ -326,8 +414,16 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
         (StatusClass::None | StatusClass::Ended | StatusClass::Cancelling, _) => {
             Some(Rule::SourcePerformGiveUp)
         }
+        // On its way into post-copy (since QEMU 10 by way of `device`): it ends there or fails.
+        (StatusClass::Device, _) if evidence.facts.postcopy => None,
         (StatusClass::Performing | StatusClass::PreSwitchover | StatusClass::Device, _) => give_up,
-        (StatusClass::Postcopy | StatusClass::Unknown, _) => Some(Rule::NoRuleForThis),
+        (
+            StatusClass::Postcopy | StatusClass::PostcopyBroken,
+            RunClass::FinishMigrate | RunClass::Postmigrate,
+        ) if evidence.protocol == Protocol::V3 => Some(Rule::SourcePerformPostcopy),
+        (StatusClass::Postcopy | StatusClass::PostcopyBroken | StatusClass::Unknown, _) => {
+            Some(Rule::NoRuleForThis)
+        }
     }
 }
 
@@ -346,7 +442,9 @@ fn source_perform2_completed(evidence: &Evidence) -> Rule {
         | PeerAnswer::Abandoned
         | PeerAnswer::NotWhole
         | PeerAnswer::Deciding
-        | PeerAnswer::Started => Rule::SourcePerform2Completed,
+        | PeerAnswer::Started
+        | PeerAnswer::Split
+        | PeerAnswer::Lost => Rule::SourcePerform2Completed,
     }
 }
 
@@ -359,10 +457,12 @@ fn source_perform_dead(evidence: &Evidence) -> Rule {
         PeerAnswer::Whole if evidence.watched && evidence.protocol == Protocol::V3 => {
             Rule::SourcePerformDeadWatched
         }
-        PeerAnswer::Whole | PeerAnswer::Deciding | PeerAnswer::Started => {
+        PeerAnswer::Whole | PeerAnswer::Deciding | PeerAnswer::Started | PeerAnswer::Split => {
             Rule::SourcePerformDeadUnwatched
         }
-        PeerAnswer::Aborted | PeerAnswer::NoSuchMigration => Rule::SourcePerformDeadNotWhole,
+        PeerAnswer::Aborted | PeerAnswer::NoSuchMigration | PeerAnswer::Lost => {
+            Rule::SourcePerformDeadNotWhole
+        }
         // It may still be loading what was sent: it becomes whole or ends by itself.
         PeerAnswer::NotWhole
         | PeerAnswer::NotAsked
@@ -382,7 +482,7 @@ fn destination(evidence: &Evidence) -> Option<Rule> {
         (true, _, _) if dead => Some(Rule::DestinationAbortedDead),
         (true, _, _) => Some(Rule::DestinationAborted),
         (false, true, _) if dead => Some(Rule::DestinationStartedDead),
-        (false, true, _) => Some(Rule::DestinationStarted),
+        (false, true, _) => destination_started(evidence),
         (false, false, true) => Some(destination_finish(evidence)),
         (false, false, false) => match evidence.phase {
             Phase::Prepare => destination_prepare(evidence),
@@ -401,6 +501,46 @@ fn destination(evidence: &Evidence) -> Option<Rule> {
             | Phase::PrepareResume
             | Phase::FinishResume => Some(Rule::NoRuleForThis),
         },
+    }
+}
+
+/// Started: all there is to do was done, but in post-copy memory may still be on its way.
+fn destination_started(evidence: &Evidence) -> Option<Rule> {
+    if !evidence.facts.postcopy {
+        return Some(Rule::DestinationStarted);
+    }
+    let status = status_class(evidence.observed.migration.as_ref());
+    // It may wait for memory with its monitor blocked; that its stream broke it says all the same.
+    if evidence.observed.process == Process::Mute && status != StatusClass::PostcopyBroken {
+        return Some(Rule::QemuMute);
+    }
+    match status {
+        StatusClass::Completed => Some(Rule::DestinationStarted),
+        StatusClass::Postcopy => None,
+        StatusClass::PostcopyBroken => Some(match evidence.peer {
+            // A source that durably forgot this migration closed it when its QEMU was gone.
+            PeerAnswer::Lost | PeerAnswer::NoSuchMigration => Rule::DestinationPostcopyLost,
+            PeerAnswer::NotAsked
+            | PeerAnswer::Unreachable
+            | PeerAnswer::Amnesia
+            | PeerAnswer::Performing
+            | PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Abandoned
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Deciding
+            | PeerAnswer::Started
+            | PeerAnswer::Split
+            | PeerAnswer::Aborted => Rule::DestinationPostcopyBroken,
+        }),
+        StatusClass::None
+        | StatusClass::Performing
+        | StatusClass::PreSwitchover
+        | StatusClass::Device
+        | StatusClass::Cancelling
+        | StatusClass::Ended
+        | StatusClass::Unknown => Some(Rule::NoRuleForThis),
     }
 }
 
@@ -423,6 +563,10 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
         | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Performing)
         | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Completed) => {}
         (
+            RunClass::Inmigrate | RunClass::Paused,
+            StatusClass::Postcopy | StatusClass::PostcopyBroken,
+        ) if evidence.facts.postcopy => {}
+        (
             RunClass::Inmigrate
             | RunClass::Paused
             | RunClass::FinishMigrate
@@ -430,7 +574,10 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             _,
         ) => return Some(Rule::NoRuleForThis),
     }
-    match (evidence.peer, is_whole(evidence)) {
+    if (evidence.peer, status) == (PeerAnswer::Lost, StatusClass::PostcopyBroken) {
+        return Some(Rule::DestinationPrepareLost);
+    }
+    match (evidence.peer, is_takeable(evidence)) {
         (PeerAnswer::Abandoned, _) => Some(Rule::DestinationPrepareAbandoned),
         (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe, true) => {
             Some(Rule::DestinationPrepareFinish)
@@ -452,6 +599,8 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             | PeerAnswer::Whole
             | PeerAnswer::Deciding
             | PeerAnswer::Started
+            | PeerAnswer::Split
+            | PeerAnswer::Lost
             | PeerAnswer::Aborted,
             _,
         ) => evidence
@@ -480,7 +629,7 @@ fn destination_finish(evidence: &Evidence) -> Rule {
     }
     match run_class(observed.run_state.as_ref()) {
         RunClass::Running | RunClass::Ran => Rule::DestinationFinishRunning,
-        RunClass::Paused if is_whole(evidence) => match (cont, evidence.peer) {
+        RunClass::Paused if is_takeable(evidence) => match (cont, evidence.peer) {
             (ContIntent::Done, _) => Rule::DestinationFinishRunning,
             (ContIntent::Refused, _) if evidence.protocol == Protocol::V2 => {
                 Rule::DestinationFinishRetry

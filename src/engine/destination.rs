@@ -42,6 +42,7 @@ impl Turn<'_> {
             peer,
             uri,
             wanted,
+            postcopy,
             definition,
             ..
         } = request
@@ -63,6 +64,7 @@ impl Turn<'_> {
             uri,
             max_bandwidth: None,
             downtime_limit: None,
+            postcopy,
             nonce: Some(nonce),
         };
         let begun = JobBegun {
@@ -80,7 +82,10 @@ impl Turn<'_> {
         self.carry_definition(domain, definition.as_deref());
 
         let mut plan = self.plan_claim(migration);
-        plan.push(EffectCommand::SetCapabilities(Role::Destination));
+        plan.push(EffectCommand::SetCapabilities {
+            role: Role::Destination,
+            postcopy,
+        });
         // `stop` clears autostart: without it the guest could start by itself when the stream ends.
         plan.push(EffectCommand::Stop);
         plan.push(EffectCommand::MigrateIncoming { uri: terms.uri });
@@ -196,6 +201,7 @@ impl Turn<'_> {
             let saw = self.live(id).peer_position;
             self.peer_reply(token, saw, PeerResponse::Prepared { nonce });
         }
+        self.stream_goes_on(id);
         let now = self.now;
         if now.saturating_sub(self.live(id).heard_at) > SILENCE_MS_MAX {
             self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
@@ -208,6 +214,9 @@ impl Turn<'_> {
         command: &EffectCommand,
         result: &EffectResult,
     ) {
+        if let EffectCommand::MigrateRecover { .. } = command {
+            return self.listened_again(id, result);
+        }
         let Some(migration) = self.migration(id) else {
             return;
         };
@@ -228,8 +237,7 @@ impl Turn<'_> {
             && *command == EffectCommand::Cont
             && *result == EffectResult::Done
         {
-            self.started(id);
-            self.end(id, JobResult::Completed, "the guest runs here");
+            self.started(id, "the guest runs here");
             return;
         }
         if undecided && *result != EffectResult::Done {
@@ -254,11 +262,20 @@ impl Turn<'_> {
         live.effect_at = 0;
     }
 
-    fn started(&mut self, id: MigrationId) {
+    /// The guest was started here. That ends the job, unless its memory may still be on its way.
+    fn started(&mut self, id: MigrationId, detail: &str) {
         self.record(
             id,
             RecordBody::MigrationStarted(MigrationNamed { migration: id }),
         );
+        let postcopy = self
+            .migration(id)
+            .is_some_and(|known| known.state.terms.postcopy);
+        if postcopy {
+            self.live(id).blackout = false;
+        } else {
+            self.end(id, JobResult::Completed, detail);
+        }
     }
 
     /// Decides: the guest runs here. The decision and its one `cont` intent are one batch.
@@ -300,12 +317,7 @@ impl Turn<'_> {
         match self.domain(domain).map(|domain| domain.state.wanted) {
             Some(WantedRunState::Running) => self.intend(id, EffectCommand::Cont),
             Some(WantedRunState::Paused) => {
-                self.started(id);
-                self.end(
-                    id,
-                    JobResult::Completed,
-                    "the guest is here, paused as wanted",
-                );
+                self.started(id, "the guest is here, paused as wanted");
             }
             None => {}
         }
@@ -325,10 +337,11 @@ impl Turn<'_> {
                     migration: id,
                 };
                 self.record(id, RecordBody::MigrationCommitted(committed));
-                self.started(id);
-                self.end(id, JobResult::Completed, "the guest was found running here");
+                self.started(id, "the guest was found running here");
             }
-            Rule::DestinationPrepareFailed | Rule::DestinationPrepareAbandoned => {
+            Rule::DestinationPrepareFailed
+            | Rule::DestinationPrepareAbandoned
+            | Rule::DestinationPrepareLost => {
                 self.abort(id);
                 self.refuse_prepare(id, "the source gave up, or the stream failed");
             }
@@ -353,12 +366,13 @@ impl Turn<'_> {
                 }
             }
             Rule::DestinationFinishRefusedSafe => self.abort(id),
-            Rule::DestinationFinishRunning => {
-                self.started(id);
-                self.end(id, JobResult::Completed, "the guest runs here");
-            }
+            Rule::DestinationFinishRunning => self.started(id, "the guest runs here"),
             Rule::DestinationFinishDead => {
-                self.started(id);
+                self.record(
+                    id,
+                    RecordBody::MigrationStarted(MigrationNamed { migration: id }),
+                );
+                self.enter_lost(id);
                 self.end(
                     id,
                     JobResult::Crashed,
@@ -373,10 +387,19 @@ impl Turn<'_> {
                     "QEMU ended before the guest ran here",
                 );
             }
+            Rule::DestinationPostcopyBroken => self.await_resume(id),
+            Rule::DestinationPostcopyLost => {
+                self.enter(id, Phase::PostcopyFailed);
+                if self.effect_due(id) {
+                    self.intend(id, EffectCommand::Kill);
+                }
+            }
             Rule::DestinationStarted => {
+                self.stream_goes_on(id);
                 self.end(id, JobResult::Completed, "the guest was started here");
             }
             Rule::DestinationStartedDead => {
+                self.enter_lost(id);
                 self.end(
                     id,
                     JobResult::Crashed,
@@ -405,6 +428,10 @@ impl Turn<'_> {
             | Rule::SourcePerformGiveUp
             | Rule::SourcePerformRunning
             | Rule::SourcePerformCompleted
+            | Rule::SourcePerformPostcopy
+            | Rule::SourcePostcopyBroken
+            | Rule::SourcePostcopyWhole
+            | Rule::SourcePostcopyLost
             | Rule::SourcePerformDeadWatched
             | Rule::SourcePerformDeadUnwatched
             | Rule::SourcePerformDeadAsking
@@ -463,6 +490,10 @@ impl Turn<'_> {
             } else {
                 PeerAnswer::Aborted
             }
+        } else if state.started && !state.open && state.phase == Phase::PostcopyFailed {
+            PeerAnswer::Lost
+        } else if state.started && state.open && state.terms.postcopy {
+            PeerAnswer::Split
         } else if state.started {
             PeerAnswer::Started
         } else if state.committed || !state.open {
@@ -485,7 +516,10 @@ impl Turn<'_> {
             return;
         }
         let answer = self.destination_answer(id);
-        let settled = matches!(answer, PeerAnswer::Started | PeerAnswer::Aborted);
+        let settled = matches!(
+            answer,
+            PeerAnswer::Started | PeerAnswer::Split | PeerAnswer::Aborted | PeerAnswer::Lost
+        );
         let now = self.now;
         let live = self.live(id);
         let saw = live.peer_position;

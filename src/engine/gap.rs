@@ -182,6 +182,7 @@ fn is_on_its_way(status: StatusClass) -> bool {
         | StatusClass::Ended
         | StatusClass::Completed
         | StatusClass::Postcopy
+        | StatusClass::PostcopyBroken
         | StatusClass::Unknown => false,
     }
 }
@@ -401,6 +402,7 @@ fn common(evidence: &Evidence, open: &[&MigrationHistory]) -> Facts {
             .all(|one| one.facts.outcome != Some(Outcome::Aborted) && !one.facts.committed);
     Facts {
         migrate_intended: all(|facts| facts.migrate_intended),
+        postcopy: all(|facts| facts.postcopy),
         granted: all(|facts| facts.granted),
         abandoned: all(|facts| facts.abandoned),
         committed: all(|facts| facts.committed),

@@ -72,6 +72,15 @@ impl Histories {
         }
     }
 
+    /// Of post-copy nothing is said: after it there is no way back, whatever else was lost.
+    pub(crate) fn unknown() -> Histories {
+        Histories {
+            all: Vec::new(),
+            writer: Writer::Unknowing,
+            cited: None,
+        }
+    }
+
     /// A job that began behind the damage: all of it can be read, but not what its owner wanted before.
     pub(crate) fn begun(history: MigrationHistory) -> Histories {
         let mut histories = Histories::of(history);
@@ -212,6 +221,7 @@ fn other(wanted: WantedRunState) -> WantedRunState {
 fn is_undecided(facts: &Facts) -> bool {
     let Facts {
         migrate_intended: _,
+        postcopy: _,
         granted,
         abandoned,
         committed,
@@ -390,6 +400,7 @@ fn destination(protocol: Protocol, from: &MigrationHistory, steps: &mut Steps) {
 fn resolved(from: &MigrationHistory) -> MigrationHistory {
     let facts = Facts {
         migrate_intended: false,
+        postcopy: false,
         granted: false,
         abandoned: false,
         committed: false,
@@ -427,7 +438,7 @@ fn proves_knowing(state: &MigrationState, body: &RecordBody) -> bool {
                 && matches!(
                     intended.command,
                     EffectCommand::Claim(_)
-                        | EffectCommand::SetCapabilities(_)
+                        | EffectCommand::SetCapabilities { .. }
                         | EffectCommand::Migrate { .. }
                         | EffectCommand::MigrateIncoming { .. }
                         | EffectCommand::MigrateContinue
@@ -477,13 +488,16 @@ fn fits(state: &MigrationState, one: &MigrationHistory, body: &RecordBody) -> bo
             (RecordBody::EffectIntended(intended), Role::Source) => match &intended.command {
                 EffectCommand::Claim(_)
                 | EffectCommand::Unclaim
-                | EffectCommand::SetCapabilities(_)
+                | EffectCommand::SetCapabilities { .. }
                 | EffectCommand::SetParameters { .. }
                 | EffectCommand::Migrate { .. }
                 | EffectCommand::MigrateContinue => undecided,
                 EffectCommand::MigrateCancel => !undecided,
                 EffectCommand::Kill => one.resolved || facts.committed || facts.outcome.is_some(),
                 EffectCommand::MigrateIncoming { .. }
+                | EffectCommand::StartPostcopy
+                | EffectCommand::MigrateRecover { .. }
+                | EffectCommand::MigrateResume { .. }
                 | EffectCommand::Cont
                 | EffectCommand::Stop => true,
             },
@@ -584,7 +598,7 @@ fn intend(state: &MigrationState, one: &mut MigrationHistory, command: &EffectCo
             Role::Source,
             EffectCommand::Claim(_)
             | EffectCommand::Unclaim
-            | EffectCommand::SetCapabilities(_)
+            | EffectCommand::SetCapabilities { .. }
             | EffectCommand::SetParameters { .. }
             | EffectCommand::Migrate { .. }
             | EffectCommand::MigrateContinue,

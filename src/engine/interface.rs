@@ -193,6 +193,8 @@ pub enum ControlRequest {
         max_bandwidth: Option<u64>,
         /// Milliseconds.
         downtime_limit: Option<u64>,
+        /// Let the guest go over after the first pass, and its memory follow.
+        postcopy: bool,
     },
     /// End a job, if it still can be.
     JobCancel {
@@ -259,6 +261,8 @@ pub enum PeerRequest {
         uri: String,
         /// What the guest's owner wants.
         wanted: WantedRunState,
+        /// The guest may go over before all of its memory did.
+        postcopy: bool,
         /// Opaque; may be absent.
         definition: Option<String>,
     },
@@ -282,6 +286,11 @@ pub enum PeerRequest {
         /// The migration.
         migration: MigrationId,
     },
+    /// Source: the stream broke in post-copy; listen again. Answered by prepared.
+    Resume {
+        /// The migration.
+        migration: MigrationId,
+    },
 }
 
 impl PeerRequest {
@@ -292,7 +301,8 @@ impl PeerRequest {
             PeerRequest::Prepare { migration, .. }
             | PeerRequest::Abandon { migration }
             | PeerRequest::Ask { migration }
-            | PeerRequest::Acknowledge { migration } => *migration,
+            | PeerRequest::Acknowledge { migration }
+            | PeerRequest::Resume { migration } => *migration,
             PeerRequest::Finish { cookie } => cookie.migration,
         }
     }
@@ -585,6 +595,8 @@ pub enum Refusal {
     },
     /// The peer is this sidecar itself.
     MigrationToItself(String),
+    /// Post-copy was asked for with a protocol that has none.
+    PostcopyNeedsV3,
     /// The job is past the point where it can be cancelled.
     TooLate {
         /// The job.
@@ -679,6 +691,9 @@ impl fmt::Display for Refusal {
                     "domain '{name}' cannot migrate to the sidecar that already has it"
                 )
             }
+            Refusal::PostcopyNeedsV3 => f.write_str(
+                "post-copy needs protocol v3: in v2 the source ends its copy before the other one runs",
+            ),
             Refusal::TooLate { job, phase } => {
                 write!(
                     f,

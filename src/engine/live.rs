@@ -36,6 +36,7 @@ pub(crate) enum Asked {
     Abandon,
     Ask,
     Acknowledge,
+    Resume,
 }
 
 /// A migration in this life of the process.
@@ -73,6 +74,10 @@ pub(crate) struct Live {
     pub(crate) prepare: Option<Token>,
     /// Destination: who waits for an outcome, and since when.
     pub(crate) waiting: Vec<(Token, u64)>,
+    /// Destination: the source that waits for this side to listen again.
+    pub(crate) resume: Option<Token>,
+    /// Source: the destination listens again.
+    pub(crate) listens: bool,
     /// Who waits for a fresh look.
     pub(crate) looking: Vec<Token>,
     /// Destination: the licence, while nothing is decided.
@@ -110,6 +115,8 @@ impl Default for Live {
             wish: None,
             prepare: None,
             waiting: Vec::new(),
+            resume: None,
+            listens: false,
             looking: Vec::new(),
             cookie: None,
             heard_at: 0,

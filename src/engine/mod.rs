@@ -15,6 +15,8 @@ mod histories;
 mod interface;
 mod live;
 mod peer;
+mod postcopy;
+mod resolve;
 mod rule;
 mod source;
 mod state;

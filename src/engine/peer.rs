@@ -7,12 +7,12 @@
 
 use journal_format::number::{MigrationId, Nonce, Position};
 use journal_format::record::{
-    Cookie, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, PeerHeard, PeerPrepared,
+    Cookie, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, PeerHeard, PeerPrepared, Process,
     RecordBody, Role,
 };
 
 use super::Rule;
-use super::decide::is_safe;
+use super::decide::{is_confirmed, is_safe};
 use super::live::{Asked, Pending};
 use super::state::{Domain, awaits_prepare, ran_on};
 use super::turn::{Turn, longer};
@@ -160,6 +160,7 @@ impl Turn<'_> {
                 if asked == Asked::Prepare && intact {
                     self.prepared(id, nonce, envelope.sender);
                 }
+                self.live(id).listens = asked == Asked::Resume && intact;
                 return;
             }
             PeerResponse::Refused { why } => {
@@ -265,7 +266,11 @@ impl Turn<'_> {
             self.record(id, RecordBody::PeerHeard(heard));
         }
         let outcome = match (role, answer) {
-            (Role::Source, PeerAnswer::Started) if granted => Some(Outcome::Committed),
+            (Role::Source, PeerAnswer::Started | PeerAnswer::Split | PeerAnswer::Lost)
+                if granted =>
+            {
+                Some(Outcome::Committed)
+            }
             // Where the other side's journal stood may be lost: a shorter one may say so.
             (Role::Source, PeerAnswer::Aborted) if granted && !damaged => Some(Outcome::Aborted),
             _ => None,
@@ -279,6 +284,7 @@ impl Turn<'_> {
             };
             self.record(id, RecordBody::OutcomeLearned(learned));
             self.live(id).effect_at = 0;
+            self.live(id).blackout = false;
         }
     }
 
@@ -300,6 +306,7 @@ impl Turn<'_> {
         match answer {
             PeerAnswer::Started
             | PeerAnswer::Aborted
+            | PeerAnswer::Lost
             | PeerAnswer::NoSuchMigration
             | PeerAnswer::Amnesia => self.forget(id),
             PeerAnswer::NotAsked
@@ -310,7 +317,8 @@ impl Turn<'_> {
             | PeerAnswer::Abandoned
             | PeerAnswer::NotWhole
             | PeerAnswer::Whole
-            | PeerAnswer::Deciding => {}
+            | PeerAnswer::Deciding
+            | PeerAnswer::Split => {}
         }
     }
 
@@ -397,13 +405,14 @@ impl Turn<'_> {
             PeerRequest::Finish { cookie } => self.asked_finish(token, envelope, cookie),
             PeerRequest::Abandon { migration } => self.asked_abandon(token, envelope, migration),
             PeerRequest::Ask { migration } => self.asked_how(token, envelope, migration),
+            PeerRequest::Resume { migration } => self.asked_resume(token, envelope, migration),
             PeerRequest::Acknowledge { migration } => {
                 self.asked_acknowledge(token, envelope, migration);
             }
         }
     }
 
-    fn answer(
+    pub(crate) fn answer(
         &mut self,
         token: Token,
         envelope: Envelope,
@@ -421,7 +430,7 @@ impl Turn<'_> {
         live.and_then(|live| live.peer_position).or_else(recorded)
     }
 
-    fn refuse(&mut self, token: Token, envelope: Envelope, why: &str) {
+    pub(crate) fn refuse(&mut self, token: Token, envelope: Envelope, why: &str) {
         let response = PeerResponse::Refused {
             why: why.to_owned(),
         };
@@ -440,6 +449,7 @@ impl Turn<'_> {
             name,
             protocol,
             authority,
+            postcopy,
             ..
         } = &request
         else {
@@ -463,11 +473,13 @@ impl Turn<'_> {
         }
         use journal_format::record::{Authority, Protocol};
         let is_offered = match protocol {
-            Protocol::V2 => *authority == Authority::Source,
+            Protocol::V2 => *authority == Authority::Source && !*postcopy,
             Protocol::V3 => *authority == Authority::Destination,
         };
         if !is_offered {
-            let why = format!("protocol {protocol} with authority {authority} is not offered here");
+            let with = if *postcopy { " and post-copy" } else { "" };
+            let why =
+                format!("protocol {protocol} with authority {authority}{with} is not offered here");
             return self.refuse(token, envelope, &why);
         }
         let Some(domain) = self.domain_named(name) else {
@@ -544,7 +556,10 @@ impl Turn<'_> {
             return self.refuse(token, envelope, "this side is the source of that migration");
         }
         let answer = self.destination_answer(id);
-        if matches!(answer, PeerAnswer::Started | PeerAnswer::Aborted) {
+        if matches!(
+            answer,
+            PeerAnswer::Started | PeerAnswer::Aborted | PeerAnswer::Lost
+        ) {
             self.forget(id);
         }
         self.answer(token, envelope, answer, None);
@@ -559,7 +574,7 @@ impl Turn<'_> {
     }
 
     /// Looks at a migration's domain; false if it is not there any more.
-    fn look_for(&mut self, id: MigrationId) -> bool {
+    pub(crate) fn look_for(&mut self, id: MigrationId) -> bool {
         let Some(domain) = self.migration(id).map(|migration| migration.domain) else {
             return false;
         };
@@ -602,6 +617,7 @@ impl Turn<'_> {
         let rule = evidence
             .as_ref()
             .and_then(|evidence| self.rule_over(id, evidence));
+        let dead = evidence.is_some_and(|evidence| evidence.observed.process == Process::Dead);
         let Some(migration) = self.migration(id) else {
             return (PeerAnswer::NoSuchMigration, None);
         };
@@ -618,7 +634,10 @@ impl Turn<'_> {
                 None => (PeerAnswer::Performing, None),
             };
         }
+        // This half is gone; whether the other one needs it, its own QEMU says.
+        let lost = state.postcopy && dead && !is_confirmed(state.phase);
         match (state.outcome, state.granted) {
+            (Some(Outcome::Committed), Some(_)) if lost => (PeerAnswer::Lost, None),
             (Some(Outcome::Aborted), _) => (PeerAnswer::Abandoned, None),
             (Some(Outcome::Committed), Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
             // Whoever ran on, is damaged, or was closed by an operator gives no licence again.
@@ -629,6 +648,7 @@ impl Turn<'_> {
             }
             (None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
             (_, None) if state.abandoned => (PeerAnswer::Abandoned, None),
+            (_, None) if lost => (PeerAnswer::Lost, None),
             (_, None) => (PeerAnswer::Performing, None),
         }
     }

@@ -74,6 +74,7 @@ impl Turn<'_> {
             peer: self.engine.config.peer.clone(),
             uri: terms.uri.clone(),
             wanted: domain.state.wanted,
+            postcopy: terms.postcopy,
             definition: definition.and_then(|first| self.engine.state.definition(first)),
         };
         self.ask(id, Asked::Prepare, request);
@@ -86,7 +87,10 @@ impl Turn<'_> {
         };
         let terms = migration.state.terms.clone();
         let mut plan = self.plan_claim(id);
-        plan.push(EffectCommand::SetCapabilities(Role::Source));
+        plan.push(EffectCommand::SetCapabilities {
+            role: Role::Source,
+            postcopy: terms.postcopy,
+        });
         plan.push(EffectCommand::SetParameters {
             max_bandwidth: terms.max_bandwidth,
             downtime_limit: Some(HELD_DOWNTIME_LIMIT_MS),
@@ -117,7 +121,9 @@ impl Turn<'_> {
             }
             StatusClass::Performing => {
                 self.learn_wanted_of_source(id);
-                self.let_converge(id);
+                if !self.start_postcopy(id) {
+                    self.let_converge(id);
+                }
             }
             StatusClass::None
             | StatusClass::Device
@@ -125,6 +131,7 @@ impl Turn<'_> {
             | StatusClass::Ended
             | StatusClass::Completed
             | StatusClass::Postcopy
+            | StatusClass::PostcopyBroken
             | StatusClass::Unknown => {}
         }
     }
@@ -169,6 +176,7 @@ impl Turn<'_> {
             return;
         };
         let (domain, migrated) = (migration.domain, migration.may_be_sent());
+        let postcopy = migration.state.postcopy_intended;
         // What the owner asked for and is on its way counts more than what it was before.
         if self.live(id).wish.is_some() {
             return;
@@ -183,7 +191,8 @@ impl Turn<'_> {
             (StatusClass::Performing, RunClass::Running | RunClass::Paused) => {
                 self.learn_wanted(domain, &observed);
             }
-            (StatusClass::Ended, RunClass::Postmigrate) if migrated => {
+            // Not so once post-copy was started: QEMU then leaves every guest stopped.
+            (StatusClass::Ended, RunClass::Postmigrate) if migrated && !postcopy => {
                 self.want(domain, WantedRunState::Paused, WantedReason::Seen);
             }
             _ => {}
@@ -224,14 +233,19 @@ impl Turn<'_> {
         }
         match command {
             // The look after it tells how it stands; it is sent again if it must be.
-            EffectCommand::MigrateContinue | EffectCommand::Stop | EffectCommand::Cont => {}
+            EffectCommand::MigrateContinue
+            | EffectCommand::StartPostcopy
+            | EffectCommand::Stop
+            | EffectCommand::Cont => {}
             EffectCommand::Claim(_)
             | EffectCommand::Unclaim
-            | EffectCommand::SetCapabilities(_)
+            | EffectCommand::SetCapabilities { .. }
             | EffectCommand::SetParameters { .. }
             | EffectCommand::MigrateIncoming { .. }
             | EffectCommand::Migrate { .. }
             | EffectCommand::MigrateCancel
+            | EffectCommand::MigrateRecover { .. }
+            | EffectCommand::MigrateResume { .. }
             | EffectCommand::Kill => {
                 let why = format!("{} {}", command.name(), describe(result));
                 self.abandon(id, &why, false);
@@ -338,6 +352,7 @@ impl Turn<'_> {
                 self.abandon(id, "the guest was continued here from outside", false);
             }
             Rule::SourcePerformCompleted
+            | Rule::SourcePerformPostcopy
             | Rule::SourcePerformDeadWatched
             | Rule::SourcePerform2Whole => self.grant(id),
             Rule::SourcePerform2Gone => {
@@ -381,7 +396,7 @@ impl Turn<'_> {
             Rule::SourceGrantedStarted
             | Rule::SourceGrantedRunningStarted
             | Rule::SourceConfirm => {
-                self.enter(id, Phase::Confirm3);
+                self.enter_confirm(id);
                 if self.effect_due(id) {
                     self.intend(id, EffectCommand::Kill);
                 }
@@ -410,8 +425,16 @@ impl Turn<'_> {
                 );
             }
             Rule::SourceGrantedDeadSettled => {
-                let outcome = self.migration(id).and_then(|known| known.state.outcome);
-                if outcome == Some(Outcome::Committed) {
+                let known = self.migration(id).map(|known| &known.state);
+                let outcome = known.and_then(|state| state.outcome);
+                let postcopy = known.is_some_and(|state| state.postcopy);
+                if outcome == Some(Outcome::Committed) && postcopy {
+                    self.end(
+                        id,
+                        JobResult::Crashed,
+                        "QEMU ended in post-copy: whether all of the guest went over the destination knows",
+                    );
+                } else if outcome == Some(Outcome::Committed) {
                     self.enter(id, Phase::Confirm3);
                     self.end(
                         id,
@@ -427,6 +450,19 @@ impl Turn<'_> {
             | Rule::SourceGrantedAmnesia
             | Rule::SourceGrantedOther
             | Rule::SourceGrantedDead => self.ask_finish(id),
+            Rule::SourcePostcopyBroken => self.resume_stream(id),
+            Rule::SourcePostcopyWhole => {
+                self.enter_confirm(id);
+                if self.effect_due(id) {
+                    self.intend(id, EffectCommand::Kill);
+                }
+            }
+            Rule::SourcePostcopyLost => {
+                self.enter(id, Phase::PostcopyFailed);
+                if self.effect_due(id) {
+                    self.intend(id, EffectCommand::Kill);
+                }
+            }
             Rule::SourceGrantedRunning => {
                 self.ask(id, Asked::Abandon, PeerRequest::Abandon { migration: id });
             }
@@ -448,6 +484,9 @@ impl Turn<'_> {
             | Rule::DestinationPrepareWaiting
             | Rule::DestinationPrepareAlone
             | Rule::DestinationPrepareAmnesia
+            | Rule::DestinationPrepareLost
+            | Rule::DestinationPostcopyBroken
+            | Rule::DestinationPostcopyLost
             | Rule::DestinationFinishRetry
             | Rule::DestinationFinishRefused
             | Rule::DestinationFinishRefusedSafe
@@ -529,7 +568,7 @@ impl Turn<'_> {
             // On its way to an end; the next look tells.
             (StatusClass::Cancelling, _) | (_, RunClass::FinishMigrate) => return false,
             // Never here, or a split guest: nothing is done to it.
-            (StatusClass::Postcopy | StatusClass::Unknown, _)
+            (StatusClass::Postcopy | StatusClass::PostcopyBroken | StatusClass::Unknown, _)
             | (_, RunClass::Inmigrate | RunClass::Unknown) => return false,
             (_, RunClass::Ran) => None,
             (_, RunClass::Running) => match wanted {
@@ -613,6 +652,7 @@ fn knows_outcome(answer: PeerAnswer) -> bool {
     match answer {
         PeerAnswer::Started
         | PeerAnswer::Aborted
+        | PeerAnswer::Lost
         | PeerAnswer::NoSuchMigration
         | PeerAnswer::Amnesia => true,
         PeerAnswer::NotAsked
@@ -623,7 +663,8 @@ fn knows_outcome(answer: PeerAnswer) -> bool {
         | PeerAnswer::Abandoned
         | PeerAnswer::NotWhole
         | PeerAnswer::Whole
-        | PeerAnswer::Deciding => false,
+        | PeerAnswer::Deciding
+        | PeerAnswer::Split => false,
     }
 }
 

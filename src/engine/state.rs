@@ -60,6 +60,10 @@ impl Migration {
         let state = &self.state;
         Facts {
             migrate_intended: state.migrate_intended,
+            postcopy: match state.terms.role {
+                Role::Source => state.postcopy,
+                Role::Destination => state.terms.postcopy,
+            },
             granted: state.granted.is_some(),
             abandoned: state.abandoned,
             committed: state.committed,
@@ -388,6 +392,8 @@ impl State {
             terms: terms.clone(),
             phase,
             migrate_intended: false,
+            postcopy_intended: false,
+            postcopy: false,
             source_touched: false,
             granted: None,
             abandoned: false,
@@ -413,7 +419,10 @@ impl State {
         {
             let wanted = domain.map_or(WantedRunState::Running, |domain| domain.state.wanted);
             let history = history_of(&state, migration.facts(), wanted);
-            migration.histories = Some(Histories::begun(history));
+            migration.histories = Some(match terms.postcopy {
+                true => Histories::unknown(),
+                false => Histories::begun(history),
+            });
         }
     }
 
@@ -500,6 +509,8 @@ impl State {
         state.in_flight = Some((record.lsn, command.clone()));
         match (command, state.terms.role) {
             (EffectCommand::Migrate { .. }, _) => state.migrate_intended = true,
+            (EffectCommand::StartPostcopy, _) => state.postcopy_intended = true,
+            (EffectCommand::MigrateContinue, _) => state.postcopy |= state.postcopy_intended,
             // Before that the migration itself carries what the guest did over.
             (EffectCommand::MigrateCancel | EffectCommand::Cont, Role::Source)
                 if state.granted.is_some() || state.abandoned =>

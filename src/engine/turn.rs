@@ -447,6 +447,9 @@ impl<'a> Turn<'a> {
         live.decided = true;
         live.rule = rule;
         let before = self.engine.next;
+        if rule != Some(Rule::DestinationPostcopyBroken) {
+            self.refuse_resume(id, "the stream is not broken here");
+        }
         match (rule, role) {
             (Some(rule), Role::Source) => {
                 self.record_decision(id, rule, evidence);
@@ -475,7 +478,9 @@ impl<'a> Turn<'a> {
             use journal_format::record::PeerAnswer::{Amnesia, Unreachable};
             matches!(
                 rule,
-                Rule::SourcePerformCompleted | Rule::SourceGrantedInDoubt
+                Rule::SourcePerformCompleted
+                    | Rule::SourcePerformPostcopy
+                    | Rule::SourceGrantedInDoubt
             ) && !matches!(evidence.peer, Unreachable | Amnesia)
         };
         if !ordinary {
@@ -519,6 +524,7 @@ impl<'a> Turn<'a> {
         };
         self.append(Some(domain), RecordBody::JobEnded(ended));
         self.drop_wish(id, "the job ended");
+        self.refuse_resume(id, "the job ended");
         let live = self.live(id);
         live.blackout = false;
         live.rule = None;

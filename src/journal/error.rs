@@ -265,7 +265,7 @@ impl fmt::Display for OpenError {
                 version,
             } => write!(
                 f,
-                "{}: record {lsn} (type {kind}, version {version}) is of a newer program",
+                "{}: record {lsn} (type {kind}, version {version}) is of another version of this program",
                 file.display()
             ),
             OpenError::NoReadableSegment { file, why } => {

@@ -23,13 +23,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::codec::{Message, Splitter};
-use super::command::qmp_command;
+use super::command::{is_out_of_band, qmp_command};
 use crate::journal::Durable;
 
 /// Largest message a server may send, in bytes (QEMU's own schema is 200 kB in one line).
 const MESSAGE_SIZE_MAX: usize = 64 * 1024 * 1024;
 /// Commands without an answer on one connection, at the most.
 const IN_FLIGHT_MAX: usize = 64;
+/// The same on a QEMU's monitor, for commands in band: after eight QEMU reads no more until it has
+/// answered one (`QMP_REQ_QUEUE_LEN_MAX`), and what goes out of band has to get through.
+const IN_BAND_MAX: usize = 4;
 /// Events that wait to be heard; more are dropped, and that is said.
 const EVENTS_MAX: usize = 1024;
 /// Pause between attempts to connect where too many wait already.
@@ -76,6 +79,8 @@ pub enum QmpError {
         /// Why.
         why: String,
     },
+    /// Nothing was sent, because QEMU has not answered what it was sent before.
+    Busy,
     /// It was written, or part of it, and no answer can come any more.
     Lost {
         /// Why.
@@ -116,6 +121,10 @@ impl fmt::Display for QmpError {
             }
             QmpError::Refused { description, .. } => f.write_str(description),
             QmpError::NotSent { why } => write!(f, "not sent: {why}"),
+            QmpError::Busy => write!(
+                f,
+                "not sent: QEMU has not answered the last {IN_BAND_MAX} commands"
+            ),
             QmpError::Lost { why } => write!(f, "no answer: {why}"),
             QmpError::TimedOut { name, after } => {
                 write!(f, "no answer to {name} within {} ms", after.as_millis())
@@ -253,6 +262,8 @@ struct Core {
     pending: Arc<Mutex<Pending>>,
     next_id: AtomicU64,
     credentials: Credentials,
+    /// Commands out of band were negotiated.
+    oob: bool,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -339,6 +350,7 @@ impl Core {
             pending,
             next_id: AtomicU64::new(1),
             credentials,
+            oob,
             tasks,
         };
         let enable = if oob {
@@ -356,6 +368,11 @@ impl Core {
                 path: path.to_owned(),
             }),
         }
+    }
+
+    /// Has QEMU kept so many commands without an answer that it may soon read no more?
+    fn is_busy(&self) -> bool {
+        lock(&self.pending).waiting.len() >= IN_BAND_MAX
     }
 
     async fn call(&self, how: &str, name: &str, arguments: Value, wait: Duration) -> Answer {
@@ -583,6 +600,9 @@ impl Client {
                 name: name.to_owned(),
             });
         }
+        if self.0.is_busy() {
+            return Err(QmpError::Busy);
+        }
         self.0.call("execute", name, arguments, wait).await
     }
 
@@ -606,7 +626,16 @@ impl Client {
                 why: "it is no QMP command".to_owned(),
             };
         };
-        match self.0.call("execute", name, arguments, wait).await {
+        let how = match is_out_of_band(&effect.command) && self.0.oob {
+            true => "exec-oob",
+            false if self.0.is_busy() => {
+                return EffectResult::NotSent {
+                    why: QmpError::Busy.to_string(),
+                };
+            }
+            false => "execute",
+        };
+        match self.0.call(how, name, arguments, wait).await {
             Ok(_) => EffectResult::Done,
             Err(QmpError::Refused { class, description }) => {
                 EffectResult::Refused { class, description }
@@ -614,6 +643,7 @@ impl Client {
             Err(QmpError::NotSent { why }) => EffectResult::NotSent { why },
             Err(
                 error @ (QmpError::Lost { .. }
+                | QmpError::Busy
                 | QmpError::TimedOut { .. }
                 | QmpError::Connect { .. }
                 | QmpError::NoGreeting { .. }

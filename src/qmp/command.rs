@@ -18,7 +18,7 @@ pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&'static str, Valu
             "identity": claim.to_string(),
         }),
         EffectCommand::Unclaim => json!({"id": CLAIM_ID}),
-        EffectCommand::SetCapabilities(role) => capabilities(*role),
+        EffectCommand::SetCapabilities { role, postcopy } => capabilities(*role, *postcopy),
         EffectCommand::SetParameters {
             max_bandwidth,
             downtime_limit,
@@ -32,26 +32,37 @@ pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&'static str, Valu
             }
             Value::Object(arguments)
         }
-        EffectCommand::MigrateIncoming { uri } | EffectCommand::Migrate { uri } => {
-            json!({"uri": uri})
-        }
+        EffectCommand::MigrateIncoming { uri }
+        | EffectCommand::Migrate { uri }
+        | EffectCommand::MigrateRecover { uri } => json!({"uri": uri}),
+        EffectCommand::MigrateResume { uri } => json!({"uri": uri, "resume": true}),
         EffectCommand::MigrateContinue => json!({"state": "pre-switchover"}),
-        EffectCommand::MigrateCancel | EffectCommand::Cont | EffectCommand::Stop => json!({}),
+        EffectCommand::MigrateCancel
+        | EffectCommand::Cont
+        | EffectCommand::Stop
+        | EffectCommand::StartPostcopy => json!({}),
         EffectCommand::Kill => return None,
     };
     Some((command.name(), arguments))
 }
 
-/// What each side of a pre-copy migration needs. Without return-path the source says completed
+/// Whether a command goes past those that wait. A guest that waits for memory in post-copy may wait
+/// with QEMU's big lock held, and then QEMU answers nothing else until its stream goes on.
+pub(crate) fn is_out_of_band(command: &EffectCommand) -> bool {
+    matches!(command, EffectCommand::MigrateRecover { .. })
+}
+
+/// What each side of a migration needs. Without return-path the source says completed
 /// though the destination loaded nothing; without pause-before-switchover there is no last moment at
 /// which giving up is safe; late-block-activate keeps a whole copy that has no licence from taking
-/// the images' locks.
-fn capabilities(role: Role) -> Value {
+/// the images' locks. Post-copy has to be there on both sides from the start.
+fn capabilities(role: Role, postcopy: bool) -> Value {
     let (events, return_path) = (("events", true), ("return-path", true));
-    let wanted = match role {
-        Role::Source => [events, return_path, ("pause-before-switchover", true)],
-        Role::Destination => [events, return_path, ("late-block-activate", true)],
+    let own = match role {
+        Role::Source => ("pause-before-switchover", true),
+        Role::Destination => ("late-block-activate", true),
     };
+    let wanted = [events, return_path, own, ("postcopy-ram", postcopy)];
     let all = wanted.map(|(name, state)| json!({"capability": name, "state": state}));
     json!({"capabilities": all})
 }

@@ -304,15 +304,28 @@ async fn a_monitor_that_another_client_has_is_named() {
 
 #[test]
 fn effects_as_qemu_reads_them() {
-    let (name, arguments) = qmp_command(&EffectCommand::SetCapabilities(Role::Source)).unwrap();
+    let (name, arguments) = qmp_command(&EffectCommand::SetCapabilities {
+        role: Role::Source,
+        postcopy: true,
+    })
+    .unwrap();
     assert_eq!(name, "migrate-set-capabilities");
     let on: Vec<&str> = arguments["capabilities"]
         .as_array()
         .unwrap()
         .iter()
+        .filter(|one| one["state"] == true)
         .map(|one| one["capability"].as_str().unwrap())
         .collect();
-    assert_eq!(on, ["events", "return-path", "pause-before-switchover"]);
+    assert_eq!(
+        on,
+        [
+            "events",
+            "return-path",
+            "pause-before-switchover",
+            "postcopy-ram"
+        ]
+    );
     assert_eq!(qmp_command(&EffectCommand::Kill), None);
 }
 

@@ -123,6 +123,8 @@ pub(crate) struct MigrateDomain {
     pub(crate) max_bandwidth: Option<u64>,
     /// Milliseconds.
     pub(crate) downtime_limit: Option<u64>,
+    /// Post-copy after the first pass; false if absent.
+    pub(crate) postcopy: bool,
 }
 
 /// Arguments of `query-decisions`.
@@ -258,6 +260,7 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
             protocol: rest.optional_protocol("protocol")?,
             max_bandwidth: rest.optional_number("max-bandwidth")?,
             downtime_limit: rest.optional_number("downtime-limit")?,
+            postcopy: rest.optional_bool("postcopy")?.unwrap_or(false),
         }),
         "job-cancel" => Command::JobCancel {
             job: Lsn(rest.number("job")?),

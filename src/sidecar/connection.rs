@@ -64,7 +64,7 @@ impl From<QmpError> for ConnectError {
             QmpError::Connect { .. } | QmpError::NoGreeting { .. } | QmpError::NotQmp { .. } => {
                 ConnectError::NotConnected(error)
             }
-            QmpError::TimedOut { .. } => ConnectError::Silent,
+            QmpError::TimedOut { .. } | QmpError::Busy => ConnectError::Silent,
             QmpError::Lost { why } | QmpError::NotSent { why } => ConnectError::Lost(why),
             QmpError::Refused { .. } | QmpError::NotAQuery { .. } => {
                 ConnectError::NotQemu(error.to_string())

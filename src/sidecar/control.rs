@@ -236,6 +236,7 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         protocol,
         max_bandwidth,
         downtime_limit,
+        postcopy,
     } = migrate;
     ControlRequest::Migrate {
         peer_domain: destination_name.unwrap_or_else(|| name.clone()),
@@ -246,6 +247,7 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         protocol: protocol.unwrap_or(Protocol::V3),
         max_bandwidth,
         downtime_limit,
+        postcopy,
     }
 }
 

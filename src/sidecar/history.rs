@@ -231,6 +231,7 @@ mod tests {
     fn decided(job: u64) -> RecordBody {
         let facts = Facts {
             migrate_intended: false,
+            postcopy: false,
             granted: false,
             abandoned: false,
             committed: false,

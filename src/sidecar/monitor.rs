@@ -159,6 +159,8 @@ struct Task {
     pause: Duration,
     /// A migration moves in this QEMU, as far as was seen.
     moving: bool,
+    /// The status of its migration, as last seen or heard over this connection.
+    status: Option<MigrationStatus>,
 }
 
 /// Waits for the end of a process that is held, else for ever.
@@ -191,6 +193,7 @@ impl Task {
             next_attempt: Instant::now(),
             pause: Duration::from_millis(RECONNECT_MS_MIN),
             moving: false,
+            status: None,
         }
     }
 
@@ -288,7 +291,12 @@ impl Task {
             }
         }
         self.next_attempt = Instant::now() + self.pause;
-        observe::silent(Process::Mute, None)
+        // Events come all the same: QEMU sends them from the thread they happen in.
+        self.drain_events().await;
+        Observed {
+            migration: self.status.clone(),
+            ..observe::silent(Process::Mute, None)
+        }
     }
 
     /// Makes sure of the process: held, or known to be gone.
@@ -386,6 +394,7 @@ impl Task {
         }
         self.next_attempt = Instant::now() + self.pause;
         self.moving = false;
+        self.status = None;
         self.board.clear(self.watched.domain);
         let grace = Duration::from_millis(END_GRACE_MS_MAX);
         let has_ended = match &self.hold {
@@ -454,6 +463,7 @@ impl Task {
     }
 
     fn note_status(&mut self, status: &MigrationStatus) {
+        self.status = Some(status.clone());
         self.moving = observe::is_moving(status);
         if !self.moving {
             self.board.clear(self.watched.domain);
@@ -505,7 +515,10 @@ impl Task {
             return not_sent("QEMU's monitor is not connected".to_owned());
         };
         let (domain, link) = (self.watched.domain, &self.link);
-        let (result, closed) = perform_and_hear(connection, effect, domain, link).await;
+        let (result, closed, status) = perform_and_hear(connection, effect, domain, link).await;
+        if let Some(status) = status {
+            self.note_status(&status);
+        }
         if closed {
             self.close("it ended under an effect").await;
         }
@@ -515,26 +528,32 @@ impl Task {
 
 /// Sends an effect and waits for its answer. Events go on meanwhile, and all that came before the
 /// answer are told before it. Says also whether the
-/// connection ended.
+/// connection ended, and the last status that was heard.
 async fn perform_and_hear(
     connection: &mut Connection,
     effect: Durable<Effect>,
     domain: DomainId,
     link: &Link,
-) -> (EffectResult, bool) {
+) -> (EffectResult, bool, Option<MigrationStatus>) {
     let Connection { client, ears } = connection;
     let wait = Duration::from_millis(EFFECT_WAIT_MS_MAX);
     let mut performing = core::pin::pin!(client.perform(effect, wait));
     let mut closed = false;
+    let mut status = None;
     loop {
         tokio::select! {
             biased;
             heard = ears.heard(), if !closed => match heard {
-                Heard::Event(event) => link.tell(Input::Event { domain, event }).await,
+                Heard::Event(event) => {
+                    if let QemuEvent::Migration(heard) = &event {
+                        status = Some(heard.clone());
+                    }
+                    link.tell(Input::Event { domain, event }).await;
+                }
                 Heard::Other => {}
                 Heard::Closed => closed = true,
             },
-            result = &mut performing => return (result, closed),
+            result = &mut performing => return (result, closed, status),
         }
     }
 }

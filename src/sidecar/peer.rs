@@ -168,7 +168,7 @@ impl PeerClients {
                 self.keep(peer, connection);
                 Err(PeerFailure::Refused(description))
             }
-            Err(error @ QmpError::NotSent { .. }) => {
+            Err(error @ (QmpError::NotSent { .. } | QmpError::Busy)) => {
                 Err(PeerFailure::NotSent(format!("{peer}: {error}")))
             }
             Err(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use journal_format::number::{BootId, Epoch, Id128, Lsn};
-use journal_format::record::{BODY_VERSION, Decoded, RecordBody, body_size};
+use journal_format::record::{Decoded, RecordBody, body_size};
 use phase_journal::journal::read::{Ending, Gap, SegmentFile};
 use serde_json::json;
 
@@ -222,7 +222,7 @@ pub(crate) fn record_line(recorded: &Recorded, json: bool) -> String {
         Decoded::Known(record) => {
             value["type"] = json!(record.body.type_name());
             value["type-number"] = json!(record.body.type_number());
-            value["version"] = json!(BODY_VERSION);
+            value["version"] = json!(record.body.body_version());
             value["size"] = json!(body_size(&record.body));
             value["previous"] = json!(record.previous);
             // A body that cannot be shown would be a program error; the line is then without it.

@@ -48,6 +48,9 @@ pub(crate) struct MigrateArgs {
     /// Milliseconds that the guest may be stopped
     #[arg(long, value_name = "MS")]
     downtime_limit: Option<u64>,
+    /// Let the guest go over after the first pass, and the rest of its memory follow (post-copy, with v3)
+    #[arg(long)]
+    postcopy: bool,
     /// Begin it and do not watch
     #[arg(long)]
     no_wait: bool,
@@ -76,6 +79,7 @@ pub(crate) fn run(
         ("protocol", json!(args.protocol)),
         ("max-bandwidth", json!(args.max_bandwidth)),
         ("downtime-limit", json!(args.downtime_limit)),
+        ("postcopy", json!(args.postcopy.then_some(true))),
     ]);
     runtime.block_on(async {
         let (client, events) = SidecarClient::connect(socket, WAIT).await?;

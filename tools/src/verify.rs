@@ -54,7 +54,7 @@ fn as_text(report: &Report, out: &mut impl Write) -> Result<(), ToolError> {
     if report.unknown_records > 0 {
         writeln!(
             out,
-            "newer     {} of a newer program",
+            "unknown   {} of another version",
             count(report.unknown_records, "record")
         )?;
     }

@@ -26,7 +26,7 @@ pub(crate) fn line(recorded: &Recorded) -> String {
             ..
         } => (
             format!("type {kind} version {version}"),
-            format!("of a newer program, {} bytes", body.len()),
+            format!("of another version, {} bytes", body.len()),
         ),
     };
     let lsn = recorded.record.lsn().to_string();
@@ -165,7 +165,10 @@ fn effect(command: &EffectCommand) -> String {
     match command {
         EffectCommand::Claim(claim) => format!("{name} claim {claim}"),
         EffectCommand::Unclaim => format!("{name} claim"),
-        EffectCommand::SetCapabilities(role) => format!("{name} as {role}"),
+        EffectCommand::SetCapabilities { role, postcopy } => {
+            let postcopy = if *postcopy { ", with post-copy" } else { "" };
+            format!("{name} as {role}{postcopy}")
+        }
         EffectCommand::SetParameters {
             max_bandwidth,
             downtime_limit,
@@ -178,14 +181,16 @@ fn effect(command: &EffectCommand) -> String {
                 downtime.unwrap_or_default()
             )
         }
-        EffectCommand::MigrateIncoming { uri } | EffectCommand::Migrate { uri } => {
-            format!("{name} {uri}")
-        }
+        EffectCommand::MigrateIncoming { uri }
+        | EffectCommand::Migrate { uri }
+        | EffectCommand::MigrateRecover { uri } => format!("{name} {uri}"),
+        EffectCommand::MigrateResume { uri } => format!("{name} {uri}, resumed"),
         EffectCommand::MigrateContinue
         | EffectCommand::MigrateCancel
         | EffectCommand::Cont
         | EffectCommand::Stop
-        | EffectCommand::Kill => name.to_owned(),
+        | EffectCommand::Kill
+        | EffectCommand::StartPostcopy => name.to_owned(),
     }
 }
 
@@ -225,6 +230,7 @@ pub(crate) fn evidence(evidence: &Evidence) -> Vec<(&'static str, String)> {
     let mut durable = vec![format!("phase {}", evidence.phase)];
     let flags = [
         (facts.migrate_intended, "migrate intended"),
+        (facts.postcopy, "post-copy"),
         (facts.granted, "granted"),
         (facts.abandoned, "abandoned"),
         (facts.committed, "committed"),

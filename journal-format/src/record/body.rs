@@ -133,6 +133,8 @@ pub struct MigrationTerms {
     pub max_bandwidth: Option<u64>,
     /// Milliseconds, if set.
     pub downtime_limit: Option<u64>,
+    /// The guest may go over before all of its memory did (post-copy).
+    pub postcopy: bool,
     /// Made by the destination; at the source only known from `peer-prepared` on.
     pub nonce: Option<Nonce>,
 }
@@ -346,6 +348,10 @@ pub struct MigrationState {
     pub phase: Phase,
     /// Source: `migrate` was intended.
     pub migrate_intended: bool,
+    /// Source: `migrate-start-postcopy` was intended.
+    pub postcopy_intended: bool,
+    /// Source: and then `migrate-continue`, after which there may be no way back.
+    pub postcopy: bool,
     /// Source: cancel or cont was intended.
     pub source_touched: bool,
     /// Source: the licence that went out.

@@ -1,6 +1,7 @@
 //! Records to bytes and back.
 //! Invariant: the header is written by hand; bincode writes bodies only, with fixed-width integers,
-//! a limit, and no trailing bytes (F9). A type's number and version never change their meaning.
+//! a limit, and no trailing bytes (F9). A type's number and the version of its body never change their
+//! meaning.
 //! Not here: what records mean.
 
 use serde::Serialize;
@@ -18,9 +19,6 @@ pub const RECORD_HEADER_SIZE: usize = 48;
 
 const CRC_OFFSET: usize = RECORD_HEADER_SIZE - 4;
 const WHAT: &str = "record";
-
-/// The version of every body that this program writes and knows.
-pub const BODY_VERSION: u16 = 1;
 
 /// A record that was read.
 #[allow(
@@ -68,17 +66,27 @@ impl Decoded {
     }
 }
 
-/// The table of record types: number on disk, name in text, payload.
+/// The table of record types: number on disk, version of the body that this program writes and reads,
+/// name in text, payload.
 macro_rules! record_types {
-    ($($number:literal $name:literal $variant:ident $(($payload:ident))?,)+) => {
+    ($($number:literal v $version:literal $name:literal $variant:ident $(($payload:ident))?,)+) => {
         impl RecordBody {
             /// Every type: its number on disk and its name.
             pub const TYPES: &'static [(u16, &'static str)] = &[$(($number, $name),)+];
+
+            /// Every type: its number on disk and the version of its body.
+            pub const BODY_VERSIONS: &'static [(u16, u16)] = &[$(($number, $version),)+];
 
             /// The number of its type on disk.
             #[must_use]
             pub const fn type_number(&self) -> u16 {
                 match self { $(record_types!(@pattern $variant $($payload)?) => $number,)+ }
+            }
+
+            /// The version of its body: the only one of its type that this program writes and reads.
+            #[must_use]
+            pub const fn body_version(&self) -> u16 {
+                match self { $(record_types!(@pattern $variant $($payload)?) => $version,)+ }
             }
 
             /// The name of its type.
@@ -95,9 +103,13 @@ macro_rules! record_types {
             }
         }
 
-        fn decode_body(kind: u16, bytes: &[u8]) -> Option<Result<RecordBody, FormatError>> {
-            match kind {
-                $($number => Some(record_types!(@decode bytes $name $variant $($payload)?)),)+
+        fn decode_body(
+            kind: u16,
+            version: u16,
+            bytes: &[u8],
+        ) -> Option<Result<RecordBody, FormatError>> {
+            match (kind, version) {
+                $(($number, $version) => Some(record_types!(@decode bytes $name $variant $($payload)?)),)+
                 _ => None,
             }
         }
@@ -117,33 +129,33 @@ macro_rules! record_types {
 }
 
 record_types!(
-    1 "checkpoint-begun" CheckpointBegun(CheckpointBegun),
-    2 "checkpoint-ended" CheckpointEnded(CheckpointEnded),
-    3 "domain-added" DomainAdded(DomainState),
-    4 "domain-state" DomainState(DomainState),
-    5 "domain-removed" DomainRemoved,
-    6 "definition-part" DefinitionPart(DefinitionPart),
-    7 "wanted-changed" WantedChanged(WantedChanged),
-    8 "job-begun" JobBegun(JobBegun),
-    9 "phase-entered" PhaseEntered(PhaseEntered),
-    10 "effect-intended" EffectIntended(EffectIntended),
-    11 "effect-finished" EffectFinished(EffectFinished),
-    12 "qemu-observed" QemuObserved(QemuObserved),
-    13 "peer-heard" PeerHeard(PeerHeard),
-    14 "peer-prepared" PeerPrepared(PeerPrepared),
-    15 "migration-granted" MigrationGranted(MigrationGranted),
-    16 "migration-abandoned" MigrationAbandoned(MigrationAbandoned),
-    17 "migration-committed" MigrationCommitted(MigrationCommitted),
-    18 "migration-started" MigrationStarted(MigrationNamed),
-    19 "migration-aborted" MigrationAborted(MigrationNamed),
-    20 "outcome-learned" OutcomeLearned(OutcomeLearned),
-    21 "decided" Decided(Decided),
-    22 "operator-resolved" OperatorResolved(OperatorResolved),
-    23 "job-ended" JobEnded(JobEnded),
-    24 "migration-forgotten" MigrationForgotten(MigrationNamed),
-    25 "migration-state" MigrationState(MigrationState),
-    26 "sealed" Sealed,
-    27 "migration-histories" MigrationHistories(MigrationHistories),
+    1 v 1 "checkpoint-begun" CheckpointBegun(CheckpointBegun),
+    2 v 1 "checkpoint-ended" CheckpointEnded(CheckpointEnded),
+    3 v 1 "domain-added" DomainAdded(DomainState),
+    4 v 1 "domain-state" DomainState(DomainState),
+    5 v 1 "domain-removed" DomainRemoved,
+    6 v 1 "definition-part" DefinitionPart(DefinitionPart),
+    7 v 1 "wanted-changed" WantedChanged(WantedChanged),
+    8 v 2 "job-begun" JobBegun(JobBegun),
+    9 v 1 "phase-entered" PhaseEntered(PhaseEntered),
+    10 v 2 "effect-intended" EffectIntended(EffectIntended),
+    11 v 1 "effect-finished" EffectFinished(EffectFinished),
+    12 v 1 "qemu-observed" QemuObserved(QemuObserved),
+    13 v 2 "peer-heard" PeerHeard(PeerHeard),
+    14 v 1 "peer-prepared" PeerPrepared(PeerPrepared),
+    15 v 1 "migration-granted" MigrationGranted(MigrationGranted),
+    16 v 1 "migration-abandoned" MigrationAbandoned(MigrationAbandoned),
+    17 v 1 "migration-committed" MigrationCommitted(MigrationCommitted),
+    18 v 1 "migration-started" MigrationStarted(MigrationNamed),
+    19 v 1 "migration-aborted" MigrationAborted(MigrationNamed),
+    20 v 1 "outcome-learned" OutcomeLearned(OutcomeLearned),
+    21 v 2 "decided" Decided(Decided),
+    22 v 1 "operator-resolved" OperatorResolved(OperatorResolved),
+    23 v 1 "job-ended" JobEnded(JobEnded),
+    24 v 1 "migration-forgotten" MigrationForgotten(MigrationNamed),
+    25 v 2 "migration-state" MigrationState(MigrationState),
+    26 v 1 "sealed" Sealed,
+    27 v 1 "migration-histories" MigrationHistories(MigrationHistories),
 );
 
 fn configuration() -> impl bincode::config::Config {
@@ -197,7 +209,7 @@ pub(crate) fn encode_record(
     header[8..16].copy_from_slice(&previous.map_or(0, |previous| previous.0).to_le_bytes());
     header[16..32].copy_from_slice(&domain_bytes(draft.domain));
     header[32..34].copy_from_slice(&kind.to_le_bytes());
-    header[34..36].copy_from_slice(&BODY_VERSION.to_le_bytes());
+    header[34..36].copy_from_slice(&draft.body.body_version().to_le_bytes());
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     header[36..40].copy_from_slice(&length.to_le_bytes());
     header[40..44].copy_from_slice(&salted.crc(&[&lsn, body]).to_le_bytes());
@@ -244,10 +256,7 @@ pub(crate) fn decode_record(salted: Salted, bytes: &[u8]) -> Result<DecodedRecor
     if salted.crc(&[&lsn.0.to_le_bytes(), body]) != body_crc || !is_zero(padding) {
         return Ok((lsn, size, Err(FormatError::Checksum { what: WHAT })));
     }
-    let known = (version == BODY_VERSION)
-        .then(|| decode_body(kind, body))
-        .flatten();
-    let record = match known {
+    let record = match decode_body(kind, version, body) {
         Some(Ok(body)) => Ok(Decoded::Known(Record {
             lsn,
             domain,

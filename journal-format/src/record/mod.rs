@@ -5,7 +5,7 @@ mod codec;
 mod vocabulary;
 
 pub use body::*;
-pub use codec::{BODY_VERSION, Decoded, RECORD_HEADER_SIZE, body_size, record_size};
+pub use codec::{Decoded, RECORD_HEADER_SIZE, body_size, record_size};
 pub(crate) use codec::{decode_record, encode_record};
 pub use vocabulary::*;
 

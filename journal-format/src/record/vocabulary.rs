@@ -426,7 +426,12 @@ pub enum EffectCommand {
     /// `object-del` of the claim.
     Unclaim,
     /// `migrate-set-capabilities` as this side of a migration needs them.
-    SetCapabilities(Role),
+    SetCapabilities {
+        /// The side.
+        role: Role,
+        /// Those of post-copy too.
+        postcopy: bool,
+    },
     /// `migrate-set-parameters`; absent values are left as they are.
     SetParameters {
         /// Bytes per second.
@@ -454,6 +459,18 @@ pub enum EffectCommand {
     Stop,
     /// The end of the process, by its pidfd.
     Kill,
+    /// `migrate-start-postcopy`: at the next switchover the guest goes over with what it has.
+    StartPostcopy,
+    /// `migrate-recover`: destination, listens once more for a stream that broke in post-copy.
+    MigrateRecover {
+        /// QEMU's migration URI.
+        uri: String,
+    },
+    /// `migrate` with `resume`: source, goes on with a stream that broke in post-copy.
+    MigrateResume {
+        /// QEMU's migration URI.
+        uri: String,
+    },
 }
 
 impl EffectCommand {
@@ -463,15 +480,17 @@ impl EffectCommand {
         match self {
             EffectCommand::Claim(_) => "object-add",
             EffectCommand::Unclaim => "object-del",
-            EffectCommand::SetCapabilities(_) => "migrate-set-capabilities",
+            EffectCommand::SetCapabilities { .. } => "migrate-set-capabilities",
             EffectCommand::SetParameters { .. } => "migrate-set-parameters",
             EffectCommand::MigrateIncoming { .. } => "migrate-incoming",
-            EffectCommand::Migrate { .. } => "migrate",
+            EffectCommand::Migrate { .. } | EffectCommand::MigrateResume { .. } => "migrate",
             EffectCommand::MigrateContinue => "migrate-continue",
             EffectCommand::MigrateCancel => "migrate_cancel",
             EffectCommand::Cont => "cont",
             EffectCommand::Stop => "stop",
             EffectCommand::Kill => "kill",
+            EffectCommand::StartPostcopy => "migrate-start-postcopy",
+            EffectCommand::MigrateRecover { .. } => "migrate-recover",
         }
     }
 }
@@ -559,6 +578,10 @@ words!(
         Started = "started",
         /// Destination: aborted, its copy is gone.
         Aborted = "aborted",
+        /// Destination, in post-copy: started, and memory is still on its way.
+        Split = "split",
+        /// Either, after post-copy began: its QEMU is gone, and with it its part of the guest.
+        Lost = "lost",
     }
 );
 
@@ -588,7 +611,10 @@ words!(
 pub struct Facts {
     /// Source: `migrate` was intended.
     pub migrate_intended: bool,
-    /// Source: QEMU said completed and the cookie may go out.
+    /// Source: `migrate-continue` was intended after `migrate-start-postcopy`: there may be no way
+    /// back. Destination: post-copy is allowed.
+    pub postcopy: bool,
+    /// Source: QEMU said completed (or post-copy began) and the cookie may go out.
     pub granted: bool,
     /// Source: it runs on; never forward.
     pub abandoned: bool,

@@ -135,10 +135,13 @@ impl Draw<'_> {
     }
 
     fn command(&mut self) -> EffectCommand {
-        match self.byte() % 11 {
+        match self.byte() % 14 {
             0 => EffectCommand::Claim(self.claim()),
             1 => EffectCommand::Unclaim,
-            2 => EffectCommand::SetCapabilities(self.word(Role::ALL)),
+            2 => EffectCommand::SetCapabilities {
+                role: self.word(Role::ALL),
+                postcopy: self.yes(),
+            },
             3 => EffectCommand::SetParameters {
                 max_bandwidth: self.perhaps(Self::number),
                 downtime_limit: self.perhaps(Self::number),
@@ -149,7 +152,10 @@ impl Draw<'_> {
             7 => EffectCommand::MigrateCancel,
             8 => EffectCommand::Cont,
             9 => EffectCommand::Stop,
-            _ => EffectCommand::Kill,
+            10 => EffectCommand::Kill,
+            11 => EffectCommand::StartPostcopy,
+            12 => EffectCommand::MigrateRecover { uri: self.text() },
+            _ => EffectCommand::MigrateResume { uri: self.text() },
         }
     }
 
@@ -201,6 +207,7 @@ impl Draw<'_> {
             uri: self.text(),
             max_bandwidth: self.perhaps(Self::number),
             downtime_limit: self.perhaps(Self::number),
+            postcopy: self.yes(),
             nonce: self.perhaps(|draw| Nonce(draw.id())),
         }
     }
@@ -208,6 +215,7 @@ impl Draw<'_> {
     fn facts(&mut self) -> Facts {
         Facts {
             migrate_intended: self.yes(),
+            postcopy: self.yes(),
             granted: self.yes(),
             abandoned: self.yes(),
             committed: self.yes(),
@@ -226,6 +234,8 @@ impl Draw<'_> {
             terms: self.terms(),
             phase: self.word(Phase::ALL),
             migrate_intended: facts.migrate_intended,
+            postcopy_intended: self.yes(),
+            postcopy: facts.postcopy,
             source_touched: self.yes(),
             granted: self.perhaps(Self::cookie),
             abandoned: facts.abandoned,

@@ -81,6 +81,7 @@ fn terms(role: Role, protocol: Protocol, authority: Authority) -> MigrationTerms
         uri: "unix:/run/web.migrate".to_owned(),
         max_bandwidth: source.then_some(1 << 40),
         downtime_limit: source.then_some(300),
+        postcopy: source,
         nonce: (!source).then_some(Nonce(id(0xcc))),
     }
 }
@@ -115,6 +116,7 @@ fn evidence(facts: Facts, phase: Phase) -> Evidence {
 fn facts(cont: ContIntent, outcome: Option<Outcome>) -> Facts {
     Facts {
         migrate_intended: true,
+        postcopy: outcome.is_none(),
         granted: true,
         abandoned: false,
         committed: outcome.is_some(),
@@ -162,6 +164,8 @@ fn migration_state() -> RecordBody {
         terms: terms(Role::Source, Protocol::V3, Authority::Destination),
         phase: Phase::Perform3Done,
         migrate_intended: true,
+        postcopy_intended: true,
+        postcopy: false,
         source_touched: false,
         granted: Some(cookie(Authority::Destination, WantedRunState::Running)),
         abandoned: false,
@@ -242,18 +246,32 @@ pub(crate) fn intents() -> Vec<Draft> {
     let commands = [
         EffectCommand::Claim(claim(Role::Source)),
         EffectCommand::Unclaim,
-        EffectCommand::SetCapabilities(Role::Destination),
+        EffectCommand::SetCapabilities {
+            role: Role::Destination,
+            postcopy: true,
+        },
         EffectCommand::SetParameters {
             max_bandwidth: Some(u64::MAX),
             downtime_limit: None,
         },
         EffectCommand::MigrateIncoming { uri: uri.clone() },
-        EffectCommand::Migrate { uri },
+        EffectCommand::Migrate { uri: uri.clone() },
         EffectCommand::MigrateContinue,
         EffectCommand::MigrateCancel,
         EffectCommand::Cont,
         EffectCommand::Stop,
         EffectCommand::Kill,
+        EffectCommand::StartPostcopy,
+        EffectCommand::MigrateRecover { uri: uri.clone() },
+        EffectCommand::MigrateResume { uri },
+        EffectCommand::SetCapabilities {
+            role: Role::Source,
+            postcopy: false,
+        },
+        EffectCommand::SetParameters {
+            max_bandwidth: None,
+            downtime_limit: Some(1),
+        },
     ];
     for (job, command) in (0..).zip(commands) {
         bodies.push(RecordBody::EffectIntended(EffectIntended {

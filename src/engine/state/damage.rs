@@ -26,6 +26,7 @@ impl Migration {
         let records = gap.last.0.saturating_sub(gap.first.0).saturating_add(1);
         match &mut self.histories {
             Some(histories) => histories.extend_again(role, protocol, records),
+            None if self.state.terms.postcopy => self.histories = Some(Histories::unknown()),
             None => {
                 let mut histories = Histories::of(history_of(&self.state, self.facts(), wanted));
                 histories.extend(role, protocol, records);

@@ -2,6 +2,7 @@
 
 mod gap;
 mod hostile;
+mod postcopy;
 mod product;
 mod rows;
 mod world;
@@ -574,6 +575,7 @@ fn a_peer_s_uri_that_is_no_wire_is_refused() {
             peer: "peer-0".to_owned(),
             uri: uri.to_owned(),
             wanted: WantedRunState::Running,
+            postcopy: false,
             definition: None,
         };
         let input = Input::Peer {

@@ -26,7 +26,7 @@ const RUN_STATES: [RunState; 7] = [
     RunState::Postmigrate,
     RunState::Colo,
 ];
-const STATUSES: [MigrationStatus; 9] = [
+const STATUSES: [MigrationStatus; 10] = [
     MigrationStatus::None,
     MigrationStatus::Active,
     MigrationStatus::PreSwitchover,
@@ -35,6 +35,7 @@ const STATUSES: [MigrationStatus; 9] = [
     MigrationStatus::Failed,
     MigrationStatus::Completed,
     MigrationStatus::PostcopyActive,
+    MigrationStatus::PostcopyPaused,
     MigrationStatus::Colo,
 ];
 
@@ -44,6 +45,7 @@ type State = (&'static str, Evidence);
 fn facts() -> Facts {
     Facts {
         migrate_intended: false,
+        postcopy: false,
         granted: false,
         abandoned: false,
         committed: false,
@@ -194,6 +196,23 @@ fn destination_states(protocol: Protocol) -> Vec<State> {
     ]
 }
 
+/// The states after `migrate-continue` in post-copy, which is v3 only.
+fn postcopy_states(role: Role) -> Vec<State> {
+    let states = match role {
+        Role::Source => source_states(Protocol::V3),
+        Role::Destination => destination_states(Protocol::V3),
+    };
+    let can_be = |(_, evidence): &State| {
+        let facts = &evidence.facts;
+        role == Role::Destination || facts.migrate_intended
+    };
+    let split = |(name, mut evidence): State| {
+        evidence.facts.postcopy = true;
+        (name, evidence)
+    };
+    states.into_iter().filter(can_be).map(split).collect()
+}
+
 /// Why a living QEMU of that side cannot show this, if it cannot. What QEMU shows all the same leads to
 /// the rule beside it.
 fn unreachable(role: Role, run: RunClass, status: StatusClass) -> Option<&'static str> {
@@ -268,6 +287,10 @@ fn table(role: Role, protocol: Protocol) -> String {
         Role::Source => source_states(protocol),
         Role::Destination => destination_states(protocol),
     };
+    table_of(role, &protocol.to_string(), states)
+}
+
+fn table_of(role: Role, protocol: &str, states: Vec<State>) -> String {
     let mut table = String::new();
     for (name, state) in states {
         writeln!(table, "{protocol} {role}, {name}").unwrap();
@@ -303,6 +326,8 @@ fn every_point_has_its_rule() {
         for protocol in [Protocol::V2, Protocol::V3] {
             insta::assert_snapshot!(format!("{protocol}-{role}"), table(role, protocol));
         }
+        let table = table_of(role, "post-copy", postcopy_states(role));
+        insta::assert_snapshot!(format!("postcopy-{role}"), table);
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) struct Qemu {
     autostart: bool,
     listening: bool,
     was_running: bool,
+    postcopy: bool,
     /// The guest's counter.
     pub(crate) memory: u64,
     pub(crate) refuse_cont: bool,
@@ -78,6 +79,9 @@ enum Event {
 #[derive(Debug)]
 pub(crate) struct World {
     protocol: Protocol,
+    pub(crate) postcopy: bool,
+    /// So many times the stream breaks in post-copy.
+    pub(crate) breaks: u32,
     pub(crate) hosts: [Host; 2],
     queue: VecDeque<Event>,
     asks: BTreeMap<Token, (usize, u32, MigrationId)>,
@@ -103,6 +107,8 @@ pub(crate) struct World {
     pub(crate) fail: Option<fn(usize, &EffectCommand) -> Option<EffectResult>>,
     pub(crate) hold_asks: [bool; 2],
     pub(crate) held_asks: Vec<(usize, Envelope, PeerRequest)>,
+    /// Streams that get on at a time.
+    later: Vec<(u64, usize)>,
 }
 
 fn qemu(run: RunState, pid: u32, boot: BootId) -> Qemu {
@@ -120,6 +126,7 @@ fn qemu(run: RunState, pid: u32, boot: BootId) -> Qemu {
         autostart: true,
         listening: false,
         was_running: false,
+        postcopy: false,
         memory: 0,
         refuse_cont: false,
     }
@@ -162,6 +169,14 @@ impl World {
         World::of(Protocol::V3)
     }
 
+    /// The same, for migrations by post-copy whose stream breaks so many times.
+    pub(crate) fn of_postcopy(breaks: u32) -> World {
+        let mut world = World::of(Protocol::V3);
+        world.postcopy = true;
+        world.breaks = breaks;
+        world
+    }
+
     /// The same, for migrations of this protocol.
     pub(crate) fn of(protocol: Protocol) -> World {
         let boots = [BootId(id(0xA1)), BootId(id(0xB1))];
@@ -181,6 +196,8 @@ impl World {
         let mut world = World {
             hosts: [host(A, RunState::Running), host(B, RunState::Inmigrate)],
             protocol,
+            postcopy: false,
+            breaks: 0,
             queue: VecDeque::new(),
             asks: BTreeMap::new(),
             replies: Vec::new(),
@@ -201,6 +218,7 @@ impl World {
             fail: None,
             hold_asks: [false; 2],
             held_asks: Vec::new(),
+            later: Vec::new(),
         };
         for at in [A, B] {
             world.restart(at);
@@ -266,6 +284,7 @@ impl World {
             protocol: self.protocol,
             max_bandwidth: None,
             downtime_limit: Some(300),
+            postcopy: self.postcopy,
         };
         self.control(from, request);
     }
@@ -365,6 +384,10 @@ impl World {
                 }
             }
             self.now += TICK_INTERVAL_MS;
+            let now = self.now;
+            for (_, at) in self.later.extract_if(.., |(due, _)| *due <= now) {
+                self.queue.push_back(Event::Stream(at));
+            }
             for at in [A, B] {
                 let host = &mut self.hosts[at];
                 if host.qemu.running() {
@@ -385,6 +408,9 @@ impl World {
             .iter()
             .filter(|host| host.qemu.running())
             .collect();
+        if self.broken.is_some() {
+            return;
+        }
         if running.len() > 1 {
             self.broken = Some("two copies run".to_owned());
         } else if let Some(host) = running.first()

@@ -86,6 +86,8 @@ pub struct Limits {
     pub max_bandwidth: Option<u64>,
     /// In milliseconds.
     pub downtime_limit: Option<u64>,
+    /// By post-copy.
+    pub postcopy: bool,
 }
 
 /// What became of a `migrate-domain`.
@@ -318,6 +320,9 @@ impl Pair {
         }
         if let Some(milliseconds) = limits.downtime_limit {
             arguments["downtime-limit"] = json!(milliseconds);
+        }
+        if limits.postcopy {
+            arguments["postcopy"] = json!(true);
         }
         match self.sidecar(source).execute("migrate-domain", arguments) {
             Ok(answer) => accepted(&answer),

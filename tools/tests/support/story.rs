@@ -302,6 +302,7 @@ pub(crate) fn write(directory: &Path, whole: bool) {
         protocol: Protocol::V3,
         max_bandwidth: Some(100_000_000),
         downtime_limit: Some(300),
+        postcopy: false,
     });
     let nonce = Nonce(id(0x99));
     // With the record of the licence durable it goes out; what comes after is lost.

@@ -23,6 +23,14 @@ impl World {
             },
         );
         let other = 1 - at;
+        // In post-copy each half needs the other one.
+        let in_postcopy = [
+            MigrationStatus::PostcopyActive,
+            MigrationStatus::PostcopyRecover,
+        ];
+        if self.hosts[other].qemu.alive && in_postcopy.contains(&self.hosts[other].qemu.status) {
+            self.set_status(other, MigrationStatus::PostcopyPaused);
+        }
         // The stream breaks: an incoming QEMU exits, an active source goes on by itself.
         if self.hosts[other].qemu.run == RunState::Inmigrate
             && self.hosts[other].qemu.status == MigrationStatus::Active
@@ -77,13 +85,21 @@ impl World {
         }
         if qemu.status == MigrationStatus::Setup {
             if self.hosts[other].qemu.alive && self.hosts[other].qemu.listening {
+                self.hosts[other].qemu.listening = false;
                 self.set_status(at, MigrationStatus::Active);
                 self.set_status(other, MigrationStatus::Active);
                 self.queue.push_back(Event::Stream(at));
             } else {
                 self.set_status(at, MigrationStatus::Failed);
             }
+        } else if qemu.status == MigrationStatus::PostcopyActive {
+            self.stream_postcopy(at);
         } else if qemu.status == MigrationStatus::Active {
+            if self.postcopy && !qemu.postcopy {
+                // Goes on until it is told to go over, with the next estimate of its sidecar's.
+                self.event(at, QemuEvent::Converging { downtime: 9_999 });
+                return;
+            }
             if self.hold_stream {
                 self.queue.push_back(Event::Stream(at));
                 // Time must pass for it to end.
@@ -112,11 +128,63 @@ impl World {
         }
     }
 
+    /// Memory follows the guest: the stream breaks if it shall, or ends when a tick has passed.
+    fn stream_postcopy(&mut self, at: usize) {
+        let other = 1 - at;
+        if !self.hosts[other].qemu.alive {
+            return self.set_status(at, MigrationStatus::PostcopyPaused);
+        }
+        if self.breaks > 0 {
+            self.breaks -= 1;
+            self.set_status(at, MigrationStatus::PostcopyPaused);
+            self.set_status(other, MigrationStatus::PostcopyPaused);
+            return;
+        }
+        self.set_status(other, MigrationStatus::Completed);
+        self.set_status(at, MigrationStatus::Completed);
+        self.set_run(at, RunState::Postmigrate);
+    }
+
+    /// `migrate-continue` in post-copy: the guest is split.
+    fn go_over(&mut self, at: usize) {
+        let other = 1 - at;
+        if !self.hosts[other].qemu.alive || self.hosts[other].qemu.run != RunState::Inmigrate {
+            return self.end_migration(at, MigrationStatus::Failed);
+        }
+        self.set_status(at, MigrationStatus::PostcopyActive);
+        self.hosts[other].qemu.memory = self.hosts[at].qemu.memory;
+        let run = if self.hosts[other].qemu.autostart {
+            RunState::Running
+        } else {
+            RunState::Paused
+        };
+        self.set_run(other, run);
+        self.set_status(other, MigrationStatus::PostcopyActive);
+        self.later.push((self.now + 300, at));
+    }
+
+    fn resume_postcopy(&mut self, at: usize) {
+        let other = 1 - at;
+        let listens = self.hosts[other].qemu.alive
+            && self.hosts[other].qemu.status == MigrationStatus::PostcopyPaused
+            && self.hosts[other].qemu.listening;
+        if listens {
+            self.hosts[other].qemu.listening = false;
+            self.set_status(at, MigrationStatus::PostcopyRecover);
+            self.set_status(other, MigrationStatus::PostcopyRecover);
+            self.set_status(at, MigrationStatus::PostcopyActive);
+            self.set_status(other, MigrationStatus::PostcopyActive);
+            self.later.push((self.now + 300, at));
+        }
+    }
+
     /// A migration that will not be: QEMU restarts the guest by itself if it ran before.
     pub(crate) fn end_migration(&mut self, at: usize, status: MigrationStatus) {
         self.set_status(at, status);
         if self.hosts[at].qemu.run == RunState::FinishMigrate {
-            let run = if self.hosts[at].qemu.was_running {
+            // QEMU 7.2 forgets in post-copy that the guest ran.
+            let qemu = &self.hosts[at].qemu;
+            let run = if qemu.was_running && !qemu.postcopy {
                 RunState::Running
             } else {
                 RunState::Postmigrate
@@ -157,7 +225,26 @@ impl World {
                 qemu.claim = ClaimSeen::Present(*claim);
             }
             EffectCommand::Unclaim => qemu.claim = ClaimSeen::Absent,
-            EffectCommand::SetCapabilities(_) | EffectCommand::SetParameters { .. } => {}
+            EffectCommand::SetCapabilities { .. } | EffectCommand::SetParameters { .. } => {}
+            EffectCommand::StartPostcopy => {
+                if qemu.status != MigrationStatus::Active {
+                    return refused("Postcopy must be started after migration has been started");
+                }
+                qemu.postcopy = true;
+                self.queue.push_back(Event::Stream(at));
+            }
+            EffectCommand::MigrateRecover { .. } => {
+                if qemu.status != MigrationStatus::PostcopyPaused {
+                    return refused("Migrate recover can only be run when postcopy is paused.");
+                }
+                qemu.listening = true;
+            }
+            EffectCommand::MigrateResume { .. } => {
+                if qemu.status != MigrationStatus::PostcopyPaused {
+                    return refused("Cannot resume if there is no paused migration");
+                }
+                self.resume_postcopy(at);
+            }
             EffectCommand::MigrateIncoming { .. } => qemu.listening = true,
             EffectCommand::Migrate { .. } => {
                 if matches!(qemu.run, RunState::Postmigrate | RunState::Inmigrate) {
@@ -170,10 +257,22 @@ impl World {
                 if qemu.status != MigrationStatus::PreSwitchover {
                     return refused("Migration not in expected state");
                 }
+                if qemu.postcopy {
+                    self.go_over(at);
+                    return Done;
+                }
                 self.set_status(at, MigrationStatus::Device);
                 self.queue.push_back(Event::Stream(at));
             }
             EffectCommand::MigrateCancel => {
+                let is_split = [
+                    MigrationStatus::PostcopyActive,
+                    MigrationStatus::PostcopyPaused,
+                    MigrationStatus::PostcopyRecover,
+                ];
+                if is_split.contains(&qemu.status) {
+                    self.broken = Some("migrate_cancel in post-copy: the guest is gone".to_owned());
+                }
                 if matches!(
                     qemu.status,
                     MigrationStatus::Setup

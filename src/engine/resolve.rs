@@ -1,0 +1,180 @@
+//! An operator's word on a held domain.
+//!
+//! Invariant: what could make a second copy run, or end the last good one, needs force and a recorded
+//! statement; the word is recorded before anything follows from it.
+//! Not here: what is held, and why (`decide`).
+
+use journal_format::number::MigrationId;
+use journal_format::record::{
+    Decision, EffectCommand, JobResult, MigrationCommitted, OperatorResolved, Outcome,
+    OutcomeLearned, Phase, Process, Protocol, RecordBody, Role, TEXT_SIZE_MAX,
+};
+
+use super::decide::{StatusClass, status_class};
+use super::turn::Turn;
+use super::{Answer, Refusal, Rule};
+
+impl Turn<'_> {
+    /// Carries out what an operator decided about a held domain, if that can be.
+    pub(crate) fn resolve(
+        &mut self,
+        name: &str,
+        decision: Decision,
+        force: bool,
+        statement: &str,
+        uid: u32,
+    ) -> Result<Answer, Refusal> {
+        if statement.len() > TEXT_SIZE_MAX {
+            return Err(Refusal::TooLong {
+                what: "statement",
+                size_max: TEXT_SIZE_MAX,
+            });
+        }
+        let domain = self.need_domain(name)?;
+        let not_held = || Refusal::NotHeld(name.to_owned());
+        let id = self
+            .domain(domain)
+            .and_then(|one| one.migration)
+            .ok_or_else(not_held)?;
+        let held = self
+            .engine
+            .live
+            .get(&id)
+            .and_then(|live| live.rule)
+            .ok_or_else(not_held)?;
+        let evidence = self.evidence(id).ok_or_else(not_held)?;
+        let busy = self
+            .migration(id)
+            .is_none_or(|known| known.state.in_flight.is_some());
+        if held.decision() != Decision::Hold || busy || decision == Decision::Hold {
+            return Err(not_held());
+        }
+        if let Some(danger) = danger(held, decision, evidence.observed.process)
+            && (!force || statement.is_empty())
+        {
+            return Err(Refusal::NeedsForce {
+                name: name.to_owned(),
+                danger,
+            });
+        }
+        let touched = matches!(decision, Decision::Kill | Decision::Resume);
+        let unreachable = matches!(
+            held,
+            Rule::OtherInstance | Rule::ClaimedByAnother | Rule::JournalOlderThanQemu
+        );
+        let status = status_class(evidence.observed.migration.as_ref());
+        let is_split = matches!(status, StatusClass::Postcopy | StatusClass::PostcopyBroken);
+        if decision == Decision::Resume && is_split && evidence.role == Role::Source {
+            return Err(self.wrong_state(domain, "be resumed: the guest is split over both sides"));
+        }
+        if touched && unreachable {
+            return Err(self.wrong_state(domain, "be resolved by kill or resume"));
+        }
+        let job = self
+            .migration(id)
+            .map(|known| known.state.job)
+            .ok_or_else(not_held)?;
+        let resolved = OperatorResolved {
+            job,
+            decision,
+            force,
+            statement: statement.to_owned(),
+            uid,
+        };
+        self.append(Some(domain), RecordBody::OperatorResolved(resolved));
+        let decided = self.decided(id, Rule::OperatorResolved, decision, evidence);
+        match (
+            decision,
+            self.migration(id).map(|known| known.state.terms.role),
+        ) {
+            (Decision::Confirm, _) => {
+                self.end(id, JobResult::Failed, "an operator closed it as it was");
+            }
+            (Decision::Kill, Some(Role::Source)) => self.resolve_source_kill(id),
+            (Decision::Resume, Some(Role::Source)) => self.resolve_source_resume(id),
+            (Decision::Kill, Some(Role::Destination)) => self.resolve_destination_kill(id),
+            (Decision::Resume, Some(Role::Destination)) => self.resolve_destination_resume(id),
+            (Decision::Hold, _) | (_, None) => {}
+        }
+        self.advance(id);
+        let view = decided.and_then(|(lsn, decided)| self.decision_view(domain, lsn, &decided));
+        view.map(Answer::Decision).ok_or_else(not_held)
+    }
+
+    fn resolve_source_kill(&mut self, id: MigrationId) {
+        let protocol = self.migration(id).map(|known| known.state.terms.protocol);
+        if protocol == Some(Protocol::V2) {
+            // The decision is this side's; what follows from it is done under the rules.
+            return self.grant(id);
+        }
+        let learned = OutcomeLearned {
+            migration: id,
+            outcome: Outcome::Committed,
+            position: None,
+        };
+        self.record(id, RecordBody::OutcomeLearned(learned));
+        self.enter(id, Phase::Confirm3);
+        self.intend(id, EffectCommand::Kill);
+    }
+
+    fn resolve_source_resume(&mut self, id: MigrationId) {
+        let granted = self
+            .migration(id)
+            .is_some_and(|known| known.state.granted.is_some());
+        if granted {
+            let learned = OutcomeLearned {
+                migration: id,
+                outcome: Outcome::Aborted,
+                position: None,
+            };
+            self.record(id, RecordBody::OutcomeLearned(learned));
+            self.enter(id, Phase::Confirm3Cancelled);
+        } else {
+            self.abandon(id, "an operator resolved it", true);
+        }
+        self.live(id).effect_at = 0;
+    }
+
+    fn resolve_destination_kill(&mut self, id: MigrationId) {
+        let started = self.migration(id).is_some_and(|known| known.state.started);
+        if started {
+            // What ran is never taken back; the source is told that this half is gone.
+            self.enter(id, Phase::PostcopyFailed);
+            self.intend(id, EffectCommand::Kill);
+        } else {
+            self.abort(id);
+        }
+    }
+
+    fn resolve_destination_resume(&mut self, id: MigrationId) {
+        let committed = self
+            .migration(id)
+            .is_some_and(|known| known.state.committed);
+        if !committed {
+            self.enter_finish(id);
+            let body = MigrationCommitted {
+                cookie: None,
+                migration: id,
+            };
+            self.record(id, RecordBody::MigrationCommitted(body));
+        }
+        self.run(id);
+    }
+}
+
+/// What an operator's word could do that cannot be undone; `None` if nothing.
+fn danger(held: Rule, decision: Decision, process: Process) -> Option<&'static str> {
+    match decision {
+        Decision::Hold => None,
+        Decision::Confirm => Some(
+            "ends the job while it is not known which copy is the guest: nobody looks after either",
+        ),
+        Decision::Resume => Some("could make a second copy of the guest run"),
+        // What is damaged may have been the record that the guest ran here.
+        Decision::Kill if process == Process::Dead && held != Rule::JournalDamaged => None,
+        Decision::Kill => match held {
+            Rule::SourceGrantedStartedUnproven => None,
+            _ => Some("could end the last good copy of the guest"),
+        },
+    }
+}
