@@ -273,13 +273,13 @@ types:
     instances:
       is_known:
         value: >-
-          type_number >= 1 and type_number <= 26 and
+          type_number >= 1 and type_number <= 27 and
           version == (type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 or type_number == 25 ? 2 : 1)
         doc: F10. What is not known is skipped, never guessed at.
       type:
         value: type_number
         enum: record_type
-        if: type_number >= 1 and type_number <= 26
+        if: type_number >= 1 and type_number <= 27
   record_body:
     instances:
       bytes:
@@ -322,6 +322,7 @@ types:
             record_type::job_ended: job_ended
             record_type::migration_forgotten: migration_named
             record_type::migration_state: migration_state
+            record_type::migration_histories: migration_histories
             record_type::sealed: nothing
       - id: excess
         size-eos: true
@@ -559,6 +560,21 @@ types:
       - { id: has_migration, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: migration, type: text, if: 'has_migration == boolean::set', doc: "QEMU's own word." }
       - { id: claim, type: claim_seen }
+  migration_histories:
+    seq:
+      - { id: job, type: u8 }
+      - { id: nonce_known, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: num_histories, type: u8 }
+      - { id: histories, type: migration_history, repeat: expr, repeat-expr: num_histories }
+  migration_history:
+    seq:
+      - { id: open, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: later, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: resolved, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: phase, type: u4, enum: phase, valid: { in-enum: true } }
+      - { id: facts, type: facts }
+      - { id: source_touched, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: wanted, type: u4, enum: wanted_run_state, valid: { in-enum: true } }
   facts:
     seq:
       - { id: migrate_intended, type: u1, enum: boolean, valid: { in-enum: true } }
@@ -674,6 +690,7 @@ enums:
     24: migration_forgotten
     25: migration_state
     26: sealed
+    27: migration_histories
   effect_command_kind:
     0: claim
     1: unclaim

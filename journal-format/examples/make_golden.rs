@@ -24,7 +24,7 @@ mod samples;
 mod support;
 
 use draw::Draw;
-use samples::{boot, checkpoint, draft, intents, observations, opening, outcomes};
+use samples::{boot, checkpoint, draft, histories, intents, observations, opening, outcomes};
 use support::{Writer, id};
 
 /// The wall clock of the first batch, and what passes until the next one, in nanoseconds.
@@ -66,7 +66,7 @@ fn sealed() -> Vec<Draft> {
     vec![draft(None, RecordBody::Sealed)]
 }
 
-/// The first segment of a journal: every record type, word and variant.
+/// The first segment of a journal: every record type of its time, word and variant.
 fn every_record() -> Writer {
     let mut writer = Writer::new(header(1, opening(1, 1), None));
     let mut previous = Vec::new();
@@ -217,7 +217,8 @@ fn drawn() -> Writer {
         &mut previous,
         &checkpoint(vec![opening(1, 1)], 1),
     );
-    let types = RecordBody::TYPES.len() as u64;
+    // As many as there were when the file was made.
+    let types = 26;
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     for batch in 0..BATCHES {
         let mut drafts = Vec::new();
@@ -312,6 +313,16 @@ fn damaged_segments() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Record types that came later than `every-record.seg`.
+fn more_records() -> Writer {
+    let mut writer = Writer::new(header(1, opening(1, 1), None));
+    let mut previous = Vec::new();
+    for drafts in [checkpoint(vec![opening(1, 1)], 1), histories(), sealed()] {
+        append(&mut writer, &mut previous, &drafts);
+    }
+    writer
+}
+
 fn segments() -> Vec<(&'static str, Vec<u8>)> {
     let first = every_record();
     let (mut second, mut previous) = later(&first, 2);
@@ -348,6 +359,7 @@ fn segments() -> Vec<(&'static str, Vec<u8>)> {
         ("torn-tail.seg", torn),
         ("damaged-middle.seg", damaged),
         ("drawn.seg", drawn().finish()),
+        ("more-records.seg", more_records().finish()),
     ];
     segments.extend(damaged_segments());
     segments

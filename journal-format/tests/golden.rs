@@ -69,8 +69,11 @@ fn the_first_segment() {
     let scan = scan(&bytes).unwrap();
     insta::assert_snapshot!("every-record", text(&scan));
     assert!(written_again(&scan) == bytes, "written differently");
+    let more = golden("more-records.seg");
+    let more = self::scan(&more).unwrap();
     let kinds: BTreeSet<u16> = records(&scan)
         .into_iter()
+        .chain(records(&more))
         .filter_map(|record| match record {
             Decoded::Known(record) => Some(record.body.type_number()),
             Decoded::Unknown { .. } => None,
@@ -81,6 +84,15 @@ fn the_first_segment() {
         .map(|(number, _)| *number)
         .collect();
     assert_eq!(kinds, all);
+}
+
+/// F9, F10: so are the record types that came later.
+#[test]
+fn a_segment_with_later_types() {
+    let bytes = golden("more-records.seg");
+    let scan = scan(&bytes).unwrap();
+    insta::assert_snapshot!("more-records", text(&scan));
+    assert!(written_again(&scan) == bytes, "written differently");
 }
 
 /// F17, F19, F20, F21: a later segment goes on where the one before ended, begins with a checkpoint

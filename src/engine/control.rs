@@ -465,7 +465,7 @@ impl Turn<'_> {
         let phase = migration.state.phase;
         let in_postcopy = migration.state.postcopy && !migration.state.abandoned;
         if migration.state.terms.role == Role::Destination
-            || migration.state.granted.is_some()
+            || migration.may_be_granted()
             || in_postcopy
         {
             return Err(Refusal::TooLate { job, phase });

@@ -48,10 +48,6 @@ impl Domains {
         self.by_id.keys()
     }
 
-    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Domain> {
-        self.by_id.values_mut()
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&DomainId, &Domain)> {
         self.by_id.iter()
     }

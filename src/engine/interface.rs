@@ -488,7 +488,7 @@ pub struct HeldView {
     /// The rule.
     pub rule: &'static str,
     /// What it means here.
-    pub reason: &'static str,
+    pub reason: String,
     /// What would settle it.
     pub settled_by: &'static str,
 }

@@ -10,6 +10,8 @@ mod control;
 mod decide;
 mod destination;
 mod domains;
+mod gap;
+mod histories;
 mod interface;
 mod live;
 mod peer;
@@ -30,6 +32,7 @@ use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{Draft, EffectFinished, EffectResult, Opening, Record, RecordBody};
 
 pub use decide::decide;
+pub use gap::{decide_over, disagreement};
 pub use interface::*;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
@@ -63,6 +66,8 @@ pub struct Engine {
     pending: BTreeMap<DomainId, Pending>,
     owners: BTreeMap<Lsn, Token>,
     ready: bool,
+    /// Records were damaged when the journal was read: what is not known may have been.
+    lossy: bool,
     /// Why no job may begin: the journal has no room for what would follow.
     no_room: Option<String>,
 }
@@ -86,6 +91,7 @@ impl Engine {
         }
         Engine {
             next: config.next,
+            lossy: state.lossy,
             config,
             state,
             eyes: BTreeMap::new(),

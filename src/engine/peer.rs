@@ -12,9 +12,9 @@ use journal_format::record::{
 };
 
 use super::Rule;
-use super::decide::{decide, is_confirmed, is_safe};
+use super::decide::{is_confirmed, is_safe};
 use super::live::{Asked, Pending};
-use super::state::{awaits_prepare, ran_on};
+use super::state::{Domain, awaits_prepare, ran_on};
 use super::turn::{Turn, longer};
 use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
 
@@ -231,6 +231,9 @@ impl Turn<'_> {
         let role = state.terms.role;
         let granted = state.granted.is_some();
         let open = state.open;
+        let damaged = self
+            .domain(migration.domain)
+            .is_some_and(|domain| domain.state.damaged);
         let answer = match (role, answer) {
             // It prepared, and its outcome is not known here: it cannot have forgotten honestly.
             (Role::Source, PeerAnswer::NoSuchMigration) if granted && open => PeerAnswer::Amnesia,
@@ -268,7 +271,8 @@ impl Turn<'_> {
             {
                 Some(Outcome::Committed)
             }
-            (Role::Source, PeerAnswer::Aborted) if granted => Some(Outcome::Aborted),
+            // Where the other side's journal stood may be lost: a shorter one may say so.
+            (Role::Source, PeerAnswer::Aborted) if granted && !damaged => Some(Outcome::Aborted),
             _ => None,
         };
         let known = self.migration(id).and_then(|known| known.state.outcome);
@@ -346,6 +350,18 @@ impl Turn<'_> {
     }
 
     // Being asked.
+
+    /// What is said of a migration that is not known: a journal with damaged records does not have all
+    /// that it ever had.
+    fn absence(&self) -> PeerAnswer {
+        let is_damaged = |domain: &Domain| domain.state.damaged;
+        let mut domains = self.engine.state.domains.iter();
+        if self.engine.lossy || domains.any(|(_, domain)| is_damaged(domain)) {
+            PeerAnswer::Amnesia
+        } else {
+            PeerAnswer::NoSuchMigration
+        }
+    }
 
     /// Does this journal still have what somebody saw of it?
     fn remembers(&self, saw: Option<Position>) -> bool {
@@ -489,7 +505,7 @@ impl Turn<'_> {
     fn asked_finish(&mut self, token: Token, envelope: Envelope, cookie: Cookie) {
         let id = cookie.migration;
         let Some(migration) = self.migration(id) else {
-            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+            return self.answer(token, envelope, self.absence(), None);
         };
         if migration.state.terms.role != Role::Destination
             || !self.is_licence(id, &cookie, envelope.sender)
@@ -504,7 +520,7 @@ impl Turn<'_> {
 
     fn asked_abandon(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
         let Some(migration) = self.migration(id) else {
-            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+            return self.answer(token, envelope, self.absence(), None);
         };
         if migration.state.terms.role != Role::Destination {
             return self.refuse(token, envelope, "this side is the source of that migration");
@@ -525,7 +541,7 @@ impl Turn<'_> {
 
     fn asked_how(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
         if self.migration(id).is_none() {
-            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+            return self.answer(token, envelope, self.absence(), None);
         }
         let live = self.live(id);
         if live.looking.len() >= WAITING_MAX {
@@ -541,7 +557,7 @@ impl Turn<'_> {
 
     fn asked_acknowledge(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
         let Some(migration) = self.migration(id) else {
-            return self.answer(token, envelope, PeerAnswer::NoSuchMigration, None);
+            return self.answer(token, envelope, self.absence(), None);
         };
         if migration.state.terms.role != Role::Destination {
             return self.refuse(token, envelope, "this side is the source of that migration");
@@ -605,7 +621,9 @@ impl Turn<'_> {
     fn source_answer(&mut self, id: MigrationId) -> (PeerAnswer, Option<Cookie>) {
         let evidence = self.evidence(id);
         let safe = evidence.as_ref().is_some_and(is_safe);
-        let rule = evidence.as_ref().and_then(decide);
+        let rule = evidence
+            .as_ref()
+            .and_then(|evidence| self.rule_over(id, evidence));
         let dead = evidence.is_some_and(|evidence| evidence.observed.process == Process::Dead);
         let Some(migration) = self.migration(id) else {
             return (PeerAnswer::NoSuchMigration, None);

@@ -18,7 +18,7 @@ pub enum Rule {
     ClaimedByAnother,
     /// QEMU carries a claim of this journal that the journal does not have.
     JournalOlderThanQemu,
-    /// Records that may concern the domain are damaged.
+    /// Records that may concern the domain are damaged, and their possible histories differ.
     JournalDamaged,
     /// QEMU lives but does not answer.
     QemuMute,

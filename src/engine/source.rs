@@ -175,7 +175,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return;
         };
-        let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        let (domain, migrated) = (migration.domain, migration.may_be_sent());
         let postcopy = migration.state.postcopy_intended;
         // What the owner asked for and is on its way counts more than what it was before.
         if self.live(id).wish.is_some() {
@@ -258,7 +258,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return;
         };
-        if migration.state.abandoned || migration.state.granted.is_some() {
+        if migration.state.abandoned || migration.may_be_granted() {
             return;
         }
         self.cite_look(id);
@@ -544,7 +544,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id) else {
             return false;
         };
-        let (domain, migrated) = (migration.domain, migration.state.migrate_intended);
+        let (domain, migrated) = (migration.domain, migration.may_be_sent());
         self.learn_wanted_of_source(id);
         let Some(wanted) = self.domain(domain).map(|domain| domain.state.wanted) else {
             return false;

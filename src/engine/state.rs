@@ -12,11 +12,15 @@ use journal_format::record::{
     CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
     DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, MigrationState,
     MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record, RecordBody, Role,
-    RunState,
+    RunState, WantedRunState,
 };
 
+mod damage;
+
+use super::History;
 use super::domains::Domains;
-use super::{Gap, History};
+use super::histories::{Histories, history_of};
+use damage::BeforeGap;
 
 /// Openings that a checkpoint restates; a peer that last heard an older one is told amnesia.
 pub const OPENINGS_MAX: usize = 128;
@@ -30,6 +34,8 @@ pub(crate) struct Domain {
     pub(crate) migration: Option<MigrationId>,
     /// What its owner asked outside any job and whose result is not recorded.
     pub(crate) owner_effect: Option<(Lsn, EffectCommand)>,
+    /// Damage of which no later record has told yet whether it concerns this domain.
+    gap: Option<Box<BeforeGap>>,
 }
 
 /// A migration, with the records that its next decision will cite.
@@ -45,6 +51,8 @@ pub(crate) struct Migration {
     pub(crate) seen: Option<Lsn>,
     /// What the other side said last.
     pub(crate) heard: Option<Lsn>,
+    /// While it is open, if damaged records may concern it.
+    pub(crate) histories: Option<Histories>,
 }
 
 impl Migration {
@@ -66,11 +74,24 @@ impl Migration {
         }
     }
 
+    /// Was QEMU told to migrate, or may it have been?
+    pub(crate) fn may_be_sent(&self) -> bool {
+        let histories = self.histories.as_ref();
+        self.state.migrate_intended || histories.is_some_and(Histories::may_be_sent)
+    }
+
+    /// Did the licence go out, or may it have?
+    pub(crate) fn may_be_granted(&self) -> bool {
+        let histories = self.histories.as_ref();
+        self.state.granted.is_some() || histories.is_some_and(Histories::may_be_granted)
+    }
+
     /// The records that a decision made now rests on, oldest first.
     pub(crate) fn based_on(&self) -> Vec<Lsn> {
         let mut records = vec![self.state.job, self.fact];
         records.extend(self.seen);
         records.extend(self.heard);
+        records.extend(self.histories.as_ref().and_then(Histories::cited));
         records.sort_unstable();
         records.dedup();
         records
@@ -88,7 +109,10 @@ pub(crate) struct State {
     by_job: BTreeMap<Lsn, MigrationId>,
     definitions: BTreeMap<Lsn, BTreeMap<u16, DefinitionPart>>,
     checkpoint: Option<Box<Staged>>,
-    gap: Option<Gap>,
+    /// This is what a checkpoint restates, as far as it was read.
+    restating: bool,
+    /// Records behind the newest whole checkpoint are damaged, whatever they concern.
+    pub(crate) lossy: bool,
 }
 
 /// A checkpoint that is being read; it holds only whole.
@@ -111,27 +135,9 @@ impl State {
         }
     }
 
-    /// Damage concerns every domain, until a later record of the domain proves by its chain of
-    /// previous LSNs that none of its records lies in the gap (P6).
-    fn apply_gap(&mut self, gap: Gap) {
-        self.checkpoint = None;
-        self.gap = Some(gap);
-        for domain in self.domains.values_mut() {
-            domain.state.damaged = true;
-        }
-    }
-
-    fn clear_undamaged(&mut self, record: &Record) {
-        let (Some(gap), Some(id)) = (self.gap, record.domain) else {
-            return;
-        };
-        let chain_spans_gap =
-            record.lsn > gap.last && record.previous.is_some_and(|previous| previous < gap.first);
-        if let Some(domain) = self.domains.get_mut(&id)
-            && chain_spans_gap
-        {
-            domain.state.damaged = false;
-        }
+    /// The open migration of a domain; a sound history has one at the most.
+    fn open_of(&self, id: DomainId) -> Option<MigrationId> {
+        self.open.range(all_of(id)).next().map(|(_, name)| *name)
     }
 
     /// The state after one more record.
@@ -140,6 +146,7 @@ impl State {
             RecordBody::CheckpointBegun(begun) => {
                 let state = State {
                     openings: begun.openings.clone(),
+                    restating: true,
                     ..State::default()
                 };
                 self.checkpoint = Some(Box::new(Staged {
@@ -165,6 +172,7 @@ impl State {
             && ended.records == staged.read
         {
             let before = core::mem::replace(self, staged.state);
+            self.restating = false;
             // A checkpoint does not restate what is in flight for an owner; it still is.
             for (id, domain) in before.domains.iter() {
                 if let Some(restated) = self.domains.get_mut(id) {
@@ -176,31 +184,31 @@ impl State {
 
     fn apply_plain(&mut self, record: &Record) {
         let lsn = record.lsn;
+        self.fold_histories(record);
         match &record.body {
             RecordBody::CheckpointBegun(_)
             | RecordBody::CheckpointEnded(_)
             | RecordBody::Sealed => {}
             RecordBody::OperatorResolved(_) => {
-                if let Some(domain) = self.domain_of(record) {
-                    domain.state.damaged = false;
+                if let Some(id) = record.domain {
+                    self.settle(id);
                 }
             }
-            RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => {
+            RecordBody::DomainAdded(state) => {
                 if let Some(id) = record.domain {
                     // A domain is registered anew only when it has no job.
-                    if matches!(record.body, RecordBody::DomainAdded(_)) {
-                        self.close_open(id);
-                    }
-                    // Restating a domain does not end its job.
-                    let migration = self.domains.get(&id).and_then(|domain| domain.migration);
-                    let domain = Domain {
-                        state: state.clone(),
-                        migration,
-                        owner_effect: None,
-                    };
-                    let definition = state.definition;
-                    let before = self.domains.insert(id, domain);
-                    self.drop_definition(before, definition);
+                    self.close_open(id);
+                    self.restate_domain(id, state.clone());
+                }
+            }
+            RecordBody::DomainState(state) => {
+                if let Some(id) = record.domain {
+                    let mut state = state.clone();
+                    // What is said of a domain says nothing of the jobs that were lost; and outside
+                    // a checkpoint it is only said of one that is known, if nothing was lost.
+                    let before = self.domains.get(&id);
+                    state.damaged |= before.map_or(!self.restating, |before| before.state.damaged);
+                    self.restate_domain(id, state);
                 }
             }
             RecordBody::DomainRemoved => {
@@ -259,6 +267,7 @@ impl State {
                 };
                 migration.state.open = false;
                 migration.fact = lsn;
+                let histories = migration.histories.take();
                 let was_open = (migration.domain, migration.state.terms.migration);
                 let summary = EndedJob {
                     job: ended.job,
@@ -272,9 +281,19 @@ impl State {
                 if let Some(domain) = self.domain_of(record) {
                     domain.migration = None;
                     domain.state.last_job = Some(summary);
+                    // Over in every history, and nothing can have begun since.
+                    if histories.is_some_and(|histories| histories.end_settles()) {
+                        domain.state.damaged = false;
+                    }
+                }
+            }
+            RecordBody::MigrationHistories(restated) => {
+                if let Some(migration) = self.migration_of(restated.job) {
+                    migration.histories = Some(Histories::restated(restated, lsn));
                 }
             }
             RecordBody::MigrationForgotten(named) => {
+                self.forget_open(record, named.migration);
                 self.remove_migration(named.migration);
             }
             RecordBody::PhaseEntered(_)
@@ -393,14 +412,41 @@ impl State {
         // A job begins on a domain that has none: what is open here ended in records that are lost.
         self.close_open(id);
         self.restore_migration(job, id, &state);
+        // One that is not known was added in a record that is lost.
+        let domain = self.domains.get(&id);
+        if domain.is_none_or(|domain| domain.state.damaged)
+            && let Some(migration) = self.migrations.get_mut(&terms.migration)
+        {
+            let wanted = domain.map_or(WantedRunState::Running, |domain| domain.state.wanted);
+            let history = history_of(&state, migration.facts(), wanted);
+            migration.histories = Some(match terms.postcopy {
+                true => Histories::unknown(),
+                false => Histories::begun(history),
+            });
+        }
+    }
+
+    /// A domain as a record says it is.
+    fn restate_domain(&mut self, id: DomainId, state: DomainState) {
+        // Restating a domain does not end its job.
+        let known = self.domains.get(&id);
+        let domain = Domain {
+            migration: known.map_or(self.open_of(id), |known| known.migration),
+            gap: known.and_then(|known| known.gap.clone()),
+            owner_effect: None,
+            state,
+        };
+        let definition = domain.state.definition;
+        let before = self.domains.insert(id, domain);
+        self.drop_definition(before, definition);
     }
 
     fn close_open(&mut self, id: DomainId) {
-        let of_domain = (id, MigrationId(Id128([0; 16])))..=(id, MigrationId(Id128([0xff; 16])));
-        while let Some(open) = self.open.range(of_domain.clone()).next().copied() {
-            self.open.remove(&open);
-            if let Some(migration) = self.migrations.get_mut(&open.1) {
+        while let Some(open) = self.open_of(id) {
+            self.open.remove(&(id, open));
+            if let Some(migration) = self.migrations.get_mut(&open) {
                 migration.state.open = false;
+                migration.histories = None;
             }
         }
         if let Some(domain) = self.domains.get_mut(&id) {
@@ -421,8 +467,14 @@ impl State {
             fact: lsn,
             seen: None,
             heard: None,
+            histories: None,
         };
         self.remove_migration(name);
+        if !state.open
+            && let Some(domain) = self.domains.get_mut(&id)
+        {
+            domain.migration.take_if(|open| *open == name);
+        }
         if state.open {
             self.open.insert((id, name));
         }
@@ -577,10 +629,12 @@ impl State {
         }
         for migration in self.migrations.values() {
             let body = RecordBody::MigrationState(migration.state.clone());
-            records.push(Draft {
-                domain: Some(migration.domain),
-                body,
-            });
+            let domain = Some(migration.domain);
+            records.push(Draft { domain, body });
+            if let Some(restated) = migration.restated_histories() {
+                let body = RecordBody::MigrationHistories(restated);
+                records.push(Draft { domain, body });
+            }
         }
         let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
         let begun = CheckpointBegun {
@@ -628,6 +682,11 @@ pub(crate) fn definition_parts(domain: DomainId, first: Lsn, text: &str) -> Vec<
         }
     };
     (0..count).zip(pieces).map(part).collect()
+}
+
+/// The open migrations of a domain in their set.
+fn all_of(id: DomainId) -> core::ops::RangeInclusive<(DomainId, MigrationId)> {
+    (id, MigrationId(Id128([0; 16])))..=(id, MigrationId(Id128([0xff; 16])))
 }
 
 /// Is this a source that waits for the destination to be prepared?

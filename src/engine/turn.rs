@@ -96,10 +96,15 @@ impl<'a> Turn<'a> {
 
     /// Everything a decision about this migration may look at now.
     pub(crate) fn evidence(&mut self, id: MigrationId) -> Option<Evidence> {
+        self.engine.live.entry(id).or_default();
+        self.evidence_now(id)
+    }
+
+    pub(crate) fn evidence_now(&self, id: MigrationId) -> Option<Evidence> {
         let migration = self.engine.state.migrations.get(&id)?;
         let domain = self.engine.state.domains.get(&migration.domain)?;
         let observed = self.engine.eyes.get(&migration.domain)?.observed.clone()?;
-        let live = self.engine.live.entry(id).or_default();
+        let live = self.engine.live.get(&id)?;
         Some(Evidence {
             role: migration.state.terms.role,
             protocol: migration.state.terms.protocol,
@@ -434,6 +439,9 @@ impl<'a> Turn<'a> {
         let Some(evidence) = self.evidence(id) else {
             return false;
         };
+        if evidence.journal_damaged {
+            return self.advance_over_gap(id, evidence);
+        }
         let rule = decide(&evidence);
         let live = self.live(id);
         live.decided = true;
@@ -459,7 +467,7 @@ impl<'a> Turn<'a> {
 
     /// A decision is recorded once, until another rule holds. A hold that is only the protocol's
     /// ordinary waiting is not one yet.
-    fn record_decision(&mut self, id: MigrationId, rule: Rule, evidence: Evidence) {
+    pub(crate) fn record_decision(&mut self, id: MigrationId, rule: Rule, evidence: Evidence) {
         let Some(migration) = self.migration(id) else {
             return;
         };
@@ -489,6 +497,7 @@ impl<'a> Turn<'a> {
         evidence: Evidence,
     ) -> Option<(Lsn, Decided)> {
         self.cite_look(id);
+        self.cite_histories(id);
         let migration = self.migration(id)?;
         let decided = Decided {
             job: migration.state.job,

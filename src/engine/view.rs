@@ -51,7 +51,10 @@ impl Turn<'_> {
             .filter(|rule| recorded == Some(rule.name()));
         let held = |rule: Rule| HeldView {
             rule: rule.name(),
-            reason: rule.text().reason,
+            reason: match (rule, domain.migration) {
+                (Rule::JournalDamaged, Some(id)) => self.why_damage_holds(id),
+                _ => rule.text().reason.to_owned(),
+            },
             settled_by: rule.text().settled_by,
         };
         Some(DomainView {
@@ -122,14 +125,19 @@ impl Turn<'_> {
         lsn: Lsn,
         decided: &Decided,
     ) -> Option<DecisionView> {
-        let reason = Rule::from_name(&decided.rule).map_or("", |rule| rule.text().reason);
+        let rule = Rule::from_name(&decided.rule);
+        let reason = match (rule, self.domain(id)?.migration) {
+            (Some(Rule::JournalDamaged), Some(open)) => self.why_damage_holds(open),
+            (Some(rule), _) => rule.text().reason.to_owned(),
+            (None, _) => String::new(),
+        };
         Some(DecisionView {
             lsn,
             name: self.domain(id)?.state.name.clone(),
             job: decided.job,
             rule: decided.rule.clone(),
             decision: decided.decision,
-            reason: reason.to_owned(),
+            reason,
             evidence: decided.evidence.clone(),
             based_on: decided.based_on.clone(),
         })

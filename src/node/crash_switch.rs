@@ -100,6 +100,7 @@ impl CrashSwitch {
             | RecordBody::DefinitionPart(_)
             | RecordBody::WantedChanged(_)
             | RecordBody::MigrationState(_)
+            | RecordBody::MigrationHistories(_)
             | RecordBody::Sealed => false,
             RecordBody::JobBegun(begun) => begun.migration.is_some(),
             RecordBody::EffectIntended(intended) => intended.job.is_some(),

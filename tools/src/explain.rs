@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use journal_format::number::Lsn;
-use journal_format::record::{Decided, Decoded, OperatorResolved, RecordBody};
-use phase_journal::engine::{Rule, decide};
+use journal_format::record::{Decided, Decoded, MigrationHistories, OperatorResolved, RecordBody};
+use phase_journal::engine::{Rule, decide, decide_over, disagreement};
 use phase_journal::journal::read::{Ending, Gap};
 use serde_json::{Value, json};
 
@@ -55,12 +55,33 @@ enum Again {
 }
 
 impl Explained {
+    /// What damaged records may have said, if the decision was made over some.
+    fn histories(&self) -> Option<&MigrationHistories> {
+        if !self.decided.evidence.journal_damaged {
+            return None;
+        }
+        self.cited
+            .iter()
+            .rev()
+            .find_map(|cited| match &cited.record {
+                Decoded::Known(record) => match &record.body {
+                    RecordBody::MigrationHistories(restated) => Some(restated),
+                    _ => None,
+                },
+                Decoded::Unknown { .. } => None,
+            })
+    }
+
     fn again(&self) -> Again {
         match Rule::from_name(&self.decided.rule) {
             None => Again::Unknown,
             Some(Rule::OperatorResolved) => Again::Operator,
             recorded => {
-                let found = decide(&self.decided.evidence);
+                let evidence = &self.decided.evidence;
+                let found = match self.histories() {
+                    Some(histories) => decide_over(evidence, histories),
+                    None => decide(evidence),
+                };
                 if found == recorded {
                     Again::Same
                 } else {
@@ -225,6 +246,11 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
     for (what, was) in words::evidence(&decided.evidence) {
         writeln!(out, "  {what:<9} {}", plain(&was))?;
     }
+    if let Some(histories) = one.histories() {
+        let histories = &histories.histories;
+        let said = disagreement(&decided.evidence, histories);
+        writeln!(out, "  over      {} histories: {said}", histories.len())?;
+    }
     for cited in &one.cited {
         writeln!(out, "  record  {}", words::line(cited))?;
     }
@@ -253,7 +279,7 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
 fn as_json(one: &Explained) -> Value {
     let decided = &one.decided;
     let text = Rule::from_name(&decided.rule).map(Rule::text);
-    json!({
+    let mut explained = json!({
         "lsn": one.at.record.lsn(),
         "time": one.at.batch.wall,
         "name": one.at.name,
@@ -267,7 +293,11 @@ fn as_json(one: &Explained) -> Value {
         "based-on": decided.based_on,
         "resolved": one.resolved,
         "reproduced": matches!(one.again(), Again::Same),
-    })
+    });
+    if let Some(restated) = one.histories() {
+        explained["histories"] = json!(restated.histories);
+    }
+    explained
 }
 
 fn open_json(job: Lsn, last: &Recorded) -> Value {

@@ -156,6 +156,7 @@ impl Known {
                 self.jobs.insert(domain, state.job);
                 Some(state.job)
             }
+            RecordBody::MigrationHistories(restated) => Some(restated.job),
             RecordBody::PhaseEntered(entered) => Some(entered.job),
             RecordBody::Decided(decided) => Some(decided.job),
             RecordBody::OperatorResolved(resolved) => Some(resolved.job),

@@ -153,6 +153,10 @@ pub(crate) fn body(body: &RecordBody) -> String {
             state.phase,
             if state.open { "" } else { ", ended" }
         ),
+        RecordBody::MigrationHistories(restated) => match restated.histories.len() {
+            0 => "nothing can be said of what is damaged".to_owned(),
+            possible => format!("{possible} possible with what is damaged"),
+        },
     }
 }
 

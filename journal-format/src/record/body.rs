@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::vocabulary::{
-    Authority, Claim, ContIntent, Cookie, Decision, EffectCommand, EffectResult, Evidence,
+    Authority, Claim, ContIntent, Cookie, Decision, EffectCommand, EffectResult, Evidence, Facts,
     Instance, JobKind, JobResult, Observed, Outcome, PeerAnswer, Phase, Protocol, Role,
     WantedRunState,
 };
@@ -382,6 +382,45 @@ pub struct MigrationState {
     pub last_rule: Option<String>,
 }
 
+/// What may be durable of a migration when records that may concern it are damaged: one of the
+/// histories that they may have told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a durable fact of its own"
+)]
+pub struct MigrationHistory {
+    /// False when its job ended in the damaged records; touched and wanted then say nothing.
+    pub open: bool,
+    /// Records of the domain that are no more of this job may be among them: another job may be open.
+    pub later: bool,
+    /// An operator's word may be among them: then the rest says nothing.
+    pub resolved: bool,
+    /// The last phase.
+    pub phase: Phase,
+    /// The durable facts.
+    pub facts: Facts,
+    /// Source: cancel or cont was intended, or the guest was seen running, after it was given away
+    /// or given up.
+    pub source_touched: bool,
+    /// What the guest's owner wants.
+    pub wanted: WantedRunState,
+}
+
+/// Every history of an open migration that its damaged records allow; a decision over the damage rests
+/// on it, and a checkpoint restates it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MigrationHistories {
+    /// The job.
+    pub job: Lsn,
+    /// The nonce that a licence takes is known.
+    pub nonce_known: bool,
+    /// The histories; none when nothing can be said.
+    pub histories: Vec<MigrationHistory>,
+}
+
 /// Everything a record can say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -442,4 +481,6 @@ pub enum RecordBody {
     MigrationState(MigrationState),
     /// The journal is idle; proves that the batch before was acknowledged (F21).
     Sealed,
+    /// See [`MigrationHistories`].
+    MigrationHistories(MigrationHistories),
 }

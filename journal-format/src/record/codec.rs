@@ -155,6 +155,7 @@ record_types!(
     24 v 1 "migration-forgotten" MigrationForgotten(MigrationNamed),
     25 v 2 "migration-state" MigrationState(MigrationState),
     26 v 1 "sealed" Sealed,
+    27 v 1 "migration-histories" MigrationHistories(MigrationHistories),
 );
 
 fn configuration() -> impl bincode::config::Config {

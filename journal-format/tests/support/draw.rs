@@ -253,6 +253,18 @@ impl Draw<'_> {
         }
     }
 
+    fn history(&mut self) -> MigrationHistory {
+        MigrationHistory {
+            open: self.yes(),
+            later: self.yes(),
+            resolved: self.yes(),
+            phase: self.word(Phase::ALL),
+            facts: self.facts(),
+            source_touched: self.yes(),
+            wanted: self.word(WantedRunState::ALL),
+        }
+    }
+
     fn decided(&mut self) -> Decided {
         Decided {
             job: self.lsn(),
@@ -375,6 +387,11 @@ impl Draw<'_> {
             }),
             24 => RecordBody::MigrationForgotten(named),
             25 => RecordBody::MigrationState(self.migration_state()),
+            27 => RecordBody::MigrationHistories(MigrationHistories {
+                job: self.lsn(),
+                nonce_known: self.yes(),
+                histories: self.several(Self::history),
+            }),
             _ => RecordBody::Sealed,
         }
     }

@@ -342,6 +342,50 @@ pub(crate) fn observations() -> Vec<Draft> {
         .collect()
 }
 
+/// What may have been said in records that are damaged.
+pub(crate) fn histories() -> Vec<Draft> {
+    let one = MigrationHistory {
+        open: true,
+        later: false,
+        resolved: false,
+        phase: Phase::Perform3,
+        facts: facts(ContIntent::Never, None),
+        source_touched: false,
+        wanted: WantedRunState::Paused,
+    };
+    let mut all = vec![
+        one,
+        MigrationHistory {
+            facts: facts(ContIntent::Unknown, Some(Outcome::Aborted)),
+            source_touched: true,
+            ..one
+        },
+        MigrationHistory {
+            open: false,
+            later: true,
+            ..one
+        },
+    ];
+    all.push(MigrationHistory {
+        open: false,
+        resolved: true,
+        phase: Phase::Prepare,
+        wanted: WantedRunState::Running,
+        ..one
+    });
+    [Vec::new(), all]
+        .into_iter()
+        .map(|histories| {
+            let body = RecordBody::MigrationHistories(MigrationHistories {
+                job: Lsn(9),
+                nonce_known: histories.is_empty(),
+                histories,
+            });
+            draft(Some(DOMAINS[0]), body)
+        })
+        .collect()
+}
+
 /// What became of it.
 pub(crate) fn outcomes() -> Vec<Draft> {
     let migration = migration();

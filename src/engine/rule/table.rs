@@ -50,8 +50,8 @@ pub(super) const TABLE: &[(Rule, RuleText)] = &[
         RuleText {
             name: "journal-damaged",
             decision: Decision::Hold,
-            reason: "records that may concern this domain are damaged: what was decided is not known",
-            settled_by: "resolve, after looking at both sides",
+            reason: "records that may concern this domain are damaged, and not every history that they allow gives the same decision",
+            settled_by: "what QEMU shows or the other side says ruling out histories, or resolve",
             libvirt: "drops a domain whose status file is damaged",
         },
     ),

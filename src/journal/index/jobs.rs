@@ -32,6 +32,7 @@ impl JobsOfBatch<'_> {
                     .push((migration_key(state.terms.migration), state.job));
                 Some(state.job)
             }
+            RecordBody::MigrationHistories(restated) => Some(restated.job),
             RecordBody::EffectIntended(intended) => {
                 if let Some(job) = intended.job {
                     self.new.push((effect_key(lsn), job));

@@ -1,0 +1,142 @@
+//! Records that are missing: which domains they may concern, and what is known of those again later.
+//!
+//! Invariant: a domain is damaged until a record proves that none of its own is missing, every history
+//! of it ends in the same, or somebody who looked at both sides says what is to be done.
+//! Not here: what missing records may have said (`histories`).
+
+use journal_format::number::{DomainId, Lsn, MigrationId};
+use journal_format::record::{MigrationHistories, Record, WantedRunState};
+
+use super::{Migration, State};
+use crate::engine::Gap;
+use crate::engine::histories::{Histories, history_of};
+
+/// A domain as it was before records that may concern it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BeforeGap {
+    first: Lsn,
+    damaged: bool,
+    histories: Option<Histories>,
+}
+
+impl Migration {
+    /// So many of its records may be missing.
+    pub(super) fn lose(&mut self, gap: Gap, wanted: WantedRunState) {
+        let (role, protocol) = (self.state.terms.role, self.state.terms.protocol);
+        let records = gap.last.0.saturating_sub(gap.first.0).saturating_add(1);
+        match &mut self.histories {
+            Some(histories) => histories.extend_again(role, protocol, records),
+            None if self.state.terms.postcopy => self.histories = Some(Histories::unknown()),
+            None => {
+                let mut histories = Histories::of(history_of(&self.state, self.facts(), wanted));
+                histories.extend(role, protocol, records);
+                self.histories = Some(histories);
+            }
+        }
+    }
+
+    /// Its histories as a record.
+    pub(crate) fn restated_histories(&self) -> Option<MigrationHistories> {
+        let histories = self.histories.as_ref()?;
+        Some(MigrationHistories {
+            job: self.state.job,
+            nonce_known: self.state.terms.nonce.is_some(),
+            histories: histories.all().to_vec(),
+        })
+    }
+}
+
+impl State {
+    /// Damage concerns every domain, until a later record of the domain proves by its chain of
+    /// previous LSNs that none of its records lies in the gap (P6).
+    pub(super) fn apply_gap(&mut self, gap: Gap) {
+        self.checkpoint = None;
+        self.lossy = true;
+        let ids: Vec<DomainId> = self.domains.keys().copied().collect();
+        for id in ids {
+            let open = self.open_of(id);
+            let Some(domain) = self.domains.get_mut(&id) else {
+                continue;
+            };
+            let mut migration = open.and_then(|open| self.migrations.get_mut(&open));
+            if domain.gap.is_none() {
+                let known = migration.as_ref();
+                domain.gap = Some(Box::new(BeforeGap {
+                    first: gap.first,
+                    damaged: domain.state.damaged,
+                    histories: known.and_then(|known| known.histories.clone()),
+                }));
+            }
+            let was_damaged = core::mem::replace(&mut domain.state.damaged, true);
+            // What could not be told before cannot be told now.
+            let is_told =
+                |migration: &&mut &mut Migration| !was_damaged || migration.histories.is_some();
+            if let Some(migration) = migration.as_mut().filter(is_told) {
+                migration.lose(gap, domain.state.wanted);
+            }
+        }
+    }
+
+    pub(super) fn clear_undamaged(&mut self, record: &Record) {
+        let Some(domain) = record.domain.and_then(|id| self.domains.get_mut(&id)) else {
+            return;
+        };
+        let Some(before) = domain.gap.take_if(|before| record.lsn >= before.first) else {
+            return;
+        };
+        if record
+            .previous
+            .is_some_and(|previous| previous < before.first)
+        {
+            domain.state.damaged = before.damaged;
+            let open = record.domain.and_then(|id| self.open_of(id));
+            if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open)) {
+                migration.histories = before.histories;
+            }
+        }
+    }
+
+    /// What this record says of the damage before it.
+    pub(super) fn fold_histories(&mut self, record: &Record) {
+        let is_damaged = |id: &DomainId| {
+            let domain = self.domains.get(id);
+            domain.is_none_or(|domain| domain.state.damaged)
+        };
+        let open = record
+            .domain
+            .filter(is_damaged)
+            .and_then(|id| self.open_of(id));
+        if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open))
+            && let Some(histories) = &mut migration.histories
+        {
+            histories.fold(&migration.state, &record.body);
+        }
+    }
+
+    /// A migration that is open as far as can be read is forgotten: its end is among what is lost.
+    pub(super) fn forget_open(&mut self, record: &Record, name: MigrationId) {
+        let Some(migration) = self.migrations.get_mut(&name).filter(|one| one.state.open) else {
+            return;
+        };
+        let histories = migration.histories.take();
+        let Some(domain) = record.domain.and_then(|id| self.domains.get_mut(&id)) else {
+            return;
+        };
+        domain.migration.take_if(|open| *open == name);
+        if histories.is_some_and(|histories| histories.end_settles()) {
+            domain.state.damaged = false;
+        }
+    }
+
+    /// Somebody who looked at both sides said what is to be done, whatever is damaged.
+    pub(super) fn settle(&mut self, id: DomainId) {
+        if let Some(domain) = self.domains.get_mut(&id) {
+            domain.state.damaged = false;
+            domain.gap = None;
+        }
+        let open = self.open_of(id);
+        if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open)) {
+            migration.histories = None;
+        }
+    }
+}
