@@ -214,63 +214,87 @@ fn rule_in(evidence: &Evidence, one: &MigrationHistory) -> Option<Rule> {
 /// What a rule does; `None` for what is not done over damage.
 fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
     let facts = &evidence.facts;
-    Some(match rule {
+    let alive = evidence.observed.process == Process::Alive;
+    let committed = is_outcome(facts, Outcome::Committed);
+    let aborted = is_outcome(facts, Outcome::Aborted);
+    let (sure, act) = match rule {
         Rule::SourceBeginUndone
         | Rule::SourcePerformGiveUp
         | Rule::SourcePerformRunning
-        | Rule::SourceAbandoned => Act::RunOn,
+        | Rule::SourceAbandoned => (true, Act::RunOn),
         // With something sent it rests on what the other side says that it does not have.
-        Rule::SourcePerformDeadNotWhole
-            if !matches!(
-                evidence.peer,
-                PeerAnswer::Aborted | PeerAnswer::NoSuchMigration
-            ) =>
-        {
-            Act::UnsentDead
-        }
-        Rule::SourceBeginDead | Rule::SourceAbandonedDead => Act::UnsentDead,
-        Rule::SourceGrantedStarted | Rule::SourceConfirm
-            if facts.granted || evidence.observed.process == Process::Alive =>
-        {
-            Act::End
-        }
-        Rule::SourceGrantedDeadSettled | Rule::SourceConfirmDead
-            if evidence.peer == PeerAnswer::Started || is_outcome(facts, Outcome::Committed) =>
-        {
-            Act::Gone
-        }
-        Rule::SourceGrantedAborted | Rule::SourceCancelled
-            if is_outcome(facts, Outcome::Aborted) =>
-        {
-            Act::Back
-        }
-        Rule::SourceGrantedDeadSettled | Rule::SourceCancelledDead
-            if is_outcome(facts, Outcome::Aborted) =>
-        {
-            Act::NoneLeft
-        }
+        Rule::SourcePerformDeadNotWhole => (!draws_from_absence(evidence.peer), Act::UnsentDead),
+        Rule::SourceBeginDead | Rule::SourceAbandonedDead => (true, Act::UnsentDead),
+        Rule::SourceGrantedStarted | Rule::SourceConfirm => (facts.granted || alive, Act::End),
+        Rule::SourceConfirmDead => (evidence.peer == PeerAnswer::Started || committed, Act::Gone),
+        Rule::SourceGrantedDeadSettled => (
+            evidence.peer == PeerAnswer::Started || committed || aborted,
+            if evidence.peer == PeerAnswer::Started || committed {
+                Act::Gone
+            } else {
+                Act::NoneLeft
+            },
+        ),
+        Rule::SourceGrantedAborted | Rule::SourceCancelled => (aborted, Act::Back),
+        Rule::SourceCancelledDead => (aborted, Act::NoneLeft),
         // The licence itself must be at hand.
-        Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead if facts.granted => Act::Only(rule),
-        Rule::SourceCommitted | Rule::SourceCommittedDead if facts.committed => Act::Only(rule),
-        Rule::SourcePerformCompleted | Rule::SourcePerform2Whole => Act::Only(rule),
+        Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead => (facts.granted, Act::Only(rule)),
+        Rule::SourceCommitted | Rule::SourceCommittedDead => (facts.committed, Act::Only(rule)),
+        Rule::SourcePerformCompleted
+        | Rule::SourcePerform2Whole
+        | Rule::DestinationPrepareFinish
+        | Rule::DestinationFinishRetry => (true, Act::Only(rule)),
         Rule::DestinationPrepareRunning
         | Rule::DestinationFinishRunning
-        | Rule::DestinationStarted => Act::Runs,
-        Rule::DestinationFinishDead | Rule::DestinationStartedDead => Act::RanDead,
+        | Rule::DestinationStarted => (true, Act::Runs),
+        Rule::DestinationFinishDead | Rule::DestinationStartedDead => (true, Act::RanDead),
         Rule::DestinationPrepareDead
         | Rule::DestinationFinishDeadUnsent
-        | Rule::DestinationAbortedDead => Act::NeverDead,
+        | Rule::DestinationAbortedDead => (true, Act::NeverDead),
         Rule::DestinationPrepareFailed
         | Rule::DestinationAborted
-        | Rule::DestinationFinishRefusedSafe => Act::Never,
-        Rule::DestinationPrepareAbandoned
-            if evidence.peer == PeerAnswer::Abandoned && !is_whole(evidence) =>
-        {
-            Act::Never
-        }
-        Rule::DestinationPrepareFinish | Rule::DestinationFinishRetry => Act::Only(rule),
-        _ => return None,
-    })
+        | Rule::DestinationFinishRefusedSafe => (true, Act::Never),
+        Rule::DestinationPrepareAbandoned => (
+            evidence.peer == PeerAnswer::Abandoned && !is_whole(evidence),
+            Act::Never,
+        ),
+        // Holds, what rests on words that the other side draws from what it lacks, and post-copy.
+        Rule::OtherInstance
+        | Rule::ClaimedByAnother
+        | Rule::JournalOlderThanQemu
+        | Rule::JournalDamaged
+        | Rule::QemuMute
+        | Rule::NoRuleForThis
+        | Rule::OperatorResolved
+        | Rule::SourcePerformPostcopy
+        | Rule::SourcePerformDeadWatched
+        | Rule::SourcePerformDeadUnwatched
+        | Rule::SourcePerformDeadAsking
+        | Rule::SourcePerform2Completed
+        | Rule::SourcePerform2Gone
+        | Rule::SourcePerform2Amnesia
+        | Rule::SourceGrantedStartedUnproven
+        | Rule::SourceGrantedAmnesia
+        | Rule::SourceGrantedRunning
+        | Rule::SourceGrantedRunningStarted
+        | Rule::SourceGrantedOther
+        | Rule::SourcePostcopyBroken
+        | Rule::SourcePostcopyWhole
+        | Rule::SourcePostcopyLost
+        | Rule::DestinationPrepareWaiting
+        | Rule::DestinationPrepareAlone
+        | Rule::DestinationPrepareAmnesia
+        | Rule::DestinationPrepareLost
+        | Rule::DestinationFinishRefused
+        | Rule::DestinationPostcopyBroken
+        | Rule::DestinationPostcopyLost => return None,
+    };
+    sure.then_some(act)
+}
+
+/// May the answer come from a journal that does not have what was sent?
+fn draws_from_absence(answer: PeerAnswer) -> bool {
+    matches!(answer, PeerAnswer::Aborted | PeerAnswer::NoSuchMigration)
 }
 
 fn is_outcome(facts: &Facts, outcome: Outcome) -> bool {
@@ -606,7 +630,7 @@ impl Turn<'_> {
         let is_cited = migration
             .histories
             .as_ref()
-            .is_none_or(|histories| histories.cited().is_some());
+            .is_none_or(|histories| histories.cited.is_some());
         if let (false, Some(restated)) = (is_cited, migration.restated_histories()) {
             self.record(id, RecordBody::MigrationHistories(restated));
         }

@@ -18,8 +18,8 @@ const OPERATOR_RECORDS: u64 = 3;
 
 /// Had whoever wrote the records behind the damage read what is damaged now? Then what was done, and
 /// what was not, tells of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writer {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Writer {
     /// Not known: the begin of another life may be among what is damaged.
     Unproven,
     Knowing,
@@ -30,10 +30,10 @@ enum Writer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Histories {
     /// None when nothing can be said.
-    all: Vec<MigrationHistory>,
-    writer: Writer,
+    pub(crate) all: Vec<MigrationHistory>,
+    pub(crate) writer: Writer,
     /// The record that restates them as they are.
-    cited: Option<Lsn>,
+    pub(crate) cited: Option<Lsn>,
 }
 
 /// How a migration stands, as one history.
@@ -91,14 +91,6 @@ impl Histories {
             ..history
         });
         histories
-    }
-
-    pub(crate) fn all(&self) -> &[MigrationHistory] {
-        &self.all
-    }
-
-    pub(crate) fn cited(&self) -> Option<Lsn> {
-        self.cited
     }
 
     /// Is there one in which the licence went out?

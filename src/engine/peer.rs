@@ -169,6 +169,10 @@ impl Turn<'_> {
                 }
                 return;
             }
+            // No yes and no no: it lost what it had, and prepares nothing.
+            PeerResponse::Answer { answer, .. } if asked == Asked::Prepare => {
+                return self.prepare_failed(id, answer.name(), true);
+            }
             PeerResponse::Answer { answer, cookie } => (answer, cookie),
         };
         if intact && is_late(seen, envelope.sender) {

@@ -35,7 +35,7 @@ pub(crate) struct Domain {
     /// What its owner asked outside any job and whose result is not recorded.
     pub(crate) owner_effect: Option<(Lsn, EffectCommand)>,
     /// Damage of which no later record has told yet whether it concerns this domain.
-    gap: Option<Box<BeforeGap>>,
+    pub(crate) gap: Option<Box<BeforeGap>>,
 }
 
 /// A migration, with the records that its next decision will cite.
@@ -91,7 +91,11 @@ impl Migration {
         let mut records = vec![self.state.job, self.fact];
         records.extend(self.seen);
         records.extend(self.heard);
-        records.extend(self.histories.as_ref().and_then(Histories::cited));
+        records.extend(
+            self.histories
+                .as_ref()
+                .and_then(|histories| histories.cited),
+        );
         records.sort_unstable();
         records.dedup();
         records

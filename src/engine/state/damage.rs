@@ -13,7 +13,7 @@ use crate::engine::histories::{Histories, history_of};
 
 /// A domain as it was before records that may concern it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BeforeGap {
+pub(crate) struct BeforeGap {
     first: Lsn,
     damaged: bool,
     histories: Option<Histories>,
@@ -41,7 +41,7 @@ impl Migration {
         Some(MigrationHistories {
             job: self.state.job,
             nonce_known: self.state.terms.nonce.is_some(),
-            histories: histories.all().to_vec(),
+            histories: histories.all.clone(),
         })
     }
 }

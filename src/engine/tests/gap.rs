@@ -65,18 +65,18 @@ fn assert_allows(truth: &State, gapped: &State, what: &str) {
         let found = match (is_true, wanted) {
             (Some(is_true), Some(wanted)) => {
                 let history = history_of(&is_true.state, is_true.facts(), wanted);
-                histories.all().contains(&history)
+                histories.all.contains(&history)
             }
             _ => histories
-                .all()
+                .all
                 .iter()
                 .any(|one| !one.open && !one.resolved && (true_open.is_none() || one.later)),
         };
-        let is_empty = histories.all().is_empty();
+        let is_empty = histories.all.is_empty();
         assert!(
             found || is_empty,
             "{what}: {is_true:?} is not among {:#?}",
-            histories.all()
+            histories.all
         );
     }
 }

@@ -17,6 +17,7 @@ use journal_format::record::{
 use super::qemu::{Qemu, Stream};
 use super::scenario::Faults;
 use super::scene::{Ask, Durable, Host, Request, Scene, Stray, Way};
+use crate::engine::histories::Histories;
 use crate::engine::live::{Eyes, Live, Pending};
 use crate::engine::state::{Domain, Migration, State};
 use crate::engine::{Config, Engine, Envelope, Input, PeerRequest, PeerResponse, QemuEvent, Token};
@@ -317,6 +318,7 @@ impl Canon {
             owners,
             // Only whether a message was sent that nobody waits for here.
             ready: _,
+            lossy,
             no_room,
         } = engine;
         let Config {
@@ -330,7 +332,7 @@ impl Canon {
             boot: _,
             peer: _,
         } = config;
-        self.plain(&(journal, epoch, opening, no_room));
+        self.plain(&(journal, epoch, opening, lossy, no_room));
         self.lsn(*journal, *next);
         self.state(*journal, state);
         for eyes in eyes.values() {
@@ -373,9 +375,16 @@ impl Canon {
                 fact: _,
                 seen: _,
                 heard: _,
+                histories,
             } = migration;
             self.migration(journal, state);
+            self.option(histories.as_ref(), Canon::histories);
         }
+    }
+
+    fn histories(&mut self, histories: &Histories) {
+        let Histories { all, writer, cited } = histories;
+        self.plain(&(all, writer, cited.is_some()));
     }
 
     fn domain(&mut self, journal: JournalId, domain: &Domain) {
@@ -383,6 +392,8 @@ impl Canon {
             state,
             migration,
             owner_effect,
+            // The checkpoint of the next opening is silent on it.
+            gap: _,
         } = domain;
         let DomainState {
             name: _,

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use journal_format::number::{Epoch, MigrationId, Nonce, OpeningId};
+use journal_format::number::{Epoch, Lsn, MigrationId, Nonce, OpeningId};
 use journal_format::record::{
     ContIntent, EffectCommand, EffectResult, Outcome, PeerAnswer, Protocol, RecordBody,
 };
@@ -16,8 +16,8 @@ use super::scenario::Detail;
 use super::scene::{A, Action, Ask, B, DOMAIN, Durable, Kind, Request, Scene, Stray, Way, id};
 use crate::engine::state::ran_on;
 use crate::engine::{
-    Config, Engine, Envelope, Input, Message, Now, PeerFailure, PeerRequest, PeerResponse,
-    QemuEvent, Step, Token, Told,
+    Config, Engine, Envelope, Gap, History, Input, Message, Now, PeerFailure, PeerRequest,
+    PeerResponse, QemuEvent, Step, Token, Told,
 };
 
 impl Scene {
@@ -163,12 +163,14 @@ impl Scene {
         let (Some(older), Some(durable)) = (backup.as_deref(), &mut host.durable) else {
             return;
         };
+        let gap = Gap {
+            first: older.next,
+            last: Lsn(durable.next.0 - 1),
+        };
         let openings = core::mem::take(&mut durable.state.openings);
         durable.state = older.state.clone();
+        durable.state.replay_one(&History::Gap(gap));
         durable.state.openings = openings;
-        for domain in durable.state.domains.values_mut() {
-            domain.state.damaged = true;
-        }
     }
 
     fn leave_stray(&mut self, number: usize) {
