@@ -8,7 +8,7 @@ use journal_format::number::{
 };
 use journal_format::record::{Draft, Effect, EffectResult, Opening, Record, RecordBody};
 use phase_journal::engine::{
-    Config, Engine, History, Input, Message, Now, PeerRequest, Step, TICK_INTERVAL_MS, Token,
+    Config, Engine, Gap, History, Input, Message, Now, PeerRequest, Step, TICK_INTERVAL_MS, Token,
 };
 
 use super::bytes::Bytes;
@@ -38,6 +38,8 @@ struct Harness {
     tokens: u64,
     around: Surroundings,
     types: BTreeSet<&'static str>,
+    /// The crash that comes damages the journal.
+    damaging: bool,
 }
 
 /// Every input is drawn from the bytes. Returns the types of the records that were written.
@@ -56,6 +58,7 @@ pub fn run(bytes: &[u8]) -> BTreeSet<&'static str> {
         tokens: 0,
         around: Surroundings::default(),
         types: BTreeSet::new(),
+        damaging: false,
     };
     let mut life = harness.open();
     for _ in 0..INPUTS_MAX {
@@ -67,7 +70,10 @@ pub fn run(bytes: &[u8]) -> BTreeSet<&'static str> {
                 let step = life.engine.step(harness.now(), input);
                 harness.carry_out(&mut life, step);
             }
-            None => life = harness.open(),
+            None => {
+                harness.damage(&mut choices);
+                life = harness.open();
+            }
         }
     }
     harness.open();
@@ -116,6 +122,24 @@ impl Harness {
         let step = life.engine.start(self.now());
         self.carry_out(&mut life, step);
         life
+    }
+
+    /// Perhaps the last records cannot be read any more.
+    fn damage(&mut self, choices: &mut Bytes<'_>) {
+        if !core::mem::take(&mut self.damaging) {
+            return;
+        }
+        let lost = 1 + choices.number() % 64;
+        let kept = self.history.len().saturating_sub(lost);
+        let first = match self.history.get(kept) {
+            Some(History::Record(record)) => record.lsn,
+            Some(History::Gap(gap)) => gap.first,
+            None => return,
+        };
+        self.history.truncate(kept);
+        let last = Lsn(self.next.0 - 1);
+        self.history.push(History::Gap(Gap { first, last }));
+        self.judge.damage();
     }
 
     /// Makes drafts durable: each fits into a batch, and into the judge's picture.
@@ -234,10 +258,16 @@ impl Harness {
                 let (domain, event) = inputs::event(choices);
                 Input::Event { domain, event }
             }
-            _ => {
-                self.milliseconds += TICK_INTERVAL_MS * u64::from(choices.byte());
-                Input::Tick
-            }
+            _ => match choices.byte() {
+                u8::MAX => {
+                    self.damaging = true;
+                    return None;
+                }
+                ticks => {
+                    self.milliseconds += TICK_INTERVAL_MS * u64::from(ticks);
+                    Input::Tick
+                }
+            },
         };
         Some(input)
     }

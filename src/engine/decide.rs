@@ -597,6 +597,11 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
         (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe, true) => {
             Some(Rule::DestinationPrepareFinish)
         }
+        // Nothing came here, and the source says completed: it is not this migration that completed there.
+        (PeerAnswer::GrantedAndSafe, false) if is_empty(observed) => {
+            Some(Rule::DestinationPrepareFailed)
+        }
+        (PeerAnswer::Granted, false) if is_empty(observed) => Some(Rule::DestinationPrepareWaiting),
         // The source saw everything loaded; our own look is a moment behind.
         (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe, false) => None,
         // A source that durably forgot this migration had closed it without a licence.

@@ -460,7 +460,7 @@ pub(super) const TABLE: &[(Rule, RuleText)] = &[
         RuleText {
             name: "destination-prepare-failed",
             decision: Decision::Kill,
-            reason: "the stream failed: this copy will never be whole",
+            reason: "the stream failed, or never came: this copy will never be whole",
             settled_by: "",
             libvirt: KILLS,
         },

@@ -423,6 +423,40 @@ fn a_foreign_cont_on_a_granted_source_is_held_and_seen() {
     }
 }
 
+/// The source's sidecar dies with the intent of `migrate` durable and nothing sent; somebody saves the
+/// guest, and QEMU looks as if it had been migrated.
+#[test]
+fn a_save_in_place_of_the_migration_gives_the_guest_back() {
+    for delay in [0, 3_000, 20_000] {
+        let is_sent = |body: &RecordBody| {
+            matches!(body, RecordBody::EffectIntended(intended)
+                if matches!(intended.command, EffectCommand::Migrate { .. }))
+        };
+        let crash = crash_points(Protocol::V3, A).into_iter().find(|crash| {
+            let mut world = World::new();
+            world.hosts[A].crash = Some(*crash);
+            world.migrate(A);
+            world.run_for(1_000);
+            matches!(crash, Crash::After(_)) && world.has(A, is_sent)
+        });
+        let mut world = World::new();
+        world.hosts[A].crash = crash;
+        world.migrate(A);
+        world.run_for(1_000);
+        let status = world.hosts[A].qemu.status.clone();
+        assert_eq!(status, MigrationStatus::None, "{}", world.story());
+        let qemu = &mut world.hosts[A].qemu;
+        qemu.status = MigrationStatus::Completed;
+        qemu.run = RunState::Postmigrate;
+        world.run_for(delay);
+        world.restart(A);
+        world.run_for(SETTLE_MS);
+        assert_settled(&world, "saved in between");
+        assert_eq!(world.running(), vec![A]);
+        assert!(!world.hosts[B].qemu.alive);
+    }
+}
+
 #[test]
 fn a_claimed_qemu_is_not_touched() {
     let mut world = World::new();

@@ -718,6 +718,16 @@ fn later_rows() -> Vec<(Evidence, Option<Rule>)> {
             prepare().heard(P::NotWhole),
             Some(Rule::DestinationPrepareWaiting),
         ),
+        // Nor will it when the source says that its QEMU completed: not with this migration.
+        (
+            empty().heard(P::GrantedAndSafe),
+            Some(Rule::DestinationPrepareFailed),
+        ),
+        (
+            empty().heard(P::Granted),
+            Some(Rule::DestinationPrepareWaiting),
+        ),
+        (prepare().heard(P::GrantedAndSafe), None),
     ]
 }
 
