@@ -706,6 +706,7 @@ enums:
     11: start_postcopy
     12: migrate_recover
     13: migrate_resume
+    14: migrate_pause
   effect_result_kind:
     0: done
     1: refused

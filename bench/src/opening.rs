@@ -97,7 +97,8 @@ impl Qemu {
             | EffectCommand::Kill
             | EffectCommand::StartPostcopy
             | EffectCommand::MigrateRecover { .. }
-            | EffectCommand::MigrateResume { .. } => {}
+            | EffectCommand::MigrateResume { .. }
+            | EffectCommand::MigratePause => {}
         }
     }
 }

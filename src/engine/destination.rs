@@ -217,6 +217,10 @@ impl Turn<'_> {
         if let EffectCommand::MigrateRecover { .. } = command {
             return self.listened_again(id, result);
         }
+        if *command == EffectCommand::MigratePause && *result != EffectResult::Done {
+            let why = format!("{} {}", command.name(), describe(result));
+            return self.refuse_resume(id, &why);
+        }
         let Some(migration) = self.migration(id) else {
             return;
         };

@@ -490,6 +490,7 @@ fn fits(state: &MigrationState, one: &MigrationHistory, body: &RecordBody) -> bo
                 | EffectCommand::StartPostcopy
                 | EffectCommand::MigrateRecover { .. }
                 | EffectCommand::MigrateResume { .. }
+                | EffectCommand::MigratePause
                 | EffectCommand::Cont
                 | EffectCommand::Stop => true,
             },

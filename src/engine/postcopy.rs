@@ -6,8 +6,11 @@
 //! Not here: which rule holds (`decide`), the handover itself (`source`, `destination`).
 
 use journal_format::number::MigrationId;
-use journal_format::record::{EffectCommand, EffectResult, PeerAnswer, Phase, Role};
+use journal_format::record::{
+    EffectCommand, EffectResult, Evidence, PeerAnswer, Phase, Process, Role,
+};
 
+use super::decide::{StatusClass, status_class};
 use super::live::Asked;
 use super::source::describe;
 use super::turn::Turn;
@@ -127,6 +130,24 @@ impl Turn<'_> {
             let saw = self.seen_of(id);
             self.peer_reply(token, saw, response);
         }
+    }
+
+    /// Destination: the source says that the stream broke, and QEMU here has not noticed: where packets
+    /// are lost it may wait for a quarter of an hour. It is told to give the stream up, past all that
+    /// waits for memory, and then says broken. True if that is what is done now.
+    pub(crate) fn give_up_stream(&mut self, id: MigrationId, evidence: &Evidence) -> bool {
+        let observed = &evidence.observed;
+        let flows = status_class(observed.migration.as_ref()) == StatusClass::Postcopy;
+        let is_there = matches!(observed.process, Process::Alive | Process::Mute);
+        let asked = self.live(id).resume.is_some();
+        if !asked || !evidence.facts.started || !is_there || !flows {
+            return false;
+        }
+        if self.effect_due(id) {
+            self.cite_look(id);
+            self.intend(id, EffectCommand::MigratePause);
+        }
+        true
     }
 
     /// Destination: the stream broke, and only the source can take it up again. How it stands there

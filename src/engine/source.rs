@@ -246,6 +246,7 @@ impl Turn<'_> {
             | EffectCommand::MigrateCancel
             | EffectCommand::MigrateRecover { .. }
             | EffectCommand::MigrateResume { .. }
+            | EffectCommand::MigratePause
             | EffectCommand::Kill => {
                 let why = format!("{} {}", command.name(), describe(result));
                 self.abandon(id, &why, false);

@@ -448,6 +448,9 @@ impl<'a> Turn<'a> {
         live.rule = rule;
         let before = self.engine.next;
         if rule != Some(Rule::DestinationPostcopyBroken) {
+            if self.give_up_stream(id, &evidence) {
+                return self.engine.next != before;
+            }
             self.refuse_resume(id, "the stream is not broken here");
         }
         match (rule, role) {

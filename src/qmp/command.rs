@@ -40,7 +40,8 @@ pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&'static str, Valu
         EffectCommand::MigrateCancel
         | EffectCommand::Cont
         | EffectCommand::Stop
-        | EffectCommand::StartPostcopy => json!({}),
+        | EffectCommand::StartPostcopy
+        | EffectCommand::MigratePause => json!({}),
         EffectCommand::Kill => return None,
     };
     Some((command.name(), arguments))
@@ -49,7 +50,10 @@ pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&'static str, Valu
 /// Whether a command goes past those that wait. A guest that waits for memory in post-copy may wait
 /// with QEMU's big lock held, and then QEMU answers nothing else until its stream goes on.
 pub(crate) fn is_out_of_band(command: &EffectCommand) -> bool {
-    matches!(command, EffectCommand::MigrateRecover { .. })
+    matches!(
+        command,
+        EffectCommand::MigrateRecover { .. } | EffectCommand::MigratePause
+    )
 }
 
 /// What each side of a migration needs. Without return-path the source says completed

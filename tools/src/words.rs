@@ -190,7 +190,8 @@ fn effect(command: &EffectCommand) -> String {
         | EffectCommand::Cont
         | EffectCommand::Stop
         | EffectCommand::Kill
-        | EffectCommand::StartPostcopy => name.to_owned(),
+        | EffectCommand::StartPostcopy
+        | EffectCommand::MigratePause => name.to_owned(),
     }
 }
 

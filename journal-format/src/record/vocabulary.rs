@@ -471,6 +471,8 @@ pub enum EffectCommand {
         /// QEMU's migration URI.
         uri: String,
     },
+    /// `migrate-pause`: destination, gives up a stream of post-copy that is broken at its other end.
+    MigratePause,
 }
 
 impl EffectCommand {
@@ -491,6 +493,7 @@ impl EffectCommand {
             EffectCommand::Kill => "kill",
             EffectCommand::StartPostcopy => "migrate-start-postcopy",
             EffectCommand::MigrateRecover { .. } => "migrate-recover",
+            EffectCommand::MigratePause => "migrate-pause",
         }
     }
 }

@@ -135,7 +135,7 @@ impl Draw<'_> {
     }
 
     fn command(&mut self) -> EffectCommand {
-        match self.byte() % 14 {
+        match self.byte() % 15 {
             0 => EffectCommand::Claim(self.claim()),
             1 => EffectCommand::Unclaim,
             2 => EffectCommand::SetCapabilities {
@@ -155,7 +155,8 @@ impl Draw<'_> {
             10 => EffectCommand::Kill,
             11 => EffectCommand::StartPostcopy,
             12 => EffectCommand::MigrateRecover { uri: self.text() },
-            _ => EffectCommand::MigrateResume { uri: self.text() },
+            13 => EffectCommand::MigrateResume { uri: self.text() },
+            _ => EffectCommand::MigratePause,
         }
     }
 

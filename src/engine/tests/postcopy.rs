@@ -96,6 +96,24 @@ fn a_broken_stream_is_taken_up_again() {
     }
 }
 
+/// Where packets are lost the destination's QEMU goes on waiting for a stream that is broken at its other
+/// end; it hears so from the source.
+#[test]
+fn a_break_that_the_destination_does_not_notice_is_taken_up_again() {
+    for breaks in 1..4 {
+        let mut world = World::of_postcopy(breaks);
+        world.breaks_unnoticed = true;
+        migrated(&mut world);
+        assert_settled(&world, &format!("{breaks} breaks"));
+        assert_eq!(world.running(), vec![B]);
+        assert_eq!(result(&world, A), Some(JobResult::Completed));
+        let paused = world.has(B, |body| {
+            matches!(body, RecordBody::EffectIntended(one) if one.command == EffectCommand::MigratePause)
+        });
+        assert!(paused, "{}", world.story());
+    }
+}
+
 #[test]
 fn one_sidecar_crashes_at_every_batch() {
     for breaks in BREAKS {

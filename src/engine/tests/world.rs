@@ -82,6 +82,8 @@ pub(crate) struct World {
     pub(crate) postcopy: bool,
     /// So many times the stream breaks in post-copy.
     pub(crate) breaks: u32,
+    /// And the destination's QEMU does not notice.
+    pub(crate) breaks_unnoticed: bool,
     pub(crate) hosts: [Host; 2],
     queue: VecDeque<Event>,
     asks: BTreeMap<Token, (usize, u32, MigrationId)>,
@@ -198,6 +200,7 @@ impl World {
             protocol,
             postcopy: false,
             breaks: 0,
+            breaks_unnoticed: false,
             queue: VecDeque::new(),
             asks: BTreeMap::new(),
             replies: Vec::new(),

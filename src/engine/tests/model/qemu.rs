@@ -391,7 +391,8 @@ impl Scene {
             },
             EffectCommand::StartPostcopy
             | EffectCommand::MigrateRecover { .. }
-            | EffectCommand::MigrateResume { .. } => return refused("no post-copy here"),
+            | EffectCommand::MigrateResume { .. }
+            | EffectCommand::MigratePause => return refused("no post-copy here"),
             EffectCommand::Kill => {
                 let is_only = self.carries_guest(at) && !self.carries_guest(1 - at);
                 let Qemu {

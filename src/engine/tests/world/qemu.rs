@@ -137,7 +137,9 @@ impl World {
         if self.breaks > 0 {
             self.breaks -= 1;
             self.set_status(at, MigrationStatus::PostcopyPaused);
-            self.set_status(other, MigrationStatus::PostcopyPaused);
+            if !self.breaks_unnoticed {
+                self.set_status(other, MigrationStatus::PostcopyPaused);
+            }
             return;
         }
         self.set_status(other, MigrationStatus::Completed);
@@ -238,6 +240,12 @@ impl World {
                     return refused("Migrate recover can only be run when postcopy is paused.");
                 }
                 qemu.listening = true;
+            }
+            EffectCommand::MigratePause => {
+                if qemu.status != MigrationStatus::PostcopyActive {
+                    return refused("migrate-pause is only supported during postcopy-active");
+                }
+                self.set_status(at, MigrationStatus::PostcopyPaused);
             }
             EffectCommand::MigrateResume { .. } => {
                 if qemu.status != MigrationStatus::PostcopyPaused {
