@@ -39,7 +39,7 @@ fn run(pair: &mut Pair, side: Side, command: &str, arguments: Value) -> Value {
 }
 
 /// To a process that this test, or its laboratory, started.
-fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     let status = Command::new("kill")
         .args([format!("-{name}"), pid.to_string()])
         .status();
@@ -66,7 +66,7 @@ fn records(pair: &mut Pair, side: Side) -> Vec<RecordBody> {
 }
 
 /// The effects that a side meant to have, in order.
-fn intents(pair: &mut Pair, side: Side) -> Vec<&'static str> {
+pub(crate) fn intents(pair: &mut Pair, side: Side) -> Vec<&'static str> {
     let intended = |body: RecordBody| match body {
         RecordBody::EffectIntended(intended) => Some(intended.command.name()),
         _ => None,

@@ -3,16 +3,21 @@
 
 use phase_journal_lab::by_hand::wait_status;
 use phase_journal_lab::pair::{Pair, Side};
+use phase_journal_lab::relay::Relay;
 use phase_journal_lab::sidecar::RunOptions;
 use phase_journal_lab::until;
 use serde_json::json;
 
+use crate::dangers::{intents, signal};
 use crate::scenario::{
     POSTCOPY, TIMEOUT, assert_never_two, assert_one_runs, assert_sound, restless_pair, settle_all,
 };
 
 /// In bytes per second: what the guest writes to takes many seconds to follow it.
 const TRICKLE: u64 = 32 * 1024;
+
+/// How often a test tries to be quicker than a sidecar.
+const RELAYS_MAX: u32 = 10;
 
 /// How fast memory follows the guest; 0 is as fast as it can.
 fn set_postcopy_bandwidth(pair: &mut Pair, bytes: u64) {
@@ -28,6 +33,11 @@ fn split() -> Pair {
     let mut pair = restless_pair(RunOptions::default(), RunOptions::default());
     set_postcopy_bandwidth(&mut pair, TRICKLE);
     pair.migrate(Side::A, POSTCOPY).unwrap();
+    wait_guest_over(&mut pair);
+    pair
+}
+
+fn wait_guest_over(pair: &mut Pair) {
     wait_status(pair.qemu(Side::A).monitor(), "postcopy-active").unwrap();
     // What its interrupts need is there then. Else it would wait for memory with QEMU's big lock held
     // (TCG pushes an interrupt's frame under it), and QEMU would answer nobody.
@@ -36,7 +46,6 @@ fn split() -> Pair {
     pair.qemu(Side::B)
         .wait_for_number(numbers, TIMEOUT)
         .unwrap();
-    pair
 }
 
 fn break_stream(pair: &mut Pair) {
@@ -80,6 +89,45 @@ fn a_broken_stream_is_taken_up_again() {
     set_postcopy_bandwidth(&mut pair, 0);
     assert_eq!(assert_one_runs(&mut pair, "resumed"), Side::B);
     assert!(rules(&mut pair, Side::A).contains(&"source-postcopy-broken".to_owned()));
+}
+
+/// A migration whose stream goes through a relay from its beginning. The source's sidecar stands still
+/// while that takes the place of the socket which the destination listens on.
+fn relayed() -> (Pair, Relay) {
+    for _ in 0..RELAYS_MAX {
+        let mut pair = restless_pair(RunOptions::default(), RunOptions::default());
+        set_postcopy_bandwidth(&mut pair, TRICKLE);
+        pair.migrate(Side::A, POSTCOPY).unwrap();
+        let sidecar = pair.sidecar(Side::A).pid().unwrap();
+        signal(sidecar, "STOP");
+        let listens = until("the destination listening", TIMEOUT, || {
+            let stream = pair.directory().join("m0");
+            Ok(stream.exists().then_some(stream))
+        });
+        let stream = listens.unwrap();
+        let is_early = !intents(&mut pair, Side::A).contains(&"migrate");
+        let relay = is_early.then(|| Relay::take_over(&stream).unwrap());
+        signal(sidecar, "CONT");
+        if let Some(relay) = relay {
+            return (pair, relay);
+        }
+    }
+    panic!("{RELAYS_MAX} times the source's sidecar was quicker");
+}
+
+/// The destination's QEMU goes on waiting for a stream that is broken at its other end.
+#[test]
+fn a_break_that_the_destination_does_not_notice_is_taken_up_again() {
+    let (mut pair, _relay) = relayed();
+    wait_guest_over(&mut pair);
+    break_stream(&mut pair);
+    let given_up = until("the stream given up", TIMEOUT, || {
+        let intents = intents(&mut pair, Side::B);
+        Ok(intents.contains(&"migrate-pause").then_some(()))
+    });
+    given_up.unwrap();
+    set_postcopy_bandwidth(&mut pair, 0);
+    assert_eq!(assert_one_runs(&mut pair, "given up"), Side::B);
 }
 
 /// It breaks while no sidecar is there, and they come back in either order.
