@@ -104,6 +104,7 @@ impl<D: Disk> Node<D> {
         told: Told,
         boot: BootId,
         peer: String,
+        store: Option<String>,
         now: Now,
         switch: CrashSwitch,
     ) -> Result<(Node<D>, Durable<Outbox>), AppendError> {
@@ -116,6 +117,7 @@ impl<D: Disk> Node<D> {
             next: opened.first_lsn(),
             boot,
             peer,
+            store,
         };
         let engine = Engine::resume(config, told);
         let mut node = Node::begin(opened, engine, now, switch)?;
@@ -298,12 +300,14 @@ fn asks_for_room(input: &Input) -> bool {
             ControlRequest::DomainRemove { .. }
             | ControlRequest::DomainSetWanted { .. }
             | ControlRequest::JobCancel { .. }
+            | ControlRequest::Verdict { .. }
             | ControlRequest::Resolve { .. }
             | ControlRequest::QueryDomains { .. }
             | ControlRequest::QueryJobs { .. } => false,
         },
         Input::Peer { request, .. } => matches!(request, PeerRequest::Prepare { .. }),
         Input::PeerAnswered { .. }
+        | Input::StoreAnswered { .. }
         | Input::EffectFinished { .. }
         | Input::Looked { .. }
         | Input::Event { .. }

@@ -377,6 +377,7 @@ pub fn open_once(directory: &Path, run: &Path, appends: usize) -> Result<Opening
         told,
         BOOT,
         peer,
+        None,
         link::now(),
         CrashSwitch::default(),
     )

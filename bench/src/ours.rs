@@ -130,6 +130,7 @@ pub fn open_node(
         told,
         BOOT,
         peer,
+        None,
         link::now(),
         CrashSwitch::default(),
     )

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use journal_format::batch::{BatchBuilder, BatchHeader};
 use journal_format::number::{
-    BootId, Chain, DomainId, Epoch, Id128, Lsn, OpeningId, Salt, SegmentNumber,
+    BootId, Chain, DomainId, Epoch, Id128, Lsn, MigrationId, OpeningId, Salt, SegmentNumber,
 };
 use journal_format::record::{Draft, Effect, EffectResult, Opening, Record, RecordBody};
 use phase_journal::engine::{
@@ -25,6 +25,7 @@ struct Life {
     waiting: BTreeSet<Token>,
     asks: Vec<PeerRequest>,
     looks: Vec<DomainId>,
+    keys: Vec<MigrationId>,
     effects: Vec<Effect>,
 }
 
@@ -100,6 +101,7 @@ impl Harness {
             next: self.next,
             boot: BootId(BOOTS[0]),
             peer: "here".to_owned(),
+            store: Some("store".to_owned()),
         };
         let mut engine = Engine::open(config.clone(), &self.history);
         let checkpoint = engine.checkpoint();
@@ -117,6 +119,7 @@ impl Harness {
             waiting: BTreeSet::new(),
             asks: Vec::new(),
             looks: Vec::new(),
+            keys: Vec::new(),
             effects: Vec::new(),
         };
         let step = life.engine.start(self.now());
@@ -191,6 +194,7 @@ impl Harness {
                 }
                 Message::Ask { request, .. } => life.asks.push(request),
                 Message::Look { domain } => life.looks.push(domain),
+                Message::Store { migration, .. } => life.keys.push(migration),
                 Message::Ready => {
                     assert!(!life.ready, "ready twice");
                     life.ready = true;
@@ -262,6 +266,15 @@ impl Harness {
                 u8::MAX => {
                     self.damaging = true;
                     return None;
+                }
+                254 if !life.keys.is_empty() => Input::StoreAnswered {
+                    migration: life.keys.remove(0),
+                    result: inputs::key(choices),
+                },
+                253 => {
+                    let request = inputs::verdict(choices);
+                    let token = self.token(life);
+                    Input::Control { token, request }
                 }
                 ticks => {
                     self.milliseconds += TICK_INTERVAL_MS * u64::from(ticks);

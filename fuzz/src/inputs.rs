@@ -8,10 +8,12 @@ use journal_format::number::{
 };
 use journal_format::record::{
     Authority, Claim, ClaimSeen, Cookie, Decision, Effect, EffectCommand, EffectResult, Instance,
-    MigrationStatus, Observed, PeerAnswer, Process, Protocol, Role, RunState, WantedRunState,
+    KeyValue, MigrationStatus, Observed, Outcome, PeerAnswer, Process, Protocol, Role, RunState,
+    WantedRunState,
 };
 use phase_journal::engine::{
-    ControlRequest, Envelope, PeerFailure, PeerRequest, PeerResponse, QemuEvent,
+    ControlRequest, Envelope, JobTarget, PeerFailure, PeerRequest, PeerResponse, QemuEvent,
+    StoreFailure, StoreResult,
 };
 
 use super::bytes::Bytes;
@@ -22,7 +24,7 @@ pub const HERE: JournalId = JournalId(Id128([0xA0; 16]));
 const THERE: [JournalId; 2] = [JournalId(Id128([0xB0; 16])), JournalId(Id128([0xC0; 16]))];
 /// The boots that instances are of; the first is this one.
 pub const BOOTS: [Id128; 2] = [Id128([0xD0; 16]), Id128([0xD1; 16])];
-/// The one that this version knows, and sometimes another.
+/// Mostly the one that needs nothing else; the manager's a migration that begins here may have.
 const AUTHORITIES: &[Authority] = &[
     Authority::Destination,
     Authority::Destination,
@@ -204,6 +206,7 @@ impl Surroundings {
                     name,
                     // No choice of its own: the corpus was found without it.
                     postcopy: source_name == "s",
+                    store: (authority == Authority::Store).then(|| "store".to_owned()),
                     source_name,
                     peer: visible(choices, &["there"]),
                     uri: visible(choices, URIS),
@@ -267,6 +270,13 @@ impl Surroundings {
                     peer_domain,
                     uri,
                     protocol,
+                    authority: match (protocol, max_bandwidth.map(|bandwidth| bandwidth % 16)) {
+                        (Protocol::V2, _) => Authority::Source,
+                        (Protocol::V3, Some(4)) => Authority::Store,
+                        (Protocol::V3, Some(8)) => Authority::Manager,
+                        (Protocol::V3, _) => Authority::Destination,
+                    },
+                    in_doubt_limit: None,
                     max_bandwidth,
                     postcopy: max_bandwidth.is_some_and(|bandwidth| bandwidth % 4 == 2),
                     downtime_limit: choices.perhaps(|choices| choices.byte().into()),
@@ -349,6 +359,29 @@ pub fn event(choices: &mut Bytes<'_>) -> (DomainId, QemuEvent) {
         _ => QemuEvent::Lost,
     };
     (domain(choices), event)
+}
+
+/// What the store says of a key.
+pub fn key(choices: &mut Bytes<'_>) -> StoreResult {
+    Ok(match choices.below(6) {
+        0 => return Err(StoreFailure(text(choices))),
+        1 => None,
+        2 => Some(KeyValue::Started),
+        3 => Some(KeyValue::Aborted),
+        journal => Some(KeyValue::Committed {
+            journal: if journal == 4 { HERE } else { THERE[0] },
+            nonce: NONCE,
+        }),
+    })
+}
+
+/// A manager's word.
+pub fn verdict(choices: &mut Bytes<'_>) -> ControlRequest {
+    ControlRequest::Verdict {
+        target: JobTarget::Domain(name(choices)),
+        outcome: of(choices, Outcome::ALL),
+        uid: 0,
+    }
 }
 
 /// What became of an effect.

@@ -105,6 +105,7 @@ impl Arguments {
                 self.crash_after_record,
                 self.crash_before_record,
             ),
+            store: None,
         };
         (config, format)
     }

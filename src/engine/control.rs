@@ -12,8 +12,10 @@ use journal_format::record::{
 
 use super::decide::{StatusClass, status_class};
 use super::live::Pending;
+use super::peer::is_offered;
 use super::source::describe;
 use super::state::{definition_parts, kind_of};
+use super::store::IN_DOUBT_LIMIT_MS_DEFAULT;
 use super::turn::Turn;
 use super::view::seen;
 use super::{Answer, ControlRequest, DOMAINS_MAX, Message, Notice, PeerRequest, Refusal, Token};
@@ -28,6 +30,7 @@ pub(crate) fn unacceptable(request: &PeerRequest) -> Option<String> {
         source_name,
         peer,
         uri,
+        store,
         definition,
         ..
     } = request
@@ -35,7 +38,8 @@ pub(crate) fn unacceptable(request: &PeerRequest) -> Option<String> {
         return None;
     };
     let texts = [("name", name), ("source-name", source_name), ("peer", peer)];
-    for (what, text) in texts {
+    let store = store.as_ref().map(|store| ("store", store));
+    for (what, text) in texts.into_iter().chain(store) {
         if let Err(refusal) = check_text(what, text) {
             return Some(refusal.to_string());
         }
@@ -107,6 +111,11 @@ impl Turn<'_> {
                 });
             }
             ControlRequest::Migrate { .. } => return self.migrate(token, request),
+            ControlRequest::Verdict {
+                target,
+                outcome,
+                uid,
+            } => return self.verdict(token, &target, outcome, uid),
             ControlRequest::JobCancel { job } => self.job_cancel(job),
             ControlRequest::Resolve {
                 name,
@@ -342,7 +351,9 @@ impl Turn<'_> {
             peer_domain,
             uri,
             protocol,
+            authority,
             postcopy,
+            in_doubt_limit,
             ..
         } = &request
         else {
@@ -355,9 +366,7 @@ impl Turn<'_> {
             check_uri(uri)?;
             self.need_free(id)?;
             self.need_room()?;
-            if *postcopy && *protocol == Protocol::V2 {
-                return Err(Refusal::PostcopyNeedsV3);
-            }
+            self.check_authority(*protocol, *authority, *postcopy, *in_doubt_limit)?;
             if *peer == self.engine.config.peer {
                 return Err(Refusal::MigrationToItself(name.clone()));
             }
@@ -371,6 +380,33 @@ impl Turn<'_> {
             token,
             request,
         });
+    }
+
+    fn check_authority(
+        &self,
+        protocol: Protocol,
+        authority: Authority,
+        postcopy: bool,
+        in_doubt_limit: Option<u64>,
+    ) -> Result<(), Refusal> {
+        if postcopy && protocol == Protocol::V2 {
+            return Err(Refusal::PostcopyNeedsV3);
+        }
+        if !is_offered(protocol, authority, false) {
+            return Err(Refusal::NoSuchAuthority {
+                protocol,
+                authority,
+            });
+        }
+        if !is_offered(protocol, authority, postcopy) {
+            return Err(Refusal::PostcopyNeedsDestination(authority));
+        }
+        match authority {
+            Authority::Store if self.engine.config.store.is_none() => Err(Refusal::NoStore),
+            Authority::Store => Ok(()),
+            _ if in_doubt_limit.is_some() => Err(Refusal::NotTheStores),
+            Authority::Destination | Authority::Source | Authority::Manager => Ok(()),
+        }
     }
 
     /// A migration begins, after a fresh look.
@@ -398,9 +434,11 @@ impl Turn<'_> {
             peer_domain,
             uri,
             protocol,
+            authority,
             max_bandwidth,
             downtime_limit,
             postcopy,
+            in_doubt_limit,
         } = request
         else {
             return Err(self.wrong_state(id, "migrate"));
@@ -429,14 +467,12 @@ impl Turn<'_> {
         self.may_claim(id)
             .map_err(|claim| Refusal::Claimed { name, claim })?;
         self.learn_wanted(id, &observed);
+        let by_store = authority == Authority::Store;
         let terms = MigrationTerms {
             migration,
             role: Role::Source,
             protocol,
-            authority: match protocol {
-                Protocol::V2 => Authority::Source,
-                Protocol::V3 => Authority::Destination,
-            },
+            authority,
             peer,
             peer_domain,
             uri,
@@ -444,6 +480,11 @@ impl Turn<'_> {
             downtime_limit,
             postcopy,
             nonce: None,
+            store: by_store
+                .then(|| self.engine.config.store.clone())
+                .flatten(),
+            in_doubt_limit: by_store
+                .then(|| in_doubt_limit.unwrap_or(IN_DOUBT_LIMIT_MS_DEFAULT)),
         };
         let begun = JobBegun {
             kind: JobKind::MigrationOut,

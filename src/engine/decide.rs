@@ -7,11 +7,13 @@
 //! nothing has to be decided.
 
 use journal_format::record::{
-    ClaimSeen, ContIntent, Evidence, MigrationStatus, Observed, Outcome, PeerAnswer, Phase,
+    Authority, ClaimSeen, ContIntent, Evidence, MigrationStatus, Observed, Outcome, PeerAnswer, Phase,
     Process, Protocol, Role, RunState,
 };
 
 use super::Rule;
+
+mod authority;
 
 /// QEMU's run state, as far as a decision tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,7 +301,8 @@ fn source_split(evidence: &Evidence) -> Option<Rule> {
         | PeerAnswer::Deciding
         | PeerAnswer::Started
         | PeerAnswer::Aborted
-        | PeerAnswer::Split => broken.then_some(Rule::SourcePostcopyBroken),
+        | PeerAnswer::Split
+        | PeerAnswer::Committed => broken.then_some(Rule::SourcePostcopyBroken),
     }
 }
 
@@ -344,6 +347,11 @@ fn source_aborted(evidence: &Evidence) -> Rule {
 /// The licence went out: only the authority's word counts, whatever QEMU shows.
 fn source_granted(evidence: &Evidence) -> Rule {
     let observed = &evidence.observed;
+    match evidence.authority {
+        Authority::Store => return authority::source_store(evidence),
+        Authority::Manager => return authority::source_manager(evidence),
+        Authority::Destination | Authority::Source => {}
+    }
     if evidence.peer == PeerAnswer::Amnesia {
         return Rule::SourceGrantedAmnesia;
     }
@@ -459,7 +467,8 @@ fn source_perform2_completed(evidence: &Evidence) -> Rule {
         | PeerAnswer::Deciding
         | PeerAnswer::Started
         | PeerAnswer::Split
-        | PeerAnswer::Lost => Rule::SourcePerform2Completed,
+        | PeerAnswer::Lost
+        | PeerAnswer::Committed => Rule::SourcePerform2Completed,
     }
 }
 
@@ -486,7 +495,8 @@ fn source_perform_dead(evidence: &Evidence) -> Rule {
         | PeerAnswer::Performing
         | PeerAnswer::Granted
         | PeerAnswer::GrantedAndSafe
-        | PeerAnswer::Abandoned => Rule::SourcePerformDeadAsking,
+        | PeerAnswer::Abandoned
+        | PeerAnswer::Committed => Rule::SourcePerformDeadAsking,
     }
 }
 
@@ -494,8 +504,11 @@ fn destination(evidence: &Evidence) -> Option<Rule> {
     let facts = &evidence.facts;
     let dead = evidence.observed.process == Process::Dead;
     match (facts.aborted, facts.started, facts.committed) {
-        (true, _, _) if dead => Some(Rule::DestinationAbortedDead),
+        (true, _, _) if dead => Some(authority::destination_withdrawn(evidence)),
         (true, _, _) => Some(Rule::DestinationAborted),
+        (false, true, _) if authority::is_unsettled(evidence) => {
+            Some(authority::destination_unsettled(evidence))
+        }
         (false, true, _) if dead => Some(Rule::DestinationStartedDead),
         (false, true, _) => destination_started(evidence),
         (false, false, true) => Some(destination_finish(evidence)),
@@ -547,7 +560,8 @@ fn destination_started(evidence: &Evidence) -> Option<Rule> {
             | PeerAnswer::Deciding
             | PeerAnswer::Started
             | PeerAnswer::Split
-            | PeerAnswer::Aborted => Rule::DestinationPostcopyBroken,
+            | PeerAnswer::Aborted
+            | PeerAnswer::Committed => Rule::DestinationPostcopyBroken,
         }),
         StatusClass::None
         | StatusClass::Performing
@@ -563,13 +577,13 @@ fn destination_started(evidence: &Evidence) -> Option<Rule> {
 fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
     let observed = &evidence.observed;
     match observed.process {
-        Process::Dead => return Some(Rule::DestinationPrepareDead),
+        Process::Dead => return Some(authority::destination_dead(evidence)),
         Process::Mute => return Some(Rule::QemuMute),
         Process::Alive | Process::OtherInstance => {}
     }
     let status = status_class(observed.migration.as_ref());
     match (run_class(observed.run_state.as_ref()), status) {
-        (RunClass::Running, _) => return Some(Rule::DestinationPrepareRunning),
+        (RunClass::Running, _) => return Some(authority::destination_running(evidence)),
         // A shut down or crashed guest travels as such: that it ran here is not said.
         (RunClass::Ran, _) => return Some(Rule::NoRuleForThis),
         (RunClass::Unknown, _) => return Some(Rule::NoRuleForThis),
@@ -592,18 +606,23 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
     if (evidence.peer, status) == (PeerAnswer::Lost, StatusClass::PostcopyBroken) {
         return Some(Rule::DestinationPrepareLost);
     }
+    if let Some(rule) = authority::destination_undecided(evidence) {
+        return Some(rule);
+    }
     match (evidence.peer, is_takeable(evidence)) {
         (PeerAnswer::Abandoned, _) => Some(Rule::DestinationPrepareAbandoned),
-        (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe, true) => {
+        (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed, true) => {
             Some(Rule::DestinationPrepareFinish)
         }
         // Nothing came here, and the source says completed: it is not this migration that completed there.
         (PeerAnswer::GrantedAndSafe, false) if is_empty(observed) => {
             Some(Rule::DestinationPrepareFailed)
         }
-        (PeerAnswer::Granted, false) if is_empty(observed) => Some(Rule::DestinationPrepareWaiting),
+        (PeerAnswer::Granted | PeerAnswer::Committed, false) if is_empty(observed) => {
+            Some(Rule::DestinationPrepareWaiting)
+        }
         // The source saw everything loaded; our own look is a moment behind.
-        (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe, false) => None,
+        (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed, false) => None,
         // A source that durably forgot this migration had closed it without a licence.
         (PeerAnswer::NoSuchMigration, false) => Some(Rule::DestinationPrepareAbandoned),
         (PeerAnswer::NoSuchMigration, true) | (PeerAnswer::Amnesia, _) => {

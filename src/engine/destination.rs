@@ -7,8 +7,8 @@
 
 use journal_format::number::{DomainId, MigrationId, Nonce};
 use journal_format::record::{
-    Claim, ClaimSeen, EffectCommand, EffectResult, Evidence, JobBegun, JobKind, JobResult,
-    MigrationCommitted, MigrationNamed, MigrationStatus, MigrationTerms, PeerAnswer, PeerHeard,
+    Authority, Claim, ClaimSeen, EffectCommand, EffectResult, Evidence, JobBegun, JobKind, JobResult,
+    KeyValue, MigrationCommitted, MigrationNamed, MigrationStatus, MigrationTerms, PeerAnswer, PeerHeard,
     Phase, Process, Protocol, RecordBody, Role, RunState, WantedReason, WantedRunState,
 };
 
@@ -43,6 +43,7 @@ impl Turn<'_> {
             uri,
             wanted,
             postcopy,
+            store,
             definition,
             ..
         } = request
@@ -66,6 +67,8 @@ impl Turn<'_> {
             downtime_limit: None,
             postcopy,
             nonce: Some(nonce),
+            store,
+            in_doubt_limit: None,
         };
         let begun = JobBegun {
             kind: JobKind::MigrationIn,
@@ -266,7 +269,8 @@ impl Turn<'_> {
         live.effect_at = 0;
     }
 
-    /// The guest was started here. That ends the job, unless its memory may still be on its way.
+    /// The guest was started here. That ends the job, unless its memory may still be on its way, or the
+    /// key in a store must say so.
     fn started(&mut self, id: MigrationId, detail: &str) {
         self.record(
             id,
@@ -275,7 +279,7 @@ impl Turn<'_> {
         let postcopy = self
             .migration(id)
             .is_some_and(|known| known.state.terms.postcopy);
-        if postcopy {
+        if postcopy || self.has_key_to_settle(id) {
             self.live(id).blackout = false;
         } else {
             self.end(id, JobResult::Completed, detail);
@@ -283,8 +287,9 @@ impl Turn<'_> {
     }
 
     /// Decides: the guest runs here. The decision and its one `cont` intent are one batch.
-    fn commit(&mut self, id: MigrationId) {
-        let Some(cookie) = self.live(id).cookie else {
+    pub(crate) fn commit(&mut self, id: MigrationId) {
+        let recorded = self.migration(id).and_then(|known| known.state.licence);
+        let Some(cookie) = self.live(id).cookie.or(recorded) else {
             return;
         };
         let Some(domain) = self.migration(id).map(|migration| migration.domain) else {
@@ -332,17 +337,9 @@ impl Turn<'_> {
             Rule::DestinationPrepareDead => {
                 self.abort(id);
                 self.refuse_prepare(id, "QEMU ended");
-                self.end(id, JobResult::Crashed, "QEMU ended before it had the guest");
+                self.end_crashed(id, "QEMU ended before it had the guest");
             }
-            Rule::DestinationPrepareRunning => {
-                self.enter_finish(id);
-                let committed = MigrationCommitted {
-                    cookie: None,
-                    migration: id,
-                };
-                self.record(id, RecordBody::MigrationCommitted(committed));
-                self.started(id, "the guest was found running here");
-            }
+            Rule::DestinationPrepareRunning => self.take_running(id),
             Rule::DestinationPrepareFailed
             | Rule::DestinationPrepareAbandoned
             | Rule::DestinationPrepareLost => {
@@ -352,8 +349,24 @@ impl Turn<'_> {
             Rule::DestinationPrepareFinish => self.commit(id),
             Rule::DestinationPrepareWaiting
             | Rule::DestinationPrepareAlone
-            | Rule::DestinationPrepareAmnesia => {
+            | Rule::DestinationPrepareAmnesia
+            | Rule::DestinationVerdictAwaited => {
                 self.ask(id, Asked::Ask, PeerRequest::Ask { migration: id });
+                if self.decides_by_store(id) {
+                    // The source may have won aborted, and be gone.
+                    self.read_key(id);
+                }
+            }
+            Rule::DestinationStoreProposed => self.propose_commit(id),
+            Rule::DestinationStoreWon => self.commit(id),
+            Rule::DestinationStoreAborted => {
+                self.abort(id);
+                self.refuse_prepare(id, "the key in the store says aborted");
+            }
+            Rule::DestinationStoreStarted => self.settle_key(id, KeyValue::Started),
+            Rule::DestinationStoreWithdraw => self.settle_key(id, KeyValue::Aborted),
+            Rule::DestinationVerdictCont | Rule::DestinationVerdictQuit => {
+                self.destination_verdict(id, rule);
             }
             Rule::DestinationFinishRetry => {
                 if self.effect_due(id) {
@@ -377,19 +390,11 @@ impl Turn<'_> {
                     RecordBody::MigrationStarted(MigrationNamed { migration: id }),
                 );
                 self.enter_lost(id);
-                self.end(
-                    id,
-                    JobResult::Crashed,
-                    "the guest may have run here before QEMU ended",
-                );
+                self.end_crashed(id, "the guest may have run here before QEMU ended");
             }
             Rule::DestinationFinishDeadUnsent => {
                 self.abort(id);
-                self.end(
-                    id,
-                    JobResult::Crashed,
-                    "QEMU ended before the guest ran here",
-                );
+                self.end_crashed(id, "QEMU ended before the guest ran here");
             }
             Rule::DestinationPostcopyBroken => self.await_resume(id),
             Rule::DestinationPostcopyLost => {
@@ -424,9 +429,14 @@ impl Turn<'_> {
             | Rule::JournalOlderThanQemu
             | Rule::JournalDamaged
             | Rule::QemuMute
+            | Rule::StoreKeyForeign
+            | Rule::DestinationStoreAmnesia
+            | Rule::DestinationStoreContradicted
             | Rule::NoRuleForThis => {}
-            // An operator's word is carried out where it is given; the others are a source's.
+            // An operator's word, and a manager's, is carried out where it is given; the others are a
+            // source's.
             Rule::OperatorResolved
+            | Rule::ManagerVerdict
             | Rule::SourceBeginUndone
             | Rule::SourceBeginDead
             | Rule::SourcePerformGiveUp
@@ -461,8 +471,39 @@ impl Turn<'_> {
             | Rule::SourceConfirm
             | Rule::SourceConfirmDead
             | Rule::SourceCancelled
-            | Rule::SourceCancelledDead => {}
+            | Rule::SourceCancelledDead
+            | Rule::SourceStoreInDoubt
+            | Rule::SourceStoreSeekAborted
+            | Rule::SourceStoreRunning
+            | Rule::SourceStoreDead
+            | Rule::SourceStoreBothGone
+            | Rule::SourceVerdictAwaited
+            | Rule::SourceVerdictCont
+            | Rule::SourceVerdictQuit => {}
         }
+    }
+
+    /// The guest was found running here, whoever continued it.
+    pub(crate) fn take_running(&mut self, id: MigrationId) {
+        self.enter_finish(id);
+        let committed = MigrationCommitted {
+            cookie: None,
+            migration: id,
+        };
+        self.record(id, RecordBody::MigrationCommitted(committed));
+        self.started(id, "the guest was found running here");
+    }
+
+    /// Ends a job whose QEMU is gone, unless the key in a store must first say what became of it.
+    fn end_crashed(&mut self, id: MigrationId, detail: &str) {
+        if !self.has_key_to_settle(id) {
+            self.end(id, JobResult::Crashed, detail);
+        }
+    }
+
+    fn decides_by_store(&self, id: MigrationId) -> bool {
+        let authority = self.migration(id).map(|known| known.state.terms.authority);
+        authority == Some(Authority::Store)
     }
 
     fn refuse_prepare(&mut self, id: MigrationId, why: &str) {
@@ -487,6 +528,7 @@ impl Turn<'_> {
             return PeerAnswer::NoSuchMigration;
         };
         let state = &migration.state;
+        let has_proposed = state.started || migration.facts().proposed;
         if state.aborted {
             // Only told when the copy is gone.
             if state.open {
@@ -496,6 +538,9 @@ impl Turn<'_> {
             }
         } else if state.started && !state.open && state.phase == Phase::PostcopyFailed {
             PeerAnswer::Lost
+        } else if state.open && state.terms.authority == Authority::Store && has_proposed {
+            // Only what the key says counts, until this job is over.
+            PeerAnswer::Deciding
         } else if state.started && state.open && state.terms.postcopy {
             PeerAnswer::Split
         } else if state.started {
@@ -550,6 +595,9 @@ impl Turn<'_> {
 
     /// A destination whose job ended keeps the outcome until the source durably has it, or cannot.
     pub(crate) fn after_end_destination(&mut self, id: MigrationId) {
+        if self.is_releasing(id) {
+            return self.release_key(id);
+        }
         let now = self.now;
         let live = self.live(id);
         if now.saturating_sub(live.heard_at) > SILENCE_MS_MAX {

@@ -207,6 +207,7 @@ fn rule_in(evidence: &Evidence, one: &MigrationHistory) -> Option<Rule> {
         facts,
         wanted: one.wanted,
         journal_damaged: false,
+        source_touched: one.source_touched,
         ..evidence.clone()
     })
 }
@@ -258,7 +259,8 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
             evidence.peer == PeerAnswer::Abandoned && !is_whole(evidence),
             Act::Never,
         ),
-        // Holds, what rests on words that the other side draws from what it lacks, and post-copy.
+        // Holds, what rests on words that the other side draws from what it lacks, post-copy, and where
+        // a store or the manager decides.
         Rule::OtherInstance
         | Rule::ClaimedByAnother
         | Rule::JournalOlderThanQemu
@@ -287,7 +289,27 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::DestinationPrepareLost
         | Rule::DestinationFinishRefused
         | Rule::DestinationPostcopyBroken
-        | Rule::DestinationPostcopyLost => return None,
+        | Rule::DestinationPostcopyLost
+        | Rule::StoreKeyForeign
+        | Rule::SourceStoreInDoubt
+        | Rule::SourceStoreSeekAborted
+        | Rule::SourceStoreRunning
+        | Rule::SourceStoreDead
+        | Rule::SourceStoreBothGone
+        | Rule::DestinationStoreProposed
+        | Rule::DestinationStoreWon
+        | Rule::DestinationStoreAborted
+        | Rule::DestinationStoreAmnesia
+        | Rule::DestinationStoreStarted
+        | Rule::DestinationStoreContradicted
+        | Rule::DestinationStoreWithdraw
+        | Rule::ManagerVerdict
+        | Rule::SourceVerdictAwaited
+        | Rule::SourceVerdictCont
+        | Rule::SourceVerdictQuit
+        | Rule::DestinationVerdictAwaited
+        | Rule::DestinationVerdictCont
+        | Rule::DestinationVerdictQuit => return None,
     };
     sure.then_some(act)
 }
@@ -441,6 +463,8 @@ fn common(evidence: &Evidence, open: &[&MigrationHistory]) -> Facts {
             (false, false) => None,
         },
         cont: evidence.facts.cont,
+        proposed: all(|facts| facts.proposed),
+        verdict: evidence.facts.verdict,
     }
 }
 

@@ -221,6 +221,8 @@ fn is_undecided(facts: &Facts) -> bool {
         aborted,
         outcome,
         cont: _,
+        proposed: _,
+        verdict: _,
     } = facts;
     !granted && !abandoned && !committed && !started && !aborted && outcome.is_none()
 }
@@ -400,6 +402,8 @@ fn resolved(from: &MigrationHistory) -> MigrationHistory {
         aborted: false,
         outcome: None,
         cont: ContIntent::Never,
+        proposed: false,
+        verdict: None,
     };
     let phase = match from.phase {
         Phase::Prepare | Phase::Finish2 | Phase::Finish3 => Phase::Prepare,

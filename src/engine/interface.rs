@@ -10,10 +10,14 @@ use journal_format::number::{
 };
 use journal_format::record::{
     Authority, Cookie, Decision, Draft, Effect, EffectResult, Evidence, Instance, JobKind,
-    JobResult, MigrationStatus, Observed, Opening, PeerAnswer, Phase, Process, Protocol, Record,
+    JobResult, MigrationStatus, Observed, Opening, Outcome, PeerAnswer, Phase, Process, Protocol, Record,
     Role, RunState, WantedRunState,
 };
 use serde::{Deserialize, Serialize};
+
+mod store;
+
+pub use store::*;
 
 /// The time of an input, as the shell read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Config {
     pub boot: BootId,
     /// This sidecar's own peer socket, told to others.
     pub peer: String,
+    /// Which store is at hand, if one is; both sides of a migration must name the same.
+    pub store: Option<String>,
 }
 
 /// A range of records that are damaged.
@@ -96,6 +102,13 @@ pub enum Input {
         migration: MigrationId,
         /// The answer, or why there is none.
         result: Result<(Envelope, PeerResponse), PeerFailure>,
+    },
+    /// A [`Message::Store`] came to an end; each gets exactly one.
+    StoreAnswered {
+        /// The migration, which is the key.
+        migration: MigrationId,
+        /// What the key says, or why that is not known.
+        result: StoreResult,
     },
     /// An effect came to an end; each gets exactly one.
     EffectFinished {
@@ -187,14 +200,27 @@ pub enum ControlRequest {
         peer_domain: String,
         /// QEMU's migration URI.
         uri: String,
-        /// Who decides: v3 the destination, v2 the source.
+        /// The protocol.
         protocol: Protocol,
+        /// Who decides; v2 has only the source.
+        authority: Authority,
         /// Bytes per second.
         max_bandwidth: Option<u64>,
         /// Milliseconds.
         downtime_limit: Option<u64>,
         /// Let the guest go over after the first pass, and its memory follow.
         postcopy: bool,
+        /// Authority store: milliseconds without an outcome before the source tries to win aborted.
+        in_doubt_limit: Option<u64>,
+    },
+    /// The manager's verdict on a migration of which it is the authority.
+    Verdict {
+        /// Which.
+        target: JobTarget,
+        /// The verdict.
+        outcome: Outcome,
+        /// Who, as the kernel says.
+        uid: u32,
     },
     /// End a job, if it still can be.
     JobCancel {
@@ -226,6 +252,15 @@ pub enum ControlRequest {
         /// Only this domain's.
         name: Option<String>,
     },
+}
+
+/// How a job is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobTarget {
+    /// By its number.
+    Job(Lsn),
+    /// As the open one of the domain of that name.
+    Domain(String),
 }
 
 /// Who speaks to a peer, and what it saw of the other last.
@@ -263,6 +298,8 @@ pub enum PeerRequest {
         wanted: WantedRunState,
         /// The guest may go over before all of its memory did.
         postcopy: bool,
+        /// Authority store: which one.
+        store: Option<String>,
         /// Opaque; may be absent.
         definition: Option<String>,
     },
@@ -381,6 +418,14 @@ pub enum Message {
         envelope: Envelope,
         /// What.
         request: PeerRequest,
+    },
+    /// To the store; answered with one [`Input::StoreAnswered`], at the latest after
+    /// [`STORE_WAIT_MS_MAX`]. One at a time for each migration.
+    Store {
+        /// The migration, which is the key.
+        migration: MigrationId,
+        /// What.
+        request: StoreRequest,
     },
     /// Look at a domain's QEMU; answered with one [`Input::Looked`].
     Look {
@@ -597,6 +642,35 @@ pub enum Refusal {
     MigrationToItself(String),
     /// Post-copy was asked for with a protocol that has none.
     PostcopyNeedsV3,
+    /// Post-copy was asked for with an authority that may keep the split guest waiting.
+    PostcopyNeedsDestination(Authority),
+    /// A protocol and an authority that do not go together.
+    NoSuchAuthority {
+        /// The protocol.
+        protocol: Protocol,
+        /// The authority.
+        authority: Authority,
+    },
+    /// Authority store, and this sidecar has none.
+    NoStore,
+    /// A limit that only the authority store has.
+    NotTheStores,
+    /// A verdict on a migration that another authority decides.
+    NotTheManagers {
+        /// The job.
+        job: Lsn,
+        /// Who decides.
+        authority: Authority,
+    },
+    /// A verdict against the evidence.
+    Verdict {
+        /// The job.
+        job: Lsn,
+        /// The verdict.
+        outcome: Outcome,
+        /// What speaks against it.
+        why: &'static str,
+    },
     /// The job is past the point where it can be cancelled.
     TooLate {
         /// The job.
@@ -694,6 +768,30 @@ impl fmt::Display for Refusal {
             Refusal::PostcopyNeedsV3 => f.write_str(
                 "post-copy needs protocol v3: in v2 the source ends its copy before the other one runs",
             ),
+            Refusal::PostcopyNeedsDestination(authority) => write!(
+                f,
+                "post-copy needs the authority destination: with authority {authority} a guest that is split already could wait without end"
+            ),
+            Refusal::NoSuchAuthority {
+                protocol,
+                authority,
+            } => write!(
+                f,
+                "protocol {protocol} has no authority {authority}: v2 has source; v3 has destination, store and manager"
+            ),
+            Refusal::NoStore => {
+                f.write_str("authority store: this sidecar was started without a store")
+            }
+            Refusal::NotTheStores => {
+                f.write_str("in-doubt-limit goes with authority store only")
+            }
+            Refusal::NotTheManagers { job, authority } => write!(
+                f,
+                "job {job}: its authority is {authority}, so that a manager's verdict decides nothing"
+            ),
+            Refusal::Verdict { job, outcome, why } => {
+                write!(f, "job {job} cannot be {outcome}: {why}")
+            }
             Refusal::TooLate { job, phase } => {
                 write!(
                     f,

@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 
 use journal_format::number::{Nonce, Position};
-use journal_format::record::{Cookie, EffectCommand, Observed, PeerAnswer, WantedRunState};
+use journal_format::record::{
+    Cookie, EffectCommand, Observed, Outcome, PeerAnswer, StoreAnswer, WantedRunState,
+};
 
 use super::{Envelope, PeerRequest, Token};
 
@@ -37,6 +39,35 @@ pub(crate) enum Asked {
     Ask,
     Acknowledge,
     Resume,
+    /// On behalf of a manager whose verdict waits.
+    Verdict,
+}
+
+/// A manager's verdict that is not taken yet: the other side is asked first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingVerdict {
+    pub(crate) token: Token,
+    pub(crate) outcome: Outcome,
+    pub(crate) uid: u32,
+    /// In milliseconds since boot.
+    pub(crate) since: u64,
+    /// The other side answered, or cannot be reached.
+    pub(crate) answered: bool,
+}
+
+/// The key in the store, as far as this life of the process knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    /// What it said last.
+    pub(crate) answer: StoreAnswer,
+    /// A request is under way.
+    pub(crate) busy: bool,
+    /// No request before this time, in milliseconds since boot.
+    pub(crate) at: u64,
+    /// How long the last pause between requests was, in milliseconds.
+    pub(crate) delay: u64,
+    /// Source: since when it is in doubt, in milliseconds since boot.
+    pub(crate) in_doubt_since: Option<u64>,
 }
 
 /// A migration in this life of the process.
@@ -96,6 +127,10 @@ pub(crate) struct Live {
     pub(crate) may_converge: bool,
     /// The look that stands in the journal.
     pub(crate) recorded: Option<Observed>,
+    /// Authority store.
+    pub(crate) key: Key,
+    /// Authority manager: the verdict that waits to be taken.
+    pub(crate) verdict: Option<PendingVerdict>,
 }
 
 impl Default for Live {
@@ -126,6 +161,14 @@ impl Default for Live {
             converging: None,
             may_converge: false,
             recorded: None,
+            key: Key {
+                answer: StoreAnswer::NotRead,
+                busy: false,
+                at: 0,
+                delay: 0,
+                in_doubt_since: None,
+            },
+            verdict: None,
         }
     }
 }

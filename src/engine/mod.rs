@@ -14,12 +14,14 @@ mod gap;
 mod histories;
 mod interface;
 mod live;
+mod manager;
 mod peer;
 mod postcopy;
 mod resolve;
 mod rule;
 mod source;
 mod state;
+mod store;
 mod turn;
 mod view;
 
@@ -36,6 +38,7 @@ pub use gap::{decide_over, disagreement};
 pub use interface::*;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
+pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
 
 use live::{Eyes, Live, Pending};
 use state::State;
@@ -180,6 +183,7 @@ impl Engine {
                 turn.peer(token, envelope, nonce, request);
             }
             Input::PeerAnswered { migration, result } => turn.peer_answered(migration, result),
+            Input::StoreAnswered { migration, result } => turn.store_answered(migration, &result),
             Input::EffectFinished { effect, result } => turn.effect_finished(effect, result),
             Input::Looked { domain, observed } => turn.looked(domain, observed),
             Input::Event { domain, event } => turn.event(domain, &event),

@@ -7,8 +7,8 @@
 
 use journal_format::number::{MigrationId, Nonce, Position};
 use journal_format::record::{
-    Cookie, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, PeerHeard, PeerPrepared, Process,
-    RecordBody, Role,
+    Authority, Cookie, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, PeerHeard,
+    PeerPrepared, Process, Protocol, RecordBody, Role,
 };
 
 use super::Rule;
@@ -93,6 +93,9 @@ impl Turn<'_> {
         match result {
             Err(failure) => self.peer_failed(id, asked, &failure),
             Ok((envelope, response)) => self.peer_said(id, asked, envelope, response),
+        }
+        if asked == Asked::Verdict && self.migration(id).is_some() {
+            self.verdict_answered(id);
         }
         if let Some(domain) = self.migration(id).map(|migration| migration.domain) {
             self.look(domain);
@@ -197,6 +200,9 @@ impl Turn<'_> {
         let useless = matches!(answer, PeerAnswer::NoSuchMigration | PeerAnswer::Amnesia);
         if asked == Asked::Acknowledge {
             self.acknowledged(id, answer);
+        } else if kept && answer == PeerAnswer::Amnesia {
+            // What the key says may still help whoever lost its journal.
+            self.forget_for_good(id);
         } else if kept && useless {
             self.forget(id);
         }
@@ -241,7 +247,10 @@ impl Turn<'_> {
         let answer = match (role, answer) {
             // It prepared, and its outcome is not known here: it cannot have forgotten honestly.
             (Role::Source, PeerAnswer::NoSuchMigration) if granted && open => PeerAnswer::Amnesia,
-            (Role::Destination, PeerAnswer::Granted | PeerAnswer::GrantedAndSafe) => {
+            (
+                Role::Destination,
+                PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed,
+            ) => {
                 match cookie.filter(|cookie| self.is_licence(id, cookie, sender)) {
                     Some(cookie) => {
                         self.live(id).cookie = Some(cookie);
@@ -269,7 +278,15 @@ impl Turn<'_> {
             };
             self.record(id, RecordBody::PeerHeard(heard));
         }
+        let by_store = self
+            .migration(id)
+            .is_some_and(|known| known.state.terms.authority == Authority::Store);
+        if by_store && changed && role == Role::Source {
+            // The destination decides nothing; that it says something new, the key may tell why.
+            self.read_key_soon(id);
+        }
         let outcome = match (role, answer) {
+            _ if by_store => None,
             (Role::Source, PeerAnswer::Started | PeerAnswer::Split | PeerAnswer::Lost)
                 if granted =>
             {
@@ -322,11 +339,20 @@ impl Turn<'_> {
             | PeerAnswer::NotWhole
             | PeerAnswer::Whole
             | PeerAnswer::Deciding
-            | PeerAnswer::Split => {}
+            | PeerAnswer::Split
+            | PeerAnswer::Committed => {}
         }
     }
 
+    /// A migration of which the other side needs nothing any more.
     fn forget(&mut self, id: MigrationId) {
+        match self.has_key_to_release(id) {
+            true => self.release_key(id),
+            false => self.forget_for_good(id),
+        }
+    }
+
+    pub(crate) fn forget_for_good(&mut self, id: MigrationId) {
         let Some(migration) = self.migration(id) else {
             return;
         };
@@ -456,6 +482,7 @@ impl Turn<'_> {
             protocol,
             authority,
             postcopy,
+            store,
             ..
         } = &request
         else {
@@ -477,15 +504,13 @@ impl Turn<'_> {
         if let Err(refusal) = self.need_room() {
             return self.refuse(token, envelope, &refusal.to_string());
         }
-        use journal_format::record::{Authority, Protocol};
-        let is_offered = match protocol {
-            Protocol::V2 => *authority == Authority::Source && !*postcopy,
-            Protocol::V3 => *authority == Authority::Destination,
-        };
-        if !is_offered {
+        if !is_offered(*protocol, *authority, *postcopy) {
             let with = if *postcopy { " and post-copy" } else { "" };
             let why =
                 format!("protocol {protocol} with authority {authority}{with} is not offered here");
+            return self.refuse(token, envelope, &why);
+        }
+        if let Some(why) = self.other_store(*authority, store.as_deref()) {
             return self.refuse(token, envelope, &why);
         }
         let Some(domain) = self.domain_named(name) else {
@@ -504,6 +529,23 @@ impl Turn<'_> {
         };
         self.engine.pending.insert(domain, pending);
         self.look(domain);
+    }
+
+    /// Why the source's store cannot be the authority here, if it cannot.
+    fn other_store(&self, authority: Authority, theirs: Option<&str>) -> Option<String> {
+        let own = self.engine.config.store.as_deref();
+        match (authority, own, theirs) {
+            (Authority::Destination | Authority::Source | Authority::Manager, _, None) => None,
+            (Authority::Store, Some(own), Some(theirs)) if own == theirs => None,
+            (Authority::Store, None, _) => {
+                Some("authority store: the destination's sidecar was started without a store".to_owned())
+            }
+            (Authority::Store, Some(own), theirs) => Some(format!(
+                "authority store: the destination's store is '{own}', the source's is '{}'",
+                theirs.unwrap_or_default()
+            )),
+            (authority, _, Some(_)) => Some(format!("authority {authority} has no store")),
+        }
     }
 
     fn asked_finish(&mut self, token: Token, envelope: Envelope, cookie: Cookie) {
@@ -635,7 +677,15 @@ impl Turn<'_> {
         let state = &migration.state;
         let still = matches!(
             rule,
-            Some(Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead | Rule::QemuMute)
+            Some(
+                Rule::SourceGrantedInDoubt
+                    | Rule::SourceGrantedDead
+                    | Rule::SourceStoreInDoubt
+                    | Rule::SourceStoreSeekAborted
+                    | Rule::SourceStoreDead
+                    | Rule::SourceVerdictAwaited
+                    | Rule::QemuMute
+            )
         );
         let licence = state.open && still && !ran_on(state);
         if state.committed {
@@ -650,6 +700,11 @@ impl Turn<'_> {
         match (state.outcome, state.granted) {
             (Some(Outcome::Committed), Some(_)) if lost => (PeerAnswer::Lost, None),
             (Some(Outcome::Aborted), _) => (PeerAnswer::Abandoned, None),
+            (Some(Outcome::Committed), Some(cookie))
+                if state.terms.authority == Authority::Manager =>
+            {
+                (PeerAnswer::Committed, Some(cookie))
+            }
             (Some(Outcome::Committed), Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
             // Whoever ran on, is damaged, or was closed by an operator gives no licence again.
             (None, Some(_)) if !licence => (PeerAnswer::Performing, None),
@@ -666,6 +721,18 @@ impl Turn<'_> {
             }
             (_, None) => (PeerAnswer::Performing, None),
         }
+    }
+}
+
+/// Which protocols a destination takes part in, and who may decide.
+pub(crate) fn is_offered(protocol: Protocol, authority: Authority, postcopy: bool) -> bool {
+    match (protocol, authority) {
+        (Protocol::V2, Authority::Source) => !postcopy,
+        (Protocol::V3, Authority::Destination) => true,
+        // A guest that is split already would have to wait for the store, or the manager.
+        (Protocol::V3, Authority::Store | Authority::Manager) => !postcopy,
+        (Protocol::V2, Authority::Destination | Authority::Store | Authority::Manager)
+        | (Protocol::V3, Authority::Source) => false,
     }
 }
 

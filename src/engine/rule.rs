@@ -5,8 +5,10 @@
 
 use journal_format::record::Decision;
 
+mod authority;
 mod table;
 
+use authority::AUTHORITIES;
 use table::TABLE;
 
 /// A row of the decision table.
@@ -140,6 +142,50 @@ pub enum Rule {
     DestinationAborted,
     /// Aborted and gone.
     DestinationAbortedDead,
+
+    // Authority store.
+    /// The key in the store is another destination's or another prepare's.
+    StoreKeyForeign,
+    /// Granted, and the key does not say yet who won.
+    SourceStoreInDoubt,
+    /// Granted, no outcome for as long as was set, or the destination withdrew: tries to win aborted.
+    SourceStoreSeekAborted,
+    /// Granted, but the guest runs here: somebody continued it.
+    SourceStoreRunning,
+    /// Granted, dead, and the key does not say yet who won.
+    SourceStoreDead,
+    /// Granted, dead, and the destination's copy is gone too.
+    SourceStoreBothGone,
+    /// Whole and licensed, and the key does not say yet who won.
+    DestinationStoreProposed,
+    /// The key says that this side won.
+    DestinationStoreWon,
+    /// The key says aborted.
+    DestinationStoreAborted,
+    /// The key says more than this journal.
+    DestinationStoreAmnesia,
+    /// Started, and the key does not say so yet.
+    DestinationStoreStarted,
+    /// Started, though the key says aborted.
+    DestinationStoreContradicted,
+    /// Aborted and gone, and the key may still say committed.
+    DestinationStoreWithdraw,
+
+    // Authority manager.
+    /// The manager's verdict, by a command.
+    ManagerVerdict,
+    /// Granted, and no verdict yet.
+    SourceVerdictAwaited,
+    /// Granted, and the manager continued the guest here.
+    SourceVerdictCont,
+    /// Granted, and QEMU was ended.
+    SourceVerdictQuit,
+    /// Whole and licensed, and no verdict yet.
+    DestinationVerdictAwaited,
+    /// Whole, and the manager continued the guest here.
+    DestinationVerdictCont,
+    /// Licensed, and QEMU was ended.
+    DestinationVerdictQuit,
 }
 
 /// What a rule says: its name, its decision, and what people read.
@@ -165,12 +211,18 @@ const _: () = {
         at += 1;
     }
     assert!(TABLE.len() == Rule::DestinationAbortedDead as usize + 1);
+    let mut at = 0;
+    while at < AUTHORITIES.len() {
+        assert!(AUTHORITIES[at].0 as usize == TABLE.len() + at);
+        at += 1;
+    }
+    assert!(TABLE.len() + AUTHORITIES.len() == Rule::DestinationVerdictQuit as usize + 1);
 };
 
 impl Rule {
     /// Every rule, in the order of the table.
     pub fn all() -> impl Iterator<Item = Rule> {
-        TABLE.iter().map(|(rule, _)| *rule)
+        TABLE.iter().chain(AUTHORITIES).map(|(rule, _)| *rule)
     }
 
     /// The rule of that name.
@@ -194,6 +246,10 @@ impl Rule {
     /// All that is said about it.
     #[must_use]
     pub const fn text(self) -> &'static RuleText {
-        &TABLE[self as usize].1
+        let at = self as usize;
+        match at < TABLE.len() {
+            true => &TABLE[at].1,
+            false => &AUTHORITIES[at - TABLE.len()].1,
+        }
     }
 }

@@ -75,6 +75,7 @@ impl Turn<'_> {
             uri: terms.uri.clone(),
             wanted: domain.state.wanted,
             postcopy: terms.postcopy,
+            store: terms.store.clone(),
             definition: definition.and_then(|first| self.engine.state.definition(first)),
         };
         self.ask(id, Asked::Prepare, request);
@@ -450,7 +451,15 @@ impl Turn<'_> {
             Rule::SourceGrantedInDoubt
             | Rule::SourceGrantedAmnesia
             | Rule::SourceGrantedOther
-            | Rule::SourceGrantedDead => self.ask_finish(id),
+            | Rule::SourceGrantedDead
+            | Rule::SourceVerdictAwaited => self.ask_finish(id),
+            Rule::SourceStoreInDoubt
+            | Rule::SourceStoreSeekAborted
+            | Rule::SourceStoreRunning
+            | Rule::SourceStoreDead => self.carry_out_source_store(id, rule),
+            Rule::SourceStoreBothGone => self.end_without_a_copy(id),
+            Rule::SourceVerdictCont => self.verdict_by_cont(id),
+            Rule::SourceVerdictQuit => self.verdict_by_quit(id),
             Rule::SourcePostcopyBroken => self.resume_stream(id),
             Rule::SourcePostcopyWhole => {
                 self.enter_confirm(id);
@@ -474,9 +483,12 @@ impl Turn<'_> {
             | Rule::JournalOlderThanQemu
             | Rule::JournalDamaged
             | Rule::QemuMute
+            | Rule::StoreKeyForeign
             | Rule::NoRuleForThis => {}
-            // An operator's word is carried out where it is given; the others are not a source's.
+            // An operator's word, and a manager's, is carried out where it is given; the others are not a
+            // source's.
             Rule::OperatorResolved
+            | Rule::ManagerVerdict
             | Rule::DestinationPrepareDead
             | Rule::DestinationPrepareRunning
             | Rule::DestinationPrepareFailed
@@ -497,7 +509,17 @@ impl Turn<'_> {
             | Rule::DestinationStarted
             | Rule::DestinationStartedDead
             | Rule::DestinationAborted
-            | Rule::DestinationAbortedDead => {}
+            | Rule::DestinationAbortedDead
+            | Rule::DestinationStoreProposed
+            | Rule::DestinationStoreWon
+            | Rule::DestinationStoreAborted
+            | Rule::DestinationStoreAmnesia
+            | Rule::DestinationStoreStarted
+            | Rule::DestinationStoreContradicted
+            | Rule::DestinationStoreWithdraw
+            | Rule::DestinationVerdictAwaited
+            | Rule::DestinationVerdictCont
+            | Rule::DestinationVerdictQuit => {}
         }
     }
 
@@ -513,7 +535,7 @@ impl Turn<'_> {
         }
     }
 
-    fn ask_finish(&mut self, id: MigrationId) {
+    pub(crate) fn ask_finish(&mut self, id: MigrationId) {
         let Some(state) = self.migration(id).map(|migration| &migration.state) else {
             return;
         };
@@ -665,7 +687,8 @@ fn knows_outcome(answer: PeerAnswer) -> bool {
         | PeerAnswer::NotWhole
         | PeerAnswer::Whole
         | PeerAnswer::Deciding
-        | PeerAnswer::Split => false,
+        | PeerAnswer::Split
+        | PeerAnswer::Committed => false,
     }
 }
 

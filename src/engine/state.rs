@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Position};
 use journal_format::record::{
-    CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
-    DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, MigrationState,
+    Authority, CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
+    DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, KeyChange, MigrationState,
     MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record, RecordBody, Role,
     RunState, WantedRunState,
 };
@@ -71,6 +71,11 @@ impl Migration {
             aborted: state.aborted,
             outcome: state.outcome,
             cont: state.cont,
+            proposed: matches!(
+                state.key_intent,
+                Some(KeyChange::Create(_) | KeyChange::Replace { .. })
+            ),
+            verdict: state.verdict,
         }
     }
 
@@ -309,6 +314,9 @@ impl State {
             | RecordBody::MigrationStarted(_)
             | RecordBody::MigrationAborted(_)
             | RecordBody::OutcomeLearned(_)
+            | RecordBody::StoreIntended(_)
+            | RecordBody::StoreRead(_)
+            | RecordBody::VerdictGiven(_)
             | RecordBody::Decided(_) => self.apply_fact(lsn, &record.body),
         }
     }
@@ -333,6 +341,9 @@ impl State {
                 self.migrations.get_mut(&named.migration)
             }
             RecordBody::OutcomeLearned(learned) => self.migrations.get_mut(&learned.migration),
+            RecordBody::StoreIntended(intended) => self.migrations.get_mut(&intended.migration),
+            RecordBody::StoreRead(read) => self.migrations.get_mut(&read.migration),
+            RecordBody::VerdictGiven(given) => self.migrations.get_mut(&given.migration),
             _ => None,
         };
         let Some(migration) = migration else { return };
@@ -365,6 +376,12 @@ impl State {
                 state.outcome = Some(learned.outcome);
                 state.peer_position = learned.position.or(state.peer_position);
             }
+            RecordBody::StoreIntended(intended) => {
+                state.key_intent = Some(intended.change);
+                state.licence = intended.cookie.or(state.licence);
+            }
+            RecordBody::StoreRead(read) => state.key_read = Some(read.value),
+            RecordBody::VerdictGiven(given) => state.verdict = Some(given.outcome),
             RecordBody::PeerHeard(heard) => {
                 is_fact = false;
                 state.peer_answer = heard.answer;
@@ -412,6 +429,10 @@ impl State {
             peer_position: None,
             peer_answer: PeerAnswer::NotAsked,
             last_rule: None,
+            key_intent: None,
+            licence: None,
+            key_read: None,
+            verdict: None,
         };
         // A job begins on a domain that has none: what is open here ended in records that are lost.
         self.close_open(id);
@@ -423,9 +444,9 @@ impl State {
         {
             let wanted = domain.map_or(WantedRunState::Running, |domain| domain.state.wanted);
             let history = history_of(&state, migration.facts(), wanted);
-            migration.histories = Some(match terms.postcopy {
-                true => Histories::unknown(),
-                false => Histories::begun(history),
+            migration.histories = Some(match has_histories(terms) {
+                true => Histories::begun(history),
+                false => Histories::unknown(),
             });
         }
     }
@@ -691,6 +712,15 @@ pub(crate) fn definition_parts(domain: DomainId, first: Lsn, text: &str) -> Vec<
 /// The open migrations of a domain in their set.
 fn all_of(id: DomainId) -> core::ops::RangeInclusive<(DomainId, MigrationId)> {
     (id, MigrationId(Id128([0; 16])))..=(id, MigrationId(Id128([0xff; 16])))
+}
+
+/// Is it told which histories damaged records allow? Not of post-copy, nor where somebody else than the two
+/// journals decides.
+fn has_histories(terms: &MigrationTerms) -> bool {
+    match terms.authority {
+        Authority::Destination | Authority::Source => !terms.postcopy,
+        Authority::Store | Authority::Manager => false,
+    }
 }
 
 /// Is this a source that waits for the destination to be prepared?

@@ -8,7 +8,7 @@ use journal_format::number::{DomainId, Lsn, MigrationId, Position};
 use journal_format::record::{
     ClaimSeen, Decided, Decision, Draft, Effect, EffectCommand, EffectFinished, EffectIntended,
     EffectResult, Evidence, JobEnded, JobResult, MigrationStatus, Observed, Phase, PhaseEntered,
-    Process, QemuObserved, RecordBody, Role, RunState, TEXT_SIZE_MAX, WantedChanged, WantedReason,
+    Process, QemuObserved, RecordBody, Role, RunState, StoreAnswer, TEXT_SIZE_MAX, WantedChanged, WantedReason,
     WantedRunState,
 };
 
@@ -108,6 +108,7 @@ impl<'a> Turn<'a> {
         Some(Evidence {
             role: migration.state.terms.role,
             protocol: migration.state.terms.protocol,
+            authority: migration.state.terms.authority,
             phase: migration.state.phase,
             facts: migration.facts(),
             observed,
@@ -120,7 +121,19 @@ impl<'a> Turn<'a> {
             recovering: live.recovering,
             journal_damaged: domain.state.damaged,
             wanted: domain.state.wanted,
+            store: live.key.answer,
+            overdue: self.is_overdue(live, migration),
+            source_touched: migration.state.source_touched,
         })
+    }
+
+    /// Has the licence been out without an outcome for as long as was set, in this life?
+    fn is_overdue(&self, live: &Live, migration: &Migration) -> bool {
+        let since = live.key.in_doubt_since;
+        let limit = migration.state.terms.in_doubt_limit;
+        since
+            .zip(limit)
+            .is_some_and(|(since, limit)| self.now.saturating_sub(since) >= limit)
     }
 
     // Writing.
@@ -439,6 +452,9 @@ impl<'a> Turn<'a> {
         let Some(evidence) = self.evidence(id) else {
             return false;
         };
+        if self.judge(id, &evidence) {
+            return true;
+        }
         if evidence.journal_damaged {
             return self.advance_over_gap(id, evidence);
         }
@@ -479,12 +495,17 @@ impl<'a> Turn<'a> {
         }
         let ordinary = rule.decision() == Decision::Hold && !evidence.recovering && {
             use journal_format::record::PeerAnswer::{Amnesia, Unreachable};
-            matches!(
+            let is_ordinary = matches!(
                 rule,
                 Rule::SourcePerformCompleted
                     | Rule::SourcePerformPostcopy
                     | Rule::SourceGrantedInDoubt
-            ) && !matches!(evidence.peer, Unreachable | Amnesia)
+                    | Rule::SourceStoreInDoubt
+                    | Rule::DestinationStoreProposed
+            );
+            is_ordinary
+                && !matches!(evidence.peer, Unreachable | Amnesia)
+                && evidence.store != StoreAnswer::Unreachable
         };
         if !ordinary {
             self.decided(id, rule, rule.decision(), evidence);
@@ -528,6 +549,7 @@ impl<'a> Turn<'a> {
         self.append(Some(domain), RecordBody::JobEnded(ended));
         self.drop_wish(id, "the job ended");
         self.refuse_resume(id, "the job ended");
+        self.refuse_verdict(id, "the job ended");
         let live = self.live(id);
         live.blackout = false;
         live.rule = None;

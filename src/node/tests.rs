@@ -32,7 +32,7 @@ fn open(disk: &TestDisk) -> Node<TestDisk> {
     let (opened, told) = open_journal(disk.clone(), None, &options).unwrap();
     let peer = "/run/peer.sock".to_owned();
     let switch = CrashSwitch::default();
-    let (node, _first) = Node::open(opened, told, BOOT, peer, NOW, switch).unwrap();
+    let (node, _first) = Node::open(opened, told, BOOT, peer, None, NOW, switch).unwrap();
     node
 }
 

@@ -7,8 +7,10 @@
 use core::fmt;
 
 use journal_format::number::{DomainId, Id128, Lsn};
-use journal_format::record::{Decision, Protocol};
+use journal_format::record::{Authority, Decision, Outcome, Protocol};
 use serde_json::{Map, Value};
+
+use crate::engine::JobTarget;
 
 /// Names of all commands, as `query-commands` lists them (besides `qmp_capabilities`).
 pub(crate) const COMMAND_NAMES: &[&str] = &[
@@ -18,6 +20,7 @@ pub(crate) const COMMAND_NAMES: &[&str] = &[
     "domain-suspend",
     "job-cancel",
     "migrate-domain",
+    "migrate-verdict",
     "qmp_capabilities",
     "query-commands",
     "query-decisions",
@@ -62,6 +65,13 @@ pub(crate) enum Command {
     JobCancel {
         /// The job.
         job: Lsn,
+    },
+    /// `migrate-verdict`.
+    MigrateVerdict {
+        /// The migration's job.
+        target: JobTarget,
+        /// The manager's word.
+        outcome: Outcome,
     },
     /// `query-jobs`.
     QueryJobs {
@@ -119,12 +129,16 @@ pub(crate) struct MigrateDomain {
     pub(crate) destination_name: Option<String>,
     /// v3 if absent.
     pub(crate) protocol: Option<Protocol>,
+    /// The protocol's own if absent.
+    pub(crate) authority: Option<Authority>,
     /// Bytes per second.
     pub(crate) max_bandwidth: Option<u64>,
     /// Milliseconds.
     pub(crate) downtime_limit: Option<u64>,
     /// Post-copy after the first pass; false if absent.
     pub(crate) postcopy: bool,
+    /// Authority store: milliseconds without an outcome before the source tries to win aborted.
+    pub(crate) in_doubt_limit: Option<u64>,
 }
 
 /// Arguments of `query-decisions`.
@@ -261,7 +275,13 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
             max_bandwidth: rest.optional_number("max-bandwidth")?,
             downtime_limit: rest.optional_number("downtime-limit")?,
             postcopy: rest.optional_bool("postcopy")?.unwrap_or(false),
+            authority: rest.optional_authority("authority")?,
+            in_doubt_limit: rest.optional_number("in-doubt-limit")?,
         }),
+        "migrate-verdict" => Command::MigrateVerdict {
+            target: rest.job_or_name()?,
+            outcome: rest.outcome("outcome")?,
+        },
         "job-cancel" => Command::JobCancel {
             job: Lsn(rest.number("job")?),
         },
@@ -468,6 +488,35 @@ impl Arguments {
         match Protocol::from_name(&word) {
             Some(protocol) => Ok(Some(protocol)),
             None => Err(self.invalid(argument, "v2 or v3")),
+        }
+    }
+
+    fn optional_authority(
+        &mut self,
+        argument: &'static str,
+    ) -> Result<Option<Authority>, ArgumentError> {
+        let Some(word) = self.optional_text(argument)? else {
+            return Ok(None);
+        };
+        match Authority::from_name(&word) {
+            Some(authority) => Ok(Some(authority)),
+            None => Err(self.invalid(argument, "destination, store, source or manager")),
+        }
+    }
+
+    fn outcome(&mut self, argument: &'static str) -> Result<Outcome, ArgumentError> {
+        let word = self.filled(argument)?;
+        Outcome::from_name(&word).ok_or_else(|| self.invalid(argument, "committed or aborted"))
+    }
+
+    /// A job, by its number or by its domain's name; exactly one of them.
+    fn job_or_name(&mut self) -> Result<JobTarget, ArgumentError> {
+        let job = self.optional_number("job")?;
+        match (job, self.optional_name("name")?) {
+            (Some(job), None) => Ok(JobTarget::Job(Lsn(job))),
+            (None, Some(name)) => Ok(JobTarget::Domain(name)),
+            (None, None) => Err(self.missing("name")),
+            (Some(_), Some(_)) => Err(self.invalid("job", "left out where 'name' is given")),
         }
     }
 

@@ -4,7 +4,9 @@
 //! Not here: reading the command line (`bin/phase-journald`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::store::Store;
 use crate::journal::Retention;
 use crate::node::CrashSwitch;
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub retention: Retention,
     /// Test switch.
     pub crash: CrashSwitch,
+    /// The store that may be a migration's authority, if there is one.
+    pub store: Option<Arc<dyn Store>>,
 }
 
 impl Config {

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use journal_format::number::{DomainId, Id128, MigrationId};
-use journal_format::record::{Protocol, WantedRunState};
+use journal_format::record::{Authority, Protocol, WantedRunState};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -108,6 +108,11 @@ impl Control {
             Command::QueryDomains { name } => ControlRequest::QueryDomains { name },
             Command::MigrateDomain(migrate) => migrate_request(migrate),
             Command::JobCancel { job } => ControlRequest::JobCancel { job },
+            Command::MigrateVerdict { target, outcome } => ControlRequest::Verdict {
+                target,
+                outcome,
+                uid,
+            },
             Command::Resolve {
                 name,
                 decision,
@@ -234,20 +239,28 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         uri,
         destination_name,
         protocol,
+        authority,
         max_bandwidth,
         downtime_limit,
         postcopy,
+        in_doubt_limit,
     } = migrate;
+    let protocol = protocol.unwrap_or(Protocol::V3);
     ControlRequest::Migrate {
         peer_domain: destination_name.unwrap_or_else(|| name.clone()),
         name,
         migration: MigrationId(Id128::random()),
         peer: plain_path(&peer),
         uri,
-        protocol: protocol.unwrap_or(Protocol::V3),
+        protocol,
+        authority: authority.unwrap_or(match protocol {
+            Protocol::V2 => Authority::Source,
+            Protocol::V3 => Authority::Destination,
+        }),
         max_bandwidth,
         downtime_limit,
         postcopy,
+        in_doubt_limit,
     }
 }
 

@@ -19,6 +19,7 @@ use super::monitor::{Monitor, Request, Watched};
 use super::observe;
 use super::peer::PeerClients;
 use super::progress::ProgressBoard;
+use super::store::StoreClient;
 use crate::engine::{Input, Message, Notice};
 use crate::journal::Durable;
 
@@ -32,6 +33,7 @@ pub(crate) struct Dispatcher {
     link: Link,
     board: ProgressBoard,
     peers: PeerClients,
+    store: StoreClient,
     notices: broadcast::Sender<(&'static str, Value)>,
     ready: watch::Sender<bool>,
     monitors: HashMap<DomainId, Monitor>,
@@ -43,6 +45,7 @@ impl Dispatcher {
         boot: BootId,
         link: Link,
         board: ProgressBoard,
+        store: StoreClient,
         notices: broadcast::Sender<(&'static str, Value)>,
         ready: watch::Sender<bool>,
     ) -> Dispatcher {
@@ -51,6 +54,7 @@ impl Dispatcher {
             peers: PeerClients::new(link.clone()),
             link,
             board,
+            store,
             notices,
             ready,
             monitors: HashMap::new(),
@@ -131,6 +135,7 @@ impl Dispatcher {
                 envelope,
                 request,
             } => self.peers.ask(peer, envelope, request),
+            Message::Store { migration, request } => self.store.ask(migration, request),
             Message::Look { domain } => self.look(domain),
             Message::Watch {
                 domain,

@@ -197,8 +197,8 @@ mod tests {
     use crate::journal::{Checkpoint, Log, OpenOptions, Timestamps};
     use journal_format::number::{BootId, HostId, Id128};
     use journal_format::record::{
-        CheckpointBegun, CheckpointEnded, ClaimSeen, ContIntent, DomainState, Draft, Facts,
-        Instance, Observed, PeerAnswer, Phase, Process, Protocol, Role, WantedRunState,
+        Authority, CheckpointBegun, CheckpointEnded, ClaimSeen, ContIntent, DomainState, Draft, Facts,
+        Instance, Observed, PeerAnswer, Phase, Process, Protocol, Role, StoreAnswer, WantedRunState,
     };
 
     const BOOT: BootId = BootId(Id128([2; 16]));
@@ -239,10 +239,13 @@ mod tests {
             aborted: false,
             outcome: None,
             cont: ContIntent::Never,
+            proposed: false,
+            verdict: None,
         };
         let evidence = Evidence {
             role: Role::Source,
             protocol: Protocol::V3,
+            authority: Authority::Destination,
             phase: Phase::Perform3Done,
             facts,
             observed: Observed {
@@ -258,6 +261,9 @@ mod tests {
             recovering: true,
             journal_damaged: false,
             wanted: WantedRunState::Running,
+            store: StoreAnswer::NotRead,
+            overdue: false,
+            source_touched: false,
         };
         RecordBody::Decided(Decided {
             job: Lsn(job),

@@ -537,7 +537,7 @@ mod tests {
         let (opened, told) = crate::node::open_journal(disk.clone(), None, &options).unwrap();
         let peer = "/run/peer.sock".to_owned();
         let (node, _) =
-            Node::open(opened, told, boot, peer, now(), CrashSwitch::default()).unwrap();
+            Node::open(opened, told, boot, peer, None, now(), CrashSwitch::default()).unwrap();
         let (link, inbound) = Link::new();
         let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
         let node = tokio::spawn(run(node, link.clone(), inbound, outboxes));

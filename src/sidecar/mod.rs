@@ -22,6 +22,7 @@ mod progress;
 mod register;
 mod serve;
 mod startup;
+mod store;
 
 #[cfg(test)]
 mod testing;
@@ -30,3 +31,4 @@ pub use config::{Config, LogFormat, SOCKET_PATH_SIZE_MAX};
 pub use link::Failure;
 pub use process::{BOOT_ID_OVERRIDE, KILL_WAIT_MS_MAX};
 pub use startup::{RunError, run};
+pub use store::{Answering, MemoryStore, Store};

@@ -30,6 +30,7 @@ use super::process::boot_id;
 use super::progress::ProgressBoard;
 use super::register::Registrar;
 use super::serve::{Requests, serve_control, serve_peers};
+use super::store::StoreClient;
 use crate::engine::{Input, TICK_INTERVAL_MS, Told};
 use crate::journal::disk::{Disk as _, OsDisk};
 use crate::journal::lock::{LockError, NoWriter};
@@ -304,12 +305,22 @@ impl Sidecar {
 
         let peer = path.to_string_lossy().into_owned();
         let begin = now();
-        let (node, first) = Node::open(opened, told, boot, peer, begin, config.crash.clone())
-            .map_err(RunError::Begin)?;
+        let store = config.store.as_ref().map(|store| store.id().to_owned());
+        let switch = config.crash.clone();
+        let (node, first) =
+            Node::open(opened, told, boot, peer, store, begin, switch).map_err(RunError::Begin)?;
         let (notices, _) = broadcast::channel(NOTICE_QUEUE_MAX);
         let (ready, is_ready) = watch::channel(false);
         let board = ProgressBoard::default();
-        let dispatcher = Dispatcher::new(boot, link.clone(), board.clone(), notices.clone(), ready);
+        let store = StoreClient::new(link.clone(), config.store.clone());
+        let dispatcher = Dispatcher::new(
+            boot,
+            link.clone(),
+            board.clone(),
+            store,
+            notices.clone(),
+            ready,
+        );
         let (_, first) = link.hand_out(begin, first);
         let tasks = Tasks::start(node, first, &link, inbound, dispatcher)
             .map_err(start_error("start a thread of", "the sidecar"))?;

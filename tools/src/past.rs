@@ -177,6 +177,9 @@ impl Known {
             | RecordBody::MigrationStarted(_)
             | RecordBody::MigrationAborted(_)
             | RecordBody::OutcomeLearned(_)
+            | RecordBody::StoreIntended(_)
+            | RecordBody::StoreRead(_)
+            | RecordBody::VerdictGiven(_)
             | RecordBody::MigrationForgotten(_) => current,
             RecordBody::CheckpointBegun(_)
             | RecordBody::CheckpointEnded(_)

@@ -3,8 +3,8 @@
 //! Invariant: says what the record says, in one line, without what its type already tells.
 
 use journal_format::record::{
-    ClaimSeen, Decoded, EffectCommand, EffectResult, Evidence, Observed, Process, RecordBody,
-    WantedReason,
+    Authority, ClaimSeen, Decoded, EffectCommand, EffectResult, Evidence, MigrationTerms, Observed,
+    Process, RecordBody, WantedReason,
 };
 use phase_journal::engine::Rule;
 use phase_journal::journal::read::Gap;
@@ -94,8 +94,13 @@ pub(crate) fn body(body: &RecordBody) -> String {
         RecordBody::JobBegun(begun) => match &begun.migration {
             None => begun.kind.to_string(),
             Some(terms) => format!(
-                "{} {} as {}, peer {}, {}",
-                begun.kind, terms.protocol, terms.role, terms.peer, terms.migration
+                "{} {} as {}, {}peer {}, {}",
+                begun.kind,
+                terms.protocol,
+                terms.role,
+                authority(terms),
+                terms.peer,
+                terms.migration
             ),
         },
         RecordBody::PhaseEntered(entered) => entered.phase.to_string(),
@@ -125,7 +130,19 @@ pub(crate) fn body(body: &RecordBody) -> String {
         | RecordBody::MigrationForgotten(named) => named.migration.to_string(),
         RecordBody::OutcomeLearned(learned) => match learned.position {
             Some(position) => format!("{} from {position}", learned.outcome),
-            None => format!("{} from an operator", learned.outcome),
+            None => format!("{} not from the peer", learned.outcome),
+        },
+        RecordBody::StoreIntended(intended) => match intended.cookie {
+            Some(cookie) => format!(
+                "{}, with the cookie granted at {}",
+                intended.change, cookie.granted
+            ),
+            None => intended.change.to_string(),
+        },
+        RecordBody::StoreRead(read) => read.value.to_string(),
+        RecordBody::VerdictGiven(given) => match given.uid {
+            Some(uid) => format!("{} by {} of uid {uid}", given.outcome, given.by),
+            None => format!("{} by {}", given.outcome, given.by),
         },
         RecordBody::Decided(decided) => format!(
             "{} by {}, on records {}",
@@ -157,6 +174,18 @@ pub(crate) fn body(body: &RecordBody) -> String {
             0 => "nothing can be said of what is damaged".to_owned(),
             possible => format!("{possible} possible with what is damaged"),
         },
+    }
+}
+
+/// Who decides, where the protocol does not say it.
+fn authority(terms: &MigrationTerms) -> String {
+    match terms.authority {
+        Authority::Destination | Authority::Source => String::new(),
+        Authority::Store => format!(
+            "authority store {}, ",
+            terms.store.as_deref().unwrap_or("unknown")
+        ),
+        Authority::Manager => "authority manager, ".to_owned(),
     }
 }
 
@@ -237,6 +266,7 @@ pub(crate) fn evidence(evidence: &Evidence) -> Vec<(&'static str, String)> {
         (facts.committed, "committed"),
         (facts.started, "started"),
         (facts.aborted, "aborted"),
+        (facts.proposed, "proposed to the store"),
     ];
     durable.extend(
         flags
@@ -264,6 +294,26 @@ pub(crate) fn evidence(evidence: &Evidence) -> Vec<(&'static str, String)> {
         ("peer", evidence.peer.to_string()),
         ("wanted", evidence.wanted.to_string()),
     ];
+    if evidence.authority == Authority::Store {
+        let overdue = if evidence.overdue {
+            ", without an outcome for as long as was set"
+        } else {
+            ""
+        };
+        lines.push(("store", format!("{}{overdue}", evidence.store)));
+    }
+    if evidence.authority == Authority::Manager {
+        let verdict = facts
+            .verdict
+            .map_or("none yet".to_owned(), |verdict| verdict.to_string());
+        lines.push(("verdict", verdict));
+    }
+    if evidence.source_touched {
+        lines.push((
+            "touched",
+            "this copy was continued or cancelled after it was given away".to_owned(),
+        ));
+    }
     if evidence.recovering {
         lines.push((
             "restart",

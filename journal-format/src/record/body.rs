@@ -4,9 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::key::{KeyChange, KeyValue, StoreIntended, StoreRead};
 use super::vocabulary::{
     Authority, Claim, ContIntent, Cookie, Decision, EffectCommand, EffectResult, Evidence, Facts,
-    Instance, JobKind, JobResult, Observed, Outcome, PeerAnswer, Phase, Protocol, Role,
+    Instance, JobKind, JobResult, Observed, Outcome, PeerAnswer, Phase, Protocol, Role, VerdictBy,
     WantedRunState,
 };
 use crate::number::{Epoch, Lsn, MigrationId, Nonce, OpeningId, Position};
@@ -137,6 +138,11 @@ pub struct MigrationTerms {
     pub postcopy: bool,
     /// Made by the destination; at the source only known from `peer-prepared` on.
     pub nonce: Option<Nonce>,
+    /// Authority store: which store. Another one proves nothing.
+    pub store: Option<String>,
+    /// Authority store, source: how long a licence may be out without an outcome before this side tries to
+    /// win aborted, in milliseconds.
+    pub in_doubt_limit: Option<u64>,
 }
 
 /// A job began. Its LSN names the job.
@@ -256,7 +262,8 @@ pub struct MigrationAbandoned {
     pub asked: bool,
 }
 
-/// Source: the outcome, from the authority or an operator. Committed is written only with started.
+/// Source: the outcome, from the authority or an operator. Committed is written only with started, or with
+/// the manager's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct OutcomeLearned {
@@ -264,7 +271,7 @@ pub struct OutcomeLearned {
     pub migration: MigrationId,
     /// The outcome.
     pub outcome: Outcome,
-    /// Where the destination's journal stood; absent when an operator said it.
+    /// Where the destination's journal stood; absent when the store, the manager or an operator said it.
     pub position: Option<Position>,
 }
 
@@ -310,6 +317,20 @@ pub struct OperatorResolved {
     pub statement: String,
     /// The user id on the control socket.
     pub uid: u32,
+}
+
+/// Authority manager: what the manager decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VerdictGiven {
+    /// The migration.
+    pub migration: MigrationId,
+    /// The verdict.
+    pub outcome: Outcome,
+    /// How it was given.
+    pub by: VerdictBy,
+    /// The user id on the control socket, if it was given there.
+    pub uid: Option<u32>,
 }
 
 /// A job that ended, as a checkpoint keeps it.
@@ -380,6 +401,14 @@ pub struct MigrationState {
     pub peer_answer: PeerAnswer,
     /// The rule of the last decision.
     pub last_rule: Option<String>,
+    /// Authority store: the last change of the key that was intended.
+    pub key_intent: Option<KeyChange>,
+    /// Authority store, destination: the licence with which it was to commit.
+    pub licence: Option<Cookie>,
+    /// Authority store: the key as it was last recorded to say.
+    pub key_read: Option<KeyValue>,
+    /// Authority manager: its verdict.
+    pub verdict: Option<Outcome>,
 }
 
 /// What may be durable of a migration when records that may concern it are damaged: one of the
@@ -483,4 +512,10 @@ pub enum RecordBody {
     Sealed,
     /// See [`MigrationHistories`].
     MigrationHistories(MigrationHistories),
+    /// See [`StoreIntended`].
+    StoreIntended(StoreIntended),
+    /// See [`StoreRead`].
+    StoreRead(StoreRead),
+    /// See [`VerdictGiven`].
+    VerdictGiven(VerdictGiven),
 }

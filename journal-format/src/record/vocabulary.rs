@@ -585,6 +585,40 @@ words!(
         Split = "split",
         /// Either, after post-copy began: its QEMU is gone, and with it its part of the guest.
         Lost = "lost",
+        /// Source: granted, and the manager's verdict is committed.
+        Committed = "committed",
+    }
+);
+
+words!(
+    /// What the key of a migration in the store says, as it matters to a decision.
+    StoreAnswer {
+        /// It was not read, or not since the last restart.
+        NotRead = "not-read",
+        /// The store gave no answer, or there is none: proves nothing.
+        Unreachable = "unreachable",
+        /// There is no such key: proves nothing, a request may still be on its way.
+        Absent = "absent",
+        /// Committed by the destination of this migration.
+        Committed = "committed",
+        /// Committed by another journal, or for another prepare.
+        Foreign = "foreign",
+        /// The destination runs the guest, or ran it.
+        Started = "started",
+        /// The destination never runs the guest.
+        Aborted = "aborted",
+    }
+);
+
+words!(
+    /// How a manager gave its verdict.
+    VerdictBy {
+        /// By a command to the sidecar.
+        Command = "command",
+        /// By continuing the guest itself.
+        Cont = "cont",
+        /// By ending QEMU itself.
+        Quit = "quit",
     }
 );
 
@@ -631,6 +665,10 @@ pub struct Facts {
     pub outcome: Option<Outcome>,
     /// Destination: where its `cont` stands.
     pub cont: ContIntent,
+    /// Authority store: a change of the key that this side asked for may have happened.
+    pub proposed: bool,
+    /// Authority manager: its verdict.
+    pub verdict: Option<Outcome>,
 }
 
 /// Everything a decision may look at; recorded with it, so that it can be made again offline.
@@ -642,6 +680,8 @@ pub struct Evidence {
     pub role: Role,
     /// The protocol.
     pub protocol: Protocol,
+    /// Who decides.
+    pub authority: Authority,
     /// The last durable phase.
     pub phase: Phase,
     /// The durable facts.
@@ -661,4 +701,11 @@ pub struct Evidence {
     pub journal_damaged: bool,
     /// What the guest's owner wants.
     pub wanted: WantedRunState,
+    /// What the key in the store said last.
+    pub store: StoreAnswer,
+    /// Source: the licence has been out without an outcome for as long as was set.
+    pub overdue: bool,
+    /// Source: cancel or cont was intended, or the guest was seen running, after it was given away or
+    /// given up.
+    pub source_touched: bool,
 }

@@ -210,6 +210,8 @@ impl Draw<'_> {
             downtime_limit: self.perhaps(Self::number),
             postcopy: self.yes(),
             nonce: self.perhaps(|draw| Nonce(draw.id())),
+            store: self.perhaps(Self::text),
+            in_doubt_limit: self.perhaps(Self::number),
         }
     }
 
@@ -224,6 +226,30 @@ impl Draw<'_> {
             aborted: self.yes(),
             outcome: self.perhaps(|draw| draw.word(Outcome::ALL)),
             cont: self.word(ContIntent::ALL),
+            proposed: self.yes(),
+            verdict: self.perhaps(|draw| draw.word(Outcome::ALL)),
+        }
+    }
+
+    fn key_value(&mut self) -> KeyValue {
+        match self.byte() % 3 {
+            0 => KeyValue::Committed {
+                journal: JournalId(self.id()),
+                nonce: Nonce(self.id()),
+            },
+            1 => KeyValue::Started,
+            _ => KeyValue::Aborted,
+        }
+    }
+
+    fn key_change(&mut self) -> KeyChange {
+        match self.byte() % 3 {
+            0 => KeyChange::Create(self.key_value()),
+            1 => KeyChange::Replace {
+                from: self.key_value(),
+                to: self.key_value(),
+            },
+            _ => KeyChange::Delete,
         }
     }
 
@@ -251,6 +277,10 @@ impl Draw<'_> {
             peer_position: self.perhaps(Self::position),
             peer_answer: self.word(PeerAnswer::ALL),
             last_rule: self.perhaps(Self::text),
+            key_intent: self.perhaps(Self::key_change),
+            licence: self.perhaps(Self::cookie),
+            key_read: self.perhaps(Self::key_value),
+            verdict: facts.verdict,
         }
     }
 
@@ -274,6 +304,7 @@ impl Draw<'_> {
             evidence: Evidence {
                 role: self.word(Role::ALL),
                 protocol: self.word(Protocol::ALL),
+                authority: self.word(Authority::ALL),
                 phase: self.word(Phase::ALL),
                 facts: self.facts(),
                 observed: self.observed(),
@@ -283,6 +314,9 @@ impl Draw<'_> {
                 recovering: self.yes(),
                 journal_damaged: self.yes(),
                 wanted: self.word(WantedRunState::ALL),
+                store: self.word(StoreAnswer::ALL),
+                overdue: self.yes(),
+                source_touched: self.yes(),
             },
             based_on: self.several(Self::lsn),
         }
@@ -392,6 +426,21 @@ impl Draw<'_> {
                 job: self.lsn(),
                 nonce_known: self.yes(),
                 histories: self.several(Self::history),
+            }),
+            28 => RecordBody::StoreIntended(StoreIntended {
+                migration,
+                change: self.key_change(),
+                cookie: self.perhaps(Self::cookie),
+            }),
+            29 => RecordBody::StoreRead(StoreRead {
+                migration,
+                value: self.key_value(),
+            }),
+            30 => RecordBody::VerdictGiven(VerdictGiven {
+                migration,
+                outcome: self.word(Outcome::ALL),
+                by: self.word(VerdictBy::ALL),
+                uid: self.perhaps(Self::number32),
             }),
             _ => RecordBody::Sealed,
         }

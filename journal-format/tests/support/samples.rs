@@ -83,6 +83,8 @@ fn terms(role: Role, protocol: Protocol, authority: Authority) -> MigrationTerms
         downtime_limit: source.then_some(300),
         postcopy: source,
         nonce: (!source).then_some(Nonce(id(0xcc))),
+        store: (authority == Authority::Store).then(|| "etcd:14841639068965178418".to_owned()),
+        in_doubt_limit: source.then_some(30_000),
     }
 }
 
@@ -101,6 +103,7 @@ fn evidence(facts: Facts, phase: Phase) -> Evidence {
     Evidence {
         role: Role::Source,
         protocol: Protocol::V3,
+        authority: Authority::Destination,
         phase,
         facts,
         observed: observed(Process::Alive, ClaimSeen::Present(claim(Role::Source))),
@@ -110,6 +113,9 @@ fn evidence(facts: Facts, phase: Phase) -> Evidence {
         recovering: false,
         journal_damaged: false,
         wanted: WantedRunState::Running,
+        store: StoreAnswer::NotRead,
+        overdue: true,
+        source_touched: false,
     }
 }
 
@@ -124,6 +130,8 @@ fn facts(cont: ContIntent, outcome: Option<Outcome>) -> Facts {
         aborted: false,
         outcome,
         cont,
+        proposed: outcome.is_some(),
+        verdict: outcome,
     }
 }
 
@@ -180,6 +188,10 @@ fn migration_state() -> RecordBody {
         peer_position: Some(position()),
         peer_answer: PeerAnswer::Whole,
         last_rule: Some("source-perform3-go-on".to_owned()),
+        key_intent: Some(KeyChange::Create(KeyValue::Aborted)),
+        licence: Some(cookie(Authority::Store, WantedRunState::Paused)),
+        key_read: Some(committed()),
+        verdict: None,
     })
 }
 
@@ -383,6 +395,61 @@ pub(crate) fn histories() -> Vec<Draft> {
             });
             draft(Some(DOMAINS[0]), body)
         })
+        .collect()
+}
+
+fn committed() -> KeyValue {
+    KeyValue::Committed {
+        journal: JournalId(id(0xa2)),
+        nonce: Nonce(id(0xcc)),
+    }
+}
+
+/// What a store was asked and said, and what a manager decided.
+pub(crate) fn authorities() -> Vec<Draft> {
+    let migration = migration();
+    let mut bodies = Vec::new();
+    for change in [
+        KeyChange::Create(committed()),
+        KeyChange::Replace {
+            from: committed(),
+            to: KeyValue::Started,
+        },
+        KeyChange::Delete,
+    ] {
+        let cookie = matches!(change, KeyChange::Create(_))
+            .then(|| cookie(Authority::Store, WantedRunState::Running));
+        bodies.push(RecordBody::StoreIntended(StoreIntended {
+            migration,
+            change,
+            cookie,
+        }));
+    }
+    for value in [committed(), KeyValue::Started, KeyValue::Aborted] {
+        bodies.push(RecordBody::StoreRead(StoreRead { migration, value }));
+    }
+    for (by, outcome) in VerdictBy::ALL.iter().zip(Outcome::ALL.iter().cycle()) {
+        bodies.push(RecordBody::VerdictGiven(VerdictGiven {
+            migration,
+            outcome: *outcome,
+            by: *by,
+            uid: (*by == VerdictBy::Command).then_some(1000),
+        }));
+    }
+    for store in StoreAnswer::ALL {
+        let mut evidence = evidence(facts(ContIntent::Never, None), Phase::Perform3Done);
+        (evidence.authority, evidence.store) = (Authority::Store, *store);
+        bodies.push(RecordBody::Decided(Decided {
+            job: Lsn(9),
+            rule: "source-store-in-doubt".to_owned(),
+            decision: Decision::Hold,
+            evidence,
+            based_on: vec![Lsn(9)],
+        }));
+    }
+    bodies
+        .into_iter()
+        .map(|body| draft(Some(DOMAINS[0]), body))
         .collect()
 }
 

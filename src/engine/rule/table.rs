@@ -7,11 +7,11 @@ use journal_format::record::Decision;
 
 use super::{Rule, RuleText};
 
-const KEEPS: &str = "leaves the source paused and forgets the job";
+pub(super) const KEEPS: &str = "leaves the source paused and forgets the job";
 const SPLIT: &str = "leaves both halves to a human";
-const NONE: &str = "has no such case";
+pub(super) const NONE: &str = "has no such case";
 const RESUMES: &str = "cancels and resumes the source";
-const KILLS: &str = "kills the destination";
+pub(super) const KILLS: &str = "kills the destination";
 
 /// The decision table's rows, in the order of [`Rule`].
 pub(super) const TABLE: &[(Rule, RuleText)] = &[

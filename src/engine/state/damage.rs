@@ -7,7 +7,7 @@
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{MigrationHistories, Record, WantedRunState};
 
-use super::{Migration, State};
+use super::{Migration, State, has_histories};
 use crate::engine::Gap;
 use crate::engine::histories::{Histories, history_of};
 
@@ -26,7 +26,9 @@ impl Migration {
         let records = gap.last.0.saturating_sub(gap.first.0).saturating_add(1);
         match &mut self.histories {
             Some(histories) => histories.extend_again(role, protocol, records),
-            None if self.state.terms.postcopy => self.histories = Some(Histories::unknown()),
+            None if !has_histories(&self.state.terms) => {
+                self.histories = Some(Histories::unknown());
+            }
             None => {
                 let mut histories = Histories::of(history_of(&self.state, self.facts(), wanted));
                 histories.extend(role, protocol, records);

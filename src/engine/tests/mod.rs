@@ -2,10 +2,12 @@
 
 mod gap;
 mod hostile;
+mod manager;
 mod model;
 mod postcopy;
 mod product;
 mod rows;
+mod store;
 mod world;
 
 use journal_format::number::{Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, Position};
@@ -613,6 +615,7 @@ fn a_peer_s_uri_that_is_no_wire_is_refused() {
             uri: uri.to_owned(),
             wanted: WantedRunState::Running,
             postcopy: false,
+            store: None,
             definition: None,
         };
         let input = Input::Peer {

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 
 use journal_format::number::{Epoch, Id128, JournalId, MigrationId};
 use journal_format::record::{
-    Claim, ClaimSeen, ContIntent, Decision, Evidence, Facts, MigrationStatus, Observed, Outcome,
-    PeerAnswer, Phase, Process, Protocol, Role, RunState, WantedRunState,
+    Authority, Claim, ClaimSeen, ContIntent, Decision, Evidence, Facts, MigrationStatus, Observed, Outcome,
+    PeerAnswer, Phase, Process, Protocol, Role, RunState, StoreAnswer, WantedRunState,
 };
 
 use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
@@ -53,6 +53,8 @@ fn facts() -> Facts {
         aborted: false,
         outcome: None,
         cont: ContIntent::Never,
+        proposed: false,
+        verdict: None,
     }
 }
 
@@ -66,6 +68,10 @@ fn evidence(role: Role, protocol: Protocol, phase: Phase, facts: Facts) -> Evide
     Evidence {
         role,
         protocol,
+        authority: match protocol {
+            Protocol::V2 => Authority::Source,
+            Protocol::V3 => Authority::Destination,
+        },
         phase,
         facts,
         observed: Observed {
@@ -81,6 +87,9 @@ fn evidence(role: Role, protocol: Protocol, phase: Phase, facts: Facts) -> Evide
         recovering: false,
         journal_damaged: false,
         wanted: WantedRunState::Running,
+        store: StoreAnswer::NotRead,
+        overdue: false,
+        source_touched: false,
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use journal_format::number::{Epoch, Id128, JournalId, MigrationId};
 use journal_format::record::{
-    Claim, ClaimSeen, ContIntent, Evidence, Facts, MigrationStatus, Observed, Outcome, PeerAnswer,
-    Phase, Process, Protocol, Role, RunState, WantedRunState,
+    Authority, Claim, ClaimSeen, ContIntent, Evidence, Facts, MigrationStatus, Observed, Outcome, PeerAnswer,
+    Phase, Process, Protocol, Role, RunState, StoreAnswer, WantedRunState,
 };
 
 use crate::engine::{Rule, decide};
@@ -24,6 +24,7 @@ fn at(role: Role, phase: Phase, run: RunState, status: MigrationStatus) -> Evide
     Evidence {
         role,
         protocol: Protocol::V3,
+        authority: Authority::Destination,
         phase,
         facts: Facts {
             migrate_intended: !matches!(phase, Phase::Begin3 | Phase::Prepare | Phase::Finish3),
@@ -39,6 +40,8 @@ fn at(role: Role, phase: Phase, run: RunState, status: MigrationStatus) -> Evide
             } else {
                 ContIntent::Never
             },
+            proposed: false,
+            verdict: None,
         },
         observed: Observed {
             process: Process::Alive,
@@ -53,6 +56,9 @@ fn at(role: Role, phase: Phase, run: RunState, status: MigrationStatus) -> Evide
         recovering: true,
         journal_damaged: false,
         wanted: WantedRunState::Running,
+        store: StoreAnswer::NotRead,
+        overdue: false,
+        source_touched: false,
     }
 }
 
@@ -106,7 +112,10 @@ fn committed() -> Evidence {
 }
 
 fn v2(evidence: Evidence) -> Evidence {
-    evidence.but(|one| one.protocol = Protocol::V2)
+    evidence.but(|one| {
+        one.protocol = Protocol::V2;
+        one.authority = Authority::Source;
+    })
 }
 
 fn perform2() -> Evidence {

@@ -2,6 +2,7 @@
 //! engine at every batch and look at what the guest says.
 
 mod qemu;
+mod store;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,13 +10,15 @@ use journal_format::number::{
     BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId,
 };
 use journal_format::record::{
-    ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
+    Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
     Opening, Process, Protocol, Record, RecordBody, RunState, WantedRunState,
 };
 
+pub(crate) use store::{Store, StoreFault};
+
 use crate::engine::{
     Answer, Config, ControlRequest, Engine, Envelope, Gap, History, Input, Message, Now,
-    PeerFailure, PeerRequest, Refusal, Step, TICK_INTERVAL_MS, Token,
+    PeerFailure, PeerRequest, Refusal, Step, StoreRequest, TICK_INTERVAL_MS, Token,
 };
 
 pub(crate) const A: usize = 0;
@@ -74,11 +77,17 @@ enum Event {
     Effect(usize, u32, Effect),
     /// A source's stream gets on by itself.
     Stream(usize),
+    Store(usize, u32, MigrationId, StoreRequest),
 }
 
 #[derive(Debug)]
 pub(crate) struct World {
     protocol: Protocol,
+    pub(crate) authority: Authority,
+    pub(crate) store: Store,
+    /// Which store each sidecar is started with.
+    pub(crate) stores: [Option<&'static str>; 2],
+    pub(crate) in_doubt_limit: u64,
     pub(crate) postcopy: bool,
     /// So many times the stream breaks in post-copy.
     pub(crate) breaks: u32,
@@ -179,6 +188,13 @@ impl World {
         world
     }
 
+    /// The same, for v3 migrations that this authority decides.
+    pub(crate) fn decided_by(authority: Authority) -> World {
+        let mut world = World::of(Protocol::V3);
+        world.authority = authority;
+        world
+    }
+
     /// The same, for migrations of this protocol.
     pub(crate) fn of(protocol: Protocol) -> World {
         let boots = [BootId(id(0xA1)), BootId(id(0xB1))];
@@ -198,6 +214,13 @@ impl World {
         let mut world = World {
             hosts: [host(A, RunState::Running), host(B, RunState::Inmigrate)],
             protocol,
+            authority: match protocol {
+                Protocol::V2 => Authority::Source,
+                Protocol::V3 => Authority::Destination,
+            },
+            store: Store::default(),
+            stores: [Some("the-store"); 2],
+            in_doubt_limit: 5_000,
             postcopy: false,
             breaks: 0,
             breaks_unnoticed: false,
@@ -285,9 +308,11 @@ impl World {
             peer_domain: "g".to_owned(),
             uri: "unix:/m".to_owned(),
             protocol: self.protocol,
+            authority: self.authority,
             max_bandwidth: None,
             downtime_limit: Some(300),
             postcopy: self.postcopy,
+            in_doubt_limit: (self.authority == Authority::Store).then_some(self.in_doubt_limit),
         };
         self.control(from, request);
     }
@@ -331,6 +356,7 @@ impl World {
             next,
             boot: host.boot,
             peer: format!("peer-{at}"),
+            store: self.stores[at].map(str::to_owned),
         };
         let mut engine = Engine::open(config, &host.journal);
         let checkpoint = engine.checkpoint();
@@ -351,7 +377,7 @@ impl World {
         let mut lost = Vec::new();
         self.queue.retain(|event| match event {
             Event::Input(host, _, _) => *host != at,
-            Event::Effect(host, _, _) => *host != at || survive,
+            Event::Effect(host, _, _) | Event::Store(host, ..) => *host != at || survive,
             Event::Stream(_) => true,
         });
         // Whoever waits for an answer of the dead process sees the connection break.
@@ -388,6 +414,7 @@ impl World {
             }
             self.now += TICK_INTERVAL_MS;
             let now = self.now;
+            self.store_late();
             for (_, at) in self.later.extract_if(.., |(due, _)| *due <= now) {
                 self.queue.push_back(Event::Stream(at));
             }
@@ -468,6 +495,7 @@ impl World {
                 self.queue.push_back(Event::Input(at, epoch, input));
             }
             Event::Stream(at) => self.stream(at),
+            Event::Store(at, epoch, id, request) => self.store_carry_out(at, epoch, id, request),
         }
     }
 
@@ -512,6 +540,7 @@ impl World {
             Message::Ask {
                 envelope, request, ..
             } => self.ask(at, envelope, request),
+            Message::Store { migration, request } => self.store_request(at, migration, request),
             Message::Look { domain } => {
                 let observed = self.hosts[at].qemu.observed();
                 self.input(at, Input::Looked { domain, observed });
@@ -618,6 +647,22 @@ impl World {
         what: impl FnMut(&RecordBody) -> Option<T>,
     ) -> Option<T> {
         self.bodies(at).find_map(what)
+    }
+
+    /// The types of all records, in order.
+    pub(crate) fn names(&self, at: usize) -> Vec<&'static str> {
+        self.bodies(at).map(RecordBody::type_name).collect()
+    }
+
+    /// Stops both sidecars and starts them with what is given in `stores`.
+    pub(crate) fn restart_with_stores(&mut self) {
+        for at in [A, B] {
+            if self.hosts[at].engine.is_some() {
+                self.crash(at);
+            }
+            self.restart(at);
+        }
+        self.run_for(200);
     }
 
     /// Is there such a record?

@@ -54,6 +54,9 @@ impl JobsOfBatch<'_> {
             | RecordBody::MigrationAborted(named)
             | RecordBody::MigrationForgotten(named) => self.of_migration(named.migration)?,
             RecordBody::OutcomeLearned(learned) => self.of_migration(learned.migration)?,
+            RecordBody::StoreIntended(intended) => self.of_migration(intended.migration)?,
+            RecordBody::StoreRead(read) => self.of_migration(read.migration)?,
+            RecordBody::VerdictGiven(given) => self.of_migration(given.migration)?,
             RecordBody::CheckpointBegun(_)
             | RecordBody::CheckpointEnded(_)
             | RecordBody::DomainAdded(_)

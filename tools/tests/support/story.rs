@@ -11,7 +11,7 @@ use journal_format::number::{
     Position, Salt, SegmentNumber,
 };
 use journal_format::record::{
-    ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
+    Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
     Opening, PeerAnswer, Process, Protocol, Record, RecordBody, RunState,
 };
 use journal_format::segment::{SegmentEnd, SegmentHeader};
@@ -69,6 +69,7 @@ fn config(epoch: u32, first: Lsn, openings: &[Opening]) -> Config {
         next: first,
         boot: BOOT,
         peer: "/run/a/peer.sock".to_owned(),
+        store: None,
     }
 }
 
@@ -162,6 +163,8 @@ impl Story {
                 }
                 Message::Reply { .. }
                 | Message::PeerReply { .. }
+                // This story's authority is the destination.
+                | Message::Store { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}
@@ -300,6 +303,8 @@ pub(crate) fn write(directory: &Path, whole: bool) {
         peer_domain: "web-1".to_owned(),
         uri: "unix:/run/qemu/web-1.migrate".to_owned(),
         protocol: Protocol::V3,
+        authority: Authority::Destination,
+        in_doubt_limit: None,
         max_bandwidth: Some(100_000_000),
         downtime_limit: Some(300),
         postcopy: false,

@@ -18,7 +18,7 @@ use super::qemu::{Qemu, Stream};
 use super::scenario::Faults;
 use super::scene::{Ask, Durable, Host, Request, Scene, Stray, Way};
 use crate::engine::histories::Histories;
-use crate::engine::live::{Eyes, Live, Pending};
+use crate::engine::live::{Eyes, Key, Live, Pending};
 use crate::engine::state::{Domain, Migration, State};
 use crate::engine::{Config, Engine, Envelope, Input, PeerRequest, PeerResponse, QemuEvent, Token};
 
@@ -331,6 +331,8 @@ impl Canon {
             next: _,
             boot: _,
             peer: _,
+            // The same for everyone.
+            store: _,
         } = config;
         self.plain(&(journal, epoch, opening, lossy, no_room));
         self.lsn(*journal, *next);
@@ -437,6 +439,10 @@ impl Canon {
             peer_position,
             peer_answer,
             last_rule,
+            key_intent,
+            licence,
+            key_read,
+            verdict,
         } = state;
         let MigrationTerms {
             migration,
@@ -450,6 +456,8 @@ impl Canon {
             downtime_limit: _,
             postcopy,
             nonce,
+            store: _,
+            in_doubt_limit: _,
         } = terms;
         self.plain(&(migration, role, protocol, authority, postcopy, nonce));
         self.flags(&[
@@ -465,6 +473,8 @@ impl Canon {
             *aborted,
         ]);
         self.plain(&(phase, outcome, cont, cont_count, peer_answer, last_rule));
+        self.plain(&(key_intent, key_read, verdict));
+        self.option(licence.as_ref(), Canon::cookie);
         self.lsn(journal, *job);
         self.option(granted.as_ref(), Canon::cookie);
         self.option(in_flight.as_ref(), |canon, (effect, command)| {
@@ -518,7 +528,16 @@ impl Canon {
             converging,
             may_converge,
             recorded,
+            key,
+            verdict,
         } = live;
+        self.key(key, now);
+        self.option(verdict.as_ref(), |canon, pending| {
+            canon.token(pending.token);
+            canon.plain(&pending.outcome);
+            canon.since(now, pending.since);
+            canon.flags(&[pending.answered]);
+        });
         self.flags(&[*recovering, *stop_seen, *watch_broken, *may_converge]);
         self.plain(converging);
         self.plain(&(rule, peer, recorded));
@@ -547,6 +566,21 @@ impl Canon {
         }
         self.option(cookie.as_ref(), Canon::cookie);
         self.since(now, *heard_at);
+    }
+
+    fn key(&mut self, key: &Key, now: u64) {
+        let Key {
+            answer,
+            busy,
+            at,
+            delay,
+            in_doubt_since,
+        } = key;
+        self.plain(answer);
+        self.flags(&[*busy]);
+        self.until(now, *at);
+        self.pause(*delay);
+        self.option(*in_doubt_since, |canon, since| canon.since(now, since));
     }
 
     fn pending(&mut self, pending: &Pending) {
@@ -617,6 +651,7 @@ impl Canon {
                 wanted,
                 definition: _,
                 postcopy,
+                store: _,
             } => self.plain(&(1, migration, protocol, authority, wanted, postcopy)),
             PeerRequest::Finish { cookie } => {
                 self.number(2);
@@ -678,6 +713,7 @@ impl Canon {
             Input::Control { .. }
             | Input::Peer { .. }
             | Input::PeerAnswered { .. }
+            | Input::StoreAnswered { .. }
             | Input::Tick => self.number(7),
         }
     }

@@ -299,7 +299,9 @@ impl Scene {
                     envelope,
                     response,
                 } => self.reply(at, token, envelope, response),
-                Message::Reply { .. }
+                // Here the authority is one of the two journals.
+                Message::Store { .. }
+                | Message::Reply { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}
@@ -489,6 +491,7 @@ impl Scene {
             next,
             boot,
             peer: format!("peer-{at}"),
+            store: None,
         };
         let mut engine = Engine::resume(config, Told(state));
         let _ = engine.checkpoint();
@@ -525,6 +528,7 @@ fn brief(input: &Input) -> String {
             Ok((_, response)) => format!("the answer {response:?}"),
             Err(failure) => format!("no answer: {failure:?}"),
         },
+        Input::StoreAnswered { result, .. } => format!("the store's answer {result:?}"),
         Input::Control { .. } => "a request".to_owned(),
         Input::Tick => "a tick".to_owned(),
     }

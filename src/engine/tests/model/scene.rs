@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use journal_format::number::{BootId, DomainId, Id128, JournalId, Lsn, MigrationId};
 use journal_format::record::{
-    Effect, EffectCommand, Instance, MigrationStatus, Protocol, RunState,
+    Authority, Effect, EffectCommand, Instance, MigrationStatus, Protocol, RunState,
 };
 
 use super::qemu::{Move, Qemu, Stream};
@@ -492,8 +492,13 @@ pub(crate) fn migrate(protocol: Protocol) -> ControlRequest {
         peer_domain: "g".to_owned(),
         uri: "unix:/m".to_owned(),
         protocol,
+        authority: match protocol {
+            Protocol::V2 => Authority::Source,
+            Protocol::V3 => Authority::Destination,
+        },
         max_bandwidth: None,
         downtime_limit: None,
         postcopy: false,
+        in_doubt_limit: None,
     }
 }

@@ -1,0 +1,405 @@
+//! Authority manager: the outcome is the manager's word, given by a command or by what it does to QEMU.
+//!
+//! Invariant: a verdict is taken only after this side's QEMU was looked at and the other side was asked, and
+//! never against what they say; it is recorded before anything follows from it. Aborted is the destination's
+//! to take first, so that of two contradictory verdicts only one is taken while the sides can talk.
+//! Not here: which rule holds without one (`decide::authority`).
+
+use journal_format::number::{Lsn, MigrationId};
+use journal_format::record::{
+    Authority, Decision, Evidence, JobResult, Outcome, OutcomeLearned, PeerAnswer, Process,
+    RecordBody, Role, VerdictBy, VerdictGiven,
+};
+
+use super::decide::{RunClass, StatusClass, is_takeable, run_class, status_class};
+use super::live::{Asked, PendingVerdict};
+use super::turn::Turn;
+use super::{Answer, JobTarget, PeerRequest, Refusal, Rule, Token};
+
+/// How long a verdict waits for the other side to be clear, in milliseconds.
+const VERDICT_WAIT_MS_MAX: u64 = 5_000;
+
+/// What is to become of a verdict.
+enum Judgement {
+    Take,
+    Wait,
+    Refuse(&'static str),
+}
+
+use Judgement::{Refuse, Take, Wait};
+
+const ELSEWHERE: &str = "the destination runs the guest, or is about to";
+const WITHDRAWN: &str = "the destination's copy will never run";
+
+impl Turn<'_> {
+    pub(crate) fn verdict(&mut self, token: Token, target: &JobTarget, outcome: Outcome, uid: u32) {
+        match self.may_judge(target) {
+            Err(refusal) => self.reply(token, Err(refusal)),
+            Ok(id) => {
+                let since = self.now;
+                self.live(id).verdict = Some(PendingVerdict {
+                    token,
+                    outcome,
+                    uid,
+                    since,
+                    answered: false,
+                });
+                self.look_for(id);
+                self.advance(id);
+            }
+        }
+    }
+
+    fn may_judge(&self, target: &JobTarget) -> Result<MigrationId, Refusal> {
+        let id = match target {
+            JobTarget::Job(job) => self.open_job(*job),
+            JobTarget::Domain(name) => {
+                let domain = self.need_domain(name)?;
+                let open = self.domain(domain).and_then(|domain| domain.migration);
+                return match open {
+                    Some(id) => self.is_managers(id),
+                    None => Err(Refusal::NotHeld(name.clone())),
+                };
+            }
+        };
+        self.is_managers(id?)
+    }
+
+    fn open_job(&self, job: Lsn) -> Result<MigrationId, Refusal> {
+        let mut migrations = self.engine.state.migrations.iter();
+        migrations
+            .find(|(_, known)| known.state.job == job && known.state.open)
+            .map(|(id, _)| *id)
+            .ok_or(Refusal::NoSuchJob(job))
+    }
+
+    fn is_managers(&self, id: MigrationId) -> Result<MigrationId, Refusal> {
+        let Some(known) = self.migration(id) else {
+            return Ok(id);
+        };
+        let (job, authority) = (known.state.job, known.state.terms.authority);
+        if authority != Authority::Manager {
+            return Err(Refusal::NotTheManagers { job, authority });
+        }
+        let waiting = self.engine.live.get(&id).and_then(|live| live.verdict);
+        match waiting {
+            Some(waiting) => Err(Refusal::Verdict {
+                job,
+                outcome: waiting.outcome,
+                why: "an earlier verdict is still being taken",
+            }),
+            None => Ok(id),
+        }
+    }
+
+    /// Takes a verdict that waits, or refuses it, as soon as the other side was asked. True if something
+    /// changed, or will before anything else may be done.
+    pub(crate) fn judge(&mut self, id: MigrationId, evidence: &Evidence) -> bool {
+        let Some(waiting) = self.engine.live.get(&id).and_then(|live| live.verdict) else {
+            return false;
+        };
+        let judgement = match (evidence.role, waiting.outcome) {
+            _ if evidence.journal_damaged => {
+                Refuse("records that may concern it are damaged; resolve settles it")
+            }
+            (Role::Source, outcome) => judge_source(evidence, outcome, waiting.answered),
+            (Role::Destination, outcome) => {
+                let licensed = self.live(id).cookie.is_some();
+                judge_destination(evidence, outcome, licensed, waiting.answered)
+            }
+        };
+        let is_late = self.now.saturating_sub(waiting.since) > VERDICT_WAIT_MS_MAX;
+        match judgement {
+            Take => self.take(id, waiting, evidence),
+            Refuse(why) => self.refuse_verdict(id, why),
+            Wait if is_late => self.refuse_verdict(id, "the other side did not say how it stands"),
+            Wait => {
+                self.ask_for_verdict(id, waiting);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn ask_for_verdict(&mut self, id: MigrationId, waiting: PendingVerdict) {
+        let role = self.migration(id).map(|known| known.state.terms.role);
+        let request = match (role, waiting.outcome) {
+            (Some(Role::Source), Outcome::Aborted) => PeerRequest::Abandon { migration: id },
+            _ => PeerRequest::Ask { migration: id },
+        };
+        if !waiting.answered {
+            self.live(id).ask_at = 0;
+        }
+        self.ask(id, Asked::Verdict, request);
+    }
+
+    /// The ask on behalf of a verdict came to an end.
+    pub(crate) fn verdict_answered(&mut self, id: MigrationId) {
+        if let Some(waiting) = &mut self.live(id).verdict {
+            waiting.answered = true;
+        }
+    }
+
+    /// Whoever waits for a verdict to be taken is told that it is not.
+    pub(crate) fn refuse_verdict(&mut self, id: MigrationId, why: &'static str) {
+        let Some(job) = self.migration(id).map(|known| known.state.job) else {
+            return;
+        };
+        let waiting = self
+            .engine
+            .live
+            .get_mut(&id)
+            .and_then(|live| live.verdict.take());
+        if let Some(PendingVerdict { token, outcome, .. }) = waiting {
+            self.reply(token, Err(Refusal::Verdict { job, outcome, why }));
+        }
+    }
+
+    fn take(&mut self, id: MigrationId, waiting: PendingVerdict, evidence: &Evidence) {
+        let PendingVerdict {
+            token,
+            outcome,
+            uid,
+            ..
+        } = waiting;
+        self.live(id).verdict = None;
+        let decision = match (evidence.role, outcome) {
+            (Role::Source, Outcome::Committed) | (Role::Destination, Outcome::Aborted) => {
+                Decision::Kill
+            }
+            (Role::Source, Outcome::Aborted) | (Role::Destination, Outcome::Committed) => {
+                Decision::Resume
+            }
+        };
+        self.record_verdict(id, outcome, VerdictBy::Command, Some(uid));
+        let decided = self.decided(id, Rule::ManagerVerdict, decision, evidence.clone());
+        let facts = &evidence.facts;
+        match (evidence.role, outcome) {
+            (Role::Source, _) => self.learn_verdict(id, outcome),
+            (Role::Destination, Outcome::Committed) if !facts.committed => self.commit(id),
+            (Role::Destination, Outcome::Aborted) if !facts.aborted => self.abort(id),
+            (Role::Destination, _) => {}
+        }
+        let domain = self.migration(id).map(|known| known.domain);
+        let view = domain
+            .zip(decided)
+            .and_then(|(domain, (lsn, decided))| self.decision_view(domain, lsn, &decided));
+        let answer = view.map_or(Answer::Done {}, Answer::Decision);
+        self.reply(token, Ok(answer));
+    }
+
+    fn record_verdict(
+        &mut self,
+        id: MigrationId,
+        outcome: Outcome,
+        by: VerdictBy,
+        uid: Option<u32>,
+    ) {
+        let given = self.migration(id).and_then(|known| known.state.verdict);
+        if given != Some(outcome) {
+            self.cite_look(id);
+            let given = VerdictGiven {
+                migration: id,
+                outcome,
+                by,
+                uid,
+            };
+            self.record(id, RecordBody::VerdictGiven(given));
+        }
+    }
+
+    /// Source: the verdict is the outcome, if the destination's word was not heard first.
+    fn learn_verdict(&mut self, id: MigrationId, outcome: Outcome) {
+        let is_known = self
+            .migration(id)
+            .is_some_and(|known| known.state.outcome.is_some());
+        if !is_known {
+            let learned = OutcomeLearned {
+                migration: id,
+                outcome,
+                position: None,
+            };
+            self.record(id, RecordBody::OutcomeLearned(learned));
+        }
+        let live = self.live(id);
+        live.effect_at = 0;
+        live.blackout = false;
+    }
+
+    // The manager's own cont and quit.
+
+    /// Source: continued from outside. The destination takes that first, if it can be reached.
+    pub(crate) fn verdict_by_cont(&mut self, id: MigrationId) {
+        self.record_verdict(id, Outcome::Aborted, VerdictBy::Cont, None);
+        match self.live(id).peer {
+            PeerAnswer::Unreachable
+            | PeerAnswer::Amnesia
+            | PeerAnswer::NoSuchMigration
+            | PeerAnswer::Aborted => self.learn_verdict(id, Outcome::Aborted),
+            PeerAnswer::NotAsked
+            | PeerAnswer::Performing
+            | PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Abandoned
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Deciding
+            | PeerAnswer::Started
+            | PeerAnswer::Split
+            | PeerAnswer::Lost
+            | PeerAnswer::Committed => {
+                self.ask(id, Asked::Abandon, PeerRequest::Abandon { migration: id });
+            }
+        }
+    }
+
+    /// Source: ended from outside; the destination's copy is the only one.
+    pub(crate) fn verdict_by_quit(&mut self, id: MigrationId) {
+        self.record_verdict(id, Outcome::Committed, VerdictBy::Quit, None);
+        self.learn_verdict(id, Outcome::Committed);
+    }
+
+    /// Destination: continued, or ended, from outside.
+    pub(crate) fn destination_verdict(&mut self, id: MigrationId, rule: Rule) {
+        match rule {
+            Rule::DestinationVerdictCont => {
+                self.record_verdict(id, Outcome::Committed, VerdictBy::Cont, None);
+                self.take_running(id);
+            }
+            Rule::DestinationVerdictQuit => {
+                self.record_verdict(id, Outcome::Aborted, VerdictBy::Quit, None);
+                self.abort(id);
+                let detail = "the manager ended QEMU before the guest ran here";
+                self.end(id, JobResult::Crashed, detail);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn judge_source(evidence: &Evidence, outcome: Outcome, answered: bool) -> Judgement {
+    let (facts, observed) = (&evidence.facts, &evidence.observed);
+    let status = status_class(observed.migration.as_ref());
+    let run = run_class(observed.run_state.as_ref());
+    if facts.outcome == Some(outcome) {
+        return Take;
+    }
+    if facts.abandoned || !facts.granted {
+        return Refuse("QEMU has not sent everything yet; job-cancel gives it up");
+    }
+    match (outcome, facts.outcome, facts.verdict) {
+        (Outcome::Aborted, Some(Outcome::Committed), _) => return Refuse(ELSEWHERE),
+        (Outcome::Committed, Some(Outcome::Aborted), _) => return Refuse(WITHDRAWN),
+        (Outcome::Committed, _, Some(Outcome::Aborted)) => {
+            return Refuse("the guest was continued here");
+        }
+        _ => {}
+    }
+    let dead = observed.process == Process::Dead;
+    match outcome {
+        Outcome::Committed if !dead && status != StatusClass::Completed => {
+            return Refuse("its QEMU does not say completed");
+        }
+        Outcome::Committed if run == RunClass::Running => {
+            return Refuse("the guest was continued here");
+        }
+        Outcome::Aborted if dead => {
+            return Refuse("its QEMU is gone: the destination's copy may be the only one");
+        }
+        Outcome::Committed | Outcome::Aborted if !answered => return Wait,
+        Outcome::Committed | Outcome::Aborted => {}
+    }
+    match (outcome, evidence.peer) {
+        // The manager drives both sides, and has the word where they cannot talk.
+        (_, PeerAnswer::Unreachable | PeerAnswer::Amnesia | PeerAnswer::NoSuchMigration) => Take,
+        (Outcome::Aborted, PeerAnswer::Aborted) => Take,
+        (Outcome::Aborted, PeerAnswer::Started | PeerAnswer::Split | PeerAnswer::Lost) => {
+            Refuse(ELSEWHERE)
+        }
+        (
+            Outcome::Committed,
+            PeerAnswer::Whole
+            | PeerAnswer::Deciding
+            | PeerAnswer::Started
+            | PeerAnswer::Split
+            | PeerAnswer::Lost,
+        ) => Take,
+        (Outcome::Committed, PeerAnswer::Aborted) => Refuse(WITHDRAWN),
+        (Outcome::Committed, PeerAnswer::NotWhole) => {
+            Refuse("the destination's copy is not whole")
+        }
+        (
+            _,
+            PeerAnswer::NotAsked
+            | PeerAnswer::Performing
+            | PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Abandoned
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Deciding
+            | PeerAnswer::Committed,
+        ) => Wait,
+    }
+}
+
+fn judge_destination(
+    evidence: &Evidence,
+    outcome: Outcome,
+    licensed: bool,
+    answered: bool,
+) -> Judgement {
+    let facts = &evidence.facts;
+    match outcome {
+        Outcome::Committed if facts.committed || facts.started => return Take,
+        Outcome::Committed if facts.aborted => {
+            return Refuse("this copy was given up and is being ended");
+        }
+        Outcome::Committed if !is_takeable(evidence) => {
+            return Refuse("this copy is not whole, or ran already");
+        }
+        Outcome::Aborted if facts.aborted => return Take,
+        Outcome::Aborted if facts.started => return Refuse("the guest was started here"),
+        Outcome::Aborted if facts.committed => return Refuse("committed: the guest may run here"),
+        Outcome::Aborted
+            if run_class(evidence.observed.run_state.as_ref()) == RunClass::Running =>
+        {
+            return Refuse("the guest runs here");
+        }
+        Outcome::Committed | Outcome::Aborted if !answered => return Wait,
+        Outcome::Committed | Outcome::Aborted => {}
+    }
+    match (outcome, evidence.peer) {
+        (Outcome::Committed, PeerAnswer::Abandoned) => {
+            Refuse("the source was given the guest back")
+        }
+        (Outcome::Committed, _) if !licensed => {
+            Refuse("the source has not said that its QEMU sent everything")
+        }
+        (Outcome::Committed, PeerAnswer::NoSuchMigration) => Refuse("the source has closed it"),
+        (
+            Outcome::Committed,
+            PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Committed
+            | PeerAnswer::Unreachable
+            | PeerAnswer::Amnesia,
+        ) => Take,
+        (Outcome::Aborted, PeerAnswer::Committed) => {
+            Refuse("the source was told committed: this copy is the guest")
+        }
+        (Outcome::Aborted, _) => Take,
+        (
+            Outcome::Committed,
+            PeerAnswer::NotAsked
+            | PeerAnswer::Performing
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Deciding
+            | PeerAnswer::Started
+            | PeerAnswer::Aborted
+            | PeerAnswer::Split
+            | PeerAnswer::Lost,
+        ) => Wait,
+    }
+}
