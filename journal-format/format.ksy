@@ -273,13 +273,14 @@ types:
     instances:
       is_known:
         value: >-
-          type_number >= 1 and type_number <= 27 and
-          version == (type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 or type_number == 25 ? 2 : 1)
+          type_number >= 1 and type_number <= 30 and
+          version == (type_number == 8 or type_number == 13 or type_number == 21 or type_number == 25 ? 3 :
+          type_number == 10 or type_number == 27 ? 2 : 1)
         doc: F10. What is not known is skipped, never guessed at.
       type:
         value: type_number
         enum: record_type
-        if: type_number >= 1 and type_number <= 27
+        if: type_number >= 1 and type_number <= 30
   record_body:
     instances:
       bytes:
@@ -324,6 +325,9 @@ types:
             record_type::migration_state: migration_state
             record_type::migration_histories: migration_histories
             record_type::sealed: nothing
+            record_type::store_intended: store_intended
+            record_type::store_read: store_read
+            record_type::verdict_given: verdict_given
       - id: excess
         size-eos: true
         valid: { expr: _.length == 0 }
@@ -446,6 +450,24 @@ types:
       - { id: result, type: u4, enum: job_result, valid: { in-enum: true } }
       - { id: detail, type: text }
 
+  store_intended:
+    seq:
+      - { id: migration, size: 16 }
+      - { id: change, type: key_change }
+      - { id: has_cookie, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: cookie, type: cookie, if: 'has_cookie == boolean::set' }
+  store_read:
+    seq:
+      - { id: migration, size: 16 }
+      - { id: value, type: key_value }
+  verdict_given:
+    seq:
+      - { id: migration, size: 16 }
+      - { id: outcome, type: u4, enum: outcome, valid: { in-enum: true } }
+      - { id: by, type: u4, enum: verdict_by, valid: { in-enum: true } }
+      - { id: has_uid, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: uid, type: u4, if: 'has_uid == boolean::set' }
+
   # F9: the structures.
   opening:
     doc: F19.
@@ -517,6 +539,10 @@ types:
       - { id: postcopy, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: has_nonce, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: nonce, size: 16, if: 'has_nonce == boolean::set' }
+      - { id: has_store, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: store, type: text, if: 'has_store == boolean::set' }
+      - { id: has_in_doubt_limit, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: in_doubt_limit, type: u8, if: 'has_in_doubt_limit == boolean::set' }
   migration_state:
     seq:
       - { id: job, type: u8 }
@@ -545,6 +571,14 @@ types:
       - { id: peer_answer, type: u4, enum: peer_answer, valid: { in-enum: true } }
       - { id: has_last_rule, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: last_rule, type: text, if: 'has_last_rule == boolean::set' }
+      - { id: has_key_intent, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: key_intent, type: key_change, if: 'has_key_intent == boolean::set' }
+      - { id: has_licence, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: licence, type: cookie, if: 'has_licence == boolean::set' }
+      - { id: has_key_read, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: key_read, type: key_value, if: 'has_key_read == boolean::set' }
+      - { id: has_verdict, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: verdict, type: u4, enum: outcome, valid: { in-enum: true }, if: 'has_verdict == boolean::set' }
   in_flight:
     doc: The tuple in `MigrationState`.
     seq:
@@ -587,10 +621,14 @@ types:
       - { id: has_outcome, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: outcome, type: u4, enum: outcome, valid: { in-enum: true }, if: 'has_outcome == boolean::set' }
       - { id: cont, type: u4, enum: cont_intent, valid: { in-enum: true } }
+      - { id: proposed, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: has_verdict, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: verdict, type: u4, enum: outcome, valid: { in-enum: true }, if: 'has_verdict == boolean::set' }
   evidence:
     seq:
       - { id: role, type: u4, enum: role, valid: { in-enum: true } }
       - { id: protocol, type: u4, enum: protocol, valid: { in-enum: true } }
+      - { id: authority, type: u4, enum: authority, valid: { in-enum: true } }
       - { id: phase, type: u4, enum: phase, valid: { in-enum: true } }
       - { id: facts, type: facts }
       - { id: observed, type: observed }
@@ -601,8 +639,36 @@ types:
       - { id: recovering, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: journal_damaged, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: wanted, type: u4, enum: wanted_run_state, valid: { in-enum: true } }
+      - { id: store, type: u4, enum: store_answer, valid: { in-enum: true } }
+      - { id: overdue, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: source_touched, type: u1, enum: boolean, valid: { in-enum: true } }
 
   # F9: the variants.
+  key_value:
+    seq:
+      - { id: variant, type: u4, enum: key_value_kind, valid: { in-enum: true } }
+      - id: fields
+        type:
+          switch-on: variant
+          cases:
+            key_value_kind::committed: key_committed
+  key_committed:
+    seq:
+      - { id: journal, size: 16 }
+      - { id: nonce, size: 16 }
+  key_change:
+    seq:
+      - { id: variant, type: u4, enum: key_change_kind, valid: { in-enum: true } }
+      - id: fields
+        type:
+          switch-on: variant
+          cases:
+            key_change_kind::create: key_value
+            key_change_kind::replace: key_replaced
+  key_replaced:
+    seq:
+      - { id: from, type: key_value }
+      - { id: to, type: key_value }
   effect_command:
     seq:
       - { id: variant, type: u4, enum: effect_command_kind, valid: { in-enum: true } }
@@ -691,6 +757,30 @@ enums:
     25: migration_state
     26: sealed
     27: migration_histories
+    28: store_intended
+    29: store_read
+    30: verdict_given
+  key_value_kind:
+    0: committed
+    1: started
+    2: aborted
+  key_change_kind:
+    0: create
+    1: replace
+    2: delete
+  store_answer:
+    0: not_read
+    1: unreachable
+    2: absent
+    3: committed
+    4: foreign
+    5: started
+    6: aborted
+    7: older
+  verdict_by:
+    0: command
+    1: cont
+    2: quit
   effect_command_kind:
     0: claim
     1: unclaim
@@ -795,6 +885,7 @@ enums:
     12: aborted
     13: split
     14: lost
+    15: committed
   cont_intent:
     0: never
     1: not_sent

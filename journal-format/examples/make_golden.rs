@@ -24,7 +24,9 @@ mod samples;
 mod support;
 
 use draw::Draw;
-use samples::{boot, checkpoint, draft, histories, intents, observations, opening, outcomes};
+use samples::{
+    authorities, boot, checkpoint, draft, histories, intents, observations, opening, outcomes,
+};
 use support::{Writer, id};
 
 /// The wall clock of the first batch, and what passes until the next one, in nanoseconds.
@@ -317,7 +319,12 @@ fn damaged_segments() -> Vec<(&'static str, Vec<u8>)> {
 fn more_records() -> Writer {
     let mut writer = Writer::new(header(1, opening(1, 1), None));
     let mut previous = Vec::new();
-    for drafts in [checkpoint(vec![opening(1, 1)], 1), histories(), sealed()] {
+    for drafts in [
+        checkpoint(vec![opening(1, 1)], 1),
+        histories(),
+        authorities(),
+        sealed(),
+    ] {
         append(&mut writer, &mut previous, &drafts);
     }
     writer

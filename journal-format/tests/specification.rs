@@ -14,7 +14,7 @@ use journal_format::number::{
 use journal_format::record::{
     Authority, CheckpointBegun, CheckpointEnded, ContIntent, Decision, DomainState, Draft,
     Instance, JobKind, JobResult, Opening, Outcome, PeerAnswer, Phase, Process, Protocol,
-    RecordBody, Role, WantedChanged, WantedReason, WantedRunState,
+    RecordBody, Role, StoreAnswer, VerdictBy, WantedChanged, WantedReason, WantedRunState,
 };
 use journal_format::scan::{Tail, scan};
 use journal_format::segment::SegmentHeader;
@@ -68,6 +68,8 @@ fn the_tables_of_words_are_the_code_s() {
         ("Process", all(Process::ALL)),
         ("PeerAnswer", all(PeerAnswer::ALL)),
         ("ContIntent", all(ContIntent::ALL)),
+        ("StoreAnswer", all(StoreAnswer::ALL)),
+        ("VerdictBy", all(VerdictBy::ALL)),
     ] {
         assert!(
             rows.contains(&vec![name.to_owned(), words.clone()]),

@@ -480,11 +480,8 @@ impl Turn<'_> {
             downtime_limit,
             postcopy,
             nonce: None,
-            store: by_store
-                .then(|| self.engine.config.store.clone())
-                .flatten(),
-            in_doubt_limit: by_store
-                .then(|| in_doubt_limit.unwrap_or(IN_DOUBT_LIMIT_MS_DEFAULT)),
+            store: by_store.then(|| self.engine.config.store.clone()).flatten(),
+            in_doubt_limit: by_store.then(|| in_doubt_limit.unwrap_or(IN_DOUBT_LIMIT_MS_DEFAULT)),
         };
         let begun = JobBegun {
             kind: JobKind::MigrationOut,

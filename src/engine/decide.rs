@@ -7,8 +7,8 @@
 //! nothing has to be decided.
 
 use journal_format::record::{
-    Authority, ClaimSeen, ContIntent, Evidence, MigrationStatus, Observed, Outcome, PeerAnswer, Phase,
-    Process, Protocol, Role, RunState,
+    Authority, ClaimSeen, ContIntent, Evidence, MigrationStatus, Observed, Outcome, PeerAnswer,
+    Phase, Process, Protocol, Role, RunState,
 };
 
 use super::Rule;

@@ -7,9 +7,10 @@
 
 use journal_format::number::{DomainId, MigrationId, Nonce};
 use journal_format::record::{
-    Authority, Claim, ClaimSeen, EffectCommand, EffectResult, Evidence, JobBegun, JobKind, JobResult,
-    KeyValue, MigrationCommitted, MigrationNamed, MigrationStatus, MigrationTerms, PeerAnswer, PeerHeard,
-    Phase, Process, Protocol, RecordBody, Role, RunState, WantedReason, WantedRunState,
+    Authority, Claim, ClaimSeen, EffectCommand, EffectResult, Evidence, JobBegun, JobKind,
+    JobResult, KeyValue, MigrationCommitted, MigrationNamed, MigrationStatus, MigrationTerms,
+    PeerAnswer, PeerHeard, Phase, Process, Protocol, RecordBody, Role, RunState, WantedReason,
+    WantedRunState,
 };
 
 use super::decide::is_whole;
@@ -474,6 +475,7 @@ impl Turn<'_> {
             | Rule::SourceCancelledDead
             | Rule::SourceStoreInDoubt
             | Rule::SourceStoreSeekAborted
+            | Rule::SourceStoreOlder
             | Rule::SourceStoreRunning
             | Rule::SourceStoreDead
             | Rule::SourceStoreBothGone

@@ -293,6 +293,7 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::StoreKeyForeign
         | Rule::SourceStoreInDoubt
         | Rule::SourceStoreSeekAborted
+        | Rule::SourceStoreOlder
         | Rule::SourceStoreRunning
         | Rule::SourceStoreDead
         | Rule::SourceStoreBothGone

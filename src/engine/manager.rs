@@ -93,32 +93,54 @@ impl Turn<'_> {
     }
 
     /// Takes a verdict that waits, or refuses it, as soon as the other side was asked. True if something
-    /// changed, or will before anything else may be done.
+    /// changed.
     pub(crate) fn judge(&mut self, id: MigrationId, evidence: &Evidence) -> bool {
         let Some(waiting) = self.engine.live.get(&id).and_then(|live| live.verdict) else {
             return false;
         };
-        let judgement = match (evidence.role, waiting.outcome) {
-            _ if evidence.journal_damaged => {
-                Refuse("records that may concern it are damaged; resolve settles it")
-            }
-            (Role::Source, outcome) => judge_source(evidence, outcome, waiting.answered),
-            (Role::Destination, outcome) => {
-                let licensed = self.live(id).cookie.is_some();
-                judge_destination(evidence, outcome, licensed, waiting.answered)
-            }
-        };
-        let is_late = self.now.saturating_sub(waiting.since) > VERDICT_WAIT_MS_MAX;
-        match judgement {
+        match self.judgement(id, waiting, evidence) {
             Take => self.take(id, waiting, evidence),
             Refuse(why) => self.refuse_verdict(id, why),
-            Wait if is_late => self.refuse_verdict(id, "the other side did not say how it stands"),
             Wait => {
                 self.ask_for_verdict(id, waiting);
                 return false;
             }
         }
         true
+    }
+
+    /// While an effect is in flight nothing is taken, but what cannot be is refused all the same.
+    pub(crate) fn judge_in_flight(&mut self, id: MigrationId) {
+        let waiting = self.engine.live.get(&id).and_then(|live| live.verdict);
+        if let (Some(waiting), Some(evidence)) = (waiting, self.evidence_now(id))
+            && let Refuse(why) = self.judgement(id, waiting, &evidence)
+        {
+            self.refuse_verdict(id, why);
+        }
+    }
+
+    fn judgement(
+        &self,
+        id: MigrationId,
+        waiting: PendingVerdict,
+        evidence: &Evidence,
+    ) -> Judgement {
+        let live = self.engine.live.get(&id);
+        let judgement = match (evidence.role, waiting.outcome) {
+            _ if evidence.journal_damaged => {
+                Refuse("records that may concern it are damaged; resolve settles it")
+            }
+            (Role::Source, outcome) => judge_source(evidence, outcome, waiting.answered),
+            (Role::Destination, outcome) => {
+                let licensed = live.is_some_and(|live| live.cookie.is_some());
+                judge_destination(evidence, outcome, licensed, waiting.answered)
+            }
+        };
+        let is_late = self.now.saturating_sub(waiting.since) > VERDICT_WAIT_MS_MAX;
+        match judgement {
+            Wait if is_late => Refuse("the other side did not say how it stands"),
+            judgement => judgement,
+        }
     }
 
     fn ask_for_verdict(&mut self, id: MigrationId, waiting: PendingVerdict) {
@@ -325,9 +347,7 @@ fn judge_source(evidence: &Evidence, outcome: Outcome, answered: bool) -> Judgem
             | PeerAnswer::Lost,
         ) => Take,
         (Outcome::Committed, PeerAnswer::Aborted) => Refuse(WITHDRAWN),
-        (Outcome::Committed, PeerAnswer::NotWhole) => {
-            Refuse("the destination's copy is not whole")
-        }
+        (Outcome::Committed, PeerAnswer::NotWhole) => Refuse("the destination's copy is not whole"),
         (
             _,
             PeerAnswer::NotAsked

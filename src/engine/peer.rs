@@ -250,15 +250,13 @@ impl Turn<'_> {
             (
                 Role::Destination,
                 PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed,
-            ) => {
-                match cookie.filter(|cookie| self.is_licence(id, cookie, sender)) {
-                    Some(cookie) => {
-                        self.live(id).cookie = Some(cookie);
-                        answer
-                    }
-                    None => PeerAnswer::Performing,
+            ) => match cookie.filter(|cookie| self.is_licence(id, cookie, sender)) {
+                Some(cookie) => {
+                    self.live(id).cookie = Some(cookie);
+                    answer
                 }
-            }
+                None => PeerAnswer::Performing,
+            },
             (Role::Source | Role::Destination, other) => other,
         };
         let changed = self.live(id).peer != answer;
@@ -537,9 +535,9 @@ impl Turn<'_> {
         match (authority, own, theirs) {
             (Authority::Destination | Authority::Source | Authority::Manager, _, None) => None,
             (Authority::Store, Some(own), Some(theirs)) if own == theirs => None,
-            (Authority::Store, None, _) => {
-                Some("authority store: the destination's sidecar was started without a store".to_owned())
-            }
+            (Authority::Store, None, _) => Some(
+                "authority store: the destination's sidecar was started without a store".to_owned(),
+            ),
             (Authority::Store, Some(own), theirs) => Some(format!(
                 "authority store: the destination's store is '{own}', the source's is '{}'",
                 theirs.unwrap_or_default()
@@ -682,6 +680,7 @@ impl Turn<'_> {
                     | Rule::SourceGrantedDead
                     | Rule::SourceStoreInDoubt
                     | Rule::SourceStoreSeekAborted
+                    | Rule::SourceStoreOlder
                     | Rule::SourceStoreDead
                     | Rule::SourceVerdictAwaited
                     | Rule::QemuMute

@@ -150,6 +150,8 @@ pub enum Rule {
     SourceStoreInDoubt,
     /// Granted, no outcome for as long as was set, or the destination withdrew: tries to win aborted.
     SourceStoreSeekAborted,
+    /// Granted, and the key says less than it said before.
+    SourceStoreOlder,
     /// Granted, but the guest runs here: somebody continued it.
     SourceStoreRunning,
     /// Granted, dead, and the key does not say yet who won.

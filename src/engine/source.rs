@@ -455,6 +455,7 @@ impl Turn<'_> {
             | Rule::SourceVerdictAwaited => self.ask_finish(id),
             Rule::SourceStoreInDoubt
             | Rule::SourceStoreSeekAborted
+            | Rule::SourceStoreOlder
             | Rule::SourceStoreRunning
             | Rule::SourceStoreDead => self.carry_out_source_store(id, rule),
             Rule::SourceStoreBothGone => self.end_without_a_copy(id),

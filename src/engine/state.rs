@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Position};
 use journal_format::record::{
-    Authority, CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX, DefinitionPart,
-    DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind, KeyChange, MigrationState,
-    MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record, RecordBody, Role,
-    RunState, WantedRunState,
+    Authority, CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX,
+    DefinitionPart, DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind,
+    KeyChange, MigrationState, MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol,
+    Record, RecordBody, Role, RunState, WantedRunState,
 };
 
 mod damage;

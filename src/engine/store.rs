@@ -86,6 +86,7 @@ impl Turn<'_> {
             StoreAnswer::NotRead
             | StoreAnswer::Unreachable
             | StoreAnswer::Absent
+            | StoreAnswer::Older
             | StoreAnswer::Committed => StoreAnswer::Unreachable,
         };
         // Nobody is there to end the blackout soon.
@@ -123,10 +124,8 @@ impl Turn<'_> {
         let (role, open) = (state.terms.role, state.open);
         let is_deleted = value.is_none() && !open && state.key_intent == Some(KeyChange::Delete);
         let is_news = value.is_some() && state.key_read != value;
-        let awaits_outcome = role == Role::Source
-            && open
-            && state.granted.is_some()
-            && state.outcome.is_none();
+        let awaits_outcome =
+            role == Role::Source && open && state.granted.is_some() && state.outcome.is_none();
         let now = self.now;
         let key = &mut self.live(id).key;
         // Something new is followed up at once.
@@ -152,6 +151,7 @@ impl Turn<'_> {
             StoreAnswer::NotRead
             | StoreAnswer::Unreachable
             | StoreAnswer::Absent
+            | StoreAnswer::Older
             | StoreAnswer::Committed
             | StoreAnswer::Foreign => None,
         };
@@ -170,6 +170,10 @@ impl Turn<'_> {
 
     fn answer_of(&self, state: &MigrationState, value: Option<KeyValue>) -> StoreAnswer {
         match value {
+            // The destination may put its own there again; a source concludes from what it read.
+            None if state.terms.role == Role::Source && state.key_read.is_some() => {
+                StoreAnswer::Older
+            }
             None => StoreAnswer::Absent,
             Some(KeyValue::Started) => StoreAnswer::Started,
             Some(KeyValue::Aborted) => StoreAnswer::Aborted,
@@ -270,6 +274,7 @@ impl Turn<'_> {
             StoreAnswer::NotRead
             | StoreAnswer::Unreachable
             | StoreAnswer::Foreign
+            | StoreAnswer::Older
             | StoreAnswer::Started
             | StoreAnswer::Aborted => self.read_key(id),
         }

@@ -8,8 +8,8 @@ use journal_format::number::{DomainId, Lsn, MigrationId, Position};
 use journal_format::record::{
     ClaimSeen, Decided, Decision, Draft, Effect, EffectCommand, EffectFinished, EffectIntended,
     EffectResult, Evidence, JobEnded, JobResult, MigrationStatus, Observed, Phase, PhaseEntered,
-    Process, QemuObserved, RecordBody, Role, RunState, StoreAnswer, TEXT_SIZE_MAX, WantedChanged, WantedReason,
-    WantedRunState,
+    Process, QemuObserved, RecordBody, Role, RunState, StoreAnswer, TEXT_SIZE_MAX, WantedChanged,
+    WantedReason, WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -441,6 +441,7 @@ impl<'a> Turn<'a> {
             return false;
         }
         if migration.state.in_flight.is_some() {
+            self.judge_in_flight(id);
             return false;
         }
         if !self.eyes(domain).fresh {

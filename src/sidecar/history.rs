@@ -197,8 +197,9 @@ mod tests {
     use crate::journal::{Checkpoint, Log, OpenOptions, Timestamps};
     use journal_format::number::{BootId, HostId, Id128};
     use journal_format::record::{
-        Authority, CheckpointBegun, CheckpointEnded, ClaimSeen, ContIntent, DomainState, Draft, Facts,
-        Instance, Observed, PeerAnswer, Phase, Process, Protocol, Role, StoreAnswer, WantedRunState,
+        Authority, CheckpointBegun, CheckpointEnded, ClaimSeen, ContIntent, DomainState, Draft,
+        Facts, Instance, Observed, PeerAnswer, Phase, Process, Protocol, Role, StoreAnswer,
+        WantedRunState,
     };
 
     const BOOT: BootId = BootId(Id128([2; 16]));

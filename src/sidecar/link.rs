@@ -536,8 +536,16 @@ mod tests {
         let options = OpenOptions::new(HostId(Id128([4; 16])), boot);
         let (opened, told) = crate::node::open_journal(disk.clone(), None, &options).unwrap();
         let peer = "/run/peer.sock".to_owned();
-        let (node, _) =
-            Node::open(opened, told, boot, peer, None, now(), CrashSwitch::default()).unwrap();
+        let (node, _) = Node::open(
+            opened,
+            told,
+            boot,
+            peer,
+            None,
+            now(),
+            CrashSwitch::default(),
+        )
+        .unwrap();
         let (link, inbound) = Link::new();
         let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
         let node = tokio::spawn(run(node, link.clone(), inbound, outboxes));

@@ -72,12 +72,16 @@ impl StoreClient {
             return Err(StoreFailure("there is no store".to_owned()));
         };
         let Ok(_permit) = self.requests.try_acquire() else {
-            return Err(StoreFailure(format!("{REQUESTS_MAX} requests are under way")));
+            return Err(StoreFailure(format!(
+                "{REQUESTS_MAX} requests are under way"
+            )));
         };
         let wait = Duration::from_millis(STORE_WAIT_MS_MAX);
         match timeout(wait, store.ask(migration, request)).await {
             Ok(result) => result,
-            Err(_) => Err(StoreFailure(format!("no answer for {STORE_WAIT_MS_MAX} ms"))),
+            Err(_) => Err(StoreFailure(format!(
+                "no answer for {STORE_WAIT_MS_MAX} ms"
+            ))),
         }
     }
 }
@@ -218,7 +222,11 @@ mod tests {
             from: committed(2),
             to: KeyValue::Aborted,
         };
-        assert_eq!(change(other).await, Ok(Some(committed(1))), "not what it says");
+        assert_eq!(
+            change(other).await,
+            Ok(Some(committed(1))),
+            "not what it says"
+        );
         let own = KeyChange::Replace {
             from: committed(1),
             to: KeyValue::Started,

@@ -607,6 +607,8 @@ words!(
         Started = "started",
         /// The destination never runs the guest.
         Aborted = "aborted",
+        /// There is no such key, though there was one: the store was put back. Proves nothing.
+        Older = "older",
     }
 );
 

@@ -4,9 +4,7 @@
 //! own `cont` or its own `quit`. Without one it is a hold.
 //! Not here: what both have in common with the other authorities (`decide`).
 
-use journal_format::record::{
-    Authority, Evidence, Outcome, PeerAnswer, Process, StoreAnswer,
-};
+use journal_format::record::{Authority, Evidence, Outcome, PeerAnswer, Process, StoreAnswer};
 
 use super::{RunClass, StatusClass, is_takeable, run_class, status_class};
 use crate::engine::Rule;
@@ -14,8 +12,15 @@ use crate::engine::Rule;
 /// Store: the licence went out, and the key has told no outcome yet.
 pub(super) fn source_store(evidence: &Evidence) -> Rule {
     let observed = &evidence.observed;
-    if evidence.store == StoreAnswer::Foreign {
-        return Rule::StoreKeyForeign;
+    match evidence.store {
+        StoreAnswer::Foreign => return Rule::StoreKeyForeign,
+        StoreAnswer::Older => return Rule::SourceStoreOlder,
+        StoreAnswer::NotRead
+        | StoreAnswer::Unreachable
+        | StoreAnswer::Absent
+        | StoreAnswer::Committed
+        | StoreAnswer::Started
+        | StoreAnswer::Aborted => {}
     }
     match observed.process {
         Process::Dead if evidence.peer == PeerAnswer::Aborted => return Rule::SourceStoreBothGone,
@@ -141,6 +146,7 @@ fn destination_store(evidence: &Evidence, takeable: bool) -> Option<Rule> {
         StoreAnswer::NotRead
         | StoreAnswer::Unreachable
         | StoreAnswer::Absent
+        | StoreAnswer::Older
         | StoreAnswer::Committed => {
             let goes_by_the_key = takeable && (proposed || is_licensed(evidence));
             goes_by_the_key.then_some(Rule::DestinationStoreProposed)
@@ -181,6 +187,7 @@ pub(super) fn destination_unsettled(evidence: &Evidence) -> Rule {
         StoreAnswer::NotRead
         | StoreAnswer::Unreachable
         | StoreAnswer::Absent
+        | StoreAnswer::Older
         | StoreAnswer::Committed
         | StoreAnswer::Started => Rule::DestinationStoreStarted,
     }
@@ -198,6 +205,7 @@ pub(super) fn destination_withdrawn(evidence: &Evidence) -> Rule {
         StoreAnswer::NotRead
         | StoreAnswer::Unreachable
         | StoreAnswer::Absent
+        | StoreAnswer::Older
         | StoreAnswer::Committed => Rule::DestinationStoreWithdraw,
     }
 }

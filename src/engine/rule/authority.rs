@@ -41,6 +41,16 @@ pub(super) const AUTHORITIES: &[(Rule, RuleText)] = &[
         },
     ),
     (
+        Rule::SourceStoreOlder,
+        RuleText {
+            name: "source-store-older",
+            decision: Decision::Hold,
+            reason: "the key in the store says less than it said before: the store is older than this journal, and nothing follows from it",
+            settled_by: "the key saying started or aborted, or resolve, after looking at the destination",
+            libvirt: NONE,
+        },
+    ),
+    (
         Rule::SourceStoreRunning,
         RuleText {
             name: "source-store-running",

@@ -1,1 +1,313 @@
-//! x
+//! Authority manager: without its word both sides hold; its word is taken once, and never against what the two
+//! sides see.
+
+use journal_format::record::{Authority, Outcome, RecordBody, RunState, VerdictBy, WantedRunState};
+
+use super::world::{A, B, Crash, World};
+use super::{SETTLE_MS, assert_settled};
+use crate::engine::{Answer, ControlRequest, JobTarget, Refusal};
+
+/// Both sides wait for the manager.
+fn waiting() -> World {
+    let mut world = World::decided_by(Authority::Manager);
+    world.migrate(A);
+    world.run_for(3_000);
+    assert_eq!(world.held(A), Some("source-verdict-awaited"));
+    assert_eq!(world.held(B), Some("destination-verdict-awaited"));
+    assert_eq!(world.running(), Vec::<usize>::new());
+    world
+}
+
+fn give(world: &mut World, at: usize, outcome: Outcome) {
+    let target = JobTarget::Domain("g".to_owned());
+    let uid = 1000;
+    world.control(
+        at,
+        ControlRequest::Verdict {
+            target,
+            outcome,
+            uid,
+        },
+    );
+}
+
+/// Gives a verdict and waits for its answer.
+fn verdict(world: &mut World, at: usize, outcome: Outcome) -> Result<Answer, Refusal> {
+    let before = world.replies.len();
+    give(world, at, outcome);
+    for _ in 0..200 {
+        world.run_for(50);
+        if world.replies.len() > before {
+            let (from, reply) = world.replies.remove(before);
+            assert_eq!(from, at);
+            return reply;
+        }
+    }
+    panic!("no answer\n{}", world.story());
+}
+
+fn why(reply: Result<Answer, Refusal>) -> &'static str {
+    match reply {
+        Err(Refusal::Verdict { why, .. }) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn recorded(world: &World, at: usize) -> Option<(Outcome, VerdictBy)> {
+    world.find(at, |body| match body {
+        RecordBody::VerdictGiven(given) => Some((given.outcome, given.by)),
+        _ => None,
+    })
+}
+
+#[test]
+fn without_a_verdict_both_hold() {
+    let mut world = waiting();
+    world.run_for(SETTLE_MS);
+    for at in [A, B] {
+        assert!(world.hosts[at].qemu.alive);
+        world.crash(at);
+        world.restart(at);
+        world.run_for(5_000);
+    }
+    assert_eq!(world.running(), Vec::<usize>::new());
+    assert_eq!(world.held(A), Some("source-verdict-awaited"));
+    assert_eq!(world.held(B), Some("destination-verdict-awaited"));
+}
+
+/// A verdict at one side is enough while the two can talk, and given to both it is the same.
+#[test]
+fn a_verdict_is_carried_out_by_both_sides() {
+    for outcome in Outcome::ALL {
+        for order in [vec![A], vec![B], vec![A, B], vec![B, A]] {
+            let mut world = waiting();
+            for at in &order {
+                if world.open_jobs().is_empty() {
+                    break;
+                }
+                let name = JobTarget::Domain("g".to_owned());
+                let reply = verdict(&mut world, *at, *outcome);
+                // The second one may come when the job is over.
+                let is_over = matches!(reply, Err(Refusal::NotHeld(_)));
+                assert!(reply.is_ok() || is_over, "{order:?} {name:?}: {reply:?}");
+            }
+            world.run_for(SETTLE_MS);
+            assert_settled(&world, &format!("{outcome} at {order:?}"));
+            let expected = match outcome {
+                Outcome::Committed => B,
+                Outcome::Aborted => A,
+            };
+            assert_eq!(world.running(), vec![expected], "{outcome} at {order:?}");
+            assert!(!world.hosts[1 - expected].qemu.alive);
+            let first = recorded(&world, order[0]);
+            assert_eq!(first, Some((*outcome, VerdictBy::Command)));
+        }
+    }
+}
+
+#[test]
+fn contradictory_verdicts_are_refused_while_the_sides_talk() {
+    for (first, second) in [(A, B), (B, A)] {
+        for outcome in [Outcome::Committed, Outcome::Aborted] {
+            let other = match outcome {
+                Outcome::Committed => Outcome::Aborted,
+                Outcome::Aborted => Outcome::Committed,
+            };
+            let mut world = waiting();
+            // Neither is done before the other comes.
+            give(&mut world, first, outcome);
+            give(&mut world, second, other);
+            world.run_for(SETTLE_MS);
+            let what = format!("{outcome} at {first}, {other} at {second}");
+            assert_settled(&world, &what);
+            let verdicts: Vec<Option<(Outcome, VerdictBy)>> =
+                [A, B].map(|at| recorded(&world, at)).to_vec();
+            let taken: Vec<Outcome> = verdicts.iter().flatten().map(|(one, _)| *one).collect();
+            assert!(
+                taken.iter().all(|one| *one == taken[0]),
+                "{what}: {taken:?}"
+            );
+        }
+    }
+}
+
+/// Given one after the other, with the first one carried out as far as a moment goes.
+#[test]
+fn a_late_contradiction_is_refused() {
+    for (first, second) in [(A, B), (B, A)] {
+        for outcome in [Outcome::Committed, Outcome::Aborted] {
+            let other = match outcome {
+                Outcome::Committed => Outcome::Aborted,
+                Outcome::Aborted => Outcome::Committed,
+            };
+            for moment in [0, 50, 200, 1_000, 5_000] {
+                let mut world = waiting();
+                assert!(verdict(&mut world, first, outcome).is_ok());
+                world.run_for(moment);
+                let reply = verdict(&mut world, second, other);
+                let what = format!("{outcome} at {first}, {other} at {second}, {moment}");
+                assert!(reply.is_err(), "{what}: {reply:?}");
+                world.run_for(SETTLE_MS);
+                assert_settled(&world, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_verdict_against_the_evidence_is_refused() {
+    // Not whole, not completed.
+    let mut world = World::decided_by(Authority::Manager);
+    world.freeze = Some(journal_format::record::MigrationStatus::Active);
+    world.migrate(A);
+    world.run_for(1_000);
+    for outcome in Outcome::ALL {
+        let said = why(verdict(&mut world, A, *outcome));
+        assert!(said.contains("QEMU has not sent everything"), "{said}");
+    }
+    let said = why(verdict(&mut world, B, Outcome::Committed));
+    assert!(said.contains("not whole"), "{said}");
+    world.thaw();
+    world.run_for(2_000);
+
+    // A source whose QEMU is gone, or in another state.
+    world.hosts[A].qemu.status = journal_format::record::MigrationStatus::Failed;
+    world.run_for(3_000);
+    let said = why(verdict(&mut world, A, Outcome::Committed));
+    assert!(said.contains("does not say completed"), "{said}");
+
+    // What was started is never taken back, nor given back to the source.
+    let mut world = waiting();
+    world.stall =
+        Some(|at, command| at == A && *command == journal_format::record::EffectCommand::Kill);
+    assert!(verdict(&mut world, B, Outcome::Committed).is_ok());
+    world.run_for(2_000);
+    assert_eq!(world.running(), vec![B]);
+    assert!(verdict(&mut world, B, Outcome::Aborted).is_err());
+    assert!(verdict(&mut world, A, Outcome::Aborted).is_err());
+    world.unstall();
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "started");
+}
+
+/// Where the two sides cannot talk the manager has the word, at each of them.
+#[test]
+fn a_verdict_counts_where_the_other_side_is_away() {
+    for at in [A, B] {
+        for outcome in Outcome::ALL {
+            let mut world = waiting();
+            world.crash(1 - at);
+            let reply = verdict(&mut world, at, *outcome);
+            let what = format!("{outcome} at {at}\n{}", world.story());
+            assert!(reply.is_ok(), "{reply:?}: {what}");
+            world.run_for(5_000);
+            world.restart(1 - at);
+            world.run_for(SETTLE_MS);
+            assert_settled(&world, &what);
+            let expected = match outcome {
+                Outcome::Committed => B,
+                Outcome::Aborted => A,
+            };
+            assert_eq!(world.running(), vec![expected], "{what}");
+        }
+    }
+}
+
+#[test]
+fn the_manager_s_own_cont_is_its_verdict() {
+    for (at, outcome) in [(A, Outcome::Aborted), (B, Outcome::Committed)] {
+        for away in [false, true] {
+            let mut world = waiting();
+            if away {
+                world.crash(1 - at);
+            }
+            world.set_run(at, RunState::Running);
+            world.run_for(10_000);
+            if away {
+                world.restart(1 - at);
+            }
+            world.run_for(SETTLE_MS);
+            let what = format!("cont at {at}, other side away {away}");
+            assert_settled(&world, &what);
+            assert_eq!(world.running(), vec![at], "{what}");
+            assert!(!world.hosts[1 - at].qemu.alive);
+            assert_eq!(recorded(&world, at), Some((outcome, VerdictBy::Cont)));
+        }
+    }
+}
+
+#[test]
+fn the_manager_s_own_quit_is_its_verdict() {
+    for (at, outcome) in [(A, Outcome::Committed), (B, Outcome::Aborted)] {
+        let mut world = waiting();
+        world.kill(at);
+        world.run_for(SETTLE_MS);
+        let what = format!("quit at {at}");
+        assert_settled(&world, &what);
+        assert_eq!(world.running(), vec![1 - at], "{what}");
+        assert_eq!(recorded(&world, at), Some((outcome, VerdictBy::Quit)));
+    }
+}
+
+/// A crash at every batch that follows a verdict, on either side; the manager gives it again if it got no
+/// answer.
+#[test]
+fn a_crash_at_every_batch_after_a_verdict() {
+    for outcome in Outcome::ALL {
+        for told in [A, B] {
+            for at in [A, B] {
+                for number in 1..=12 {
+                    for crash in [Crash::Before(number), Crash::After(number)] {
+                        for effects_survive in [false, true] {
+                            let mut world = waiting();
+                            world.effects_survive = effects_survive;
+                            world.hosts[at].batches = 0;
+                            world.hosts[at].crash = Some(crash);
+                            give(&mut world, told, *outcome);
+                            world.run_for(3_000);
+                            for host in [A, B] {
+                                if world.hosts[host].engine.is_none() {
+                                    world.restart(host);
+                                }
+                            }
+                            world.run_for(5_000);
+                            if world.held(told).is_some() {
+                                give(&mut world, told, *outcome);
+                            }
+                            world.run_for(SETTLE_MS);
+                            if world.hosts[at].engine.is_none() {
+                                world.restart(at);
+                                world.run_for(SETTLE_MS);
+                            }
+                            let what = format!(
+                                "{outcome} told {told} host {at} {crash:?} effects survive {effects_survive}"
+                            );
+                            assert_settled(&world, &what);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_paused_guest_stays_paused() {
+    for outcome in Outcome::ALL {
+        let mut world = World::decided_by(Authority::Manager);
+        world.hosts[A].qemu.run = RunState::Paused;
+        world.migrate(A);
+        world.run_for(3_000);
+        let at = match outcome {
+            Outcome::Committed => B,
+            Outcome::Aborted => A,
+        };
+        assert!(verdict(&mut world, at, *outcome).is_ok());
+        world.run_for(SETTLE_MS);
+        assert_eq!(world.broken, None);
+        assert_eq!(world.running(), Vec::<usize>::new());
+        assert_eq!(world.open_jobs(), Vec::<String>::new(), "{}", world.story());
+        assert!(world.hosts[at].qemu.alive && !world.hosts[1 - at].qemu.alive);
+        assert_eq!(world.wanted(at), Some(WantedRunState::Paused));
+    }
+}

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 
 use journal_format::number::{Epoch, Id128, JournalId, MigrationId};
 use journal_format::record::{
-    Authority, Claim, ClaimSeen, ContIntent, Decision, Evidence, Facts, MigrationStatus, Observed, Outcome,
-    PeerAnswer, Phase, Process, Protocol, Role, RunState, StoreAnswer, WantedRunState,
+    Authority, Claim, ClaimSeen, ContIntent, Decision, Evidence, Facts, MigrationStatus, Observed,
+    Outcome, PeerAnswer, Phase, Process, Protocol, Role, RunState, StoreAnswer, WantedRunState,
 };
 
 use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
@@ -245,8 +245,73 @@ fn unreachable(role: Role, run: RunClass, status: StatusClass) -> Option<&'stati
     }
 }
 
-/// The rules of a point under every answer of the other side, and whatever else is known.
+/// What else is known of a point, by name, of an authority that is neither of the two journals: the
+/// key in the store, the set time, and whether this copy was touched; the manager's verdict.
+fn known(evidence: &Evidence) -> Vec<(String, Evidence)> {
+    let mut all = Vec::new();
+    let of = |change: &dyn Fn(&mut Evidence)| {
+        let mut point = evidence.clone();
+        change(&mut point);
+        point
+    };
+    match evidence.authority {
+        Authority::Destination | Authority::Source => {}
+        Authority::Store => {
+            for answer in StoreAnswer::ALL {
+                let point = of(&|one| one.store = *answer);
+                all.push((answer.name().to_owned(), point));
+            }
+            if evidence.role == Role::Source {
+                for (overdue, touched, name) in [
+                    (true, false, "absent, overdue"),
+                    (true, true, "absent, overdue, touched"),
+                ] {
+                    let point = of(&|one| {
+                        one.store = StoreAnswer::Absent;
+                        (one.overdue, one.source_touched) = (overdue, touched);
+                    });
+                    all.push((name.to_owned(), point));
+                }
+            }
+        }
+        Authority::Manager => {
+            all.push(("no verdict".to_owned(), evidence.clone()));
+            for outcome in Outcome::ALL {
+                let point = of(&|one| one.facts.verdict = Some(*outcome));
+                all.push((format!("verdict {outcome}"), point));
+            }
+        }
+    }
+    all
+}
+
+/// The rules of a point under every answer of the authority, and under all that [`rules_of`] knows.
 fn rules(evidence: &Evidence) -> String {
+    let known = known(evidence);
+    if known.is_empty() {
+        return rules_of(evidence);
+    }
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for (name, point) in known {
+        let text = rules_of(&point);
+        match groups.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((text, vec![name])),
+        }
+    }
+    match groups.len() {
+        1 => groups.remove(0).0,
+        _ => {
+            let lines = groups
+                .iter()
+                .map(|(text, names)| format!("\n    {}: {text}", names.join(", ")));
+            lines.collect()
+        }
+    }
+}
+
+/// The rules of a point under every answer of the other side, and whatever else is known.
+fn rules_of(evidence: &Evidence) -> String {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for recovering in [false, true] {
         for watched in [false, true] {
@@ -326,7 +391,8 @@ fn table_of(role: Role, protocol: &str, states: Vec<State>) -> String {
             }
         }
     }
-    table
+    // Where several rules follow a line ends here.
+    table.replace(": \n", ":\n")
 }
 
 #[test]
@@ -337,6 +403,79 @@ fn every_point_has_its_rule() {
         }
         let table = table_of(role, "post-copy", postcopy_states(role));
         insta::assert_snapshot!(format!("postcopy-{role}"), table);
+    }
+}
+
+/// The states of a v3 migration that a store or the manager decides.
+fn authority_states(role: Role, authority: Authority) -> Vec<State> {
+    let states = match role {
+        Role::Source => source_states(Protocol::V3),
+        Role::Destination => destination_states(Protocol::V3),
+    };
+    let mut all = Vec::new();
+    for (name, mut state) in states {
+        state.authority = authority;
+        let undecided = !state.facts.committed && !state.facts.started;
+        if role == Role::Destination && authority == Authority::Store {
+            if undecided {
+                all.push((name, state.clone()));
+            }
+            state.facts.proposed = true;
+        }
+        let name = match (name, state.facts.proposed) {
+            ("prepare", true) => "prepare, proposed",
+            ("aborted", true) => "aborted, proposed",
+            (name, _) => name,
+        };
+        all.push((name, state));
+    }
+    all
+}
+
+#[test]
+fn every_point_of_the_other_authorities_has_its_rule() {
+    for role in [Role::Source, Role::Destination] {
+        for authority in [Authority::Store, Authority::Manager] {
+            let states = authority_states(role, authority);
+            let table = table_of(role, authority.name(), states);
+            insta::assert_snapshot!(format!("{authority}-{role}"), table);
+        }
+    }
+}
+
+/// Nothing but a key that was read, or the manager's verdict, makes a copy run or ends the last one.
+#[test]
+fn only_the_authority_decides() {
+    for authority in [Authority::Store, Authority::Manager] {
+        for (name, state) in authority_states(Role::Source, authority) {
+            if !state.facts.granted || state.facts.outcome.is_some() {
+                continue;
+            }
+            let mut points = 0;
+            for (known, point) in known(&state) {
+                for (run, status) in RUN_STATES
+                    .iter()
+                    .flat_map(|run| STATUSES.iter().map(move |status| (run, status)))
+                {
+                    for peer in PeerAnswer::ALL {
+                        let mut point = point.clone();
+                        point.peer = *peer;
+                        point.observed.run_state = Some(run.clone());
+                        point.observed.migration = Some(status.clone());
+                        let rule = decide(&point).unwrap();
+                        // Only what was continued from outside is no hold: it runs already.
+                        let by_cont = rule == Rule::SourceVerdictCont;
+                        let held = rule.decision() == Decision::Hold;
+                        assert!(
+                            held || by_cont,
+                            "{authority} {name}, {known}, {peer}: {rule:?}"
+                        );
+                        points += 1;
+                    }
+                }
+            }
+            assert!(points > 1_000);
+        }
     }
 }
 

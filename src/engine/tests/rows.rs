@@ -1,11 +1,14 @@
 //! The decision table, row by row: what each rule is for, and that each has such a row.
 
+mod authorities;
+mod later;
+
 use std::collections::BTreeSet;
 
 use journal_format::number::{Epoch, Id128, JournalId, MigrationId};
 use journal_format::record::{
-    Authority, Claim, ClaimSeen, ContIntent, Evidence, Facts, MigrationStatus, Observed, Outcome, PeerAnswer,
-    Phase, Process, Protocol, Role, RunState, StoreAnswer, WantedRunState,
+    Authority, Claim, ClaimSeen, ContIntent, Evidence, Facts, MigrationStatus, Observed, Outcome,
+    PeerAnswer, Phase, Process, Protocol, Role, RunState, StoreAnswer, WantedRunState,
 };
 
 use crate::engine::{Rule, decide};
@@ -697,53 +700,11 @@ fn postcopy_rows() -> Vec<(Evidence, Option<Rule>)> {
     ]
 }
 
-/// What only shows when both sides are played through to the end.
-fn later_rows() -> Vec<(Evidence, Option<Rule>)> {
-    use MigrationStatus as M;
-    use PeerAnswer as P;
-    use RunState as R;
-    let unsent = |run, status| perform(run, status).but(|one| one.facts.migrate_intended = false);
-    let empty = || prepare().but(|one| one.observed.migration = Some(M::None));
-    vec![
-        // The journal does not know of the migration that QEMU shows: it is an older copy.
-        (
-            unsent(R::Postmigrate, M::Completed),
-            Some(Rule::JournalOlderThanQemu),
-        ),
-        (
-            unsent(R::Running, M::Active),
-            Some(Rule::JournalOlderThanQemu),
-        ),
-        (
-            unsent(R::Running, M::Completed),
-            Some(Rule::SourcePerformGiveUp),
-        ),
-        // Nothing came, and the source's QEMU is gone: nothing will come.
-        (
-            empty().heard(P::NotWhole),
-            Some(Rule::DestinationPrepareFailed),
-        ),
-        (
-            prepare().heard(P::NotWhole),
-            Some(Rule::DestinationPrepareWaiting),
-        ),
-        // Nor will it when the source says that its QEMU completed: not with this migration.
-        (
-            empty().heard(P::GrantedAndSafe),
-            Some(Rule::DestinationPrepareFailed),
-        ),
-        (
-            empty().heard(P::Granted),
-            Some(Rule::DestinationPrepareWaiting),
-        ),
-        (prepare().heard(P::GrantedAndSafe), None),
-    ]
-}
-
 #[test]
 fn every_row_gives_its_rule() {
     let all = rows().into_iter().chain(postcopy_rows());
-    for (evidence, expected) in all.chain(later_rows()) {
+    let all = all.chain(later::rows()).chain(authorities::rows());
+    for (evidence, expected) in all {
         assert_eq!(decide(&evidence), expected, "{evidence:?}");
     }
 }
@@ -751,9 +712,12 @@ fn every_row_gives_its_rule() {
 #[test]
 fn every_rule_has_a_row() {
     let all = rows().into_iter().chain(postcopy_rows());
+    let all = all.chain(authorities::rows());
     let used: BTreeSet<Rule> = all.filter_map(|(_, rule)| rule).collect();
     let unused: Vec<&str> = Rule::all()
-        .filter(|rule| !used.contains(rule) && *rule != Rule::OperatorResolved)
+        // These are words, carried out where they are given.
+        .filter(|rule| !matches!(rule, Rule::OperatorResolved | Rule::ManagerVerdict))
+        .filter(|rule| !used.contains(rule))
         .map(Rule::name)
         .collect();
     assert_eq!(unused, Vec::<&str>::new());

@@ -10,8 +10,8 @@ use journal_format::number::{
     BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId,
 };
 use journal_format::record::{
-    Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
-    Opening, Process, Protocol, Record, RecordBody, RunState, WantedRunState,
+    Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
+    Observed, Opening, Process, Protocol, Record, RecordBody, RunState, WantedRunState,
 };
 
 pub(crate) use store::{Store, StoreFault};

@@ -11,8 +11,8 @@ use journal_format::number::{
     Position, Salt, SegmentNumber,
 };
 use journal_format::record::{
-    Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
-    Opening, PeerAnswer, Process, Protocol, Record, RecordBody, RunState,
+    Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
+    Observed, Opening, PeerAnswer, Process, Protocol, Record, RecordBody, RunState,
 };
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use phase_journal::engine::{

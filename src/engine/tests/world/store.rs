@@ -66,8 +66,7 @@ impl Store {
 impl World {
     pub(super) fn store_request(&mut self, at: usize, id: MigrationId, request: StoreRequest) {
         let epoch = self.hosts[at].epoch;
-        self.queue
-            .push_back(Event::Store(at, epoch, id, request));
+        self.queue.push_back(Event::Store(at, epoch, id, request));
     }
 
     pub(super) fn store_carry_out(

@@ -1,0 +1,48 @@
+//! Rows of what only shows when both sides are played through to the end.
+
+use journal_format::record::{Evidence, MigrationStatus, PeerAnswer, RunState};
+
+use super::{Vary, perform, prepare};
+use crate::engine::Rule;
+
+pub(super) fn rows() -> Vec<(Evidence, Option<Rule>)> {
+    use MigrationStatus as M;
+    use PeerAnswer as P;
+    use RunState as R;
+    let unsent = |run, status| perform(run, status).but(|one| one.facts.migrate_intended = false);
+    let empty = || prepare().but(|one| one.observed.migration = Some(M::None));
+    vec![
+        // The journal does not know of the migration that QEMU shows: it is an older copy.
+        (
+            unsent(R::Postmigrate, M::Completed),
+            Some(Rule::JournalOlderThanQemu),
+        ),
+        (
+            unsent(R::Running, M::Active),
+            Some(Rule::JournalOlderThanQemu),
+        ),
+        (
+            unsent(R::Running, M::Completed),
+            Some(Rule::SourcePerformGiveUp),
+        ),
+        // Nothing came, and the source's QEMU is gone: nothing will come.
+        (
+            empty().heard(P::NotWhole),
+            Some(Rule::DestinationPrepareFailed),
+        ),
+        (
+            prepare().heard(P::NotWhole),
+            Some(Rule::DestinationPrepareWaiting),
+        ),
+        // Nor will it when the source says that its QEMU completed: not with this migration.
+        (
+            empty().heard(P::GrantedAndSafe),
+            Some(Rule::DestinationPrepareFailed),
+        ),
+        (
+            empty().heard(P::Granted),
+            Some(Rule::DestinationPrepareWaiting),
+        ),
+        (prepare().heard(P::GrantedAndSafe), None),
+    ]
+}
