@@ -66,6 +66,7 @@ pub(crate) const POSTCOPY: Limits = Limits {
     max_bandwidth: Some(RESTLESS_BANDWIDTH),
     downtime_limit: None,
     postcopy: true,
+    authority: None,
 };
 
 /// The same with this downtime limit, in milliseconds.

@@ -18,11 +18,15 @@ mod disk_failure;
 mod image_locks;
 /// Journals that are lost, put back from an older copy, or of another boot.
 mod lost_journal;
+/// The manager decides: by a verdict, or by its own cont.
+mod manager;
 /// What the guest's owner wants, kept through everything.
 mod owner;
 mod postcopy;
 /// A QEMU is killed in every phase of a migration.
 mod qemu_death;
+/// A store decides, which both sidecars reach.
+mod store;
 /// The code's own rules.
 mod tidy;
 

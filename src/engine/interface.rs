@@ -556,6 +556,8 @@ pub struct JobView {
     pub role: Option<Role>,
     /// The protocol.
     pub protocol: Option<Protocol>,
+    /// Who decides, for migrations.
+    pub authority: Option<Authority>,
     /// The last durable phase.
     pub phase: Option<Phase>,
     /// The other sidecar's peer socket.

@@ -629,6 +629,26 @@ mod tests {
             "job-cancel: argument 'job' must be a whole number, not a string",
         );
         refused(
+            "migrate-domain",
+            json!({"name": "vm", "peer": "/p", "uri": "unix:/m", "authority": "us"}),
+            "migrate-domain: argument 'authority' must be destination, store, source or manager",
+        );
+        refused(
+            "migrate-verdict",
+            json!({"outcome": "committed"}),
+            "migrate-verdict: argument 'name' is missing",
+        );
+        refused(
+            "migrate-verdict",
+            json!({"name": "vm", "job": 7, "outcome": "committed"}),
+            "migrate-verdict: argument 'job' must be left out where 'name' is given",
+        );
+        refused(
+            "migrate-verdict",
+            json!({"job": 7, "outcome": "resume"}),
+            "migrate-verdict: argument 'outcome' must be committed or aborted",
+        );
+        refused(
             "resolve",
             json!({"name": "vm", "decision": "hold"}),
             "resolve: argument 'decision' must be kill, resume or confirm",

@@ -89,6 +89,8 @@ enum Command {
     Resume(Name),
     /// Migrate a domain to another sidecar, and watch it
     Migrate(migrate::MigrateArgs),
+    /// Give the manager's verdict on a migration whose authority it is
+    Verdict(online::VerdictArgs),
     /// End a job, if it still can be
     Cancel(online::CancelArgs),
     /// Settle a held domain, on the record
@@ -142,6 +144,7 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Suspend(args) => online()?.by_name("domain-suspend", &args.name, out),
         Command::Resume(args) => online()?.by_name("domain-resume", &args.name, out),
         Command::Migrate(args) => migrate::run(args, &cli.socket, cli.json, out),
+        Command::Verdict(args) => online()?.verdict(args, out),
         Command::Cancel(args) => online()?.cancel(args, out),
         Command::Resolve(args) => online()?.resolve(args, out),
         Command::Bench(args) => Err(bench::run(args, cli.json)),

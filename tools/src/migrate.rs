@@ -39,9 +39,16 @@ pub(crate) struct MigrateArgs {
     /// The domain's name at the destination, if it is another
     #[arg(long, value_name = "NAME")]
     destination_name: Option<String>,
-    /// Who decides: with v3 the destination, with v2 the source
+    /// The protocol
     #[arg(long, value_name = "v2|v3")]
     protocol: Option<String>,
+    /// Who decides: with v3 the destination (if nothing is said), a store that both sidecars reach, or the
+    /// manager by `verdict` or its own cont or quit; with v2 the source
+    #[arg(long, value_parser = ["destination", "store", "manager", "source"])]
+    authority: Option<String>,
+    /// With a store: milliseconds without an outcome after which the source tries to take the guest back
+    #[arg(long, value_name = "MS")]
+    in_doubt_limit: Option<u64>,
     /// Bytes per second
     #[arg(long, value_name = "BYTES")]
     max_bandwidth: Option<u64>,
@@ -77,6 +84,8 @@ pub(crate) fn run(
         ("uri", json!(args.uri)),
         ("destination-name", json!(args.destination_name)),
         ("protocol", json!(args.protocol)),
+        ("authority", json!(args.authority)),
+        ("in-doubt-limit", json!(args.in_doubt_limit)),
         ("max-bandwidth", json!(args.max_bandwidth)),
         ("downtime-limit", json!(args.downtime_limit)),
         ("postcopy", json!(args.postcopy.then_some(true))),

@@ -69,6 +69,16 @@ pub(crate) struct CancelArgs {
     job: u64,
 }
 
+/// The manager's word.
+#[derive(Debug, Args)]
+pub(crate) struct VerdictArgs {
+    /// The domain
+    name: String,
+    /// committed gives the guest to the destination, aborted leaves it at the source
+    #[arg(value_parser = ["committed", "aborted"])]
+    outcome: String,
+}
+
 /// An operator's word.
 #[derive(Debug, Args)]
 pub(crate) struct ResolveArgs {
@@ -298,14 +308,29 @@ impl Online {
             ("statement", json!(args.statement)),
         ]);
         let decision = self.call("resolve", arguments)?;
+        self.decided(&decision, out)
+    }
+
+    pub(crate) fn verdict(
+        &self,
+        args: &VerdictArgs,
+        out: &mut impl Write,
+    ) -> Result<Found, ToolError> {
+        let arguments = some([("name", json!(args.name)), ("outcome", json!(args.outcome))]);
+        let decision = self.call("migrate-verdict", arguments)?;
+        self.decided(&decision, out)
+    }
+
+    /// Somebody's word, and where it is on record.
+    fn decided(&self, decision: &Value, out: &mut impl Write) -> Result<Found, ToolError> {
         if self.json {
             writeln!(out, "{decision}")?;
         } else {
-            let (name, lsn) = (text(&decision, "name"), text(&decision, "lsn"));
+            let (name, lsn) = (text(decision, "name"), text(decision, "lsn"));
             writeln!(
                 out,
                 "{name}: {} on record {lsn}",
-                text(&decision, "decision")
+                text(decision, "decision")
             )?;
         }
         Ok(Found::Nothing)

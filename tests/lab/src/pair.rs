@@ -88,6 +88,8 @@ pub struct Limits {
     pub downtime_limit: Option<u64>,
     /// By post-copy.
     pub postcopy: bool,
+    /// Who decides; the protocol's own choice if absent.
+    pub authority: Option<&'static str>,
 }
 
 /// What became of a `migrate-domain`.
@@ -320,6 +322,9 @@ impl Pair {
         }
         if let Some(milliseconds) = limits.downtime_limit {
             arguments["downtime-limit"] = json!(milliseconds);
+        }
+        if let Some(authority) = limits.authority {
+            arguments["authority"] = json!(authority);
         }
         if limits.postcopy {
             arguments["postcopy"] = json!(true);
