@@ -241,6 +241,7 @@ impl Turn<'_> {
         let role = state.terms.role;
         let granted = state.granted.is_some();
         let open = state.open;
+        let is_waiting = state.terms.authority == Authority::Manager && !state.committed;
         let damaged = self
             .domain(migration.domain)
             .is_some_and(|domain| domain.state.damaged);
@@ -258,6 +259,15 @@ impl Turn<'_> {
                 None => PeerAnswer::Performing,
             },
             (Role::Source | Role::Destination, other) => other,
+        };
+        let answer = match (answer, self.live(id).peer) {
+            // The licence is repeated until the manager speaks, and says less than an answer.
+            (PeerAnswer::Granted, known @ (PeerAnswer::GrantedAndSafe | PeerAnswer::Committed))
+                if is_waiting =>
+            {
+                known
+            }
+            (other, _) => other,
         };
         let changed = self.live(id).peer != answer;
         self.live(id).peer = answer;

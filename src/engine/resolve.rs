@@ -138,8 +138,8 @@ impl Turn<'_> {
     fn resolve_destination_kill(&mut self, id: MigrationId) {
         let started = self.migration(id).is_some_and(|known| known.state.started);
         if started {
-            // What ran is never taken back; the source is told that this half is gone.
-            self.enter(id, Phase::PostcopyFailed);
+            // What ran is never taken back; in post-copy the source is told that this half is gone.
+            self.enter_lost(id);
             self.intend(id, EffectCommand::Kill);
         } else {
             self.abort(id);

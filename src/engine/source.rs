@@ -451,8 +451,12 @@ impl Turn<'_> {
             Rule::SourceGrantedInDoubt
             | Rule::SourceGrantedAmnesia
             | Rule::SourceGrantedOther
-            | Rule::SourceGrantedDead
-            | Rule::SourceVerdictAwaited => self.ask_finish(id),
+            | Rule::SourceGrantedDead => self.ask_finish(id),
+            Rule::SourceVerdictAwaited => {
+                // Nobody knows for how long.
+                self.live(id).blackout = false;
+                self.ask_finish(id);
+            }
             Rule::SourceStoreInDoubt
             | Rule::SourceStoreSeekAborted
             | Rule::SourceStoreOlder

@@ -292,6 +292,15 @@ impl Turn<'_> {
 
     /// Destination: both journals are closed, and with them goes the key. Forgotten when it is gone.
     pub(crate) fn release_key(&mut self, id: MigrationId) {
+        if !self.is_releasing(id) {
+            // On record at once: who needed the outcome may not say a second time that it has it.
+            let intended = StoreIntended {
+                migration: id,
+                change: KeyChange::Delete,
+                cookie: None,
+            };
+            self.record(id, RecordBody::StoreIntended(intended));
+        }
         self.change_key(id, KeyChange::Delete, None);
     }
 

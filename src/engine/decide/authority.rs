@@ -181,7 +181,10 @@ pub(super) fn is_unsettled(evidence: &Evidence) -> bool {
 
 /// Store: started, whatever became of QEMU; the source waits for the key to say so.
 pub(super) fn destination_unsettled(evidence: &Evidence) -> Rule {
+    let is_dead = evidence.observed.process == Process::Dead;
     match evidence.store {
+        // There is no second copy any more.
+        StoreAnswer::Aborted if is_dead => Rule::DestinationStartedDead,
         StoreAnswer::Aborted => Rule::DestinationStoreContradicted,
         StoreAnswer::Foreign => Rule::StoreKeyForeign,
         StoreAnswer::NotRead

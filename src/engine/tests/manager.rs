@@ -73,6 +73,13 @@ fn without_a_verdict_both_hold() {
     assert_eq!(world.running(), Vec::<usize>::new());
     assert_eq!(world.held(A), Some("source-verdict-awaited"));
     assert_eq!(world.held(B), Some("destination-verdict-awaited"));
+    // However long it takes: nothing is written any more, and the journal may do slow things.
+    let written = [A, B].map(|at| world.names(at).len());
+    world.run_for(SETTLE_MS);
+    assert_eq!([A, B].map(|at| world.names(at).len()), written);
+    for host in &world.hosts {
+        assert!(host.engine.as_ref().is_some_and(|one| !one.in_blackout()));
+    }
 }
 
 /// A verdict at one side is enough while the two can talk, and given to both it is the same.

@@ -249,9 +249,54 @@ fn without_the_store_both_sides_hold() {
     assert!(world.hosts[A].qemu.alive && world.hosts[B].qemu.alive);
     assert_eq!(world.held(A), Some("source-store-in-doubt"));
     assert_eq!(world.held(B), Some("destination-store-proposed"));
+    // However long it takes: nothing is written any more, and the journal may do slow things.
+    let written = [A, B].map(|at| world.names(at).len());
+    world.run_for(SETTLE_MS);
+    assert_eq!([A, B].map(|at| world.names(at).len()), written);
+    for host in &world.hosts {
+        assert!(host.engine.as_ref().is_some_and(|one| !one.in_blackout()));
+    }
     world.store.down = false;
     world.run_for(SETTLE_MS);
     assert_all_settled(&world, "the store is back");
+}
+
+/// The source won aborted, and somebody continued the destination's copy all the same: held, never killed,
+/// until an operator says which copy goes.
+#[test]
+fn a_destination_that_runs_against_the_key_is_held() {
+    let mut world = of_store();
+    world.store.down = true;
+    world.migrate(A);
+    world.run_for(3_000);
+    let migration = world.find(A, |body| match body {
+        RecordBody::MigrationGranted(granted) => Some(granted.cookie.migration),
+        _ => None,
+    });
+    world.kill(A);
+    world
+        .store
+        .keys
+        .insert(migration.unwrap(), KeyValue::Aborted);
+    world.set_run(B, RunState::Running);
+    world.run_for(1_000);
+    world.store.down = false;
+    world.run_for(10_000);
+    assert_eq!(world.held(B), Some("destination-store-contradicted"));
+    assert_eq!(world.running(), vec![B], "{}", world.story());
+    world.control(
+        B,
+        ControlRequest::Resolve {
+            name: "g".to_owned(),
+            decision: journal_format::record::Decision::Kill,
+            force: true,
+            statement: "the other one is the guest".to_owned(),
+            uid: 0,
+        },
+    );
+    world.run_for(SETTLE_MS);
+    assert!(!world.hosts[B].qemu.alive, "{}", world.story());
+    assert_eq!(world.open_jobs(), Vec::<String>::new(), "{}", world.story());
 }
 
 /// Both want to win: whoever is first in the store does, whatever happens to the requests.

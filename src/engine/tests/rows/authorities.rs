@@ -190,6 +190,10 @@ fn destination_store() -> Vec<(Evidence, Option<Rule>)> {
             started(S::Aborted),
             Some(Rule::DestinationStoreContradicted),
         ),
+        (
+            started(S::Aborted).dead(),
+            Some(Rule::DestinationStartedDead),
+        ),
         (started(S::Foreign), Some(Rule::StoreKeyForeign)),
         // Withdrawn: first its copy is gone, then the key says so, then the job ends.
         (aborted(S::Committed), Some(Rule::DestinationAborted)),
