@@ -392,7 +392,7 @@ fn table_of(role: Role, protocol: &str, states: Vec<State>) -> String {
         }
     }
     // Where several rules follow a line ends here.
-    table.replace(": \n", ":\n")
+    table.replace(": \n", ":\n").replace(") \n", ")\n")
 }
 
 #[test]
