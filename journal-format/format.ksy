@@ -459,7 +459,7 @@ types:
   store_read:
     seq:
       - { id: migration, size: 16 }
-      - { id: value, type: key_value }
+      - { id: key, type: key_value }
   verdict_given:
     seq:
       - { id: migration, size: 16 }
@@ -667,8 +667,8 @@ types:
             key_change_kind::replace: key_replaced
   key_replaced:
     seq:
-      - { id: from, type: key_value }
-      - { id: to, type: key_value }
+      - { id: expected, type: key_value }
+      - { id: new, type: key_value }
   effect_command:
     seq:
       - { id: variant, type: u4, enum: effect_command_kind, valid: { in-enum: true } }

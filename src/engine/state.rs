@@ -380,7 +380,7 @@ impl State {
                 state.key_intent = Some(intended.change);
                 state.licence = intended.cookie.or(state.licence);
             }
-            RecordBody::StoreRead(read) => state.key_read = Some(read.value),
+            RecordBody::StoreRead(read) => state.key_read = Some(read.key),
             RecordBody::VerdictGiven(given) => state.verdict = Some(given.outcome),
             RecordBody::PeerHeard(heard) => {
                 is_fact = false;

@@ -138,7 +138,7 @@ impl Turn<'_> {
         if let (Some(value), true) = (value, is_news) {
             let read = StoreRead {
                 migration: id,
-                value,
+                key: value,
             };
             self.record(id, RecordBody::StoreRead(read));
         }
@@ -261,8 +261,8 @@ impl Turn<'_> {
         match self.live(id).key.answer {
             StoreAnswer::Committed => {
                 let change = KeyChange::Replace {
-                    from: own,
-                    to: outcome,
+                    expected: own,
+                    new: outcome,
                 };
                 self.change_key(id, change, None);
             }

@@ -155,9 +155,9 @@ fn apply(
         StoreRequest::Change(KeyChange::Create(value)) => {
             keys.entry(migration).or_insert(value);
         }
-        StoreRequest::Change(KeyChange::Replace { from, to }) => {
-            if let Some(value) = keys.get_mut(&migration).filter(|value| **value == from) {
-                *value = to;
+        StoreRequest::Change(KeyChange::Replace { expected, new }) => {
+            if let Some(value) = keys.get_mut(&migration).filter(|value| **value == expected) {
+                *value = new;
             }
         }
         StoreRequest::Change(KeyChange::Delete) => {
@@ -219,8 +219,8 @@ mod tests {
         let second = change(KeyChange::Create(KeyValue::Aborted)).await;
         assert_eq!(second, Ok(Some(committed(1))), "create-only");
         let other = KeyChange::Replace {
-            from: committed(2),
-            to: KeyValue::Aborted,
+            expected: committed(2),
+            new: KeyValue::Aborted,
         };
         assert_eq!(
             change(other).await,
@@ -228,8 +228,8 @@ mod tests {
             "not what it says"
         );
         let own = KeyChange::Replace {
-            from: committed(1),
-            to: KeyValue::Started,
+            expected: committed(1),
+            new: KeyValue::Started,
         };
         assert_eq!(change(own).await, Ok(Some(KeyValue::Started)));
         assert_eq!(change(KeyChange::Delete).await, Ok(None));

@@ -130,7 +130,7 @@ pub(crate) fn body(body: &RecordBody) -> String {
         | RecordBody::MigrationForgotten(named) => named.migration.to_string(),
         RecordBody::OutcomeLearned(learned) => match learned.position {
             Some(position) => format!("{} from {position}", learned.outcome),
-            None => format!("{} not from the peer", learned.outcome),
+            None => format!("{}, not told by the peer", learned.outcome),
         },
         RecordBody::StoreIntended(intended) => match intended.cookie {
             Some(cookie) => format!(
@@ -139,7 +139,7 @@ pub(crate) fn body(body: &RecordBody) -> String {
             ),
             None => intended.change.to_string(),
         },
-        RecordBody::StoreRead(read) => read.value.to_string(),
+        RecordBody::StoreRead(read) => read.key.to_string(),
         RecordBody::VerdictGiven(given) => match given.uid {
             Some(uid) => format!("{} by {} of uid {uid}", given.outcome, given.by),
             None => format!("{} by {}", given.outcome, given.by),
@@ -335,4 +335,71 @@ pub(crate) fn evidence(evidence: &Evidence) -> Vec<(&'static str, String)> {
 /// What a rule says of itself; empty for a rule of a newer program.
 pub(crate) fn reason(rule: &str) -> &'static str {
     Rule::from_name(rule).map_or("", |rule| rule.text().reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use journal_format::record::{
+        ContIntent, Facts, Outcome, PeerAnswer, Phase, Protocol, Role, StoreAnswer, WantedRunState,
+    };
+
+    fn granted(authority: Authority) -> Evidence {
+        Evidence {
+            role: Role::Source,
+            protocol: Protocol::V3,
+            authority,
+            phase: Phase::Perform3Done,
+            facts: Facts {
+                migrate_intended: true,
+                postcopy: false,
+                granted: true,
+                abandoned: false,
+                committed: false,
+                started: false,
+                aborted: false,
+                outcome: None,
+                cont: ContIntent::Never,
+                proposed: true,
+                verdict: Some(Outcome::Aborted),
+            },
+            observed: Observed {
+                process: Process::Dead,
+                instance: None,
+                run_state: None,
+                migration: None,
+                claim: ClaimSeen::Unread,
+            },
+            claim: None,
+            peer: PeerAnswer::Unreachable,
+            watched: false,
+            recovering: false,
+            journal_damaged: false,
+            wanted: WantedRunState::Running,
+            store: StoreAnswer::Absent,
+            overdue: true,
+            source_touched: true,
+        }
+    }
+
+    fn line_about(authority: Authority, what: &str) -> Option<String> {
+        let lines = evidence(&granted(authority));
+        lines
+            .into_iter()
+            .find_map(|(about, line)| (about == what).then_some(line))
+    }
+
+    #[test]
+    fn evidence_tells_of_the_authority_that_there_is() {
+        let store = line_about(Authority::Store, "store").unwrap();
+        assert_eq!(store, "absent, without an outcome for as long as was set");
+        let journal = line_about(Authority::Store, "journal").unwrap();
+        assert!(journal.contains("proposed to the store"), "{journal}");
+        let verdict = line_about(Authority::Manager, "verdict");
+        assert_eq!(verdict.as_deref(), Some("aborted"));
+        for what in ["store", "verdict"] {
+            assert_eq!(line_about(Authority::Destination, what), None);
+        }
+        assert!(line_about(Authority::Destination, "touched").is_some());
+    }
 }

@@ -48,9 +48,9 @@ pub enum KeyChange {
     /// If it says exactly this.
     Replace {
         /// What it says.
-        from: KeyValue,
+        expected: KeyValue,
         /// What it shall say.
-        to: KeyValue,
+        new: KeyValue,
     },
     /// Whatever it says: both journals are closed.
     Delete,
@@ -60,7 +60,7 @@ impl fmt::Display for KeyChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeyChange::Create(value) => write!(f, "create as {value}"),
-            KeyChange::Replace { from, to } => write!(f, "from {from} to {to}"),
+            KeyChange::Replace { expected, new } => write!(f, "from {expected} to {new}"),
             KeyChange::Delete => f.write_str("delete"),
         }
     }
@@ -85,5 +85,5 @@ pub struct StoreRead {
     /// The migration, which is the key.
     pub migration: MigrationId,
     /// What it said.
-    pub value: KeyValue,
+    pub key: KeyValue,
 }

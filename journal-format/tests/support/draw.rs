@@ -246,8 +246,8 @@ impl Draw<'_> {
         match self.byte() % 3 {
             0 => KeyChange::Create(self.key_value()),
             1 => KeyChange::Replace {
-                from: self.key_value(),
-                to: self.key_value(),
+                expected: self.key_value(),
+                new: self.key_value(),
             },
             _ => KeyChange::Delete,
         }
@@ -434,7 +434,7 @@ impl Draw<'_> {
             }),
             29 => RecordBody::StoreRead(StoreRead {
                 migration,
-                value: self.key_value(),
+                key: self.key_value(),
             }),
             30 => RecordBody::VerdictGiven(VerdictGiven {
                 migration,

@@ -276,6 +276,7 @@ pub(crate) fn intents() -> Vec<Draft> {
         EffectCommand::StartPostcopy,
         EffectCommand::MigrateRecover { uri: uri.clone() },
         EffectCommand::MigrateResume { uri },
+        EffectCommand::MigratePause,
         EffectCommand::SetCapabilities {
             role: Role::Source,
             postcopy: false,
@@ -412,8 +413,8 @@ pub(crate) fn authorities() -> Vec<Draft> {
     for change in [
         KeyChange::Create(committed()),
         KeyChange::Replace {
-            from: committed(),
-            to: KeyValue::Started,
+            expected: committed(),
+            new: KeyValue::Started,
         },
         KeyChange::Delete,
     ] {
@@ -425,8 +426,8 @@ pub(crate) fn authorities() -> Vec<Draft> {
             cookie,
         }));
     }
-    for value in [committed(), KeyValue::Started, KeyValue::Aborted] {
-        bodies.push(RecordBody::StoreRead(StoreRead { migration, value }));
+    for key in [committed(), KeyValue::Started, KeyValue::Aborted] {
+        bodies.push(RecordBody::StoreRead(StoreRead { migration, key }));
     }
     for (by, outcome) in VerdictBy::ALL.iter().zip(Outcome::ALL.iter().cycle()) {
         bodies.push(RecordBody::VerdictGiven(VerdictGiven {

@@ -40,9 +40,9 @@ impl Store {
             StoreRequest::Change(KeyChange::Create(value)) => {
                 self.keys.entry(id).or_insert(value);
             }
-            StoreRequest::Change(KeyChange::Replace { from, to }) => {
-                if before == Some(from) {
-                    self.keys.insert(id, to);
+            StoreRequest::Change(KeyChange::Replace { expected, new }) => {
+                if before == Some(expected) {
+                    self.keys.insert(id, new);
                 }
             }
             StoreRequest::Change(KeyChange::Delete) => {
