@@ -76,6 +76,37 @@ fn wrong_commands_and_arguments() {
             json!({"name": "nobody", "peer": "/p", "uri": "u"}),
             &["nobody"],
         ),
+        // No store was given to this sidecar; and a protocol has its own authorities.
+        (
+            "migrate-domain",
+            json!({"name": DOMAIN, "peer": "/p", "uri": "unix:/m", "authority": "store"}),
+            &["without a store"],
+        ),
+        (
+            "migrate-domain",
+            json!({"name": DOMAIN, "peer": "/p", "uri": "unix:/m", "protocol": "v2", "authority": "manager"}),
+            &["v2", "manager"],
+        ),
+        (
+            "migrate-domain",
+            json!({"name": DOMAIN, "peer": "/p", "uri": "unix:/m", "authority": "manager", "postcopy": true}),
+            &["post-copy", "manager"],
+        ),
+        (
+            "migrate-domain",
+            json!({"name": DOMAIN, "peer": "/p", "uri": "unix:/m", "in-doubt-limit": 7}),
+            &["in-doubt-limit"],
+        ),
+        (
+            "migrate-verdict",
+            json!({"name": DOMAIN, "outcome": "committed"}),
+            &["not held"],
+        ),
+        (
+            "migrate-verdict",
+            json!({"job": 999_999, "outcome": "aborted"}),
+            &["999999"],
+        ),
         ("job-cancel", json!({"job": 999_999}), &["999999"]),
         ("job-cancel", json!({"job": "one"}), &["job"]),
         (
