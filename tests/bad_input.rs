@@ -100,7 +100,7 @@ fn wrong_commands_and_arguments() {
         (
             "migrate-verdict",
             json!({"name": DOMAIN, "outcome": "committed"}),
-            &["not held"],
+            &["no open job"],
         ),
         (
             "migrate-verdict",

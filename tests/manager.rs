@@ -116,5 +116,5 @@ fn a_verdict_against_the_evidence_is_refused() {
     assert_eq!(assert_one_runs(&mut pair, "committed"), Side::B);
     // Over: there is nothing to judge any more.
     let error = verdict(&mut pair, Side::B, "committed").unwrap_err();
-    assert!(error.to_string().contains("is not held"), "{error}");
+    assert!(error.to_string().contains("no open job"), "{error}");
 }

@@ -58,7 +58,7 @@ impl Turn<'_> {
                 let open = self.domain(domain).and_then(|domain| domain.migration);
                 return match open {
                     Some(id) => self.is_managers(id),
-                    None => Err(Refusal::NotHeld(name.clone())),
+                    None => Err(Refusal::NoOpenJob(name.clone())),
                 };
             }
         };

@@ -12,6 +12,8 @@ pub enum Refusal {
     NoSuchDomain(String),
     /// No job of that number is open.
     NoSuchJob(Lsn),
+    /// The domain has no open job.
+    NoOpenJob(String),
     /// A domain of that name lives.
     DomainExists {
         /// The name.
@@ -145,6 +147,7 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::NoSuchDomain(name) => write!(f, "no domain named '{name}' is registered"),
             Refusal::NoSuchJob(job) => write!(f, "no open job {job}"),
+            Refusal::NoOpenJob(name) => write!(f, "domain '{name}' has no open job"),
             Refusal::DomainExists { name, pid } => {
                 write!(
                     f,

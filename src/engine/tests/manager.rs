@@ -95,7 +95,7 @@ fn a_verdict_is_carried_out_by_both_sides() {
                 let name = JobTarget::Domain("g".to_owned());
                 let reply = verdict(&mut world, *at, *outcome);
                 // The second one may come when the job is over.
-                let is_over = matches!(reply, Err(Refusal::NotHeld(_)));
+                let is_over = matches!(reply, Err(Refusal::NoOpenJob(_)));
                 assert!(reply.is_ok() || is_over, "{order:?} {name:?}: {reply:?}");
             }
             world.run_for(SETTLE_MS);
