@@ -1,4 +1,5 @@
-//! Authority store on real QEMU: two sidecars in this process share a store in its memory.
+//! Authority store on real QEMU: two sidecars in this process share a store in its memory. They are stopped by
+//! a signal to the process, which is a test's own (nextest).
 
 use std::path::PathBuf;
 use std::sync::Arc;
