@@ -47,7 +47,7 @@ pub(crate) fn signal(pid: u32, name: &str) {
 }
 
 /// All that a side's journal says, in order.
-fn records(pair: &mut Pair, side: Side) -> Vec<RecordBody> {
+pub(crate) fn records(pair: &mut Pair, side: Side) -> Vec<RecordBody> {
     let disk = OsDisk::new(pair.sidecar(side).journal());
     let mut bodies = Vec::new();
     for entry in Reader::open(disk).unwrap() {

@@ -22,6 +22,8 @@ mod lost_journal;
 mod manager;
 /// What the guest's owner wants, kept through everything.
 mod owner;
+/// Wrong words of another sidecar, and of an operator.
+mod peer_input;
 mod postcopy;
 /// A QEMU is killed in every phase of a migration.
 mod qemu_death;
