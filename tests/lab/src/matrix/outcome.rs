@@ -172,7 +172,7 @@ fn is_right_without_destination(way: Way, facts: &Facts, place: Place) -> bool {
 fn place(pair: &mut Pair, guest: Guest, settled: &Settled) -> Result<Place, Failed> {
     let mut alive = Vec::new();
     for side in Side::BOTH {
-        if pair.qemu(side).is_alive()? {
+        if pair.qemu(side).is_alive()? && !is_untouched(pair, side)? {
             alive.push((side, pair.qemu(side).run_state()?));
         }
     }
@@ -204,6 +204,12 @@ fn place(pair: &mut Pair, guest: Guest, settled: &Settled) -> Result<Place, Fail
         Place::Gone | Place::Held => assert_stopped(pair)?,
     }
     Ok(place)
+}
+
+/// A destination that the migration never came to still waits for one.
+fn is_untouched(pair: &mut Pair, side: Side) -> Result<bool, Failed> {
+    let jobs = pair.sidecar(side).jobs(Some(DOMAIN))?;
+    Ok(jobs.is_empty() && pair.qemu(side).run_state()? == "inmigrate")
 }
 
 fn assert_stopped(pair: &Pair) -> Result<(), Failed> {
