@@ -39,6 +39,10 @@ struct Arguments {
     #[arg(long, value_name = "TEXT")]
     filter: Vec<String>,
 
+    /// No sweeps whose name holds this text
+    #[arg(long, value_name = "TEXT")]
+    skip: Vec<String>,
+
     /// Begin no further point after so many minutes, and say how far it came
     #[arg(long, value_name = "N")]
     minutes: Option<u64>,
@@ -52,7 +56,7 @@ struct Arguments {
     pairs: u8,
 
     /// Visit this one point, by the name that a failure gives
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["filter", "seed", "minutes", "list"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["filter", "skip", "seed", "minutes", "list"])]
     point: Option<Point>,
 
     /// Only name the sweeps
@@ -198,7 +202,8 @@ fn main() -> ExitCode {
     let mut sweeps: Vec<Sweep> = all();
     let is_wanted = |sweep: &Sweep| {
         let name = sweep.to_string();
-        arguments.filter.iter().all(|text| name.contains(text))
+        let holds = |text: &String| name.contains(text);
+        arguments.filter.iter().all(holds) && !arguments.skip.iter().any(holds)
     };
     sweeps.retain(is_wanted);
     if sweeps.is_empty() {
