@@ -25,7 +25,7 @@ static QUIET: LazyLock<GuestImage> = LazyLock::new(|| {
         ..GuestOptions::ORDINARY
     })
 });
-static RESTLESS: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::RESTLESS));
+pub(crate) static RESTLESS: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::RESTLESS));
 
 fn image(options: GuestOptions) -> GuestImage {
     GuestImage::assemble(options).expect("the guest is assembled")
