@@ -52,7 +52,7 @@ impl fmt::Display for Place {
 
 /// The durable facts of a migration, of both journals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Facts {
+pub(super) struct Facts {
     /// The source: everything was sent, and the licence may go out.
     granted: bool,
     /// The source meant to go over for good (post-copy).
@@ -70,7 +70,11 @@ struct Facts {
 }
 
 impl Facts {
-    fn read(pair: &mut Pair, journals: &impl Journals) -> Result<(Facts, Vec<Value>), Failed> {
+    /// What both journals say now, and all their records.
+    pub(super) fn read(
+        pair: &mut Pair,
+        journals: &impl Journals,
+    ) -> Result<(Facts, Vec<Value>), Failed> {
         let mut both = [Vec::new(), Vec::new()];
         for (side, records) in Side::BOTH.into_iter().zip(&mut both) {
             let journal = pair.sidecar(side).journal();
@@ -107,12 +111,14 @@ impl Facts {
     }
 }
 
-/// Judges what a visit left behind.
+/// Judges what a visit left behind. `unwatched`: what was durable when the source's QEMU died with its
+/// sidecar dead, so that nobody can say whether it had run on.
 pub(super) fn judge(
     pair: &mut Pair,
     journals: &impl Journals,
     point: &Point,
     was_struck: bool,
+    unwatched: Option<Facts>,
     settled: &Settled,
 ) -> Result<End, Failed> {
     let place = place(pair, point.guest, settled)?;
@@ -124,7 +130,11 @@ pub(super) fn judge(
             place == Place::At(if forward { Side::B } else { Side::A })
         }
         Fault::Qemu { victim, .. } => match victim {
-            Side::A => is_right_without_source(point.way, &facts, place),
+            Side::A => {
+                let ran_on = unwatched.is_some_and(|before| !before.is_forward(point.way));
+                is_right_without_source(point.way, &facts, place)
+                    && !(ran_on && place == Place::At(Side::B))
+            }
             Side::B => is_right_without_destination(point.way, &facts, place),
         },
     };
@@ -249,4 +259,63 @@ fn holds(records: &[Value]) -> BTreeMap<String, u32> {
         }
     }
     holds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Place = Place::At(Side::A);
+    const B: Place = Place::At(Side::B);
+
+    /// The places that are right, of all four.
+    fn right(is_right: impl Fn(Place) -> bool) -> Vec<Place> {
+        let all = [A, B, Place::Gone, Place::Held];
+        all.into_iter().filter(|place| is_right(*place)).collect()
+    }
+
+    #[test]
+    fn without_its_source_a_guest_is_where_the_licence_says() {
+        let nothing = Facts::default();
+        let whole = Facts {
+            whole: true,
+            ..nothing
+        };
+        let granted = Facts {
+            granted: true,
+            continued: true,
+            ..whole
+        };
+        let of = |way, facts: Facts| right(|place| is_right_without_source(way, &facts, place));
+        assert_eq!(of(Way::V3, nothing), [Place::Gone]);
+        assert_eq!(of(Way::V3, whole), [Place::Held]);
+        assert_eq!(of(Way::V3, granted), [B]);
+        assert_eq!(of(Way::V2, whole), [Place::Held]);
+        assert_eq!(of(Way::V2, granted), [Place::Held], "v2 has no such fact");
+        assert_eq!(of(Way::Postcopy, granted), [B, Place::Gone]);
+    }
+
+    #[test]
+    fn without_its_destination_a_guest_is_back_unless_it_ran_there() {
+        let nothing = Facts::default();
+        let started = Facts {
+            granted: true,
+            continued: true,
+            committed: true,
+            started: true,
+            ..nothing
+        };
+        let of =
+            |way, facts: Facts| right(|place| is_right_without_destination(way, &facts, place));
+        assert_eq!(of(Way::V3, nothing), [A]);
+        assert_eq!(of(Way::V3, started), [Place::Gone]);
+        assert_eq!(of(Way::V2, nothing), [A]);
+        let decided = Facts {
+            decided: true,
+            ..nothing
+        };
+        assert_eq!(of(Way::V2, decided), [Place::Gone]);
+        assert_eq!(of(Way::Postcopy, nothing), [A]);
+        assert_eq!(of(Way::Postcopy, started), [Place::Gone]);
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::outcome::{self, End};
+use super::outcome::{self, End, Facts};
 use super::{Activation, AtBatch, Disk, Fault, Guest, Point, Return, Way};
 use crate::guest::{GuestImage, GuestOptions, RESTLESS_BANDWIDTH};
 use crate::pair::{DOMAIN, Limits, Pair, PairOptions, Settled, Side, Waited};
@@ -109,7 +109,16 @@ impl<'a, J: Journals> Laboratory<'a, J> {
     pub fn visit(&self, point: &Point) -> Result<Visited, Failed> {
         let mut pair = self.start(point)?;
         let visited = self.go(&mut pair, point);
-        visited.map_err(|Failed(why)| Failed(format!("{why}\n{}", pair.report())))
+        visited.map_err(|Failed(why)| {
+            let report = pair.report();
+            // A wait that ran out has the logs already.
+            let is_there = why.contains(&report);
+            Failed(if is_there {
+                why
+            } else {
+                format!("{why}\n{report}")
+            })
+        })
     }
 
     fn start(&self, point: &Point) -> Result<Pair, Failed> {
@@ -151,17 +160,33 @@ impl<'a, J: Journals> Laboratory<'a, J> {
 
     fn go(&self, pair: &mut Pair, point: &Point) -> Result<Visited, Failed> {
         pair.migrate(Side::A, limits(point.way))?;
+        let mut unwatched = None;
         let reached = match point.fault {
             Fault::None => Reached::None,
             Fault::Sidecar {
                 side, back, again, ..
             } => self.kill_sidecars(pair, point, side, back, again)?,
             Fault::Qemu {
-                victim,
                 side,
-                watched,
+                watched: true,
                 ..
-            } => kill_qemu(pair, point.disk, victim, side, watched)?,
+            } => {
+                // The sidecar does it, and does not end by that: all that can be waited for is the end.
+                wait_until_struck_or_over(pair, point.disk, side)?;
+                let struck = pair.sidecar(side).has_struck()?;
+                if struck { Reached::All } else { Reached::None }
+            }
+            Fault::Qemu { victim, side, .. } => {
+                let crashed = wait_for_crash(pair, point.disk, side)? == Waited::Crashed;
+                if crashed {
+                    pair.qemu(victim).kill()?;
+                    if (victim, side) == (Side::A, Side::A) {
+                        unwatched = Some(Facts::read(pair, &self.journals)?.0);
+                    }
+                    pair.sidecar(side).start(&RunOptions::default())?;
+                }
+                if crashed { Reached::All } else { Reached::None }
+            }
         };
         let settled = come_to_rest(pair, point)?;
         let end = outcome::judge(
@@ -169,6 +194,7 @@ impl<'a, J: Journals> Laboratory<'a, J> {
             &self.journals,
             point,
             reached != Reached::None,
+            unwatched,
             &settled,
         )?;
         Ok(match (reached, point.fault) {
@@ -313,28 +339,6 @@ fn rest_alone(pair: &mut Pair, side: Side) -> Result<(), Error> {
         last = Some(view);
         Ok(is_at_rest.then_some(()))
     })
-}
-
-/// A QEMU is killed, by the sidecar that goes on, or while that is dead.
-fn kill_qemu(
-    pair: &mut Pair,
-    disk: Disk,
-    victim: Side,
-    side: Side,
-    watched: bool,
-) -> Result<Reached, Failed> {
-    if watched {
-        // The sidecar does it, and does not end by that: all that can be waited for is the end.
-        wait_until_struck_or_over(pair, disk, side)?;
-        let struck = pair.sidecar(side).has_struck()?;
-        return Ok(if struck { Reached::All } else { Reached::None });
-    }
-    if wait_for_crash(pair, disk, side)? != Waited::Crashed {
-        return Ok(Reached::None);
-    }
-    pair.qemu(victim).kill()?;
-    pair.sidecar(side).start(&RunOptions::default())?;
-    Ok(Reached::All)
 }
 
 fn wait_until_struck_or_over(pair: &mut Pair, disk: Disk, side: Side) -> Result<(), Error> {
