@@ -209,6 +209,41 @@ fn words_about_a_migration_that_nobody_knows() {
     let mut stranger = Peer::stranger(&mut pair, Side::A);
     let words = [(prepare(STRANGER, DOMAIN), "running")];
     refused(&mut pair, Side::A, &mut stranger, &words);
+    // Terms that no sidecar offers, or that are none.
+    let whole = prepare(STRANGER, DOMAIN);
+    let but = |member: &str, value: Value| with(&whole, member, value);
+    let v2 = but("protocol", json!("v2"));
+    let words = [
+        (
+            but("authority", json!("source")),
+            "protocol v3 with authority source is not offered",
+        ),
+        (
+            but("authority", json!("store")),
+            "authority store is not offered",
+        ),
+        (
+            v2.clone(),
+            "protocol v2 with authority destination is not offered",
+        ),
+        (
+            with(
+                &with(&v2, "authority", json!("source")),
+                "postcopy",
+                json!(true),
+            ),
+            "post-copy is not offered",
+        ),
+        (but("protocol", json!("v4")), "unknown variant `v4`"),
+        (but("uri", json!("exec:true")), "uri must begin with"),
+        (but("name", json!("")), "must not be empty"),
+        (but("peer", json!("p".repeat(5_000))), "peer is longer than"),
+        (but("wanted", json!("asleep")), "unknown variant `asleep`"),
+        (but("beyond", json!(1)), "unknown field `beyond`"),
+        (without(&whole, "migration"), "missing field `migration`"),
+    ];
+    let mut stranger = Peer::stranger(&mut pair, Side::B);
+    refused(&mut pair, Side::B, &mut stranger, &words);
     pair.migrate(Side::A, Limits::default()).unwrap();
     assert_eq!(assert_one_runs(&mut pair, "after that"), Side::B);
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::History;
 use journal_format::number::DomainId;
-use journal_format::record::{Instance, Observed, PeerAnswer, Process};
+use journal_format::record::{Decision, Instance, Observed, PeerAnswer, Process};
 
 /// A prepare for one of B's domains, from A's journal.
 fn prepare(world: &mut World, migration: MigrationId, name: &str) {
@@ -177,4 +177,103 @@ fn a_stranger_s_prepare_and_licence_are_no_amnesia() {
     world.restart(A);
     world.run_for(SETTLE_MS);
     assert_settled(&world, "the source itself");
+}
+
+/// Once the outcome is no longer this side's to choose, a cancel is refused and changes nothing; in v2 that is
+/// when this side has chosen.
+#[test]
+fn a_cancel_after_the_point_of_no_return() {
+    for (protocol, role) in [(Protocol::V2, A), (Protocol::V3, A), (Protocol::V3, B)] {
+        let mut world = World::of(protocol);
+        world.stall = Some(match protocol {
+            Protocol::V2 => |at, command| at == A && *command == EffectCommand::Kill,
+            Protocol::V3 => |at, command| at == B && *command == EffectCommand::Cont,
+        });
+        world.migrate(A);
+        world.run_for(3_000);
+        let engine = world.hosts[role].engine.as_ref().expect("it lives");
+        let open = engine
+            .state
+            .migrations
+            .values()
+            .find(|known| known.state.open);
+        let job = open.expect("its job is open").state.job;
+        let records = world.hosts[role].journal.len();
+        world.replies.clear();
+        world.control(role, ControlRequest::JobCancel { job });
+        world.run_for(50);
+        let replies = &world.replies;
+        assert!(
+            matches!(replies.as_slice(), [(_, Err(Refusal::TooLate { .. }))]),
+            "{protocol}: {replies:?}"
+        );
+        assert_eq!(world.hosts[role].journal.len(), records, "{protocol}");
+        world.unstall();
+        world.run_for(SETTLE_MS);
+        assert_settled(&world, "not cancelled");
+        assert_eq!(world.running(), vec![B]);
+    }
+}
+
+/// On either side of a licence whose fate is not known, no word is carried out without force and a
+/// statement; with both it is, and is recorded.
+#[test]
+fn a_word_against_the_evidence() {
+    let statement = "the other host is off";
+    for at in [A, B] {
+        for decision in [Decision::Resume, Decision::Kill, Decision::Confirm] {
+            for (force, said) in [
+                (false, ""),
+                (true, ""),
+                (false, statement),
+                (true, statement),
+            ] {
+                let (mut world, _, _) = waiting_for_a_licence();
+                if at == A {
+                    // The other one goes away in the moment of the grant.
+                    world = World::new();
+                    world.stall = Some(|at, command| at == B && *command == EffectCommand::Cont);
+                    world.migrate(A);
+                    world.run_for(3_000);
+                    world.crash(B);
+                }
+                world.run_for(20_000);
+                assert!(world.held(at).is_some(), "not held");
+                let records = world.hosts[at].journal.len();
+                world.replies.clear();
+                let request = ControlRequest::Resolve {
+                    name: "g".to_owned(),
+                    decision,
+                    force,
+                    statement: said.to_owned(),
+                    uid: 1_000,
+                };
+                world.control(at, request);
+                world.run_for(50);
+                let what = format!("{decision:?} at {at}, force {force}, '{said}'");
+                let word = world.find(at, |body| match body {
+                    RecordBody::OperatorResolved(word) => Some(word.clone()),
+                    _ => None,
+                });
+                if force && !said.is_empty() {
+                    let word = word.unwrap_or_else(|| panic!("{what}: {:?}", world.replies));
+                    assert_eq!(
+                        (word.force, word.statement.as_str(), word.uid, word.decision),
+                        (true, statement, 1_000, decision)
+                    );
+                    continue;
+                }
+                assert!(
+                    matches!(
+                        world.replies.as_slice(),
+                        [(_, Err(Refusal::NeedsForce { .. }))]
+                    ),
+                    "{what}: {:?}",
+                    world.replies
+                );
+                assert_eq!(word, None, "{what}");
+                assert_eq!(world.hosts[at].journal.len(), records, "{what}");
+            }
+        }
+    }
 }
