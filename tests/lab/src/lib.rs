@@ -8,8 +8,8 @@
 //!
 //! In reading order: [`guest`] assembles the boot sector, [`judge`] reads what it printed, [`qemu`]
 //! and [`qmp`] run it and talk to it, [`by_hand`] migrates it with no sidecar at all (the control
-//! of every experiment), [`sidecar`] starts `phase-journald`, [`fault`] breaks its disk, [`relay`] loses the network, [`pair`]
-//! puts all of it together, and [`matrix`] kills what is in it at every point of a migration.
+//! of every experiment), [`sidecar`] starts `phase-journald`, [`fault`] breaks its disk, [`relay`] loses the news that a stream
+//! broke, [`pair`] puts all of it together, and [`matrix`] kills what is in it at every point of a migration.
 //!
 //! Several scenarios may run in parallel threads: each has a scratch directory of its own, and no
 //! state is shared. Environment: `PHASE_JOURNAL_LAB_KVM=1` uses /dev/kvm in place of TCG,
