@@ -39,6 +39,8 @@ pub enum Kind {
         side: Side,
         /// Before a batch or after it, the first time.
         when: When,
+        /// How the sidecars come back the first time.
+        back: Return,
         /// The same, the second time.
         again: When,
     },
@@ -88,10 +90,15 @@ impl Sweep {
                 back,
                 again: None,
             },
-            Kind::Again { side, when, again } => Fault::Sidecar {
+            Kind::Again {
+                side,
+                when,
+                back,
+                again,
+            } => Fault::Sidecar {
                 side,
                 at: AtBatch { when, batch },
-                back: Return::Itself,
+                back,
                 again: Some(AtBatch {
                     when: again,
                     batch: second,
@@ -245,9 +252,16 @@ fn qemu_kinds() -> Vec<Kind> {
 
 fn again_kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
-    for side in Side::BOTH {
-        for when in WHENS {
-            kinds.extend(WHENS.map(|again| Kind::Again { side, when, again }));
+    for back in [Return::Itself, Return::Both(Side::A), Return::Both(Side::B)] {
+        for side in Side::BOTH {
+            for when in WHENS {
+                kinds.extend(WHENS.map(|again| Kind::Again {
+                    side,
+                    when,
+                    back,
+                    again,
+                }));
+            }
         }
     }
     kinds
