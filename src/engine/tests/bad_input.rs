@@ -19,6 +19,7 @@ fn prepare(world: &mut World, migration: MigrationId, name: &str) {
         migration,
         protocol: Protocol::V3,
         authority: Authority::Destination,
+        store: None,
         name: name.to_owned(),
         source_name: "g".to_owned(),
         peer: "peer-0".to_owned(),

@@ -351,12 +351,17 @@ fn wait_until_struck_or_over(pair: &mut Pair, disk: Disk, side: Side) -> Result<
             return Ok(Some(()));
         }
         let settled = pair.wait_until_settled(TIMEOUT)?;
-        let mut kept = 0;
-        for of in Side::BOTH {
-            kept += pair.sidecar(of).kept_migrations()?;
-        }
-        Ok((settled.open_jobs() == 0 && kept == 0).then_some(()))
+        Ok((settled.open_jobs() == 0 && kept(pair)? == 0).then_some(()))
     })
+}
+
+/// Outcomes that one side keeps for the other. While there are any, words are still on their way.
+fn kept(pair: &mut Pair) -> Result<u64, Error> {
+    let mut kept = 0;
+    for side in Side::BOTH {
+        kept += pair.sidecar(side).kept_migrations()?;
+    }
+    Ok(kept)
 }
 
 /// Waits until no job is open; where a QEMU was killed, a hold that only an operator ends is an end too.
@@ -368,7 +373,7 @@ fn come_to_rest(pair: &mut Pair, point: &Point) -> Result<Settled, Failed> {
     let rest = until("an end, or a hold for good", TIMEOUT, || {
         let settled = pair.wait_until_settled(TIMEOUT)?;
         let mut held = settled.held().into_iter();
-        let is_over = settled.open_jobs() == 0
+        let is_over = (settled.open_jobs() == 0 && kept(pair)? == 0)
             || held.any(|(_, held)| HOLDS_FOR_GOOD.contains(&held.rule.as_str()));
         last = Some(settled.clone());
         Ok(is_over.then_some(settled))
