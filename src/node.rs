@@ -22,7 +22,7 @@ mod crash_switch;
 
 pub use crash_switch::CrashSwitch;
 
-use crash_switch::{Crash, die};
+use crash_switch::Crash;
 
 /// How long a new segment is not tried again when there was no room for one, in nanoseconds.
 const ROLL_PAUSE_NS: u64 = 10_000_000_000;
@@ -188,13 +188,13 @@ impl<D: Disk, M: Machine> Node<D, M> {
         let first = self.log.next_lsn();
         let point = self.switch.look(first, &step.append);
         if point == Crash::Before {
-            die();
+            self.switch.strike();
         }
         let outbox = (step.effects, step.messages);
         let durable = self.log.append(&step.append, timestamps(now), outbox)?;
         self.is_unsealed |= !step.append.is_empty();
         if point == Crash::After {
-            die();
+            self.switch.strike();
         }
         self.assert_in_step();
         Ok(durable)

@@ -2,120 +2,80 @@
 //!
 //! The program counts its batches and kills itself at the given one: right before it is written
 //! (all that the batch before it allowed has been sent) or right after it is durable (nothing of it
-//! has been sent). The points are counted up until a migration ends without reaching one.
+//! has been sent). The points are counted up until a migration ends without reaching one. A slice of the
+//! laboratory's matrix, all of which `tools/soak` goes through.
 
-use phase_journal_lab::pair::{Limits, Pair, Side, Waited};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use phase_journal::journal::OsDisk;
+use phase_journal::journal::verify::{Verdict, verify};
+use phase_journal_lab::matrix::outcome::Place;
+use phase_journal_lab::matrix::sweep::{BATCHES_MAX, Kind, Sweep};
+use phase_journal_lab::matrix::visit::{Journals, Laboratory, Visited};
+use phase_journal_lab::matrix::{Return, Way, When};
+use phase_journal_lab::pair::{Limits, Side, Waited};
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
+use serde_json::Value;
 
-use crate::scenario::{POSTCOPY, TIMEOUT, assert_one_runs, pair, restless_pair, settle};
+use crate::scenario::{TIMEOUT, assert_one_runs, pair, program, records_in, settle};
 
-/// More batches than a migration has; reached only if counting does not end.
-const POINTS_MAX: u32 = 60;
 /// Fewer batches than a migration has on either side; else the switch does not work.
 const POINTS_MIN: u32 = 8;
 
-#[derive(Clone, Copy, Debug)]
-enum When {
-    Before,
-    After,
-}
+static LABORATORY: LazyLock<Laboratory<'static, ByLibrary>> =
+    LazyLock::new(|| Laboratory::new(program(), ByLibrary).expect("the guests are assembled"));
 
-/// Who dies, and who comes back first.
-#[derive(Clone, Copy, Debug)]
-enum Who {
-    One,
-    Both { first: Side },
-}
+/// Reads journals with the library itself.
+#[derive(Debug)]
+struct ByLibrary;
 
-/// How the guest travels.
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    V2,
-    V3,
-    Postcopy,
-}
-
-impl Way {
-    fn pair(self, a: RunOptions, b: RunOptions) -> Pair {
-        match self {
-            Way::V2 | Way::V3 => pair(a, b),
-            Way::Postcopy => restless_pair(a, b),
+impl Journals for ByLibrary {
+    fn check(&self, journal: &Path) -> Result<(), String> {
+        let report = verify(OsDisk::new(journal)).map_err(|error| error.to_string())?;
+        match report.verdict() {
+            Verdict::Damaged => Err(format!("{report:?}")),
+            _ => Ok(()),
         }
     }
 
-    fn limits(self) -> Limits {
-        let of = |protocol| Limits {
-            protocol: Some(protocol),
-            ..Limits::default()
-        };
-        match self {
-            Way::V2 => of("v2"),
-            Way::V3 => of("v3"),
-            Way::Postcopy => POSTCOPY,
-        }
+    fn records(&self, journal: &Path) -> Result<Vec<Value>, String> {
+        let value = |body| serde_json::to_value(body).map_err(|error| error.to_string());
+        records_in(journal).into_iter().map(value).collect()
     }
 }
 
-/// Runs every point of one side; prints one line of the crash matrix.
-fn every_point(way: Way, side: Side, when: When, who: Who) {
-    let mut ran_at = [0, 0];
-    let mut points = 0;
-    for point in 1..=POINTS_MAX {
-        let what = format!("{way:?}, sidecar {side}, {when:?} batch {point}, {who:?}");
-        match one_point(way, side, when, point, who, &what) {
-            Some(Side::A) => ran_at[0] += 1,
-            Some(Side::B) => ran_at[1] += 1,
-            None => break,
+/// Visits every point of a sweep; prints one line of the crash matrix.
+fn every_point(way: Way, kind: Kind) {
+    let sweep = Sweep::plain(way, kind);
+    let mut ended = [0, 0];
+    let whole = sweep.go(&LABORATORY, |point, visited| {
+        match visited {
+            Ok(Visited::Ended(end)) => match end.place {
+                Place::At(Side::A) => ended[0] += 1,
+                Place::At(Side::B) => ended[1] += 1,
+                place => panic!("{point}: the guest is {place}"),
+            },
+            Ok(Visited::NoSuchPoint | Visited::NoSecondPoint(_)) => {}
+            Err(failed) => panic!("{point}: {failed}"),
         }
-        points = point;
-    }
+        ControlFlow::Continue(())
+    });
+    assert!(whole.is_continue());
+    let points = ended[0] + ended[1];
     println!(
-        "crash matrix: {way:?} | sidecar {side} | {when:?} | {who:?} | {points} points | runs at a {} | runs at b {}",
-        ran_at[0], ran_at[1]
+        "crash matrix: {sweep} | {points} points | at a {} | at b {}",
+        ended[0], ended[1]
     );
     assert!(
-        (POINTS_MIN..POINTS_MAX).contains(&points),
-        "{points} points of {side} {when:?}"
+        (POINTS_MIN..BATCHES_MAX).contains(&points),
+        "{points} points of {sweep}"
     );
 }
 
-/// Where the guest runs in the end; `None` if the migration has no such point.
-fn one_point(way: Way, side: Side, when: When, point: u32, who: Who, what: &str) -> Option<Side> {
-    let crash = RunOptions::crashing(match when {
-        When::Before => CrashPoint::BeforeBatch(point),
-        When::After => CrashPoint::AfterBatch(point),
-    });
-    let plain = RunOptions::default();
-    let (a, b) = match side {
-        Side::A => (crash, plain.clone()),
-        Side::B => (plain.clone(), crash),
-    };
-    let mut pair = way.pair(a, b);
-    pair.migrate(Side::A, way.limits())
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
-    match pair
-        .wait_for_crash(side, TIMEOUT)
-        .unwrap_or_else(|error| panic!("{what}: {error}"))
-    {
-        Waited::Ended(_) => {
-            assert_one_runs(&mut pair, what);
-            return None;
-        }
-        Waited::Crashed => {}
-    }
-    match who {
-        Who::One => {
-            pair.sidecar(side)
-                .start(&plain)
-                .unwrap_or_else(|error| panic!("{what}: {error}"));
-        }
-        Who::Both { first } => {
-            pair.sidecar(side.other()).kill().unwrap();
-            pair.restart_both(first, &plain, &plain)
-                .unwrap_or_else(|error| panic!("{what}: {error}"));
-        }
-    }
-    Some(assert_one_runs(&mut pair, what))
+fn killed(side: Side, when: When, back: Return) -> Kind {
+    Kind::Sidecar { side, when, back }
 }
 
 #[test]
@@ -126,39 +86,39 @@ fn no_crash_at_all() {
 }
 
 macro_rules! every_point {
-    ($($name:ident: $way:ident $side:ident $when:ident $who:expr;)+) => {
+    ($($name:ident: $way:ident $side:ident $when:ident $back:expr;)+) => {
         $(#[test]
         fn $name() {
-            every_point(Way::$way, Side::$side, When::$when, $who);
+            every_point(Way::$way, killed(Side::$side, When::$when, $back));
         })+
     };
 }
 
 every_point!(
-    source_before: V3 A Before Who::One;
-    source_after: V3 A After Who::One;
-    destination_before: V3 B Before Who::One;
-    destination_after: V3 B After Who::One;
-    both_at_source_before_source_first: V3 A Before Who::Both { first: Side::A };
-    both_at_source_before_destination_first: V3 A Before Who::Both { first: Side::B };
-    both_at_source_after_source_first: V3 A After Who::Both { first: Side::A };
-    both_at_source_after_destination_first: V3 A After Who::Both { first: Side::B };
-    both_at_destination_before_source_first: V3 B Before Who::Both { first: Side::A };
-    both_at_destination_before_destination_first: V3 B Before Who::Both { first: Side::B };
-    both_at_destination_after_source_first: V3 B After Who::Both { first: Side::A };
-    both_at_destination_after_destination_first: V3 B After Who::Both { first: Side::B };
-    v2_source_before: V2 A Before Who::One;
-    v2_source_after: V2 A After Who::One;
-    v2_destination_before: V2 B Before Who::One;
-    v2_destination_after: V2 B After Who::One;
-    v2_both_at_source_before_source_first: V2 A Before Who::Both { first: Side::A };
-    v2_both_at_source_after_destination_first: V2 A After Who::Both { first: Side::B };
-    postcopy_source_before: Postcopy A Before Who::One;
-    postcopy_source_after: Postcopy A After Who::One;
-    postcopy_destination_before: Postcopy B Before Who::One;
-    postcopy_destination_after: Postcopy B After Who::One;
-    postcopy_both_at_source_before_destination_first: Postcopy A Before Who::Both { first: Side::B };
-    postcopy_both_at_source_after_source_first: Postcopy A After Who::Both { first: Side::A };
+    source_before: V3 A Before Return::Itself;
+    source_after: V3 A After Return::Itself;
+    destination_before: V3 B Before Return::Itself;
+    destination_after: V3 B After Return::Itself;
+    both_at_source_before_source_first: V3 A Before Return::Both(Side::A);
+    both_at_source_before_destination_first: V3 A Before Return::Both(Side::B);
+    both_at_source_after_source_first: V3 A After Return::Both(Side::A);
+    both_at_source_after_destination_first: V3 A After Return::Both(Side::B);
+    both_at_destination_before_source_first: V3 B Before Return::Both(Side::A);
+    both_at_destination_before_destination_first: V3 B Before Return::Both(Side::B);
+    both_at_destination_after_source_first: V3 B After Return::Both(Side::A);
+    both_at_destination_after_destination_first: V3 B After Return::Both(Side::B);
+    v2_source_before: V2 A Before Return::Itself;
+    v2_source_after: V2 A After Return::Itself;
+    v2_destination_before: V2 B Before Return::Itself;
+    v2_destination_after: V2 B After Return::Itself;
+    v2_both_at_source_before_source_first: V2 A Before Return::Both(Side::A);
+    v2_both_at_source_after_destination_first: V2 A After Return::Both(Side::B);
+    postcopy_source_before: Postcopy A Before Return::Itself;
+    postcopy_source_after: Postcopy A After Return::Itself;
+    postcopy_destination_before: Postcopy B Before Return::Itself;
+    postcopy_destination_after: Postcopy B After Return::Itself;
+    postcopy_both_at_source_before_destination_first: Postcopy A Before Return::Both(Side::B);
+    postcopy_both_at_source_after_source_first: Postcopy A After Return::Both(Side::A);
 );
 
 /// v2: between the source's decision and the end of its copy neither copy runs, and nobody tells the

@@ -9,9 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use journal_format::record::{Decoded, EffectCommand, EffectResult, MigrationStatus, RecordBody};
-use phase_journal::journal::OsDisk;
-use phase_journal::journal::read::{Entry, Reader};
+use journal_format::record::{EffectCommand, EffectResult, MigrationStatus, RecordBody};
 use phase_journal_lab::by_hand::wait_status;
 use phase_journal_lab::guest::RESTLESS_BANDWIDTH;
 use phase_journal_lab::pair::{DOMAIN, Limits, Pair, Side, Waited};
@@ -22,7 +20,9 @@ use phase_journal_lab::{Error, until};
 use rustix::net::sockopt::socket_peercred;
 use serde_json::{Value, json};
 
-use crate::scenario::{TIMEOUT, assert_one_runs, pair, performing, quiet_pair, settle_all};
+use crate::scenario::{
+    TIMEOUT, assert_one_runs, pair, performing, quiet_pair, records_in, settle_all,
+};
 
 /// Long enough that a guest which runs would have printed some 30 numbers.
 const STOPPED_FOR: Duration = Duration::from_millis(300);
@@ -47,22 +47,8 @@ pub(crate) fn signal(pid: u32, name: &str) {
 }
 
 /// All that a side's journal says, in order.
-fn records(pair: &mut Pair, side: Side) -> Vec<RecordBody> {
-    let disk = OsDisk::new(pair.sidecar(side).journal());
-    let mut bodies = Vec::new();
-    for entry in Reader::open(disk).unwrap() {
-        match entry.unwrap() {
-            Entry::Gap(gap) => panic!("a gap in the journal of {side}: {gap:?}"),
-            Entry::Batch(batch) => {
-                let known = batch.records.into_iter().map(|placed| match placed.record {
-                    Decoded::Known(record) => record.body,
-                    Decoded::Unknown { kind, .. } => panic!("a record of the unknown type {kind}"),
-                });
-                bodies.extend(known);
-            }
-        }
-    }
-    bodies
+pub(crate) fn records(pair: &mut Pair, side: Side) -> Vec<RecordBody> {
+    records_in(pair.sidecar(side).journal())
 }
 
 /// The effects that a side meant to have, in order.

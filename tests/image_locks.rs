@@ -66,7 +66,7 @@ fn assert_locked(pair: &Pair, what: &str) {
 }
 
 /// The image is nobody's, and then an intruder's.
-fn intrude(pair: &Pair) -> Qemu {
+pub(crate) fn intrude(pair: &Pair) -> Qemu {
     intruder(pair).unwrap_or_else(|error| panic!("the image is not free: {error}"))
 }
 

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use journal_format::record::{Decoded, RecordBody};
 use phase_journal::journal::OsDisk;
+use phase_journal::journal::read::{Entry, Reader};
 use phase_journal::journal::verify::Verdict;
 use phase_journal_lab::guest::{GuestImage, GuestOptions, RESTLESS_BANDWIDTH};
 use phase_journal_lab::pair::{Limits, Pair, PairOptions, Settled, Side};
@@ -23,7 +25,7 @@ static QUIET: LazyLock<GuestImage> = LazyLock::new(|| {
         ..GuestOptions::ORDINARY
     })
 });
-static RESTLESS: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::RESTLESS));
+pub(crate) static RESTLESS: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::RESTLESS));
 
 fn image(options: GuestOptions) -> GuestImage {
     GuestImage::assemble(options).expect("the guest is assembled")
@@ -163,6 +165,24 @@ pub(crate) fn assert_sound(pair: &mut Pair, side: Side, what: &str) {
         Verdict::Damaged,
         "{what}: journal of {side}: {report:?}"
     );
+}
+
+/// All that a journal says, in order.
+pub(crate) fn records_in(journal: &Path) -> Vec<RecordBody> {
+    let mut bodies = Vec::new();
+    for entry in Reader::open(OsDisk::new(journal)).unwrap() {
+        match entry.unwrap() {
+            Entry::Gap(gap) => panic!("a gap in {}: {gap:?}", journal.display()),
+            Entry::Batch(batch) => {
+                let known = batch.records.into_iter().map(|placed| match placed.record {
+                    Decoded::Known(record) => record.body,
+                    Decoded::Unknown { kind, .. } => panic!("a record of the unknown type {kind}"),
+                });
+                bodies.extend(known);
+            }
+        }
+    }
+    bodies
 }
 
 /// Never two, never a step back: whatever else is true now.

@@ -14,6 +14,8 @@ mod crash;
 mod dangers;
 /// The disk fails under a sidecar at work.
 mod disk_failure;
+/// What cannot be settled is held, and keeps nobody waiting.
+mod held;
 /// The image's locks through a migration.
 mod image_locks;
 /// Journals that are lost, put back from an older copy, or of another boot.
@@ -22,6 +24,8 @@ mod lost_journal;
 mod manager;
 /// What the guest's owner wants, kept through everything.
 mod owner;
+/// Wrong words of another sidecar, and of an operator.
+mod peer_input;
 mod postcopy;
 /// A QEMU is killed in every phase of a migration.
 mod qemu_death;

@@ -175,7 +175,7 @@ identity!(
 /// that opening reached that LSN. It does the work of a chain value at the LSN, and can be checked
 /// without reading the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Position {
     /// The journal.
     pub journal: JournalId,

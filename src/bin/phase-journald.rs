@@ -70,6 +70,11 @@ struct Arguments {
     /// Test switch: the same, right before that batch is written
     #[arg(long, value_name = "NAME")]
     crash_before_record: Option<String>,
+
+    /// Test switch: at the crash point kill this process (a QEMU) in place of this one, wait until it
+    /// is gone, and go on
+    #[arg(long, value_name = "PID")]
+    crash_kills: Option<u32>,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -83,7 +88,9 @@ enum Format {
 }
 
 impl Arguments {
-    fn config(self) -> (Config, LogFormat) {
+    /// # Errors
+    /// The process that the crash switch shall kill is not there.
+    fn config(self) -> std::io::Result<(Config, LogFormat)> {
         let format = match self.log_format {
             Format::Text => LogFormat::Text,
             Format::Json => LogFormat::Json,
@@ -94,20 +101,24 @@ impl Arguments {
             age_max: self.retain_days.map(|days| days.saturating_mul(DAY_NS)),
             needed_bytes_max: Retention::DEFAULT.needed_bytes_max.max(bytes_max),
         };
+        let crash = CrashSwitch::new(
+            self.crash_after_batch,
+            self.crash_before_batch,
+            self.crash_after_record,
+            self.crash_before_record,
+        );
         let config = Config {
             retention,
             journal: self.journal,
             run: self.run,
             accept_older_journal: self.accept_older_journal,
-            crash: CrashSwitch::new(
-                self.crash_after_batch,
-                self.crash_before_batch,
-                self.crash_after_record,
-                self.crash_before_record,
-            ),
+            crash: match self.crash_kills {
+                None => crash,
+                Some(pid) => crash.killing(pid)?,
+            },
             store: None,
         };
-        (config, format)
+        Ok((config, format))
     }
 }
 
@@ -123,7 +134,13 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_NOT_STARTED);
         }
     }
-    let (config, format) = arguments.config();
+    let (config, format) = match arguments.config() {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&format!("the process to kill at the crash point: {error}"));
+            return ExitCode::from(EXIT_NOT_STARTED);
+        }
+    };
     start_log(format);
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,

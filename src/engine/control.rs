@@ -624,10 +624,11 @@ impl Turn<'_> {
                 // A paused guest whose migration failed stays like this.
                 || observed.process == Process::Alive
                     && observed.run_state == Some(RunState::Postmigrate)
-                    && matches!(
-                        observed.migration,
-                        Some(MigrationStatus::Failed | MigrationStatus::Cancelled)
-                    )
+                    && match observed.migration {
+                        Some(MigrationStatus::Failed | MigrationStatus::Cancelled) => true,
+                        Some(MigrationStatus::Completed) => self.was_given_back(id),
+                        _ => false,
+                    }
         });
         let owned = self
             .domain(id)
@@ -640,6 +641,15 @@ impl Turn<'_> {
             self.engine.owners.insert(effect, token);
         }
         Ok(None)
+    }
+
+    /// Did the last job of this domain send everything, and get the guest back because the destination
+    /// never runs it? A paused guest then stands here as QEMU left it.
+    fn was_given_back(&self, id: DomainId) -> bool {
+        let last = self.domain(id).and_then(|one| one.state.last_job.as_ref());
+        last.is_some_and(|last| {
+            last.kind == JobKind::MigrationOut && last.phase == Some(Phase::Confirm3Cancelled)
+        })
     }
 
     pub(crate) fn reply_to_owner(&mut self, token: Token, id: DomainId, result: &EffectResult) {

@@ -633,6 +633,8 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
         (PeerAnswer::NotWhole, false) if is_empty(observed) => Some(Rule::DestinationPrepareFailed),
         // It was asked after a silence, and there is nothing more to send: it cannot decide.
         (PeerAnswer::Performing, true) => Some(Rule::DestinationPrepareWaiting),
+        // Its half is gone without a licence, and this copy needs nothing of it any more.
+        (PeerAnswer::Lost, true) if is_whole(evidence) => Some(Rule::DestinationPrepareWaiting),
         (
             PeerAnswer::NotAsked
             | PeerAnswer::Performing

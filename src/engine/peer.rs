@@ -22,6 +22,8 @@ use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
 const ASK_DELAY_MS: (u64, u64) = (50, 2_000);
 /// Longest pause between asks about a migration whose job has ended, in milliseconds.
 const KEPT_ASK_DELAY_MS_MAX: u64 = 15_000;
+/// To a finish with a cookie that does not fit.
+const NO_LICENCE: &str = "the cookie is not of this migration";
 /// Askers that wait for one migration at the same time, at the most.
 const WAITING_MAX: usize = 16;
 
@@ -44,6 +46,12 @@ fn is_late(seen: Option<Position>, now: Position) -> bool {
 /// to show that it remembers what was seen, by an answer to a question that says so.
 fn is_same_life(seen: Option<Position>, now: Position) -> bool {
     seen.is_none_or(|seen| now.opening == seen.opening && now.lsn >= seen.lsn)
+}
+
+/// Can a record at `earlier` be in a journal that ends at `now`? LSNs go on from one opening to the next.
+fn is_at_or_before(earlier: Position, now: Position) -> bool {
+    let same_life = earlier.epoch == now.epoch && earlier.opening == now.opening;
+    earlier.lsn <= now.lsn && (same_life || earlier.epoch < now.epoch)
 }
 
 impl Turn<'_> {
@@ -327,7 +335,7 @@ impl Turn<'_> {
             && Some(cookie.nonce) == terms.nonce
             && cookie.authority == terms.authority
             && cookie.granted.journal == sender.journal
-            && cookie.granted.epoch <= sender.epoch
+            && is_at_or_before(cookie.granted, sender)
     }
 
     /// The other side durably has the outcome, forgot it after it had it, or cannot have it.
@@ -418,6 +426,24 @@ impl Turn<'_> {
         let id = request.migration();
         let seen = self.seen_of(id);
         let intact = is_intact(seen, envelope.sender) && self.remembers(envelope.saw);
+        // A source that lost its journal has lost its migrations too: it neither prepares an old one nor
+        // has a licence for it. Whoever does says nothing about the journal that was there before.
+        match &request {
+            PeerRequest::Prepare { .. } if self.is_used(id) => {
+                return self.refuse(token, envelope, "this migration was prepared here before");
+            }
+            PeerRequest::Finish { .. }
+                if seen.is_some_and(|seen| seen.journal != envelope.sender.journal) =>
+            {
+                return self.refuse(token, envelope, NO_LICENCE);
+            }
+            PeerRequest::Prepare { .. }
+            | PeerRequest::Finish { .. }
+            | PeerRequest::Abandon { .. }
+            | PeerRequest::Ask { .. }
+            | PeerRequest::Acknowledge { .. }
+            | PeerRequest::Resume { .. } => {}
+        }
         if !intact {
             if self.migration(id).is_some() {
                 self.heard(id, PeerAnswer::Amnesia, envelope.sender, None);
@@ -427,6 +453,12 @@ impl Turn<'_> {
                 self.answer(token, envelope, PeerAnswer::Amnesia, None);
             }
             return;
+        }
+        // What is refused leaves no trace: who shows a false licence may be wrong about itself too.
+        if let PeerRequest::Finish { cookie } = &request
+            && !self.may_finish(cookie, envelope.sender)
+        {
+            return self.refuse(token, envelope, NO_LICENCE);
         }
         if self.migration(id).is_some() {
             let now = self.now;
@@ -485,7 +517,6 @@ impl Turn<'_> {
         request: PeerRequest,
     ) {
         let PeerRequest::Prepare {
-            migration,
             name,
             protocol,
             authority,
@@ -505,9 +536,6 @@ impl Turn<'_> {
         }
         if let Some(why) = super::control::unacceptable(&request) {
             return self.refuse(token, envelope, &why);
-        }
-        if self.migration(*migration).is_some() {
-            return self.refuse(token, envelope, "this migration was prepared here before");
         }
         if let Err(refusal) = self.need_room() {
             return self.refuse(token, envelope, &refusal.to_string());
@@ -556,15 +584,36 @@ impl Turn<'_> {
         }
     }
 
+    /// Is that the licence of a migration that comes here, or of one that is not known any more?
+    fn may_finish(&self, cookie: &Cookie, sender: Position) -> bool {
+        let id = cookie.migration;
+        self.migration(id).is_none_or(|migration| {
+            let role = migration.state.terms.role;
+            role == Role::Destination && self.is_licence(id, cookie, sender)
+        })
+    }
+
+    /// Does a migration have this id, or did the last one of a domain have it, or is one about to begin
+    /// with it?
+    fn is_used(&self, id: MigrationId) -> bool {
+        let is_last = |domain: &Domain| {
+            let last = domain.state.last_job.as_ref();
+            last.is_some_and(|last| last.migration == Some(id))
+        };
+        let is_about_to = |pending: &Pending| match pending {
+            Pending::Prepare { request, .. } => request.migration() == id,
+            Pending::Migrate { .. } | Pending::SetWanted { .. } => false,
+        };
+        let mut domains = self.engine.state.domains.iter();
+        self.migration(id).is_some()
+            || domains.any(|(_, domain)| is_last(domain))
+            || self.engine.pending.values().any(is_about_to)
+    }
+
     fn asked_finish(&mut self, token: Token, envelope: Envelope, cookie: Cookie) {
         let id = cookie.migration;
-        let Some(migration) = self.migration(id) else {
+        if self.migration(id).is_none() {
             return self.answer(token, envelope, self.absence(), None);
-        };
-        if migration.state.terms.role != Role::Destination
-            || !self.is_licence(id, &cookie, envelope.sender)
-        {
-            return self.refuse(token, envelope, "the cookie is not of this migration");
         }
         self.wait(id, token, envelope);
         self.heard(id, PeerAnswer::Granted, envelope.sender, Some(cookie));

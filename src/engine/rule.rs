@@ -110,7 +110,7 @@ pub enum Rule {
     DestinationPrepareAbandoned,
     /// Whole, and the licence is here.
     DestinationPrepareFinish,
-    /// The source is still performing, or was not heard yet.
+    /// The source gave no licence: it is still performing, is gone, or was not heard yet.
     DestinationPrepareWaiting,
     /// The source cannot be reached.
     DestinationPrepareAlone,

@@ -1,15 +1,22 @@
-//! A test switch: where the process is to kill itself.
+//! A test switch: where the process is to kill itself, or another one.
 //!
-//! Invariant: off unless asked for on the command line.
+//! Invariant: off unless asked for on the command line; strikes once. Another process is killed through a
+//! pidfd that was opened when the switch was made.
 //! Not here: when batches are written (`node`).
 
 use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use journal_format::number::Lsn;
 use journal_format::record::{Draft, RecordBody};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 
 /// Test switch: where the process is to kill itself, as SIGKILL from outside would, but at a known
-/// batch. Off unless asked for on the command line; then each batch costs a look at its records.
+/// batch; or to kill a QEMU, and go on. Off unless asked for on the command line; then each batch costs
+/// a look at its records.
 ///
 /// Only batches that concern a migration's job count: begin and end of the job, its phases,
 /// effects and their results, observations, the peer's answers, decisions.
@@ -23,6 +30,10 @@ pub struct CrashSwitch {
     after_record: Option<String>,
     /// Before the first such batch.
     before_record: Option<String>,
+    /// Who dies there in place of this process.
+    victim: Option<Arc<OwnedFd>>,
+    /// It was done.
+    has_struck: bool,
     /// Batches counted so far.
     pub(super) batches: u64,
     /// Effects outside of any job, whose results do not count either.
@@ -55,13 +66,28 @@ impl CrashSwitch {
         }
     }
 
+    /// The same, with another process that dies in place of this one.
+    ///
+    /// # Errors
+    /// There is no such process, or it is process 1 or this one.
+    pub fn killing(self, pid: u32) -> io::Result<CrashSwitch> {
+        let foreign = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let foreign = foreign.filter(|pid| *pid != Pid::INIT && *pid != getpid());
+        let no_process = || io::Error::from(rustix::io::Errno::SRCH);
+        let pidfd = pidfd_open(foreign.ok_or_else(no_process)?, PidfdFlags::empty())?;
+        Ok(CrashSwitch {
+            victim: Some(Arc::new(pidfd)),
+            ..self
+        })
+    }
+
     /// Looks at a batch whose first record gets the LSN `first`.
     pub(super) fn look(&mut self, first: Lsn, batch: &[Draft]) -> Crash {
         let is_off = self.after_batch.is_none()
             && self.before_batch.is_none()
             && self.after_record.is_none()
             && self.before_record.is_none();
-        if is_off {
+        if is_off || self.has_struck {
             return Crash::No;
         }
         let mut counts = false;
@@ -88,6 +114,19 @@ impl CrashSwitch {
         } else {
             Crash::No
         }
+    }
+
+    /// The crash point: this process ends here, or it goes on when the other one is gone.
+    pub(super) fn strike(&mut self) {
+        self.has_struck = true;
+        match &self.victim {
+            None => die(),
+            Some(victim) => end(victim),
+        }
+        tracing::warn!(
+            batch = self.batches,
+            "crash point: the other process was killed"
+        );
     }
 
     fn concerns_a_migration(&self, body: &RecordBody) -> bool {
@@ -127,11 +166,19 @@ impl CrashSwitch {
 }
 
 /// Ends this process at once, as if killed from outside.
-pub(super) fn die() -> ! {
+fn die() -> ! {
     let process = rustix::process::getpid();
     loop {
         // Fails only for a signal or pid that does not exist; then it is tried again rather than
         // letting anything out.
         let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
     }
+}
+
+/// Ends another process, and waits until it is gone. One that is gone already is no error: that is
+/// what was wanted.
+fn end(victim: &OwnedFd) {
+    let _ = pidfd_send_signal(victim, Signal::KILL);
+    let mut fds = [PollFd::new(victim, PollFlags::IN)];
+    while matches!(poll(&mut fds, None), Err(rustix::io::Errno::INTR)) {}
 }

@@ -538,7 +538,7 @@ pub enum EffectResult {
 
 /// What the source gives to the destination when QEMU has sent everything: the licence to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Cookie {
     /// The migration.
     pub migration: MigrationId,

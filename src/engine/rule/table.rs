@@ -490,8 +490,8 @@ pub(super) const TABLE: &[(Rule, RuleText)] = &[
         RuleText {
             name: "destination-prepare-waiting",
             decision: Decision::Hold,
-            reason: "the source is still performing, or was not heard yet",
-            settled_by: "the source's answer",
+            reason: "the source gave no licence: it is still performing, is gone, or was not heard yet",
+            settled_by: "the source's answer, or resolve",
             libvirt: KILLS,
         },
     ),

@@ -684,3 +684,66 @@ fn abandoned_unknown_state_no_hold() {
         w.rules(A)
     );
 }
+
+/// Everything was sent, and the destination's QEMU died before it took the licence: a guest that its owner
+/// had paused is back, paused, and its owner can have it run on, also after a restart of the sidecar.
+#[test]
+fn paused_guest_given_back_after_completed() {
+    let mut visited = 0;
+    for (crash, restarted) in crash_points(Protocol::V3, B)
+        .into_iter()
+        .flat_map(|crash| [(crash, false), (crash, true)])
+    {
+        let mut w = World::new();
+        set(&mut w, A, WantedRunState::Paused);
+        w.hosts[B].batches = 0;
+        w.hosts[B].crash = Some(crash);
+        w.migrate(A);
+        w.run_for(1_000);
+        let granted = w.has(A, |b| matches!(b, RecordBody::MigrationGranted(_)));
+        let committed = w.has(B, |b| matches!(b, RecordBody::MigrationCommitted(_)));
+        if w.hosts[B].engine.is_some() || !granted || committed {
+            continue;
+        }
+        visited += 1;
+        w.kill(B);
+        w.restart(B);
+        w.run_for(SETTLE_MS);
+        assert_eq!(w.running(), Vec::<usize>::new());
+        assert_eq!(w.open_jobs(), Vec::<String>::new());
+        assert_eq!(w.hosts[A].qemu.run, RunState::Postmigrate);
+        if restarted {
+            w.crash(A);
+            w.restart(A);
+            w.run_for(1_000);
+        }
+        w.replies.clear();
+        set(&mut w, A, WantedRunState::Running);
+        assert!(ok(&w), "{crash:?}: {:?}", w.replies);
+        assert_eq!(w.running(), vec![A], "{crash:?}");
+    }
+    assert!(visited > 0);
+}
+
+/// Whoever gave a licence and was closed by an operator, who did not say where the guest is, is not continued on
+/// a mere wish.
+#[test]
+fn paused_guest_closed_by_an_operator_is_not_continued() {
+    let mut w = granted_b_undecided();
+    w.run_for(1_000);
+    w.control(
+        A,
+        ControlRequest::Resolve {
+            name: "g".into(),
+            decision: Decision::Confirm,
+            force: true,
+            statement: "I look after both".into(),
+            uid: 0,
+        },
+    );
+    w.run_for(1_000);
+    w.replies.clear();
+    set(&mut w, A, WantedRunState::Running);
+    assert_eq!(told(&w), Some(false), "{:?}", w.replies);
+    assert_eq!(w.running(), Vec::<usize>::new());
+}

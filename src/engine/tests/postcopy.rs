@@ -394,3 +394,40 @@ fn post_copy_needs_v3() {
     );
     assert_eq!(world.open_jobs(), Vec::<String>::new());
 }
+
+/// The source's half dies unwatched when everything went over by itself, and no licence went out: that half
+/// may have run on. Both sides say so, neither runs, and nothing is ended.
+#[test]
+fn a_whole_copy_without_a_licence_is_held_when_its_source_is_gone() {
+    let mut visited = 0;
+    for crash in points(0, A) {
+        let mut world = World::of_postcopy(0);
+        world.hosts[A].crash = Some(crash);
+        world.migrate(A);
+        world.run_for(3_000);
+        let is_whole = world.hosts[B].qemu.run == RunState::Paused
+            && world.hosts[B].qemu.status == MigrationStatus::Completed;
+        let granted = world.has(A, |body| matches!(body, RecordBody::MigrationGranted(_)));
+        if world.hosts[A].engine.is_some() || granted || !is_whole {
+            continue;
+        }
+        visited += 1;
+        world.kill(A);
+        world.restart(A);
+        world.run_for(SETTLE_MS);
+        assert_eq!(world.broken, None, "{crash:?}\n{}", world.story());
+        assert_eq!(
+            world.held(A),
+            Some("source-perform-dead-unwatched"),
+            "{crash:?}"
+        );
+        assert_eq!(
+            world.held(B),
+            Some("destination-prepare-waiting"),
+            "{crash:?}"
+        );
+        assert_eq!(world.running(), Vec::<usize>::new());
+        assert!(world.hosts[B].qemu.alive);
+    }
+    assert!(visited > 0, "no such moment");
+}

@@ -671,6 +671,10 @@ fn postcopy_rows() -> Vec<(Evidence, Option<Rule>)> {
             Some(Rule::DestinationPrepareLost),
         ),
         (half(active()).heard(P::Lost).online(), None),
+        (
+            half(M::Completed).heard(P::Lost).online(),
+            Some(Rule::DestinationPrepareWaiting),
+        ),
         (finish(broken()), Some(Rule::DestinationFinishRetry)),
         (
             finish(active()).cont(ContIntent::Refused),

@@ -218,6 +218,18 @@ impl Pair {
     /// # Errors
     /// As [`Qemu::start`], [`Sidecar::start`] and [`Sidecar::execute`].
     pub fn start(options: &PairOptions<'_>) -> Result<Pair, Error> {
+        Pair::start_with(options, None)
+    }
+
+    /// The same, but a sidecar that reaches its crash point kills the QEMU of `victim` there, and goes on.
+    ///
+    /// # Errors
+    /// As [`Pair::start`].
+    pub fn start_killing(options: &PairOptions<'_>, victim: Side) -> Result<Pair, Error> {
+        Pair::start_with(options, Some(victim))
+    }
+
+    fn start_with(options: &PairOptions<'_>, victim: Option<Side>) -> Result<Pair, Error> {
         let scratch = Scratch::create()?;
         let disk = scratch.path().join("disk");
         options.image.write(&disk)?;
@@ -240,7 +252,11 @@ impl Pair {
         pair.start_qemu(Side::A, Begin::Running)?;
         pair.start_qemu(Side::B, Begin::Incoming)?;
         for (side, run) in [(Side::A, &options.a), (Side::B, &options.b)] {
-            pair.sidecar(side).start(run)?;
+            let mut run = run.clone();
+            if let (Some(victim), Some(_)) = (victim, &run.crash) {
+                run.kills = Some(pair.qemu(victim).pid());
+            }
+            pair.sidecar(side).start(&run)?;
             pair.domain_add(side)?;
         }
         pair.instances[0].wait_for_number(NUMBERS_FIRST, GUEST_TIMEOUT)?;
@@ -396,8 +412,22 @@ impl Pair {
     /// # Errors
     /// As [`Pair::wait_until_settled`].
     pub fn wait_for_crash(&mut self, side: Side, timeout: Duration) -> Result<Waited, Error> {
+        self.wait_for_crash_doing(side, timeout, |_| Ok(()))
+    }
+
+    /// The same, and does something at each look.
+    ///
+    /// # Errors
+    /// As [`Pair::wait_for_crash`], and those of `meanwhile`.
+    pub fn wait_for_crash_doing(
+        &mut self,
+        side: Side,
+        timeout: Duration,
+        mut meanwhile: impl FnMut(&mut Pair) -> Result<(), Error>,
+    ) -> Result<Waited, Error> {
         let mut seen = Seen::default();
         let waited = until(&format!("crash of sidecar {side}"), timeout, || {
+            meanwhile(self)?;
             if self.has_crashed(side)? {
                 return Ok(Some(Waited::Crashed));
             }

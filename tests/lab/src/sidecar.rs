@@ -5,6 +5,7 @@
 //!
 //! Not here: what a sidecar should decide.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, ExitStatus};
@@ -31,6 +32,9 @@ const READY: &str = "ready";
 /// Longest line taken from its stdout, in bytes.
 const STDOUT_LINE_BYTES_MAX: u64 = 4096;
 
+/// What it logs when its crash point has killed another process.
+const STRUCK: &str = "crash point: the other process was killed";
+
 const BOOT_ID: &str = "PHASE_JOURNALD_TEST_BOOT_ID";
 
 /// Where the sidecar kills itself.
@@ -51,6 +55,8 @@ pub enum CrashPoint {
 pub struct RunOptions {
     /// Where it kills itself.
     pub crash: Option<CrashPoint>,
+    /// The process that it kills there in place of itself; then it goes on.
+    pub kills: Option<u32>,
     /// A boot id in place of the host's, as after a reboot.
     pub boot_id: Option<String>,
     /// Whether it may open a journal older than its witness.
@@ -268,6 +274,9 @@ impl Sidecar {
                 arguments.extend(["--crash-before-record".to_owned(), name.clone()]);
             }
         }
+        if let Some(pid) = options.kills {
+            arguments.extend(["--crash-kills".to_owned(), pid.to_string()]);
+        }
         if options.accept_older_journal {
             arguments.push("--accept-older-journal".to_owned());
         }
@@ -427,6 +436,15 @@ impl Sidecar {
         kept.ok_or_else(|| malformed("query-journal", format!("no kept-migrations in {journal}")))
     }
 
+    /// Whether a crash point was reached that kills another process.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when its log cannot be read.
+    pub fn has_struck(&self) -> Result<bool, Error> {
+        let log = fs::read(&self.log).map_err(Error::io("reading", &self.log))?;
+        Ok(String::from_utf8_lossy(&log).contains(STRUCK))
+    }
+
     /// The end of its log over all its runs, for a failure.
     pub fn report(&self) -> String {
         format!(
@@ -474,7 +492,6 @@ fn lines(stdout: ChildStdout) -> Receiver<String> {
 mod tests {
     use super::*;
     use crate::Scratch;
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::ExitStatusExt;
 
@@ -505,6 +522,7 @@ mod tests {
         let mut sidecar = stand_in(&scratch, script);
         let options = RunOptions {
             crash: Some(CrashPoint::AfterRecord("migration-granted".into())),
+            kills: Some(77),
             boot_id: Some("other".into()),
             accept_older_journal: true,
             fault: None,
@@ -515,7 +533,7 @@ mod tests {
         assert_eq!(status.signal(), Some(9));
         let expected = format!(
             "sidecar a:\n--journal {0}/journal --run {0}/run --crash-after-record \
-             migration-granted --accept-older-journal other more\n",
+             migration-granted --crash-kills 77 --accept-older-journal other more\n",
             scratch.path().display()
         );
         assert_eq!(sidecar.report(), expected);
