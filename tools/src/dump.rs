@@ -113,7 +113,7 @@ fn show(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, Tool
         }
         match &item {
             Item::Gap(gap) => {
-                found = Found::Something;
+                found = Found::Damage;
                 lines.add(gap_line(gap, json))
             }
             Item::Batch(header, chain) if args.headers => {
@@ -143,7 +143,7 @@ fn show(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, Tool
             )?;
         }
         Ending::Torn { .. } => {}
-        Ending::Damaged => found = Found::Something,
+        Ending::Damaged => found = Found::Damage,
     }
     Ok(found)
 }

@@ -15,6 +15,7 @@ mod online;
 mod past;
 mod reindex;
 mod repair;
+mod terminal;
 mod text;
 mod verify;
 mod words;
@@ -25,12 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use error::{Found, ToolError};
-
-/// Found damage, a domain in doubt, or a migration that did not succeed.
-const EXIT_FOUND: u8 = 1;
-/// Could not be done.
-const EXIT_FAILED: u8 = 2;
+use error::{EXIT_FAILED, EXIT_FINE, Found, ToolError};
 
 /// Where a sidecar listens if nothing else is said.
 const SOCKET_DEFAULT: &str = "/run/phase-journal/control.sock";
@@ -40,8 +36,8 @@ const SOCKET_DEFAULT: &str = "/run/phase-journal/control.sock";
 #[command(
     name = "phase-journal",
     version,
-    after_help = "Exit codes: 0 fine; 1 found damage, a domain in doubt, or a migration that did not \
-                  succeed; 2 could not do it."
+    after_help = "Exit codes: 0 fine; 1 found a torn tail, a domain in doubt, or a migration that did not \
+                  succeed; 2 found damage or a broken promise; 3 could not do it."
 )]
 struct Cli {
     /// For programs: JSON (one value; for dump one line each)
@@ -107,12 +103,19 @@ struct Name {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => {
+            // Where nobody reads it, the exit code says as much.
+            drop(said.print());
+            let is_asked_for = said.exit_code() == 0;
+            return ExitCode::from(if is_asked_for { EXIT_FINE } else { EXIT_FAILED });
+        }
+    };
     let mut out = io::stdout().lock();
     match run(&cli, &mut out).and_then(|found| out.flush().map(|()| found).map_err(ToolError::from))
     {
-        Ok(Found::Nothing) => ExitCode::SUCCESS,
-        Ok(Found::Something) => ExitCode::from(EXIT_FOUND),
+        Ok(found) => ExitCode::from(found.exit_code()),
         // Whoever reads has seen enough.
         Err(ToolError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS

@@ -21,7 +21,7 @@ Never in place. Drops a write that was cut short, writes damaged segment headers
 keeps every gap visible: recovery decides on the copy as it would on the journal, and holds what the damage \
 concerns. Refused while a sidecar has the journal open, and a sidecar that is started meanwhile is refused.
 
-Exit codes: 0 everything is in the copy; 1 something could not be saved; 2 there is no copy.")]
+Exit codes: 0 everything is in the copy; 2 something could not be saved; 3 there is no copy.")]
 pub(crate) struct RepairArgs {
     /// The journal's directory
     directory: PathBuf,
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &RepairArgs, json: bool, out: &mut impl Write) -> Result
     Ok(if repaired.is_whole() {
         Found::Nothing
     } else {
-        Found::Something
+        Found::Damage
     })
 }
 

@@ -29,9 +29,10 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         as_text(&report, out)?;
     }
     Ok(match report.verdict() {
-        // A torn tail is what a crash leaves: nothing that was acknowledged is missing.
-        Verdict::Clean | Verdict::Torn => Found::Nothing,
-        Verdict::Damaged => Found::Something,
+        Verdict::Clean => Found::Nothing,
+        // What a crash leaves: nothing that was acknowledged is missing.
+        Verdict::Torn => Found::Something,
+        Verdict::Damaged => Found::Damage,
     })
 }
 

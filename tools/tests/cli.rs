@@ -125,12 +125,12 @@ fn damage_in_the_middle_is_told_and_both_sides_of_it_are_shown() {
     damage(&journal);
     let dump = on(&journal, "dump", &[]);
     let text = String::from_utf8(dump.stdout).unwrap();
-    assert_eq!(dump.status.code(), Some(1), "{text}");
+    assert_eq!(dump.status.code(), Some(2), "{text}");
     assert!(
         text.contains("domain-added") && text.contains("job-ended"),
         "{text}"
     );
-    assert_eq!(on(&journal, "verify", &[]).status.code(), Some(1));
+    assert_eq!(on(&journal, "verify", &[]).status.code(), Some(2));
 }
 
 /// A decision may be among what is lost: silence would be wrong.
@@ -141,7 +141,7 @@ fn nothing_to_explain_for_lack_of_records_is_told() {
     for verb in ["dump", "verify", "explain"] {
         let output = on(&journal, verb, &[]);
         let text = shown(&journal, &output);
-        assert_eq!(output.status.code(), Some(1), "{verb}: {text}");
+        assert_eq!(output.status.code(), Some(2), "{verb}: {text}");
         assert!(text.contains("!!"), "{verb}: {text}");
     }
 }
@@ -149,7 +149,7 @@ fn nothing_to_explain_for_lack_of_records_is_told() {
 #[test]
 fn a_command_s_help_tells_its_own_exit_codes_and_conditions() {
     for (verb, text) in [
-        ("repair", "1 something could not be saved"),
+        ("repair", "2 something could not be saved"),
         ("reindex", "refused while a sidecar"),
     ] {
         let output = command(&[verb, "--help"]).output().unwrap();
@@ -167,7 +167,7 @@ fn a_segment_that_is_no_file() {
     for verb in ["dump", "verify", "explain"] {
         let output = on(&journal, verb, &[]);
         let text = shown(&journal, &output);
-        assert_eq!(output.status.code(), Some(2), "{verb}: {text}");
+        assert_eq!(output.status.code(), Some(3), "{verb}: {text}");
         assert!(text.contains("not a regular file"), "{verb}: {text}");
     }
 }
@@ -228,7 +228,7 @@ fn a_reader_that_goes_away() {
     }
 }
 
-/// One line that names what is wrong, and exit code 2.
+/// One line that names what is wrong, and exit code 3.
 #[test]
 fn what_cannot_be_done() {
     let scratch = tempfile::tempdir().unwrap();
@@ -251,7 +251,7 @@ fn what_cannot_be_done() {
     ] {
         let output = command(&arguments).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {error}");
         assert!(error.contains(named.as_str()), "{arguments:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
@@ -271,7 +271,7 @@ fn wrong_arguments() {
     ] {
         let output = command(&arguments).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {error}");
         assert!(
             error.contains("Usage") || error.contains("--help"),
             "{error}"
@@ -294,7 +294,7 @@ fn bench_hands_over_to_its_own_program() {
 
     let output = run("/no/such/program", &arguments);
     let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert_eq!(output.status.code(), Some(3), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert!(error.contains("/no/such/program"), "{error}");
 }
