@@ -2,6 +2,7 @@
 //! Invariant: never writes, needs no lock; what is normal after a crash is told from damage.
 //! Not here: repairing, and how a report is printed.
 
+use core::ops::ControlFlow;
 use std::path::PathBuf;
 
 use journal_format::BLOCK_SIZE;
@@ -10,9 +11,10 @@ use journal_format::number::{HostId, JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RecordBody};
 use journal_format::segment::SegmentHeader;
 
+use super::decoded::Item;
 use super::disk::{Disk, read_full};
 use super::judge::open;
-use super::read::{Cause, Ending, Entry, Gap, ReadError, Reader, SegmentFile};
+use super::read::{Cause, Ending, Gap, ReadError, Reader, SegmentFile};
 
 /// What is to be said of a whole journal, worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,8 +150,18 @@ impl Report {
 /// # Errors
 /// What the system refuses, and that there is no journal. Damage is no error.
 pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
-    let directory = disk.path().to_path_buf();
-    let mut reader = Reader::open(disk)?;
+    verify_with(Reader::open(disk)?, |_| {})
+}
+
+/// The same with what a reader has not read yet; all that it holds is shown to `each`.
+///
+/// # Errors
+/// What the system refuses. Damage is no error.
+pub fn verify_with<D: Disk>(
+    mut reader: Reader<D>,
+    mut each: impl FnMut(Item<'_>),
+) -> Result<Report, ReadError> {
+    let directory = reader.disk.path().to_path_buf();
     let heads = || reader.segments().iter();
     let bad_file = |file: &SegmentFile| {
         let why = file.header.as_ref().err()?.clone();
@@ -181,24 +193,32 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
             .damaged_headers
             .extend(damaged_header(&reader.disk, file)?);
     }
-    for entry in reader.by_ref() {
-        match entry? {
-            Entry::Gap(gap) => report.gaps.push(gap),
-            Entry::Batch(batch) => {
-                report.batches += 1;
-                if batch.header_lost {
-                    report.lost_headers.push(LostHeader {
-                        segment: batch.header.segment,
-                        at: batch.header.offset,
-                        until: batch.header.offset + batch.header.size(),
-                    });
+    // Everything is to be seen.
+    let _ = reader.decoded(
+        |_, _| true,
+        |item| {
+            match &item {
+                Item::Gap(gap) => report.gaps.push(gap.clone()),
+                Item::Batch {
+                    header,
+                    header_lost,
+                    ..
+                } => {
+                    report.batches += 1;
+                    if *header_lost {
+                        report.lost_headers.push(LostHeader {
+                            segment: header.segment,
+                            at: header.offset,
+                            until: header.offset + header.size(),
+                        });
+                    }
                 }
-                for placed in &batch.records {
-                    report.count(&placed.record);
-                }
+                Item::Record { record, .. } => report.count(record),
             }
-        }
-    }
+            each(item);
+            ControlFlow::Continue(())
+        },
+    )?;
     report.ending = reader.ending();
     Ok(report)
 }

@@ -4,20 +4,27 @@
 //! part of it); every command writes to a writer that it is given, and ends with a documented exit code.
 //! Not here: what a record means (`phase_journal::engine`), the files (`phase_journal::journal`).
 
+mod backwards;
 mod bench;
 mod dump;
 mod error;
 mod explain;
+mod filter;
 mod follow;
 mod headers;
+mod hex;
+mod merge;
 mod migrate;
 mod online;
 mod past;
+mod print;
 mod reindex;
 mod repair;
+mod source;
 mod terminal;
 mod text;
 mod verify;
+mod when;
 mod words;
 
 use std::io::{self, Write as _};

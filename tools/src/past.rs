@@ -1,18 +1,24 @@
 //! A journal as the offline commands read it: records with their names, gaps, the end.
 //!
-//! Invariant: reads without a lock and writes nothing; never more than one segment in memory.
-//! Not here: how it is shown (`dump`, `explain`).
+//! Invariant: reads without a lock and writes nothing; memory is that of a few blocks, or of one segment where
+//! that is damaged.
+//! Not here: how it is shown (`dump`, `explain`); what of it (`filter`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use journal_format::batch::BatchHeader;
-use journal_format::number::{Chain, DomainId, Lsn, SegmentNumber};
-use journal_format::record::{Decoded, RecordBody};
+use journal_format::number::{Chain, DomainId, Lsn, MigrationId, SegmentNumber};
+use journal_format::record::{Decoded, MigrationTerms, Phase, Protocol, RecordBody, Role};
 use phase_journal::journal::OsDisk;
-use phase_journal::journal::read::{Ending, Entry, Gap, Reader, SegmentFile};
+use phase_journal::journal::decoded::{self, Head};
+use phase_journal::journal::read::{Ending, Gap, Reader, SegmentFile};
 
 use crate::error::ToolError;
+use crate::source;
+use crate::terminal::Progress;
 
 /// Something in a journal.
 #[derive(Debug)]
@@ -34,15 +40,6 @@ impl Item {
             Item::Gap(gap) => gap.segment,
         }
     }
-
-    /// Does it stand before a gap that was found in the same batch? The batch's own header always does.
-    fn is_before(&self, gap: &Gap) -> bool {
-        match self {
-            Item::Batch(..) => true,
-            Item::Record(recorded) => recorded.record.lsn() < gap.first,
-            Item::Gap(other) => other.first < gap.first,
-        }
-    }
 }
 
 /// A record and where it stands.
@@ -55,6 +52,31 @@ pub(crate) struct Recorded {
     pub(crate) name: Option<String>,
     /// The job it is about.
     pub(crate) job: Option<Lsn>,
+    /// The migration that this job is.
+    pub(crate) migration: Option<MigrationId>,
+    /// The phase that this job is in, this record counted.
+    pub(crate) phase: Option<Phase>,
+}
+
+/// What to read of a journal.
+pub(crate) trait Choose {
+    /// Whether to decode a record. Those that tell of others are decoded in any case.
+    fn may_want(&mut self, batch: &BatchHeader, head: &Head, known: &Known) -> bool;
+    /// Whether to show a record.
+    fn wants(&mut self, recorded: &Recorded) -> bool;
+}
+
+/// Everything.
+struct All;
+
+impl Choose for All {
+    fn may_want(&mut self, _: &BatchHeader, _: &Head, _: &Known) -> bool {
+        true
+    }
+
+    fn wants(&mut self, _: &Recorded) -> bool {
+        true
+    }
 }
 
 /// Reads a journal, one record after the other.
@@ -63,19 +85,14 @@ pub(crate) struct Past {
     known: Known,
 }
 
-/// What the records before a record tell of it.
-#[derive(Debug, Default)]
-pub(crate) struct Known {
-    names: HashMap<DomainId, String>,
-    /// The open or last job of each domain: what a record without a job of its own is about.
-    jobs: HashMap<DomainId, Lsn>,
-    effects: HashMap<Lsn, Option<Lsn>>,
-}
-
 impl Past {
-    pub(crate) fn open(directory: &Path) -> Result<Past, ToolError> {
+    pub(crate) fn open(path: &Path) -> Result<Past, ToolError> {
+        Past::of(source::open(path)?)
+    }
+
+    pub(crate) fn of(disk: OsDisk) -> Result<Past, ToolError> {
         Ok(Past {
-            reader: Reader::open(OsDisk::new(directory))?,
+            reader: Reader::open(disk)?,
             known: Known::default(),
         })
     }
@@ -85,40 +102,136 @@ impl Past {
         self.reader.segments()
     }
 
+    /// Reads only these segments: from the first one on, and up to the one before the second.
+    pub(crate) fn only(&mut self, from: SegmentNumber, before: Option<SegmentNumber>) {
+        if let Some(before) = before {
+            self.reader.stop_before(before);
+        }
+        self.reader.skip_to(from);
+    }
+
     /// Hands everything to `each`, in the order of LSNs; says how the journal ends.
     pub(crate) fn read(
         mut self,
         mut each: impl FnMut(Item) -> Result<(), ToolError>,
     ) -> Result<Ending, ToolError> {
-        // The reader tells of the gaps in a batch after the batch: one batch waits for its gaps.
-        let mut items: VecDeque<Item> = VecDeque::new();
-        for entry in self.reader.by_ref() {
-            match entry? {
-                Entry::Gap(gap) => {
-                    let at = items.partition_point(|item| item.is_before(&gap));
-                    items.insert(at, Item::Gap(gap));
-                }
-                Entry::Batch(batch) => {
-                    items.drain(..).try_for_each(&mut each)?;
-                    // A header that is lost is not shown; its records are.
-                    if !batch.header_lost {
-                        items.push_back(Item::Batch(Box::new(batch.header), batch.chain));
-                    }
-                    for placed in batch.records {
-                        let recorded =
-                            self.known
-                                .recorded(placed.record, batch.header, placed.offset);
-                        items.push_back(Item::Record(Box::new(recorded)));
-                    }
-                }
-            }
-        }
-        items.drain(..).try_for_each(each)?;
+        // It is never stopped.
+        let _ = self.read_some(&mut All, |item| {
+            each(item)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
         Ok(self.reader.ending())
+    }
+
+    /// Hands what is chosen to `each`, and all batches and gaps, in the order of LSNs, until that has seen
+    /// enough. How the journal ends [`Past::ending`] tells, if it was not stopped.
+    pub(crate) fn read_some(
+        &mut self,
+        choose: &mut impl Choose,
+        mut each: impl FnMut(Item) -> Result<ControlFlow<()>, ToolError>,
+    ) -> Result<ControlFlow<()>, ToolError> {
+        let total = self.reader.segments().iter().map(|file| file.length).sum();
+        let mut progress = Progress::new("reading", total);
+        let mut failed = None;
+        // Both closures look at these, one after the other.
+        let known = std::cell::RefCell::new(std::mem::take(&mut self.known));
+        let choose = std::cell::RefCell::new(choose);
+        let read = self.reader.decoded(
+            |batch, head| {
+                Known::learns_from(head.kind)
+                    || choose.borrow_mut().may_want(batch, head, &known.borrow())
+            },
+            |item| {
+                let item = match item {
+                    decoded::Item::Gap(gap) => Item::Gap(gap),
+                    // A header that is lost is not shown; its records are.
+                    decoded::Item::Batch {
+                        header_lost: true, ..
+                    } => return ControlFlow::Continue(()),
+                    decoded::Item::Batch { header, chain, .. } => {
+                        progress.add(header.size());
+                        Item::Batch(Box::new(*header), chain)
+                    }
+                    decoded::Item::Record {
+                        header,
+                        offset,
+                        record,
+                    } => {
+                        let head = Head::of(&record);
+                        let recorded = known.borrow_mut().recorded(record, *header, offset);
+                        let mut choose = choose.borrow_mut();
+                        let is_wanted = choose.wants(&recorded)
+                            && choose.may_want(header, &head, &known.borrow());
+                        if !is_wanted {
+                            return ControlFlow::Continue(());
+                        }
+                        Item::Record(Box::new(recorded))
+                    }
+                };
+                each(item).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                })
+            },
+        );
+        self.known = known.into_inner();
+        let stopped = read?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(stopped),
+        }
+    }
+
+    /// How the journal ends; known when everything was read.
+    pub(crate) fn ending(&self) -> Ending {
+        self.reader.ending()
     }
 }
 
+/// What the records before a record tell of it.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    names: HashMap<DomainId, String>,
+    /// The open or last job of each domain: what a record without a job of its own is about.
+    jobs: HashMap<DomainId, Lsn>,
+    effects: HashMap<Lsn, Option<Lsn>>,
+    /// The job of each migration that is not forgotten.
+    migrations: HashMap<MigrationId, Lsn>,
+    /// Where each of those jobs stands.
+    standing: HashMap<Lsn, (MigrationId, Phase)>,
+}
+
+/// Whether what comes after a record of a type is told by it.
+static LEARNT_FROM: LazyLock<Vec<bool>> = LazyLock::new(|| {
+    const NAMES: &[&str] = &[
+        "domain-added",
+        "domain-state",
+        "job-begun",
+        "phase-entered",
+        "effect-intended",
+        "effect-finished",
+        "migration-state",
+        "migration-forgotten",
+    ];
+    let last = RecordBody::TYPES.iter().map(|(number, _)| *number).max();
+    let named = |kind: u16| {
+        let mut types = RecordBody::TYPES.iter();
+        types.any(|(number, name)| *number == kind && NAMES.contains(name))
+    };
+    (0..=last.unwrap_or(0)).map(named).collect()
+});
+
 impl Known {
+    /// Does a record of this type tell something of others?
+    fn learns_from(kind: u16) -> bool {
+        LEARNT_FROM.get(usize::from(kind)).copied().unwrap_or(false)
+    }
+
+    /// A domain's name.
+    pub(crate) fn name(&self, domain: DomainId) -> Option<&str> {
+        self.names.get(&domain).map(String::as_str)
+    }
+
     /// A record with its name and job. Each record is shown to it once, in order.
     pub(crate) fn recorded(
         &mut self,
@@ -127,12 +240,15 @@ impl Known {
         offset: u64,
     ) -> Recorded {
         let (lsn, domain) = (record.lsn(), record.domain());
-        let mut job = None;
+        let (mut job, mut standing) = (None, None);
         if let (Decoded::Known(known), Some(domain)) = (&record, domain) {
-            if let RecordBody::DomainAdded(state) | RecordBody::DomainState(state) = &known.body {
+            if let RecordBody::DomainAdded(state) | RecordBody::DomainState(state) = &known.body
+                && self.names.get(&domain) != Some(&state.name)
+            {
                 self.names.insert(domain, state.name.clone());
             }
             job = self.job(lsn, domain, &known.body);
+            standing = self.standing(job, &known.body);
         }
         let name = domain.and_then(|domain| self.names.get(&domain).cloned());
         Recorded {
@@ -141,12 +257,44 @@ impl Known {
             offset,
             name,
             job,
+            migration: standing.map(|(migration, _)| migration),
+            phase: standing.map(|(_, phase)| phase),
         }
+    }
+
+    /// Where the job of a record stands with it.
+    fn standing(&mut self, job: Option<Lsn>, body: &RecordBody) -> Option<(MigrationId, Phase)> {
+        let job = job?;
+        match body {
+            RecordBody::JobBegun(begun) => {
+                let terms = begun.migration.as_ref()?;
+                let standing = (terms.migration, first_phase(terms));
+                self.migrations.insert(terms.migration, job);
+                self.standing.insert(job, standing);
+            }
+            RecordBody::MigrationState(state) => {
+                self.migrations.insert(state.terms.migration, job);
+                self.standing
+                    .insert(job, (state.terms.migration, state.phase));
+            }
+            RecordBody::PhaseEntered(entered) => {
+                if let Some((_, phase)) = self.standing.get_mut(&job) {
+                    *phase = entered.phase;
+                }
+            }
+            RecordBody::MigrationForgotten(named) => {
+                self.migrations.remove(&named.migration);
+                return self.standing.remove(&job);
+            }
+            _ => {}
+        }
+        self.standing.get(&job).copied()
     }
 
     /// The job that a record is about.
     fn job(&mut self, lsn: Lsn, domain: DomainId, body: &RecordBody) -> Option<Lsn> {
         let current = self.jobs.get(&domain).copied();
+        let of = |migration: &MigrationId| self.migrations.get(migration).copied().or(current);
         match body {
             RecordBody::JobBegun(_) => {
                 self.jobs.insert(domain, lsn);
@@ -169,18 +317,18 @@ impl Known {
             RecordBody::EffectFinished(finished) => {
                 self.effects.remove(&finished.effect).unwrap_or(current)
             }
-            RecordBody::PeerHeard(_)
-            | RecordBody::PeerPrepared(_)
-            | RecordBody::MigrationGranted(_)
-            | RecordBody::MigrationAbandoned(_)
-            | RecordBody::MigrationCommitted(_)
-            | RecordBody::MigrationStarted(_)
-            | RecordBody::MigrationAborted(_)
-            | RecordBody::OutcomeLearned(_)
-            | RecordBody::StoreIntended(_)
-            | RecordBody::StoreRead(_)
-            | RecordBody::VerdictGiven(_)
-            | RecordBody::MigrationForgotten(_) => current,
+            RecordBody::PeerHeard(heard) => of(&heard.migration),
+            RecordBody::PeerPrepared(prepared) => of(&prepared.migration),
+            RecordBody::MigrationGranted(granted) => of(&granted.cookie.migration),
+            RecordBody::MigrationAbandoned(abandoned) => of(&abandoned.migration),
+            RecordBody::MigrationCommitted(committed) => of(&committed.migration),
+            RecordBody::MigrationStarted(named)
+            | RecordBody::MigrationAborted(named)
+            | RecordBody::MigrationForgotten(named) => of(&named.migration),
+            RecordBody::OutcomeLearned(learned) => of(&learned.migration),
+            RecordBody::StoreIntended(intended) => of(&intended.migration),
+            RecordBody::StoreRead(read) => of(&read.migration),
+            RecordBody::VerdictGiven(verdict) => of(&verdict.migration),
             RecordBody::CheckpointBegun(_)
             | RecordBody::CheckpointEnded(_)
             | RecordBody::DomainAdded(_)
@@ -190,5 +338,14 @@ impl Known {
             | RecordBody::WantedChanged(_)
             | RecordBody::Sealed => None,
         }
+    }
+}
+
+/// The phase that a migration begins in, without a record of its own.
+pub(crate) fn first_phase(terms: &MigrationTerms) -> Phase {
+    match (terms.role, terms.protocol) {
+        (Role::Source, Protocol::V3) => Phase::Begin3,
+        (Role::Source, Protocol::V2) => Phase::Perform2,
+        (Role::Destination, Protocol::V2 | Protocol::V3) => Phase::Prepare,
     }
 }

@@ -58,7 +58,7 @@ fn a_torn_tail() {
 
 #[test]
 fn a_header_and_a_record() {
-    let (out, _copy) = check(1, |journal| {
+    let (out, _copy) = check(2, |journal| {
         change(journal, 1, |bytes| bytes[70] ^= 0x10);
         change(journal, 2, |bytes| bytes[2 * 4096 + 150] ^= 1);
     });
@@ -67,7 +67,7 @@ fn a_header_and_a_record() {
 
 #[test]
 fn a_file_that_belongs_elsewhere() {
-    let (out, copy) = check(1, |journal| {
+    let (out, copy) = check(2, |journal| {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR"));
         let golden = golden.join("../journal-format/tests/golden/every-record.seg");
         change(journal, 1, |bytes| bytes[4096 + 200] ^= 1);

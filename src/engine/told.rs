@@ -1,0 +1,128 @@
+//! What a journal told, for whoever reads it without running it: verify and inspect.
+//!
+//! Invariant: says what the engine itself would find at its next start; nothing here is a second opinion.
+//! Not here: what is decided (`decide`), what is shown.
+
+use journal_format::number::{DomainId, Lsn};
+use journal_format::record::{
+    ClaimSeen, DomainState, Draft, EffectCommand, Evidence, MigrationHistories, MigrationTerms,
+    Observed, PeerAnswer, Process, WantedRunState,
+};
+
+use super::state::{Migration, State};
+use super::{History, Rule, decide, decide_over};
+
+/// What a journal told, as far as it was gone over.
+#[derive(Clone, Debug, Default)]
+pub struct Told(pub(super) State);
+
+/// A job that is open, as the next start would find it.
+#[derive(Clone, Debug)]
+pub struct OpenJob {
+    /// The domain.
+    pub domain: DomainId,
+    /// Its name; empty if its registration is among what is damaged.
+    pub name: String,
+    /// The job.
+    pub job: Lsn,
+    /// What it is about.
+    pub terms: MigrationTerms,
+    /// The effect whose result is not recorded.
+    pub in_flight: Option<EffectCommand>,
+    /// What is known right after a restart: the journal's facts, and a QEMU and another side of which
+    /// nothing was seen or heard yet.
+    pub evidence: Evidence,
+    /// What damaged records may have said, if some may concern it.
+    pub histories: Option<MigrationHistories>,
+}
+
+impl OpenJob {
+    /// The rule that the engine would apply to this evidence; `None` while the protocol simply goes on.
+    #[must_use]
+    pub fn rule(&self, evidence: &Evidence) -> Option<Rule> {
+        match &self.histories {
+            Some(histories) if evidence.journal_damaged => decide_over(evidence, histories),
+            Some(_) | None => decide(evidence),
+        }
+    }
+}
+
+impl Told {
+    /// Takes in the next entry.
+    pub fn add(&mut self, entry: &History) {
+        self.0.replay_one(entry);
+    }
+
+    /// The records between the two ends of a checkpoint that restates this, the first of which is the one
+    /// behind the LSN `begun`.
+    #[must_use]
+    pub fn restated(&self, begun: Lsn) -> Vec<Draft> {
+        let mut drafts = self.0.checkpoint(begun, None);
+        drafts.pop();
+        drafts.drain(..1);
+        drafts
+    }
+
+    /// The domains that are registered.
+    pub fn domains(&self) -> impl Iterator<Item = (DomainId, &DomainState)> {
+        self.0
+            .domains
+            .iter()
+            .map(|(id, domain)| (*id, &domain.state))
+    }
+
+    /// Migrations that ended and are kept until the other side is known to know the outcome.
+    #[must_use]
+    pub fn kept_migrations(&self) -> usize {
+        let migrations = self.0.migrations.values();
+        migrations.filter(|known| !known.state.open).count()
+    }
+
+    /// The jobs that are open, oldest first.
+    #[must_use]
+    pub fn open_jobs(&self) -> Vec<OpenJob> {
+        let migrations = self.0.migrations.values();
+        let open = migrations.filter(|migration| migration.state.open);
+        let mut jobs: Vec<OpenJob> = open.map(|migration| self.open_job(migration)).collect();
+        jobs.sort_by_key(|one| one.job);
+        jobs
+    }
+
+    fn open_job(&self, migration: &Migration) -> OpenJob {
+        let domain = self.0.domains.get(&migration.domain);
+        let state = domain.map(|domain| &domain.state);
+        let terms = &migration.state.terms;
+        let evidence = Evidence {
+            role: terms.role,
+            protocol: terms.protocol,
+            phase: migration.state.phase,
+            facts: migration.facts(),
+            observed: Observed {
+                process: Process::Alive,
+                instance: state.map(|state| state.instance),
+                run_state: None,
+                migration: None,
+                claim: ClaimSeen::Unread,
+            },
+            claim: state.and_then(|state| state.claim),
+            peer: PeerAnswer::NotAsked,
+            watched: false,
+            recovering: true,
+            journal_damaged: state.is_none_or(|state| state.damaged),
+            wanted: state.map_or(WantedRunState::Running, |state| state.wanted),
+        };
+        OpenJob {
+            domain: migration.domain,
+            name: state.map(|state| state.name.clone()).unwrap_or_default(),
+            job: migration.state.job,
+            terms: terms.clone(),
+            in_flight: migration
+                .state
+                .in_flight
+                .as_ref()
+                .map(|(_, command)| command.clone()),
+            evidence,
+            histories: migration.restated_histories(),
+        }
+    }
+}
