@@ -13,6 +13,7 @@ mod domains;
 mod gap;
 mod histories;
 mod interface;
+pub mod laws;
 mod live;
 mod manager;
 mod peer;

@@ -3,10 +3,10 @@
 //! Invariant: says what the engine itself would find at its next start; nothing here is a second opinion.
 //! Not here: what is decided (`decide`), what is shown.
 
-use journal_format::number::{DomainId, Lsn};
+use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    ClaimSeen, DomainState, Draft, EffectCommand, Evidence, MigrationHistories, MigrationTerms,
-    Observed, PeerAnswer, Process, WantedRunState,
+    ClaimSeen, DomainState, Draft, EffectCommand, Evidence, Instance, MigrationHistories,
+    MigrationState, MigrationTerms, Observed, PeerAnswer, Process, WantedRunState,
 };
 
 use super::state::{Migration, State};
@@ -61,6 +61,67 @@ impl Told {
         drafts.pop();
         drafts.drain(..1);
         drafts
+    }
+
+    /// Is there a domain of that identity?
+    #[must_use]
+    pub fn is_registered(&self, domain: DomainId) -> bool {
+        self.0.domains.get(&domain).is_some()
+    }
+
+    /// May records of this domain, or of one that was never seen, be among damaged ones?
+    #[must_use]
+    pub fn is_doubtful(&self, domain: DomainId) -> bool {
+        let known = self.0.domains.get(&domain);
+        known.map_or(self.0.lossy, |domain| domain.state.damaged)
+    }
+
+    /// The process of a domain.
+    #[must_use]
+    pub fn instance(&self, domain: DomainId) -> Option<Instance> {
+        Some(self.0.domains.get(&domain)?.state.instance)
+    }
+
+    /// A migration as it stands, open or ended.
+    #[must_use]
+    pub fn migration(&self, migration: MigrationId) -> Option<&MigrationState> {
+        Some(&self.0.migrations.get(&migration)?.state)
+    }
+
+    /// A job as it stands, open or ended.
+    #[must_use]
+    pub fn job(&self, job: Lsn) -> Option<&MigrationState> {
+        self.migration(self.0.migration_of_job(job)?)
+    }
+
+    /// The open job of a domain.
+    #[must_use]
+    pub fn open_job_of(&self, domain: DomainId) -> Option<&MigrationState> {
+        self.migration(self.0.open_of(domain)?)
+    }
+
+    /// The effect that a domain's owner asked for outside any job and whose result is not recorded.
+    #[must_use]
+    pub fn owner_effect(&self, domain: DomainId) -> Option<Lsn> {
+        let effect = self.0.domains.get(&domain)?.owner_effect.as_ref();
+        effect.map(|(intent, _)| *intent)
+    }
+
+    /// Is the result of that effect on a domain not recorded?
+    #[must_use]
+    pub fn is_in_flight(&self, domain: DomainId, effect: Lsn) -> bool {
+        let is_it = |state: &MigrationState| {
+            let in_flight = state.in_flight.as_ref();
+            in_flight.is_some_and(|(intent, _)| *intent == effect)
+        };
+        // That of a job that ended in between is looked for last.
+        self.owner_effect(domain) == Some(effect)
+            || self.open_job_of(domain).is_some_and(is_it)
+            || self
+                .0
+                .migrations
+                .values()
+                .any(|migration| is_it(&migration.state))
     }
 
     /// The domains that are registered.

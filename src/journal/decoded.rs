@@ -10,7 +10,7 @@ use core::ops::ControlFlow;
 
 use journal_format::batch::BatchHeader;
 use journal_format::number::{Chain, DomainId, Lsn};
-use journal_format::record::Decoded;
+use journal_format::record::{Decoded, RECORD_HEADER_SIZE, body_size};
 use journal_format::scan::Batch;
 
 use super::disk::Disk;
@@ -62,6 +62,8 @@ pub enum Item<'a> {
         header: &'a BatchHeader,
         /// Where it begins, in bytes from the start of the segment.
         offset: u64,
+        /// Its bytes, header and padding included.
+        size: u64,
         /// What it says.
         record: Decoded,
     },
@@ -143,6 +145,7 @@ where
                         (self.each)(Item::Record {
                             header,
                             offset: view.offset,
+                            size: view.end() - view.offset,
                             record,
                         })
                     }
@@ -210,10 +213,21 @@ where
                 (self.each)(Item::Record {
                     header,
                     offset: placed.offset,
+                    size: size_of(&placed.record),
                     record: placed.record,
                 })?;
             }
         }
         gaps.try_for_each(|gap| (self.each)(Item::Gap(gap)))
     }
+}
+
+/// The bytes of a record on disk, with header and padding: a value has one encoding (F9).
+#[must_use]
+pub fn size_of(record: &Decoded) -> u64 {
+    let body = match record {
+        Decoded::Known(record) => body_size(&record.body).unwrap_or(0),
+        Decoded::Unknown { body, .. } => body.len() as u64,
+    };
+    (RECORD_HEADER_SIZE as u64 + body).next_multiple_of(8)
 }

@@ -5,6 +5,7 @@
 //! Not here: the journal's own reading (`read`); deciding when to catch up (the caller, on a thread
 //! of its own).
 
+mod compare;
 mod jobs;
 mod keys;
 mod store;
@@ -18,6 +19,7 @@ use journal_format::scan::Batch;
 
 use super::disk::Disk;
 use super::read::{Entry, ReadError, Reader};
+pub use compare::{Comparison, compare, is_in_use};
 use jobs::JobsOfBatch;
 use keys::{
     BATCHES, META_KEY, TIMES, batch_key, decode_batch, decode_meta, decode_place, decode_time_key,
@@ -73,6 +75,12 @@ struct Meta {
     segment: SegmentNumber,
     /// The chain value after the batch it lies in: tells this history from another one.
     chain: u32,
+}
+
+/// What a batch adds to the index.
+struct Changes {
+    place: BatchPlace,
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Why the index cannot be used. The journal is not affected.
@@ -416,14 +424,13 @@ impl Index {
         })
     }
 
-    /// Adds a batch, all or nothing; returns how many of its records were added.
-    fn add(&mut self, journal: JournalId, batch: &Batch) -> Result<u64, IndexError> {
-        let mut changes = sled::Batch::default();
+    /// What a batch adds to the index, but for times and the index's own end.
+    fn changes(&self, batch: &Batch) -> Result<Changes, IndexError> {
+        let mut entries = Vec::new();
         let mut jobs = JobsOfBatch {
             store: &self.store,
             new: Vec::new(),
         };
-        let mut added = 0;
         for placed in &batch.records {
             let (lsn, domain) = (placed.record.lsn(), placed.record.domain());
             let kind = match &placed.record {
@@ -431,15 +438,14 @@ impl Index {
                 Decoded::Unknown { kind, .. } => *kind,
             };
             let value = encode_place(batch.header.segment, placed.offset, kind);
-            if let Some(domain) = domain {
-                changes.insert(domain_key(domain, lsn), value.as_slice());
-            }
             if let Decoded::Known(record) = &placed.record
                 && let Some(job) = jobs.job(lsn, &record.body)?
             {
-                changes.insert(job_key(job, lsn), value.as_slice());
+                entries.push((job_key(job, lsn), value.clone()));
             }
-            added += 1;
+            if let Some(domain) = domain {
+                entries.push((domain_key(domain, lsn), value));
+            }
         }
         let place = BatchPlace {
             first: batch.header.first,
@@ -449,9 +455,19 @@ impl Index {
             wall: batch.header.wall,
         };
         for (key, job) in jobs.new {
-            changes.insert(key, &encode_job(job, place.last));
+            entries.push((key, encode_job(job, place.last).to_vec()));
         }
-        changes.insert(batch_key(place.first), encode_batch(&place));
+        entries.push((batch_key(place.first), encode_batch(&place)));
+        Ok(Changes { place, entries })
+    }
+
+    /// Adds a batch, all or nothing; returns how many of its records were added.
+    fn add(&mut self, journal: JournalId, batch: &Batch) -> Result<u64, IndexError> {
+        let Changes { place, entries } = self.changes(batch)?;
+        let mut changes = sled::Batch::default();
+        for (key, value) in entries {
+            changes.insert(key, value);
+        }
         let is_latest = self.latest.is_none_or(|latest| place.wall > latest);
         if is_latest {
             changes.insert(time_key(place.wall), &sortable(place.first.0));
@@ -468,7 +484,7 @@ impl Index {
         if is_latest {
             self.latest = Some(place.wall);
         }
-        Ok(added)
+        Ok(batch.records.len() as u64)
     }
 
     /// Forgets the records before `oldest`: the journal has let them go.

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use journal_format::scan::Batch;
-use phase_journal::journal::decoded::Head;
+use phase_journal::journal::decoded::{self, Head};
 use phase_journal::journal::follow::{Follower, News};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -25,7 +25,7 @@ use crate::backwards::boots;
 use crate::dump::DumpArgs;
 use crate::error::{Found, ToolError};
 use crate::filter::Filter;
-use crate::past::{Choose, Known, Past};
+use crate::past::{Choose, Known, Past, Place};
 use crate::print::{Format, Line, Printer, Sheet};
 use crate::source;
 
@@ -126,9 +126,12 @@ impl<W: Write> Shower<W> {
     fn batch(&mut self, batch: Batch, settled: bool) -> Result<(), ToolError> {
         for placed in batch.records {
             let head = Head::of(&placed.record);
-            let recorded = self
-                .known
-                .recorded(placed.record, batch.header, placed.offset);
+            let place = Place {
+                batch: batch.header,
+                offset: placed.offset,
+                size: decoded::size_of(&placed.record),
+            };
+            let recorded = self.known.recorded(placed.record, place);
             let is_wanted = self.filter.wants(&recorded)
                 && self.filter.may_want(&batch.header, &head, &self.known);
             if is_wanted {

@@ -4,15 +4,18 @@
 //! part of it); every command writes to a writer that it is given, and ends with a documented exit code.
 //! Not here: what a record means (`phase_journal::engine`), the files (`phase_journal::journal`).
 
+mod agreement;
 mod backwards;
 mod bench;
 mod dump;
 mod error;
+mod examine;
 mod explain;
 mod filter;
 mod follow;
 mod headers;
 mod hex;
+mod inspect;
 mod merge;
 mod migrate;
 mod online;
@@ -20,7 +23,10 @@ mod past;
 mod print;
 mod reindex;
 mod repair;
+mod schema;
+mod sides;
 mod source;
+mod stats;
 mod terminal;
 mod text;
 mod verify;
@@ -61,9 +67,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Every record of a journal, in order (offline)
+    /// A journal on one screen: what it is, how it stands, what recovery would do (offline)
+    Inspect(inspect::InspectArgs),
+    /// Records of a journal, by domain, job, type, phase, time, ... (offline)
     Dump(dump::DumpArgs),
-    /// Is a journal sound? (offline)
+    /// How much of what a journal holds, and how long the phases took (offline)
+    Stats(stats::StatsArgs),
+    /// Is a journal sound, and does it keep what is promised? (offline)
     Verify(verify::VerifyArgs),
     /// Every decision of a journal: rule, evidence, records, and the proof that it can be made again
     /// (offline)
@@ -72,6 +82,8 @@ enum Command {
     Reindex(reindex::ReindexArgs),
     /// Copy what can be read of a damaged journal into a new directory (offline)
     Repair(repair::RepairArgs),
+    /// The format of a segment, for Kaitai Struct (offline)
+    Schema,
     /// Domains, open jobs, and what is held and why
     Status,
     /// All domains
@@ -139,11 +151,14 @@ fn main() -> ExitCode {
 fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
     let online = || online::Online::connect(&cli.socket, cli.json);
     match &cli.command {
+        Command::Inspect(args) => inspect::run(args, cli.json, out),
         Command::Dump(args) => dump::run(args, cli.json, out),
+        Command::Stats(args) => stats::run(args, cli.json, out),
         Command::Verify(args) => verify::run(args, cli.json, out),
         Command::Explain(args) => explain::run(args, cli.json, out),
         Command::Reindex(args) => reindex::run(args, cli.json, out),
         Command::Repair(args) => repair::run(args, cli.json, out),
+        Command::Schema => schema::run(out),
         Command::Status => online()?.status(out),
         Command::Domains => online()?.domains(out),
         Command::Jobs(args) => online()?.jobs(args, out),

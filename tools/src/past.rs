@@ -48,6 +48,8 @@ pub(crate) struct Recorded {
     pub(crate) record: Decoded,
     pub(crate) batch: BatchHeader,
     pub(crate) offset: u64,
+    /// Its bytes on disk, header and padding included.
+    pub(crate) size: u64,
     /// The domain's name, as far as it is known by then.
     pub(crate) name: Option<String>,
     /// The job it is about.
@@ -155,10 +157,16 @@ impl Past {
                     decoded::Item::Record {
                         header,
                         offset,
+                        size,
                         record,
                     } => {
                         let head = Head::of(&record);
-                        let recorded = known.borrow_mut().recorded(record, *header, offset);
+                        let place = Place {
+                            batch: *header,
+                            offset,
+                            size,
+                        };
+                        let recorded = known.borrow_mut().recorded(record, place);
                         let mut choose = choose.borrow_mut();
                         let is_wanted = choose.wants(&recorded)
                             && choose.may_want(header, &head, &known.borrow());
@@ -186,6 +194,16 @@ impl Past {
     pub(crate) fn ending(&self) -> Ending {
         self.reader.ending()
     }
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) batch: BatchHeader,
+    /// In bytes from the start of the segment.
+    pub(crate) offset: u64,
+    /// Its bytes on disk.
+    pub(crate) size: u64,
 }
 
 /// What the records before a record tell of it.
@@ -233,12 +251,12 @@ impl Known {
     }
 
     /// A record with its name and job. Each record is shown to it once, in order.
-    pub(crate) fn recorded(
-        &mut self,
-        record: Decoded,
-        batch: BatchHeader,
-        offset: u64,
-    ) -> Recorded {
+    pub(crate) fn recorded(&mut self, record: Decoded, place: Place) -> Recorded {
+        let Place {
+            batch,
+            offset,
+            size,
+        } = place;
         let (lsn, domain) = (record.lsn(), record.domain());
         let (mut job, mut standing) = (None, None);
         if let (Decoded::Known(known), Some(domain)) = (&record, domain) {
@@ -255,6 +273,7 @@ impl Known {
             record,
             batch,
             offset,
+            size,
             name,
             job,
             migration: standing.map(|(migration, _)| migration),

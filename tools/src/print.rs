@@ -9,7 +9,7 @@ use std::io::Write;
 use clap::ValueEnum;
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader};
 use journal_format::number::{BootId, Chain, Epoch, SegmentNumber};
-use journal_format::record::{Decision, Decoded, RECORD_HEADER_SIZE, RecordBody, body_size};
+use journal_format::record::{Decision, Decoded, RecordBody, body_size};
 use journal_format::{BLOCK_SIZE, RECORD_BODY_SIZE_MAX};
 use phase_journal::journal::disk::{Disk, read_full};
 use phase_journal::journal::read::{Gap, SegmentFile};
@@ -184,12 +184,7 @@ impl Printer {
 
     /// A record's header, body and padding.
     fn bytes_of(&self, recorded: &Recorded) -> Result<Vec<u8>, ToolError> {
-        let length = match &recorded.record {
-            Decoded::Known(record) => body_size(&record.body).unwrap_or(0),
-            Decoded::Unknown { body, .. } => body.len() as u64,
-        };
-        let length = usize::try_from(length).unwrap_or(RECORD_BODY_SIZE_MAX);
-        let size = (RECORD_HEADER_SIZE + length).next_multiple_of(8);
+        let size = usize::try_from(recorded.size).unwrap_or(RECORD_BODY_SIZE_MAX);
         self.bytes(recorded.batch.segment, recorded.offset, size)
     }
 

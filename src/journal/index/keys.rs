@@ -13,13 +13,13 @@ const INDEX_VERSION: u8 = 2;
 /// The key of what the index is of, and how far it has read.
 pub(super) const META_KEY: &[u8] = b"!meta";
 /// Keys of batches: this, the first LSN.
-const BATCH: u8 = b'b';
+pub(super) const BATCH: u8 = b'b';
 /// Keys of records by domain: this, the domain, the LSN.
-const BY_DOMAIN: u8 = b'd';
+pub(super) const BY_DOMAIN: u8 = b'd';
 /// Keys of the jobs of effects: this, the effect.
 const JOB_OF_EFFECT: u8 = b'e';
 /// Keys of records by job: this, the job, the LSN.
-const BY_JOB: u8 = b'j';
+pub(super) const BY_JOB: u8 = b'j';
 /// Keys of the jobs of migrations: this, the migration.
 const JOB_OF_MIGRATION: u8 = b'm';
 /// Keys of batches by time: this, the time. Only of those that are later than all before them.

@@ -127,7 +127,7 @@ fn file_id(directory: &Path) -> Option<FileId> {
 
 /// The lock of the index that is there, if there is one, for as long as the file is open. An index that
 /// somebody else is at work on is not damaged, and not to be deleted.
-fn take(directory: &Path) -> Result<Option<File>, IndexError> {
+pub(super) fn take(directory: &Path) -> Result<Option<File>, IndexError> {
     // What is no file cannot be locked; opening the store says what it is. Opening a pipe would wait
     // for its writer, for ever perhaps.
     let path = directory.join(FILE_NAME);
