@@ -29,8 +29,8 @@ pub struct OpenJob {
     pub terms: MigrationTerms,
     /// The effect whose result is not recorded.
     pub in_flight: Option<EffectCommand>,
-    /// What is known right after a restart: the journal's facts, and a QEMU and another side of which
-    /// nothing was seen or heard yet.
+    /// What is known right after a restart: the journal's facts, and a QEMU and another side that have not
+    /// answered yet.
     pub evidence: Evidence,
     /// What damaged records may have said, if some may concern it.
     pub histories: Option<MigrationHistories>,
@@ -159,7 +159,7 @@ impl Told {
             phase: migration.state.phase,
             facts: migration.facts(),
             observed: Observed {
-                process: Process::Alive,
+                process: Process::Mute,
                 instance: state.map(|state| state.instance),
                 run_state: None,
                 migration: None,

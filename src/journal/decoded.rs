@@ -55,6 +55,8 @@ pub enum Item<'a> {
         chain: Chain,
         /// Records of it were found one by one (F23).
         header_lost: bool,
+        /// It is whole, with its padding; else what of it can be read was looked for.
+        is_whole: bool,
     },
     /// A record that was chosen.
     Record {
@@ -123,6 +125,7 @@ where
                     header,
                     chain: *chain,
                     header_lost: false,
+                    is_whole: true,
                 })
             }
             Seen::Record { view, .. } => {
@@ -201,6 +204,7 @@ where
             header,
             chain: batch.chain,
             header_lost: batch.header_lost,
+            is_whole: false,
         })?;
         self.gaps.sort_by_key(|gap| gap.first);
         let mut gaps = core::mem::take(&mut self.gaps).into_iter().peekable();

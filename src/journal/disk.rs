@@ -175,6 +175,12 @@ impl OsDisk {
         }
     }
 
+    /// Is it a whole directory, and not a single file?
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.only.is_none()
+    }
+
     fn at(&self, name: &str) -> PathBuf {
         match &self.only {
             Some(only) if only.name == name => only.file.clone(),

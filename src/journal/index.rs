@@ -22,9 +22,9 @@ use super::read::{Entry, ReadError, Reader};
 pub use compare::{Comparison, compare, is_in_use};
 use jobs::JobsOfBatch;
 use keys::{
-    BATCHES, META_KEY, TIMES, batch_key, decode_batch, decode_meta, decode_place, decode_time_key,
-    domain_key, encode_batch, encode_job, encode_meta, encode_place, job_key, needs, sortable,
-    time_key, unsortable,
+    BATCHES, META_KEY, TIMES, batch_key, decode_batch, decode_meta, decode_name_key, decode_place,
+    decode_time_key, domain_key, encode_batch, encode_job, encode_meta, encode_place, job_key,
+    name_key, name_prefix, needs, sortable, time_key, unsortable,
 };
 use store::Store;
 
@@ -67,14 +67,15 @@ pub enum DomainOrJob {
 
 /// How far the index has read, and of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Meta {
-    journal: JournalId,
+pub struct Meta {
+    /// The journal.
+    pub journal: JournalId,
     /// The last record in the index.
-    last: Lsn,
+    pub last: Lsn,
     /// The segment it lies in.
-    segment: SegmentNumber,
+    pub segment: SegmentNumber,
     /// The chain value after the batch it lies in: tells this history from another one.
-    chain: u32,
+    pub chain: u32,
 }
 
 /// What a batch adds to the index.
@@ -210,6 +211,40 @@ impl Index {
         let mut index = Index::open_store(directory)?;
         let caught_up = index.catch_up(disk)?;
         Ok((index, caught_up))
+    }
+
+    /// Opens the index in `directory` as it is, without bringing it up to the journal's end. `None`: there
+    /// is none.
+    ///
+    /// # Errors
+    /// As [`Index::open`]; nothing is made anew.
+    pub fn open_as_it_is(directory: &Path) -> Result<Option<Index>, IndexError> {
+        match store::is_there(directory) {
+            true => Index::open_store(directory).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// How far it has read, and of what; `None` if it has read nothing.
+    #[must_use]
+    pub fn meta(&self) -> Option<Meta> {
+        self.meta
+    }
+
+    /// The domains that have, or had, a name.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn domains_named(&self, name: &str) -> Result<Vec<DomainId>, IndexError> {
+        let prefix = name_prefix(name);
+        self.store.read(|db| {
+            let mut domains = Vec::new();
+            for item in db.scan_prefix(&prefix) {
+                let (key, _) = item?;
+                domains.extend(decode_name_key(&key, prefix.len()));
+            }
+            Ok(domains)
+        })
     }
 
     /// The last record in the index.
@@ -444,6 +479,9 @@ impl Index {
                 entries.push((job_key(job, lsn), value.clone()));
             }
             if let Some(domain) = domain {
+                if let Some(name) = name_told(&placed.record) {
+                    entries.push((name_key(name, domain), lsn.0.to_le_bytes().to_vec()));
+                }
                 entries.push((domain_key(domain, lsn), value));
             }
         }
@@ -511,6 +549,17 @@ impl Index {
         self.meta = None;
         self.latest = None;
         self.store.run("clear", |db| db.clear())
+    }
+}
+
+/// The name that a record gives its domain.
+fn name_told(record: &Decoded) -> Option<&str> {
+    match record {
+        Decoded::Known(record) => match &record.body {
+            RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => Some(&state.name),
+            _ => None,
+        },
+        Decoded::Unknown { .. } => None,
     }
 }
 

@@ -18,6 +18,7 @@ mod judge;
 mod layout;
 pub mod lock;
 mod log;
+pub mod lookup;
 mod open;
 pub mod read;
 pub mod repair;

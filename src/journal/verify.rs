@@ -6,6 +6,7 @@ use core::ops::ControlFlow;
 use std::path::PathBuf;
 
 use journal_format::BLOCK_SIZE;
+use journal_format::batch::{BatchHeader, is_content_whole};
 use journal_format::error::FormatError;
 use journal_format::number::{HostId, JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RecordBody};
@@ -91,6 +92,8 @@ pub struct Report {
     pub damaged_headers: Vec<DamagedHeader>,
     /// Batches whose header is damaged and whose records were found all the same.
     pub lost_headers: Vec<LostHeader>,
+    /// Batches that are damaged where nothing is lost by it: in the zeros behind their records.
+    pub damaged_padding: Vec<BatchHeader>,
     /// How the journal ends.
     pub ending: Ending,
 }
@@ -124,7 +127,8 @@ impl Report {
         let is_whole = self.gaps.is_empty()
             && self.bad_files.is_empty()
             && self.damaged_headers.is_empty()
-            && self.lost_headers.is_empty();
+            && self.lost_headers.is_empty()
+            && self.damaged_padding.is_empty();
         if !is_whole {
             return Verdict::Damaged;
         }
@@ -186,6 +190,7 @@ pub fn verify_with<D: Disk>(
         bad_files: heads().filter_map(bad_file).collect(),
         damaged_headers: Vec::new(),
         lost_headers: Vec::new(),
+        damaged_padding: Vec::new(),
         ending: Ending::Clean,
     };
     for file in reader.segments() {
@@ -193,6 +198,8 @@ pub fn verify_with<D: Disk>(
             .damaged_headers
             .extend(damaged_header(&reader.disk, file)?);
     }
+    // Batches of segments that are not whole, each of which may be.
+    let mut doubtful: Vec<BatchHeader> = Vec::new();
     // Everything is to be seen.
     let _ = reader.decoded(
         |_, _| true,
@@ -202,9 +209,13 @@ pub fn verify_with<D: Disk>(
                 Item::Batch {
                     header,
                     header_lost,
+                    is_whole,
                     ..
                 } => {
                     report.batches += 1;
+                    if !is_whole && !header_lost {
+                        doubtful.push(**header);
+                    }
                     if *header_lost {
                         report.lost_headers.push(LostHeader {
                             segment: header.segment,
@@ -220,7 +231,30 @@ pub fn verify_with<D: Disk>(
         },
     )?;
     report.ending = reader.ending();
+    for header in doubtful {
+        let behind = report.gaps.partition_point(|gap| gap.last < header.first);
+        let gap = report.gaps.get(behind);
+        let is_told = gap.is_some_and(|gap| gap.first <= header.last());
+        if !is_told && !is_as_written(&reader, &header)? {
+            report.damaged_padding.push(header);
+        }
+    }
     Ok(report)
+}
+
+/// Is a batch on the disk as it was written, with its padding?
+fn is_as_written<D: Disk>(reader: &Reader<D>, header: &BatchHeader) -> Result<bool, ReadError> {
+    let name = header.segment.file_name();
+    let path = reader.disk.path().join(&name);
+    let segment = reader.segments().iter().find(|file| file.number == header.segment);
+    let salt = segment.and_then(|file| file.header.as_ref().ok()).map(|found| found.salt);
+    let (Some(salt), Some(file)) = (salt, open(&reader.disk, &name)?) else {
+        return Ok(true);
+    };
+    let mut bytes = vec![0; usize::try_from(header.size()).unwrap_or(0)];
+    let count = read_full(&reader.disk, &file, header.offset, &mut bytes);
+    let count = count.map_err(ReadError::io(&path, "read"))?;
+    Ok(is_content_whole(&salt, header, &bytes[..count]))
 }
 
 /// Which of the two headers of a segment with a readable one is damaged.

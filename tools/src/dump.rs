@@ -21,10 +21,14 @@ use crate::error::{Found, ToolError};
 use crate::filter::{Filter, FilterArgs};
 use crate::follow;
 use crate::headers;
+use crate::indexed;
 use crate::merge;
-use crate::past::{Item, Past};
+use crate::past::{Item, Known, Past};
 use crate::print::{Format, Line, Printer, Sheet};
 use crate::source;
+
+/// Bytes that are printed at once.
+const BUFFER_SIZE: usize = 16 * 1024;
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -103,8 +107,8 @@ fn show(
     format: Format,
     out: &mut impl Write,
 ) -> Result<Found, ToolError> {
-    // A checkpoint is one line of many a screen; a system call for each would take most of the time.
-    let mut sheet = Sheet::new(BufWriter::with_capacity(64 * 1024, out));
+    // A system call for each line would take most of the time.
+    let mut sheet = Sheet::new(BufWriter::with_capacity(BUFFER_SIZE, out));
     let is_backwards = args.reverse || args.last.is_some();
     let labels = merge::labels(journals);
     let mut walks = Vec::new();
@@ -208,7 +212,17 @@ impl Walk {
                 })?
             }
             false => {
-                let mut past = Past::of(disk.clone())?;
+                let mut known = Known::default();
+                let mut from = from;
+                let mut is_stopped = false;
+                if let Some(domain) = filter.only_domain().map(str::to_owned) {
+                    let after =
+                        indexed::read(&disk, &files, &domain, &mut filter, &mut known, &mut show)?;
+                    from = from.max(after.next);
+                    is_stopped = after.is_stopped;
+                    filter.begin_at(from);
+                }
+                let mut past = Past::of(disk.clone())?.knowing(known);
                 let begins = match from > Lsn::FIRST {
                     true => stretches(&disk, &files),
                     false => Vec::new(),
@@ -216,10 +230,14 @@ impl Walk {
                 if let Some(begin) = stretch_of(&begins, &files, from) {
                     past.only(begin, None);
                 }
-                let stopped = past.read_some(&mut filter, |item| match is_behind(&item, to) {
-                    true => Ok(ControlFlow::Break(())),
-                    false => show(item),
-                })?;
+                let stopped = match is_stopped {
+                    true => ControlFlow::Break(()),
+                    false => past.read_some(&mut filter, |item| match is_behind(&item, to) {
+                        true => Ok(ControlFlow::Break(())),
+                        false if is_before(&item, from) => Ok(ControlFlow::Continue(())),
+                        false => show(item),
+                    })?,
+                };
                 match stopped {
                     ControlFlow::Continue(()) => past.ending(),
                     ControlFlow::Break(()) => Ending::Clean,
@@ -267,6 +285,15 @@ fn look_for_names(disk: &OsDisk, filter: &mut Filter) -> Result<(), ToolError> {
     let _ = past.read_some(&mut names, |_| Ok(ControlFlow::Continue(())))?;
     filter.learn(&names);
     Ok(())
+}
+
+/// Does it stand before that LSN, where nothing is asked for?
+fn is_before(item: &Item, from: Lsn) -> bool {
+    match item {
+        Item::Batch(..) => false,
+        Item::Record(recorded) => recorded.record.lsn() < from,
+        Item::Gap(gap) => gap.last < from,
+    }
 }
 
 /// Does it stand behind that LSN?

@@ -13,8 +13,11 @@ use journal_format::record::{Decision, Decoded, Phase, RecordBody};
 use phase_journal::journal::decoded::Head;
 
 use crate::error::ToolError;
-use crate::past::{Choose, Known, Recorded};
+use crate::past::{Choose, Known, Recorded, Teaches};
 use crate::when;
+
+/// The number of the type of effects' results.
+const EFFECT_FINISHED: u16 = 11;
 
 /// Which records to show; of several filters all must hold.
 #[derive(Clone, Debug, Default, Args)]
@@ -166,6 +169,11 @@ impl Filter {
         self.from.max(self.job.unwrap_or(Lsn(0)))
     }
 
+    /// What lies before was looked at already.
+    pub(crate) fn begin_at(&mut self, from: Lsn) {
+        self.from = self.from.max(from);
+    }
+
     /// The last LSN that is asked for.
     pub(crate) fn to(&self) -> Lsn {
         self.to
@@ -249,7 +257,30 @@ fn kind_of(text: &str) -> Result<u16, ToolError> {
     }
 }
 
+impl Filter {
+    /// Is it about a domain that is asked for, as far as is known?
+    fn is_of_wanted(&self, domain: Option<DomainId>, known: &Known) -> bool {
+        let is_of = |wanted: &WantedDomain| {
+            let named = domain.and_then(|id| known.name(id));
+            domain.is_some() && (wanted.id == domain || named == Some(&wanted.name))
+        };
+        self.domains.is_empty() || self.domains.iter().any(is_of)
+    }
+}
+
 impl Choose for Filter {
+    fn may_learn(&mut self, head: &Head, teaches: Teaches, known: &Known) -> bool {
+        match teaches {
+            // It may be the very name that is asked for.
+            Teaches::Name => true,
+            Teaches::Job => self.is_of_wanted(head.domain, known),
+            Teaches::Effect => {
+                let shown = self.kinds.is_empty() || self.kinds.contains(&EFFECT_FINISHED);
+                shown && self.is_of_wanted(head.domain, known)
+            }
+        }
+    }
+
     fn may_want(&mut self, batch: &BatchHeader, head: &Head, known: &Known) -> bool {
         let Head { lsn, domain, kind } = *head;
         if let Some(id) = domain {
@@ -257,10 +288,6 @@ impl Choose for Filter {
                 wanted.is_found |= wanted.id == Some(id);
             }
         }
-        let is_of = |wanted: &WantedDomain| {
-            let named = domain.and_then(|id| known.name(id));
-            domain.is_some() && (wanted.id == domain || named == Some(&wanted.name))
-        };
         let of_boot = match &self.boot {
             WantedBoot::Any => true,
             WantedBoot::Id(boot) => batch.boot == *boot,
@@ -271,7 +298,7 @@ impl Choose for Filter {
             && (self.since..=self.until).contains(&batch.wall)
             && of_boot
             && (self.kinds.is_empty() || self.kinds.contains(&kind))
-            && (self.domains.is_empty() || self.domains.iter().any(is_of))
+            && self.is_of_wanted(domain, known)
             && self.job.is_none_or(|job| lsn >= job)
             && (self.job_domain.is_none() || self.job_domain == domain)
     }

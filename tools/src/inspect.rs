@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use journal_format::record::{
-    Decision, Evidence, Facts, MigrationStatus, PeerAnswer, Process, Role, RunState,
+    Decision, Evidence, Facts, MigrationStatus, Outcome, PeerAnswer, Process, Role, RunState,
 };
 use phase_journal::engine::{OpenJob, Rule};
 use serde_json::{Value, json};
@@ -231,7 +231,7 @@ fn job_text(job: &OpenJob, paint: Paint, out: &mut impl Write) -> std::io::Resul
     writeln!(out, "  recovery  {}", rule_words(outlook.now, paint))?;
     for (decision, rules) in &outlook.possible {
         let names: Vec<&str> = rules.iter().map(|rule| rule.name()).collect();
-        writeln!(out, "    or      {}: {}", decision.name(), names.join(", "))?;
+        writeln!(out, "  or {:<6} {}", decision.name(), names.join(", "))?;
     }
     writeln!(out, "  depends   {}", outlook.depends_on())
 }
@@ -289,11 +289,7 @@ impl Outlook {
             let rules: Vec<Option<Rule>> = PeerAnswer::ALL
                 .iter()
                 .map(|peer| {
-                    let evidence = Evidence {
-                        peer: *peer,
-                        ..observed.clone()
-                    };
-                    job.rule(&evidence)
+                    job.rule(&with_answer(&observed, *peer))
                 })
                 .collect();
             on_peer |= rules.windows(2).any(|pair| pair[0] != pair[1]);
@@ -326,6 +322,33 @@ impl Outlook {
             (false, false) => "on nothing else",
         }
     }
+}
+
+/// The evidence after the other side's answer. What a destination says of the outcome to a source that gave it
+/// the licence is recorded as a fact before anything is decided on it.
+fn with_answer(evidence: &Evidence, peer: PeerAnswer) -> Evidence {
+    let mut answered = evidence.clone();
+    answered.peer = peer;
+    let awaits = evidence.role == Role::Source && evidence.facts.granted;
+    if awaits && evidence.facts.outcome.is_none() {
+        answered.facts.outcome = match peer {
+            PeerAnswer::Started | PeerAnswer::Split => Some(Outcome::Committed),
+            PeerAnswer::Aborted => Some(Outcome::Aborted),
+            PeerAnswer::NotAsked
+            | PeerAnswer::Unreachable
+            | PeerAnswer::Amnesia
+            | PeerAnswer::NoSuchMigration
+            | PeerAnswer::Performing
+            | PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Abandoned
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Deciding
+            | PeerAnswer::Lost => None,
+        };
+    }
+    answered
 }
 
 /// The evidence with each QEMU that a side of a migration may have: dead, mute, and every run state with every

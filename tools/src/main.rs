@@ -15,6 +15,7 @@ mod filter;
 mod follow;
 mod headers;
 mod hex;
+mod indexed;
 mod inspect;
 mod merge;
 mod migrate;
@@ -175,3 +176,6 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Bench(args) => Err(bench::run(args, cli.json)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,8 @@ pub(crate) struct Recorded {
 
 /// What to read of a journal.
 pub(crate) trait Choose {
+    /// Whether a record that tells something of others tells it of some that may be shown.
+    fn may_learn(&mut self, head: &Head, teaches: Teaches, known: &Known) -> bool;
     /// Whether to decode a record. Those that tell of others are decoded in any case.
     fn may_want(&mut self, batch: &BatchHeader, head: &Head, known: &Known) -> bool;
     /// Whether to show a record.
@@ -72,6 +74,10 @@ pub(crate) trait Choose {
 struct All;
 
 impl Choose for All {
+    fn may_learn(&mut self, _: &Head, _: Teaches, _: &Known) -> bool {
+        true
+    }
+
     fn may_want(&mut self, _: &BatchHeader, _: &Head, _: &Known) -> bool {
         true
     }
@@ -97,6 +103,11 @@ impl Past {
             reader: Reader::open(disk)?,
             known: Known::default(),
         })
+    }
+
+    /// The same, with what records before it told.
+    pub(crate) fn knowing(self, known: Known) -> Past {
+        Past { known, ..self }
     }
 
     /// The segments, oldest first.
@@ -140,8 +151,10 @@ impl Past {
         let choose = std::cell::RefCell::new(choose);
         let read = self.reader.decoded(
             |batch, head| {
-                Known::learns_from(head.kind)
-                    || choose.borrow_mut().may_want(batch, head, &known.borrow())
+                let (mut choose, known) = (choose.borrow_mut(), known.borrow());
+                let teaches = Teaches::of(head.kind);
+                teaches.is_some_and(|teaches| choose.may_learn(head, teaches, &known))
+                    || choose.may_want(batch, head, &known)
             },
             |item| {
                 let item = match item {
@@ -219,32 +232,43 @@ pub(crate) struct Known {
     standing: HashMap<Lsn, (MigrationId, Phase)>,
 }
 
-/// Whether what comes after a record of a type is told by it.
-static LEARNT_FROM: LazyLock<Vec<bool>> = LazyLock::new(|| {
-    const NAMES: &[&str] = &[
-        "domain-added",
-        "domain-state",
-        "job-begun",
-        "phase-entered",
-        "effect-intended",
-        "effect-finished",
-        "migration-state",
-        "migration-forgotten",
-    ];
-    let last = RecordBody::TYPES.iter().map(|(number, _)| *number).max();
-    let named = |kind: u16| {
-        let mut types = RecordBody::TYPES.iter();
-        types.any(|(number, name)| *number == kind && NAMES.contains(name))
+/// What a record tells of those behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Teaches {
+    /// A domain's name.
+    Name,
+    /// A job, its migration and its phase.
+    Job,
+    /// Which job an effect is of.
+    Effect,
+}
+
+/// By the number of its type.
+static TEACHES: LazyLock<Vec<Option<Teaches>>> = LazyLock::new(|| {
+    let taught = |name: &str| match name {
+        "domain-added" | "domain-state" => Some(Teaches::Name),
+        "job-begun" | "phase-entered" | "migration-state" | "migration-forgotten" => {
+            Some(Teaches::Job)
+        }
+        "effect-intended" | "effect-finished" => Some(Teaches::Effect),
+        _ => None,
     };
-    (0..=last.unwrap_or(0)).map(named).collect()
+    let last = RecordBody::TYPES.iter().map(|(number, _)| *number).max();
+    let mut teaches = vec![None; usize::from(last.unwrap_or(0)) + 1];
+    for (number, name) in RecordBody::TYPES {
+        teaches[usize::from(*number)] = taught(name);
+    }
+    teaches
 });
 
-impl Known {
-    /// Does a record of this type tell something of others?
-    fn learns_from(kind: u16) -> bool {
-        LEARNT_FROM.get(usize::from(kind)).copied().unwrap_or(false)
+impl Teaches {
+    /// What a record of a type tells.
+    pub(crate) fn of(kind: u16) -> Option<Teaches> {
+        TEACHES.get(usize::from(kind)).copied().flatten()
     }
+}
 
+impl Known {
     /// A domain's name.
     pub(crate) fn name(&self, domain: DomainId) -> Option<&str> {
         self.names.get(&domain).map(String::as_str)

@@ -15,7 +15,7 @@ use hdrhistogram::Histogram;
 use journal_format::batch::BatchHeader;
 use journal_format::number::{BootId, Lsn};
 use journal_format::record::{Decoded, Phase, RecordBody};
-use phase_journal::journal::read::Ending;
+use phase_journal::journal::read::{Ending, Gap};
 use serde_json::{Value, json};
 
 use crate::backwards::boots;
@@ -26,6 +26,7 @@ use crate::past::{Item, Past, Recorded};
 use crate::source;
 use crate::terminal::{Look, Paint};
 use crate::text::{json_line, plain, size};
+use crate::words::{gap_json, gap_line};
 
 /// Jobs that are told apart.
 const JOBS_MAX: usize = 100_000;
@@ -93,7 +94,10 @@ fn read(journal: &Path, mut filter: Filter) -> Result<(Stats, Found), ToolError>
     // It is never stopped.
     let _ = past.read_some(&mut filter, |item| {
         match item {
-            Item::Gap(_) => found = Found::Damage,
+            Item::Gap(gap) => {
+                found = Found::Damage;
+                stats.gaps.push(gap);
+            }
             Item::Batch(..) => {}
             Item::Record(recorded) => stats.count(&recorded),
         }
@@ -189,6 +193,8 @@ struct Stats {
     open: HashMap<Lsn, Open>,
     phases: HashMap<Phase, Durations>,
     whole: Option<Durations>,
+    /// What could not be counted.
+    gaps: Vec<Gap>,
 }
 
 fn tally<K: Hash + Eq>(tallies: &mut HashMap<K, Tally>, key: K) -> &mut Tally {
@@ -279,6 +285,10 @@ impl Stats {
             self.total.syncs,
             size(self.written)
         )?;
+        for gap in self.gaps.iter().take(ROWS_MAX) {
+            let line = plain(&gap_line(gap));
+            writeln!(out, "{}", paint.text(Look::Bad, &line))?;
+        }
         table(out, paint, "type", sorted(&self.types))?;
         table(out, paint, "domain", sorted(&self.domains))?;
         let jobs = self.jobs.iter().map(|(job, (name, tally))| {
@@ -356,6 +366,7 @@ impl Stats {
             "domains": named(&self.domains),
             "jobs": jobs.collect::<Vec<_>>(),
             "other-jobs": self.other_jobs.json(),
+            "gaps": self.gaps.iter().map(gap_json).collect::<Vec<_>>(),
             "microseconds": Value::Object(durations.collect()),
         })
     }

@@ -22,6 +22,9 @@ use crate::terminal::{Look, Paint};
 use crate::text::{count, json_line, plain, size};
 use crate::words::{gap_json, gap_line};
 
+/// Broken promises that are told of in words, one by one.
+const BROKEN_LINES_MAX: usize = 50;
+
 /// What to verify.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -138,15 +141,16 @@ fn one_text(one: &Verified, paint: Paint, out: &mut impl Write) -> Result<(), To
     for line in damage_lines(report) {
         writeln!(out, "{}", bad(line))?;
     }
-    for broken in &one.examined.broken {
+    for broken in one.examined.broken.iter().take(BROKEN_LINES_MAX) {
         let name = broken.domain.and_then(|domain| one.examined.names.get(&domain));
         let name = name.map_or(String::new(), |name| format!(" of {name}"));
         let line = format!("!! lsn {}{name}, {}: {}", broken.lsn, broken.law, broken.how);
         writeln!(out, "{}", bad(line))?;
     }
-    let more = one.examined.broken_count - one.examined.broken.len() as u64;
+    let more = one.examined.broken_count.saturating_sub(BROKEN_LINES_MAX as u64);
     if more > 0 {
-        writeln!(out, "{}", bad(format!("!! and {}", count(more, "broken promise"))))?;
+        let line = format!("!! and {} more", count(more, "broken promise"));
+        writeln!(out, "{}", bad(line))?;
     }
     match &one.agreement {
         Agreement::NotAsked | Agreement::Absent => {}
@@ -208,6 +212,14 @@ pub(crate) fn damage_lines(report: &Report) -> Vec<String> {
             lost.segment.file_name(),
             lost.at,
             lost.until
+        )
+    }));
+    lines.extend(report.damaged_padding.iter().map(|header| {
+        format!(
+            "!! {}, bytes {} to {}: the zeros behind the records of a batch are damaged; its records are whole",
+            header.segment.file_name(),
+            header.offset,
+            header.offset + header.size()
         )
     }));
     let bad_files = report.bad_files.iter();
@@ -323,6 +335,9 @@ pub(crate) fn as_json(report: &Report) -> Value {
         })).collect::<Vec<_>>(),
         "lost-headers": report.lost_headers.iter().map(|lost| json!({
             "file": lost.segment.file_name(), "at": lost.at, "until": lost.until,
+        })).collect::<Vec<_>>(),
+        "damaged-padding": report.damaged_padding.iter().map(|header| json!({
+            "file": header.segment.file_name(), "at": header.offset, "until": header.offset + header.size(),
         })).collect::<Vec<_>>(),
         "bad-files": report.bad_files.iter().map(|file| json!({
             "file": file.segment.file_name(), "why": file.why.to_string(),

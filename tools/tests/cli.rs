@@ -78,6 +78,24 @@ fn damage(journal: &TempDir) {
     fs::write(file, bytes).unwrap();
 }
 
+/// A journal with a record that cannot be read.
+fn damaged() -> TempDir {
+    let journal = journal(true);
+    damage(&journal);
+    journal
+}
+
+/// A journal whose last write was cut short.
+fn torn() -> TempDir {
+    let journal = journal(true);
+    let file = journal.path().join("0000000000000002.seg");
+    let mut bytes = fs::read(&file).unwrap();
+    let end = usize::try_from(journal_format::scan::scan(&bytes).unwrap().end).unwrap();
+    bytes[end..end + 700].fill(0x5a);
+    fs::write(file, bytes).unwrap();
+    journal
+}
+
 macro_rules! snapshots {
     ($($name:ident: $journal:expr, $verb:literal $(, $argument:literal)*;)+) => {
         $(#[test]
@@ -108,9 +126,9 @@ snapshots!(
     explain_a_hold: journal(false), "explain", "--domain", "web-1";
     verify_a_sound_journal: journal(true), "verify";
     verify_a_sound_journal_as_json: journal(true), "verify", "--json";
-    verify_damage: golden(&["damaged-middle.seg"]), "verify";
-    verify_damage_as_json: golden(&["damaged-middle.seg"]), "verify", "--json";
-    verify_a_torn_tail: golden(&["every-record.seg", "torn-tail.seg"]), "verify";
+    verify_damage: damaged(), "verify";
+    verify_damage_as_json: damaged(), "verify", "--json";
+    verify_a_torn_tail: torn(), "verify";
 );
 
 #[test]

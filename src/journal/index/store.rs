@@ -146,6 +146,11 @@ pub(super) fn take(directory: &Path) -> Result<Option<File>, IndexError> {
     })
 }
 
+/// Is there a store in `directory`?
+pub(super) fn is_there(directory: &Path) -> bool {
+    fs::metadata(directory.join(FILE_NAME)).is_ok_and(|metadata| metadata.is_file())
+}
+
 /// Deletes an index that nobody is at work on.
 ///
 /// # Errors
