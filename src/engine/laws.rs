@@ -144,9 +144,10 @@ impl Auditor {
     fn restating(&mut self, mut left: Vec<Draft>, record: &Record) -> Result<(), Breach> {
         match (&record.body, left.pop()) {
             (RecordBody::CheckpointEnded(_), None) => Ok(()),
-            (RecordBody::CheckpointEnded(_), Some(_)) => {
-                breach(Law::Checkpoint, "it leaves out what the records before it tell")
-            }
+            (RecordBody::CheckpointEnded(_), Some(_)) => breach(
+                Law::Checkpoint,
+                "it leaves out what the records before it tell",
+            ),
             // The one before was cut short by a crash.
             (RecordBody::CheckpointBegun(_), _) => self.ordinary(record),
             (body, Some(draft)) if draft.domain == record.domain && draft.body == *body => {
@@ -189,7 +190,10 @@ pub fn judge(told: &Told, record: &Record) -> Result<(), Breach> {
             true => Ok(()),
             false => breach(
                 Law::WriteAhead,
-                format!("the result of effect {}, whose intent is not open", finished.effect),
+                format!(
+                    "the result of effect {}, whose intent is not open",
+                    finished.effect
+                ),
             ),
         },
         RecordBody::Decided(decided) => decision(told, record.lsn, decided),
@@ -231,9 +235,7 @@ pub fn judge(told: &Told, record: &Record) -> Result<(), Breach> {
                 breach(Law::Fact, "started by the source")
             }
             Some(state) if state.aborted => breach(Law::Fact, "started after it was aborted"),
-            Some(state) if !state.committed => {
-                breach(Law::Fact, "started before it was committed")
-            }
+            Some(state) if !state.committed => breach(Law::Fact, "started before it was committed"),
             Some(_) => Ok(()),
         },
         RecordBody::MigrationAborted(named) => match told.migration(named.migration) {
@@ -300,7 +302,10 @@ fn effect_intended(told: &Told, domain: DomainId, intended: &EffectIntended) -> 
         );
     }
     if told.instance(domain) != Some(intended.instance) {
-        return breach(Law::WriteAhead, "an effect on another process than the domain's");
+        return breach(
+            Law::WriteAhead,
+            "an effect on another process than the domain's",
+        );
     }
     Ok(())
 }
@@ -395,7 +400,10 @@ fn phase_entered(state: &MigrationState, phase: Phase) -> Result<(), Breach> {
     let terms = &state.terms;
     let (role, protocol) = (terms.role, terms.protocol);
     if !belongs(role, protocol, phase) {
-        return breach(Law::Phase, format!("{phase} is no phase of a {protocol} {role}"));
+        return breach(
+            Law::Phase,
+            format!("{phase} is no phase of a {protocol} {role}"),
+        );
     }
     let by_operator = state.last_rule.as_deref() == Some(Rule::OperatorResolved.name());
     if !by_operator && !follows(state.phase, phase) {

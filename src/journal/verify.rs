@@ -246,8 +246,13 @@ pub fn verify_with<D: Disk>(
 fn is_as_written<D: Disk>(reader: &Reader<D>, header: &BatchHeader) -> Result<bool, ReadError> {
     let name = header.segment.file_name();
     let path = reader.disk.path().join(&name);
-    let segment = reader.segments().iter().find(|file| file.number == header.segment);
-    let salt = segment.and_then(|file| file.header.as_ref().ok()).map(|found| found.salt);
+    let segment = reader
+        .segments()
+        .iter()
+        .find(|file| file.number == header.segment);
+    let salt = segment
+        .and_then(|file| file.header.as_ref().ok())
+        .map(|found| found.salt);
     let (Some(salt), Some(file)) = (salt, open(&reader.disk, &name)?) else {
         return Ok(true);
     };

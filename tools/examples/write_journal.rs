@@ -8,7 +8,11 @@
 //!
 //! Invariant: the same arguments give the same records; QEMU and the other side do what they are told.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for the bench")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a program for the bench"
+)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;

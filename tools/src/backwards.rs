@@ -25,7 +25,8 @@ const WINDOW: usize = 8192;
 /// Where reading may begin as if nothing stood before: the first segment, and those that follow the one before
 /// without a gap and begin with a checkpoint. Oldest first.
 pub(crate) fn stretches(disk: &OsDisk, files: &[SegmentFile]) -> Vec<SegmentNumber> {
-    let mut begins: Vec<SegmentNumber> = files.first().map(|file| file.number).into_iter().collect();
+    let mut begins: Vec<SegmentNumber> =
+        files.first().map(|file| file.number).into_iter().collect();
     for (before, file) in files.iter().zip(files.iter().skip(1)) {
         let follows = before.header.is_ok() && before.number.next() == Some(file.number);
         let names = file.header.as_ref().ok().and_then(|header| header.before);
@@ -38,7 +39,11 @@ pub(crate) fn stretches(disk: &OsDisk, files: &[SegmentFile]) -> Vec<SegmentNumb
 }
 
 /// The last of these stretches that begins at an LSN or before.
-pub(crate) fn stretch_of(begins: &[SegmentNumber], files: &[SegmentFile], lsn: Lsn) -> Option<SegmentNumber> {
+pub(crate) fn stretch_of(
+    begins: &[SegmentNumber],
+    files: &[SegmentFile],
+    lsn: Lsn,
+) -> Option<SegmentNumber> {
     let first = |number: &SegmentNumber| {
         let file = files.iter().find(|file| file.number == *number)?;
         Some(file.header.as_ref().ok()?.first)
@@ -96,7 +101,7 @@ pub(crate) fn read(
     for begin in begins.into_iter().rev() {
         let mut until = usize::MAX;
         while until > 0 {
-            let mut past = Past::of(disk.clone())?;
+            let mut past = Past::of(disk.clone())?.silent();
             past.only(begin, behind);
             let (mut seen, mut kept) = (0, VecDeque::new());
             let stopped = past.read_some(choose, |item| {

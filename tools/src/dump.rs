@@ -5,7 +5,7 @@
 //! Not here: which records (`filter`), what a line looks like (`print`), several journals (`merge`).
 
 use std::collections::VecDeque;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -119,6 +119,7 @@ fn show(
             filter: filter.clone(),
             is_backwards,
             disk,
+            shows_progress: journals.len() == 1 && !io::stdout().is_terminal(),
         });
     }
     if let Some(title) = walks.first().and_then(|walk| walk.printer.title()) {
@@ -164,6 +165,8 @@ pub(crate) struct Walk {
     printer: Printer,
     filter: Filter,
     is_backwards: bool,
+    /// Nothing is printed on the terminal meanwhile.
+    shows_progress: bool,
 }
 
 impl Walk {
@@ -182,6 +185,7 @@ impl Walk {
             printer,
             mut filter,
             is_backwards,
+            shows_progress,
         } = self;
         let files = Past::of(disk.clone())?.segments().to_vec();
         filter.settle_boot(&boots(&disk, &files))?;
@@ -203,14 +207,12 @@ impl Walk {
         };
         let (from, to) = (filter.from(), filter.to());
         let ending = match is_backwards {
-            true => {
-                backwards::read(&disk, &mut filter, from, |item| {
-                    match is_behind(&item, to) {
-                        true => Ok(ControlFlow::Continue(())),
-                        false => show(item),
-                    }
-                })?
-            }
+            true => backwards::read(&disk, &mut filter, from, |item| {
+                match is_behind(&item, to) {
+                    true => Ok(ControlFlow::Continue(())),
+                    false => show(item),
+                }
+            })?,
             false => {
                 let mut known = Known::default();
                 let mut from = from;
@@ -223,6 +225,9 @@ impl Walk {
                     filter.begin_at(from);
                 }
                 let mut past = Past::of(disk.clone())?.knowing(known);
+                if !shows_progress {
+                    past = past.silent();
+                }
                 let begins = match from > Lsn::FIRST {
                     true => stretches(&disk, &files),
                     false => Vec::new(),
@@ -317,7 +322,7 @@ fn show_headers(
     let printer = Printer::new(format, disk.clone(), None);
     let mut sheet = Sheet::new(BufWriter::new(out));
     let mut found = Found::Nothing;
-    let mut past = Past::of(disk.clone())?;
+    let mut past = Past::of(disk.clone())?.silent();
     let mut segments: VecDeque<SegmentFile> = past.segments().iter().cloned().collect();
     filter.settle_boot(&boots(&disk, past.segments()))?;
     let mut kept: VecDeque<Line> = VecDeque::new();

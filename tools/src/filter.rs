@@ -152,7 +152,11 @@ impl Filter {
                 None => None,
             },
             migration_found: false,
-            kinds: args.kind.iter().map(|kind| kind_of(kind)).collect::<Result<_, _>>()?,
+            kinds: args
+                .kind
+                .iter()
+                .map(|kind| kind_of(kind))
+                .collect::<Result<_, _>>()?,
             phases: words(&args.phase, "phase", Phase::from_name, &phases)?,
             decisions: words(&args.decision, "decision", Decision::from_name, &decisions)?,
             from: Lsn(args.from.unwrap_or(0)),
@@ -187,7 +191,10 @@ impl Filter {
         let WantedBoot::Back(back) = self.boot else {
             return Ok(());
         };
-        let index = boots.len().checked_sub(1).and_then(|last| last.checked_sub(back));
+        let index = boots
+            .len()
+            .checked_sub(1)
+            .and_then(|last| last.checked_sub(back));
         match index.and_then(|index| boots.get(index)) {
             Some(boot) => {
                 self.boot = WantedBoot::Id(*boot);
@@ -204,7 +211,10 @@ impl Filter {
     pub(crate) fn not_found(&self) -> Option<String> {
         let mut domains = self.domains.iter();
         if let Some(domain) = domains.find(|domain| !domain.is_found) {
-            return Some(format!("there is no domain '{}' in the journal", domain.name));
+            return Some(format!(
+                "there is no domain '{}' in the journal",
+                domain.name
+            ));
         }
         match (self.job, self.migration) {
             (Some(job), _) if !self.job_found => {
@@ -312,10 +322,17 @@ impl Choose for Filter {
             self.job_found = true;
             self.job_domain = recorded.record.domain();
         }
-        let of_migration = self.migration.is_none_or(|one| recorded.migration == Some(one));
+        let of_migration = self
+            .migration
+            .is_none_or(|one| recorded.migration == Some(one));
         self.migration_found |= of_migration;
-        let in_phase = || recorded.phase.is_some_and(|phase| self.phases.contains(&phase));
-        let decides = || decision(&recorded.record).is_some_and(|one| self.decisions.contains(&one));
+        let in_phase = || {
+            recorded
+                .phase
+                .is_some_and(|phase| self.phases.contains(&phase))
+        };
+        let decides =
+            || decision(&recorded.record).is_some_and(|one| self.decisions.contains(&one));
         of_job
             && of_migration
             && (self.phases.is_empty() || in_phase())

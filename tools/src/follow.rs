@@ -116,7 +116,9 @@ impl<W: Write> Shower<W> {
                 json!({"let-go": {"first": first, "last": last}}),
             ),
             News::Vanished { first, last } => self.printer.remark(
-                &format!("-- lsn {first} to {last}, shown above as not settled, were never durable"),
+                &format!(
+                    "-- lsn {first} to {last}, shown above as not settled, were never durable"
+                ),
                 json!({"vanished": {"first": first, "last": last}}),
             ),
         };

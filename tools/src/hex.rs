@@ -89,12 +89,26 @@ pub(crate) fn record(record: &Decoded, at: u64, bytes: &[u8]) -> String {
     for field in &named {
         let value = plain(&field.value);
         let here = body.get(field.at..field.at + field.size);
-        line(&mut text, at, RECORD_HEADER_SIZE + field.at, here.unwrap_or_default(), &field.name, &value);
+        line(
+            &mut text,
+            at,
+            RECORD_HEADER_SIZE + field.at,
+            here.unwrap_or_default(),
+            &field.name,
+            &value,
+        );
         end = field.at + field.size;
     }
     let padding = body.get(end..).unwrap_or_default();
     if !padding.is_empty() {
-        line(&mut text, at, RECORD_HEADER_SIZE + end, padding, "padding", "");
+        line(
+            &mut text,
+            at,
+            RECORD_HEADER_SIZE + end,
+            padding,
+            "padding",
+            "",
+        );
     }
     text.truncate(text.trim_end().len());
     text
@@ -126,9 +140,16 @@ fn fixed(layout: Layout, at: u64, bytes: &[u8]) -> String {
 /// What bytes of a fixed layout say: a number, or an identity.
 fn value(name: &str, bytes: &[u8]) -> String {
     match bytes.len() {
-        16 if name != "salt" => <[u8; 16]>::try_from(bytes)
-            .map_or_else(|_| String::new(), |id| journal_format::number::Id128(id).to_string()),
-        2 | 8 | 4 if !matches!(name, "magic" | "checksum" | "body checksum" | "content" | "chain" | "before: chain") => {
+        16 if name != "salt" => <[u8; 16]>::try_from(bytes).map_or_else(
+            |_| String::new(),
+            |id| journal_format::number::Id128(id).to_string(),
+        ),
+        2 | 8 | 4
+            if !matches!(
+                name,
+                "magic" | "checksum" | "body checksum" | "content" | "chain" | "before: chain"
+            ) =>
+        {
             let mut number = [0; 8];
             number[..bytes.len()].copy_from_slice(bytes);
             u64::from_le_bytes(number).to_string()

@@ -177,7 +177,10 @@ fn open(disk: &OsDisk, files: &[SegmentFile], domain: &str) -> Option<(Index, Do
     }
     let index = Index::open_as_it_is(&directory).ok()??;
     let meta = index.meta()?;
-    let journal = files.iter().find_map(|file| file.header.as_ref().ok())?.journal;
+    let journal = files
+        .iter()
+        .find_map(|file| file.header.as_ref().ok())?
+        .journal;
     let end = index.place_of_lsn(meta.last).ok()??;
     if !Lookup::new(disk.clone(), journal).has_end(&meta, &end) {
         return None;

@@ -1,23 +1,20 @@
 //! `phase-journal inspect`: a journal on one screen.
 //!
-//! Invariant: what recovery would do is what the engine's own table says of the replayed state; what it
-//! depends on is found by asking that table, not by a second opinion.
-//! Not here: the looking (`examine`), every what-if (`explain`).
+//! Invariant: shows what one pass over the journal finds, and nothing twice.
+//! Not here: the looking (`examine`), what recovery would do (`outlook`), every what-if (`explain`).
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use journal_format::record::{
-    Decision, Evidence, Facts, MigrationStatus, Outcome, PeerAnswer, Process, Role, RunState,
-};
+use journal_format::record::{Decision, Facts};
 use phase_journal::engine::{OpenJob, Rule};
 use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
 use crate::examine::{Examined, examine};
 use crate::merge;
+use crate::outlook::Outlook;
 use crate::terminal::{Look, Paint};
 use crate::text::{count, json_line, plain, size, time};
 use crate::verify::{damage_lines, unknown, whole_verdict};
@@ -45,7 +42,11 @@ pub(crate) struct InspectArgs {
 }
 
 /// Shows what journals are, and how things stand in them.
-pub(crate) fn run(args: &InspectArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
+pub(crate) fn run(
+    args: &InspectArgs,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Found, ToolError> {
     let mut found = Found::Nothing;
     let mut values = Vec::new();
     let paint = Paint::of_stdout();
@@ -88,7 +89,11 @@ fn as_text(
     let or_unknown = |id: Option<String>| id.unwrap_or_else(|| "unknown".to_owned());
     let journal = or_unknown(report.journal.map(|id| id.to_string()));
     writeln!(out, "journal   {journal}")?;
-    writeln!(out, "host      {}", or_unknown(report.host.map(|id| id.to_string())))?;
+    writeln!(
+        out,
+        "host      {}",
+        or_unknown(report.host.map(|id| id.to_string()))
+    )?;
     if let Some(last) = examined.openings.last() {
         writeln!(
             out,
@@ -99,12 +104,7 @@ fn as_text(
             count(examined.boots.len() as u64, "boot")
         )?;
     }
-    writeln!(
-        out,
-        "segments  {}, {}",
-        report.segments,
-        size(report.bytes)
-    )?;
+    writeln!(out, "segments  {}, {}", report.segments, size(report.bytes))?;
     if let (Some(first), Some(last)) = (report.first, report.last) {
         writeln!(
             out,
@@ -130,7 +130,11 @@ fn as_text(
         Found::Something => Look::Doubt,
         Found::Damage => Look::Bad,
     };
-    writeln!(out, "integrity {}", paint.text(look, &whole_verdict(examined)))?;
+    writeln!(
+        out,
+        "integrity {}",
+        paint.text(look, &whole_verdict(examined))
+    )?;
     let damage = damage_lines(report);
     limited(out, damage.len(), |out, index| {
         writeln!(out, "{}", paint.text(Look::Bad, &plain(&damage[index])))
@@ -145,9 +149,14 @@ fn as_text(
         )?;
     }
     if jobs.is_empty() {
-        writeln!(out, "\nno job is open: recovery would have nothing to decide")?;
+        writeln!(
+            out,
+            "\nno job is open: recovery would have nothing to decide"
+        )?;
     }
-    limited(out, jobs.len(), |out, index| job_text(&jobs[index], paint, out))
+    limited(out, jobs.len(), |out, index| {
+        job_text(&jobs[index], paint, out)
+    })
 }
 
 fn count_times(openings: usize) -> String {
@@ -177,7 +186,11 @@ fn limited<W: Write>(
 ) -> Result<(), ToolError> {
     (0..length.min(LINES_MAX)).try_for_each(|index| line(out, index))?;
     if length > LINES_MAX {
-        writeln!(out, "... and {} more; --json tells of all", length - LINES_MAX)?;
+        writeln!(
+            out,
+            "... and {} more; --json tells of all",
+            length - LINES_MAX
+        )?;
     }
     Ok(())
 }
@@ -189,22 +202,31 @@ fn domains(examined: &Examined, paint: Paint, out: &mut impl Write) -> Result<()
         writeln!(out, "domains   none")?;
         return Ok(());
     }
-    let width = all.iter().map(|(_, state)| plain(&state.name).chars().count());
+    let width = all
+        .iter()
+        .map(|(_, state)| plain(&state.name).chars().count());
     let width = width.max().unwrap_or(0).clamp(6, 32);
-    let title = format!("{:width$}  {:36}  wanted   process  job", "domain", "uuid");
+    let title = format!("{:width$}  {:36}  wanted   QEMU  job", "domain", "uuid");
     writeln!(out, "\n{}", paint.text(Look::Title, &title))?;
     limited(out, all.len(), |out, index| {
         let (id, state) = &all[index];
-        let process = if state.dead { "dead" } else { "alive" };
+        let process = if state.dead { "dead" } else { "-" };
         let job = match (told.open_job_of(*id), &state.last_job) {
             (Some(open), _) => format!("{} open in {}", open.job, open.phase),
             (None, Some(last)) => format!("{} {} {}", last.job, last.kind, last.result),
             (None, None) => "-".to_owned(),
         };
-        let damaged = if state.damaged { ", records may be damaged" } else { "" };
+        let damaged = if state.damaged {
+            ", records may be damaged"
+        } else {
+            ""
+        };
         let name = plain(&state.name);
         let wanted = state.wanted.name();
-        writeln!(out, "{name:width$}  {id}  {wanted:<7}  {process:<7}  {job}{damaged}")
+        writeln!(
+            out,
+            "{name:width$}  {id}  {wanted:<7}  {process:<4}  {job}{damaged}"
+        )
     })
 }
 
@@ -223,9 +245,18 @@ fn job_text(job: &OpenJob, paint: Paint, out: &mut impl Write) -> std::io::Resul
         evidence.role,
         evidence.phase
     )?;
-    writeln!(out, "  migration {} with {}", job.terms.migration, plain(&job.terms.peer))?;
+    writeln!(
+        out,
+        "  migration {} with {}",
+        job.terms.migration,
+        plain(&job.terms.peer)
+    )?;
     if let Some(command) = &job.in_flight {
-        writeln!(out, "  in flight {}: its result is not recorded", command.name())?;
+        writeln!(
+            out,
+            "  in flight {}: its result is not recorded",
+            command.name()
+        )?;
     }
     let outlook = Outlook::of(job);
     writeln!(out, "  recovery  {}", rule_words(outlook.now, paint))?;
@@ -263,135 +294,14 @@ fn rule_words(rule: Option<Rule>, paint: Paint) -> String {
             };
             let decision = rule.decision().name().to_uppercase();
             let text = rule.text();
-            format!("{} by {}: {}", paint.text(look, &decision), text.name, text.reason)
+            format!(
+                "{} by {}: {}",
+                paint.text(look, &decision),
+                text.name,
+                text.reason
+            )
         }
     }
-}
-
-/// What recovery would come to.
-struct Outlook {
-    /// As long as nothing is seen or heard.
-    now: Option<Rule>,
-    /// What else there is, by decision.
-    possible: BTreeMap<Decision, Vec<Rule>>,
-    on_qemu: bool,
-    on_peer: bool,
-}
-
-impl Outlook {
-    /// Asks the table for every QEMU that this side may have and every answer of the other one.
-    fn of(job: &OpenJob) -> Outlook {
-        let now = job.rule(&job.evidence);
-        let mut possible: BTreeMap<Decision, Vec<Rule>> = BTreeMap::new();
-        let (mut on_qemu, mut on_peer) = (false, false);
-        let mut first_row: Option<Vec<Option<Rule>>> = None;
-        for observed in looks(&job.evidence) {
-            let rules: Vec<Option<Rule>> = PeerAnswer::ALL
-                .iter()
-                .map(|peer| {
-                    job.rule(&with_answer(&observed, *peer))
-                })
-                .collect();
-            on_peer |= rules.windows(2).any(|pair| pair[0] != pair[1]);
-            for rule in rules.iter().flatten() {
-                let known = possible.entry(rule.decision()).or_default();
-                if !known.contains(rule) && Some(*rule) != now {
-                    known.push(*rule);
-                }
-            }
-            match &first_row {
-                Some(first) => on_qemu |= *first != rules,
-                None => first_row = Some(rules),
-            }
-        }
-        possible.retain(|_, rules| !rules.is_empty());
-        possible.values_mut().for_each(|rules| rules.sort());
-        Outlook {
-            now,
-            possible,
-            on_qemu,
-            on_peer,
-        }
-    }
-
-    fn depends_on(&self) -> &'static str {
-        match (self.on_qemu, self.on_peer) {
-            (true, true) => "on what QEMU shows and on what the other side says",
-            (true, false) => "on what QEMU shows",
-            (false, true) => "on what the other side says",
-            (false, false) => "on nothing else",
-        }
-    }
-}
-
-/// The evidence after the other side's answer. What a destination says of the outcome to a source that gave it
-/// the licence is recorded as a fact before anything is decided on it.
-fn with_answer(evidence: &Evidence, peer: PeerAnswer) -> Evidence {
-    let mut answered = evidence.clone();
-    answered.peer = peer;
-    let awaits = evidence.role == Role::Source && evidence.facts.granted;
-    if awaits && evidence.facts.outcome.is_none() {
-        answered.facts.outcome = match peer {
-            PeerAnswer::Started | PeerAnswer::Split => Some(Outcome::Committed),
-            PeerAnswer::Aborted => Some(Outcome::Aborted),
-            PeerAnswer::NotAsked
-            | PeerAnswer::Unreachable
-            | PeerAnswer::Amnesia
-            | PeerAnswer::NoSuchMigration
-            | PeerAnswer::Performing
-            | PeerAnswer::Granted
-            | PeerAnswer::GrantedAndSafe
-            | PeerAnswer::Abandoned
-            | PeerAnswer::NotWhole
-            | PeerAnswer::Whole
-            | PeerAnswer::Deciding
-            | PeerAnswer::Lost => None,
-        };
-    }
-    answered
-}
-
-/// The evidence with each QEMU that a side of a migration may have: dead, mute, and every run state with every
-/// status that a migration passes through on that side.
-fn looks(evidence: &Evidence) -> Vec<Evidence> {
-    let with = |process, run_state: Option<RunState>, migration: Option<MigrationStatus>| {
-        let mut look = evidence.clone();
-        look.observed.process = process;
-        look.observed.run_state = run_state;
-        look.observed.migration = migration;
-        look
-    };
-    let mut looks = vec![
-        with(Process::Dead, None, None),
-        with(Process::Mute, None, None),
-    ];
-    let states: &[RunState] = match evidence.role {
-        Role::Source => &[
-            RunState::Running,
-            RunState::Paused,
-            RunState::FinishMigrate,
-            RunState::Postmigrate,
-        ],
-        Role::Destination => &[RunState::Inmigrate, RunState::Paused, RunState::Running],
-    };
-    let statuses = [
-        MigrationStatus::None,
-        MigrationStatus::Active,
-        MigrationStatus::PreSwitchover,
-        MigrationStatus::Device,
-        MigrationStatus::Cancelled,
-        MigrationStatus::Failed,
-        MigrationStatus::PostcopyActive,
-        MigrationStatus::PostcopyPaused,
-        MigrationStatus::Completed,
-    ];
-    for state in states {
-        for status in &statuses {
-            let (state, status) = (Some(state.clone()), Some(status.clone()));
-            looks.push(with(Process::Alive, state, status));
-        }
-    }
-    looks
 }
 
 fn as_json(examined: &Examined, jobs: &[OpenJob]) -> Value {
@@ -400,7 +310,11 @@ fn as_json(examined: &Examined, jobs: &[OpenJob]) -> Value {
     value["host"] = json!(examined.report.host);
     value["boots"] = json!(examined.boots);
     value["openings"] = json!(examined.openings);
-    value["written"] = json!(examined.written.map(|(first, last)| json!({"first": first, "last": last})));
+    value["written"] = json!(
+        examined
+            .written
+            .map(|(first, last)| json!({"first": first, "last": last}))
+    );
     value["broken-count"] = json!(examined.broken_count);
     value["kept-migrations"] = json!(told.kept_migrations());
     let domains = told.domains().map(|(id, state)| {

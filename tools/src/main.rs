@@ -20,6 +20,7 @@ mod inspect;
 mod merge;
 mod migrate;
 mod online;
+mod outlook;
 mod past;
 mod print;
 mod reindex;

@@ -30,9 +30,8 @@ pub(crate) fn labels(journals: &[PathBuf]) -> Vec<Option<String>> {
         })
         .collect();
     // The last part often is the same on every host.
-    let tail = |parts: &Vec<String>, length: usize| {
-        parts[parts.len().saturating_sub(length)..].join("/")
-    };
+    let tail =
+        |parts: &Vec<String>, length: usize| parts[parts.len().saturating_sub(length)..].join("/");
     let longest = parts.iter().map(Vec::len).max().unwrap_or(1);
     let are_different = |length: &usize| {
         let mut names: Vec<String> = parts.iter().map(|parts| tail(parts, *length)).collect();
@@ -41,7 +40,11 @@ pub(crate) fn labels(journals: &[PathBuf]) -> Vec<Option<String>> {
     };
     let length = (1..longest).find(are_different).unwrap_or(longest);
     let names: Vec<String> = parts.iter().map(|parts| tail(parts, length)).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let width = names
+        .iter()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0);
     names
         .into_iter()
         .map(|name| Some(format!("{name:width$}")))
@@ -58,7 +61,9 @@ pub(crate) fn read(
 ) -> Result<Vec<Outcome>, ToolError> {
     if walks.len() < 2 {
         let walk = walks.pop().into_iter();
-        return walk.map(|walk| walk.lines(&mut |_, line| each(line))).collect();
+        return walk
+            .map(|walk| walk.lines(&mut |_, line| each(line)))
+            .collect();
     }
     let is_backwards = walks.iter().any(Walk::is_backwards);
     thread::scope(|scope| {

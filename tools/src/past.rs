@@ -91,6 +91,7 @@ impl Choose for All {
 pub(crate) struct Past {
     reader: Reader<OsDisk>,
     known: Known,
+    shows_progress: bool,
 }
 
 impl Past {
@@ -102,7 +103,16 @@ impl Past {
         Ok(Past {
             reader: Reader::open(disk)?,
             known: Known::default(),
+            shows_progress: true,
         })
+    }
+
+    /// The same, without a word of how far it has come: what is read is printed meanwhile.
+    pub(crate) fn silent(self) -> Past {
+        Past {
+            shows_progress: false,
+            ..self
+        }
     }
 
     /// The same, with what records before it told.
@@ -144,7 +154,10 @@ impl Past {
         mut each: impl FnMut(Item) -> Result<ControlFlow<()>, ToolError>,
     ) -> Result<ControlFlow<()>, ToolError> {
         let total = self.reader.segments().iter().map(|file| file.length).sum();
-        let mut progress = Progress::new("reading", total);
+        let mut progress = match self.shows_progress {
+            true => Progress::new("reading", total),
+            false => Progress::hidden(),
+        };
         let mut failed = None;
         // Both closures look at these, one after the other.
         let known = std::cell::RefCell::new(std::mem::take(&mut self.known));

@@ -11,9 +11,9 @@ use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader};
 use journal_format::number::{BootId, Chain, Epoch, SegmentNumber};
 use journal_format::record::{Decision, Decoded, RecordBody, body_size};
 use journal_format::{BLOCK_SIZE, RECORD_BODY_SIZE_MAX};
+use phase_journal::journal::OsDisk;
 use phase_journal::journal::disk::{Disk, read_full};
 use phase_journal::journal::read::{Gap, SegmentFile};
-use phase_journal::journal::OsDisk;
 use serde_json::{Value, json};
 
 use crate::error::ToolError;
@@ -72,12 +72,23 @@ impl Printer {
 
     /// What stands above everything.
     pub(crate) fn title(&self) -> Option<String> {
-        let title = table_line(["lsn", "time (UTC)", "domain", "job", "phase", "type", "bytes", ""]);
+        let title = table_line([
+            "lsn",
+            "time (UTC)",
+            "domain",
+            "job",
+            "phase",
+            "type",
+            "bytes",
+            "",
+        ]);
         let label = self.label.as_ref().map_or(String::new(), |label| {
             format!("{:width$}  ", "journal", width = label.chars().count())
         });
-        (self.format == Format::Table)
-            .then(|| self.paint.text(Look::Title, format!("{label}{title}").trim_end()))
+        (self.format == Format::Table).then(|| {
+            self.paint
+                .text(Look::Title, format!("{label}{title}").trim_end())
+        })
     }
 
     pub(crate) fn item(&self, item: &Item) -> Result<Line, ToolError> {
@@ -215,7 +226,9 @@ fn is_hold(recorded: &Recorded) -> bool {
 
 /// Columns of a fixed width; what is longer moves the rest on.
 fn table_line([lsn, time, domain, job, phase, kind, size, said]: [&str; 8]) -> String {
-    format!("{lsn:>10}  {time:<26}  {domain:<16} {job:>10}  {phase:<17}  {kind:<19} {size:>5}  {said}")
+    format!(
+        "{lsn:>10}  {time:<26}  {domain:<16} {job:>10}  {phase:<17}  {kind:<19} {size:>5}  {said}"
+    )
 }
 
 fn record_row(recorded: &Recorded) -> String {

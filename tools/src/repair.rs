@@ -10,6 +10,7 @@ use phase_journal::journal::repair::{Change, Repaired, repair};
 use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
+use crate::terminal::Busy;
 use crate::text::{count, size};
 use crate::verify::{as_json, verdict};
 use crate::words::gap_line;
@@ -32,7 +33,9 @@ pub(crate) struct RepairArgs {
 
 /// Copies a journal, and says what is not as it was and what is lost.
 pub(crate) fn run(args: &RepairArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
+    let busy = Busy::new("copying");
     let repaired = repair(&args.directory, &args.to)?;
+    drop(busy);
     if json {
         let changes: Vec<Value> = repaired.changes.iter().map(change_json).collect();
         let value = json!({

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use journal_format::number::{JournalId, Lsn, MigrationId, Nonce, Position};
 use journal_format::record::{
-    Authority, MigrationState, MigrationTerms, Outcome, PeerAnswer, Protocol, Record, RecordBody, Role,
+    Authority, MigrationState, MigrationTerms, Outcome, PeerAnswer, Protocol, Record, RecordBody,
+    Role,
 };
 
 use crate::examine::Examined;
@@ -192,7 +193,10 @@ impl Sides {
     fn pairs(&self) -> Vec<(MigrationId, &Side, &Story, &Side, &Story)> {
         let mut pairs = Vec::new();
         for source in &self.0 {
-            let given = source.stories.iter().filter(|(_, story)| story.is(Role::Source));
+            let given = source
+                .stories
+                .iter()
+                .filter(|(_, story)| story.is(Role::Source));
             for (migration, story) in given {
                 let others = self.0.iter();
                 let taken = others.filter_map(|other| Some((other, other.stories.get(migration)?)));
@@ -229,7 +233,10 @@ impl Sides {
         let mut found = Vec::new();
         for side in &self.0 {
             for (journal, (lsn, seen)) in &side.seen {
-                let others = self.0.iter().filter(|other| other.journal == Some(*journal));
+                let others = self
+                    .0
+                    .iter()
+                    .filter(|other| other.journal == Some(*journal));
                 found.extend(others.filter(|other| other.last < *seen).map(|other| Contradiction {
                     migration: None,
                     is_broken: false,
@@ -321,7 +328,9 @@ fn compare_facts(
             Some((lsn, _)) => format!("after it had committed (lsn {lsn})"),
             None => "without recording it".to_owned(),
         };
-        say(format!("the destination answered aborted (heard at lsn {heard}) {how}"));
+        say(format!(
+            "the destination answered aborted (heard at lsn {heard}) {how}"
+        ));
     }
     let decides = authority == Some(Authority::Destination);
     if let Some((learned, Outcome::Committed, position)) = given.outcome

@@ -30,7 +30,10 @@ pub(crate) fn open(path: &Path) -> Result<OsDisk, ToolError> {
         return Ok(OsDisk::new(path));
     }
     if !metadata.is_file() {
-        let why = format!("{} is neither a directory nor a regular file", path.display());
+        let why = format!(
+            "{} is neither a directory nor a regular file",
+            path.display()
+        );
         return Err(ToolError::Argument(why));
     }
     let number = number_of(path, &metadata).map_err(failed)?;

@@ -169,7 +169,9 @@ struct Durations(Histogram<u64>);
 
 impl Durations {
     fn new() -> Option<Durations> {
-        Histogram::new_with_bounds(1, LONGEST, 3).ok().map(Durations)
+        Histogram::new_with_bounds(1, LONGEST, 3)
+            .ok()
+            .map(Durations)
     }
 }
 
@@ -332,12 +334,16 @@ impl Stats {
     fn duration_rows(&self) -> Vec<(&'static str, &Durations)> {
         let phases = Phase::ALL.iter();
         let phases = phases.filter_map(|phase| Some((phase.name(), self.phases.get(phase)?)));
-        phases.chain(self.whole.iter().map(|whole| ("whole job", whole))).collect()
+        phases
+            .chain(self.whole.iter().map(|whole| ("whole job", whole)))
+            .collect()
     }
 
     fn json(&self) -> Value {
         let named = |tallies: &HashMap<String, Tally>| {
-            let rows = tallies.iter().map(|(name, tally)| (name.clone(), tally.json()));
+            let rows = tallies
+                .iter()
+                .map(|(name, tally)| (name.clone(), tally.json()));
             Value::Object(rows.collect())
         };
         let mut jobs: Vec<_> = self.jobs.iter().collect();
@@ -348,17 +354,20 @@ impl Stats {
             value["name"] = json!(name);
             value
         });
-        let durations = self.duration_rows().into_iter().map(|(name, Durations(times))| {
-            let at = |quantile| times.value_at_quantile(quantile);
-            let value = json!({
-                "times": times.len(),
-                "p50": at(0.50),
-                "p95": at(0.95),
-                "p99": at(0.99),
-                "max": times.max(),
+        let durations = self
+            .duration_rows()
+            .into_iter()
+            .map(|(name, Durations(times))| {
+                let at = |quantile| times.value_at_quantile(quantile);
+                let value = json!({
+                    "times": times.len(),
+                    "p50": at(0.50),
+                    "p95": at(0.95),
+                    "p99": at(0.99),
+                    "max": times.max(),
+                });
+                (name.to_owned(), value)
             });
-            (name.to_owned(), value)
-        });
         json!({
             "total": self.total.json(),
             "written": self.written,
@@ -418,11 +427,23 @@ fn span(microseconds: u64) -> String {
         0..1_000 => format!("{microseconds} us"),
         1_000..1_000_000 => format!("{}.{} ms", microseconds / 1_000, microseconds / 100 % 10),
         1_000_000..60_000_000 => {
-            format!("{}.{} s", microseconds / 1_000_000, microseconds / 100_000 % 10)
+            format!(
+                "{}.{} s",
+                microseconds / 1_000_000,
+                microseconds / 100_000 % 10
+            )
         }
         60_000_000..3_600_000_000 => {
-            format!("{} min {} s", microseconds / 60_000_000, microseconds / 1_000_000 % 60)
+            format!(
+                "{} min {} s",
+                microseconds / 60_000_000,
+                microseconds / 1_000_000 % 60
+            )
         }
-        _ => format!("{} h {} min", microseconds / 3_600_000_000, microseconds / 60_000_000 % 60),
+        _ => format!(
+            "{} h {} min",
+            microseconds / 3_600_000_000,
+            microseconds / 60_000_000 % 60
+        ),
     }
 }

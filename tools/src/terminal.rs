@@ -5,7 +5,9 @@
 //! journal goes through [`crate::text::plain`] before it is painted.
 //! Not here: what is said.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anstream::{AutoStream, ColorChoice};
@@ -16,6 +18,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
 /// The clock is looked at after so many bytes.
 const LOOK_EVERY: u64 = 4 * 1024 * 1024;
+
+/// How often a sign of life is given.
+const TICK: Duration = Duration::from_millis(100);
 
 /// How a piece of text stands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +85,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Nothing is shown.
+    pub(crate) fn hidden() -> Progress {
+        let mut progress = Progress::new("", u64::MAX);
+        // Never reached.
+        progress.looked = u64::MAX;
+        progress
+    }
+
     /// For something that goes over so many bytes; `doing` is a verb, such as "reading".
     pub(crate) fn new(doing: &'static str, total: u64) -> Progress {
         Progress {
@@ -95,7 +108,7 @@ impl Progress {
     /// So many bytes more are done.
     pub(crate) fn add(&mut self, bytes: u64) {
         self.done = self.done.saturating_add(bytes);
-        if self.done - self.looked < LOOK_EVERY {
+        if self.done.saturating_sub(self.looked) < LOOK_EVERY {
             return;
         }
         self.looked = self.done;
@@ -110,12 +123,58 @@ impl Progress {
     /// Hidden where standard error is no terminal.
     fn new_bar(&self) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(self.total), ProgressDrawTarget::stderr());
-        let template = "{msg} {bytes} of {total_bytes} [{bar:30}] {binary_bytes_per_sec}, {eta} left";
+        let template =
+            "{msg} {bytes} of {total_bytes} [{bar:30}] {binary_bytes_per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(self.doing);
         bar
+    }
+}
+
+/// Something is at work of which nobody knows how long it takes.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    /// Closed when it is done.
+    done: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Busy {
+    /// `doing` is a verb, such as "indexing".
+    pub(crate) fn new(doing: &'static str) -> Busy {
+        let (done, waits) = channel();
+        let thread = io::stderr().is_terminal().then(|| {
+            thread::spawn(move || {
+                if waits.recv_timeout(SHOWN_AFTER) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+                    bar.set_style(style);
+                }
+                bar.set_message(doing);
+                while waits.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                    bar.tick();
+                }
+                bar.finish_and_clear();
+            })
+        });
+        Busy {
+            done: Some(done),
+            thread,
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        drop(self.done.take());
+        if let Some(thread) = self.thread.take() {
+            // What it drew is gone then; if it panicked, nothing is lost.
+            let _ = thread.join();
+        }
     }
 }
 

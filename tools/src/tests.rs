@@ -56,7 +56,12 @@ fn each_byte_flipped() {
     assert_eq!(ran("verify", journal.path(), &[]).1, Found::Nothing);
     for number in [1, 2] {
         let (path, whole, places) = segment(&journal, number);
-        let last = journal_format::scan::scan(&whole).unwrap().batches.pop().unwrap().header;
+        let last = journal_format::scan::scan(&whole)
+            .unwrap()
+            .batches
+            .pop()
+            .unwrap()
+            .header;
         let last = match number {
             // The next segment tells how this one ended.
             1 => 0..0,
@@ -96,7 +101,10 @@ fn cut_off_anywhere() {
         let (path, _, mut places) = segment(&journal, number);
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         places.sort_unstable();
-        let dense = places.iter().filter(|at| (4096..4400).contains(*at)).copied();
+        let dense = places
+            .iter()
+            .filter(|at| (4096..4400).contains(*at))
+            .copied();
         let mut lengths: Vec<usize> = places.iter().step_by(7).copied().chain(dense).collect();
         lengths.sort_unstable();
         for length in lengths.into_iter().rev() {
@@ -128,7 +136,9 @@ fn golden_journals_of_every_version() {
             let named = match name.as_str() {
                 "version-1.seg" => "version 1",
                 "newer-record.seg" if verb != "stats" => "version",
-                "older-bodies.seg" if verb == "verify" || verb == "inspect" => "which is another one",
+                "older-bodies.seg" if verb == "verify" || verb == "inspect" => {
+                    "which is another one"
+                }
                 _ => continue,
             };
             assert!(text.contains(named), "{verb} {name}: {text}");

@@ -139,8 +139,14 @@ mod tests {
     fn json_is_shown_and_not_obeyed() {
         let value = serde_json::json!({"a\u{9b}31m": "\u{1b}[31m\u{202e}\u{7f}\u{e4}\n"});
         let line = json_line(&value);
-        assert_eq!(line, "{\"a\\u009b31m\":\"\\u001b[31m\\u202e\\u007f\u{e4}\\n\"}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), value);
+        assert_eq!(
+            line,
+            "{\"a\\u009b31m\":\"\\u001b[31m\\u202e\\u007f\u{e4}\\n\"}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&line).unwrap(),
+            value
+        );
     }
 
     #[test]

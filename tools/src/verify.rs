@@ -93,7 +93,11 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         });
     }
     let contradictions = sides.contradictions();
-    let mut found = verified.iter().map(Verified::found).max().unwrap_or(Found::Nothing);
+    let mut found = verified
+        .iter()
+        .map(Verified::found)
+        .max()
+        .unwrap_or(Found::Nothing);
     for contradiction in &contradictions {
         found = found.max(match contradiction.is_broken {
             true => Found::Damage,
@@ -115,7 +119,11 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
     for (index, one) in verified.iter().enumerate() {
         if let Some(label) = &one.label {
             let gap = if index > 0 { "\n" } else { "" };
-            writeln!(out, "{gap}{}", paint.text(Look::Title, &format!("== {}", label.trim_end())))?;
+            writeln!(
+                out,
+                "{gap}{}",
+                paint.text(Look::Title, &format!("== {}", label.trim_end()))
+            )?;
         }
         one_text(one, paint, out)?;
     }
@@ -142,12 +150,20 @@ fn one_text(one: &Verified, paint: Paint, out: &mut impl Write) -> Result<(), To
         writeln!(out, "{}", bad(line))?;
     }
     for broken in one.examined.broken.iter().take(BROKEN_LINES_MAX) {
-        let name = broken.domain.and_then(|domain| one.examined.names.get(&domain));
+        let name = broken
+            .domain
+            .and_then(|domain| one.examined.names.get(&domain));
         let name = name.map_or(String::new(), |name| format!(" of {name}"));
-        let line = format!("!! lsn {}{name}, {}: {}", broken.lsn, broken.law, broken.how);
+        let line = format!(
+            "!! lsn {}{name}, {}: {}",
+            broken.lsn, broken.law, broken.how
+        );
         writeln!(out, "{}", bad(line))?;
     }
-    let more = one.examined.broken_count.saturating_sub(BROKEN_LINES_MAX as u64);
+    let more = one
+        .examined
+        .broken_count
+        .saturating_sub(BROKEN_LINES_MAX as u64);
     if more > 0 {
         let line = format!("!! and {} more", count(more, "broken promise"));
         writeln!(out, "{}", bad(line))?;
@@ -170,7 +186,11 @@ fn one_text(one: &Verified, paint: Paint, out: &mut impl Write) -> Result<(), To
         Found::Something => Look::Doubt,
         Found::Damage => Look::Bad,
     };
-    writeln!(out, "verdict   {}", paint.text(look, &whole_verdict(&one.examined)))?;
+    writeln!(
+        out,
+        "verdict   {}",
+        paint.text(look, &whole_verdict(&one.examined))
+    )?;
     Ok(())
 }
 
@@ -190,7 +210,9 @@ pub(crate) fn holds(report: &Report) -> String {
 pub(crate) fn unknown(kind: u16, version: u16, many: u64) -> String {
     let records = count(many, "record");
     match RecordBody::TYPES.iter().find(|(number, _)| *number == kind) {
-        Some((_, name)) => format!("{records} of version {version} of {name}, which is another one"),
+        Some((_, name)) => {
+            format!("{records} of version {version} of {name}, which is another one")
+        }
         None => format!("{records} of type {kind} version {version}, of a newer writer"),
     }
 }
@@ -232,7 +254,10 @@ pub(crate) fn whole_verdict(examined: &Examined) -> String {
     match (examined.broken_count, examined.report.verdict()) {
         (0, _) => verdict(&examined.report),
         (broken, Verdict::Clean | Verdict::Torn) => {
-            format!("BROKEN: {}; every record is there", count(broken, "promise"))
+            format!(
+                "BROKEN: {}; every record is there",
+                count(broken, "promise")
+            )
         }
         (broken, Verdict::Damaged) => format!(
             "{}; {} broken",
@@ -275,7 +300,10 @@ fn contradictions_text(
     }
     let both = format!("{} with both sides here", count(shared, "migration"));
     let (look, verdict) = match contradictions.iter().any(|one| one.is_broken) {
-        true => (Look::Bad, format!("BROKEN: of {both}, the sides contradict each other")),
+        true => (
+            Look::Bad,
+            format!("BROKEN: of {both}, the sides contradict each other"),
+        ),
         false => (Look::Good, format!("{both}, and nothing that contradicts")),
     };
     writeln!(out, "verdict   {}", paint.text(look, &verdict))?;
@@ -296,9 +324,9 @@ fn one_json(one: &Verified) -> Value {
             "how": broken.how,
         })
     });
-    let unknown = one.examined.unknown.iter().map(|((kind, version), many)| {
-        json!({"type-number": kind, "version": version, "records": many})
-    });
+    let unknown = one.examined.unknown.iter().map(
+        |((kind, version), many)| json!({"type-number": kind, "version": version, "records": many}),
+    );
     value["unknown-types"] = json!(unknown.collect::<Vec<_>>());
     value["broken"] = json!(broken.collect::<Vec<_>>());
     value["broken-count"] = json!(one.examined.broken_count);

@@ -35,7 +35,11 @@ fn command(arguments: &[&str]) -> Command {
 
 /// Runs a command on paths.
 fn on(verb: &str, paths: &[&Path], arguments: &[&str]) -> Output {
-    command(&[verb]).args(paths).args(arguments).output().unwrap()
+    command(&[verb])
+        .args(paths)
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 /// What it printed, with the exit code, and without the directories' names.
@@ -68,7 +72,10 @@ fn refused(output: &Output, named: &str) {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
     assert!(error.contains(named), "{text}");
     assert_eq!(error.lines().count(), 1, "{text}");
-    assert!(!error.trim_end().contains(|c: char| c.is_control()), "{text}");
+    assert!(
+        !error.trim_end().contains(|c: char| c.is_control()),
+        "{text}"
+    );
     assert!(output.stdout.is_empty(), "{text}");
 }
 
@@ -85,7 +92,9 @@ fn golden(name: &str) -> PathBuf {
 
 /// The lines of JSON.
 fn values(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]
@@ -124,7 +133,10 @@ fn what_a_journal_holds_in_numbers() {
     let value: Value = serde_json::from_str(&said(&output, 0)).unwrap();
     let dump = values(&said(&on("dump", &[journal.path()], &["--json"]), 0));
     assert_eq!(value["total"]["records"], dump.len());
-    let decided = dump.iter().filter(|record| record["type"] == "decided").count();
+    let decided = dump
+        .iter()
+        .filter(|record| record["type"] == "decided")
+        .count();
     assert_eq!(value["types"]["decided"]["records"], decided);
     let verify = said(&on("verify", &[journal.path()], &["--json"]), 0);
     let verify: Value = serde_json::from_str(&verify).unwrap();

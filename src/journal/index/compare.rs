@@ -63,14 +63,20 @@ pub fn compare<D: Disk + Clone>(directory: &Path, disk: &D) -> Result<Comparison
                 oldest.get_or_insert(batch.header.first);
                 let changes = index.changes(&batch)?;
                 records += batch.records.len() as u64;
-                changes.entries.iter().for_each(|(key, value)| expected.add(key, value));
+                changes
+                    .entries
+                    .iter()
+                    .for_each(|(key, value)| expected.add(key, value));
                 end = Some((batch.header.last(), batch.header.segment, batch.chain));
             }
             Entry::Batch(_) => break,
         }
     }
     if !ends_with(&meta, end) {
-        let how = format!("it ends with lsn {}, which is not in the journal as it says", meta.last);
+        let how = format!(
+            "it ends with lsn {}, which is not in the journal as it says",
+            meta.last
+        );
         return Ok(Comparison::Differs(how));
     }
     let oldest = oldest.unwrap_or(Lsn::FIRST);
@@ -94,7 +100,11 @@ pub fn compare<D: Disk + Clone>(directory: &Path, disk: &D) -> Result<Comparison
 
 fn ends_with(
     meta: &Meta,
-    end: Option<(Lsn, journal_format::number::SegmentNumber, journal_format::number::Chain)>,
+    end: Option<(
+        Lsn,
+        journal_format::number::SegmentNumber,
+        journal_format::number::Chain,
+    )>,
 ) -> bool {
     end.is_some_and(|(last, segment, chain)| {
         last == meta.last && segment == meta.segment && chain.0 == meta.chain

@@ -186,7 +186,12 @@ impl<'a> ser::Serializer for &'a mut Walk {
         Ok(())
     }
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, word: &'static str) -> Result<(), Unknown> {
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        word: &'static str,
+    ) -> Result<(), Unknown> {
         self.push(4, word.to_owned());
         Ok(())
     }
@@ -280,7 +285,10 @@ impl ser::SerializeTuple for Parts<'_> {
         };
         let mut one = Walk::default();
         value.serialize(&mut one)?;
-        let byte = one.fields.first().and_then(|field| field.value.parse().ok());
+        let byte = one
+            .fields
+            .first()
+            .and_then(|field| field.value.parse().ok());
         bytes.push(byte.ok_or(Unknown)?);
         Ok(())
     }

@@ -6,7 +6,10 @@ use journal_format::scan::scan;
 use super::*;
 
 fn golden(name: &str) -> Vec<u8> {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../journal-format/tests/golden/");
+    let golden = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../journal-format/tests/golden/"
+    );
     std::fs::read(format!("{golden}{name}")).unwrap()
 }
 
@@ -32,11 +35,18 @@ fn the_fields_of_every_golden_record_fill_its_body() {
                 if let (8, Ok(number)) = (field.size, field.value.parse::<u64>()) {
                     assert_eq!(here, number.to_le_bytes(), "{name}: {field:?}");
                 }
-                if let (16, Some(id)) = (field.size, journal_format::number::Id128::parse(&field.value)) {
+                if let (16, Some(id)) = (
+                    field.size,
+                    journal_format::number::Id128::parse(&field.value),
+                ) {
                     assert_eq!(here, id.0, "{name}: {field:?}");
                 }
             }
-            assert_eq!(Some(end as u64), body_size(&record.body), "{name}: {record:?}");
+            assert_eq!(
+                Some(end as u64),
+                body_size(&record.body),
+                "{name}: {record:?}"
+            );
         }
     }
     assert_eq!(kinds.len(), RecordBody::TYPES.len());

@@ -16,7 +16,13 @@ fn what_is_no_journal() {
     symlink(path("loop"), path("loop")).unwrap();
     symlink(path("nowhere"), path("dangling")).unwrap();
     let fifo = path("fifo");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
     for verb in VERBS {
         for (name, named) in [
             ("missing", "missing"),
@@ -30,7 +36,10 @@ fn what_is_no_journal() {
         ] {
             refused(&on(verb, &[&path(name)], &[]), named);
         }
-        refused(&on(verb, &[Path::new("/dev/null")], &[]), "neither a directory nor");
+        refused(
+            &on(verb, &[Path::new("/dev/null")], &[]),
+            "neither a directory nor",
+        );
     }
 }
 
@@ -45,7 +54,13 @@ fn what_is_named_like_a_segment() {
         symlink(&segment, &segment).unwrap();
         refused(&on(verb, &[scratch.path()], &[]), "0000000000000001.seg");
         fs::remove_file(&segment).unwrap();
-        assert!(Command::new("mkfifo").arg(&segment).status().unwrap().success());
+        assert!(
+            Command::new("mkfifo")
+                .arg(&segment)
+                .status()
+                .unwrap()
+                .success()
+        );
         refused(&on(verb, &[scratch.path()], &[]), "not a regular file");
         fs::remove_file(&segment).unwrap();
         // Somebody else's file under a segment's name was one, for all that is known.
@@ -95,8 +110,64 @@ fn names_with_escape_characters() {
             let output = on(verb, &[&evil, other.path()], arguments);
             let text = String::from_utf8(output.stdout).unwrap();
             let obeyed = |c: char| c.is_control() && c != '\n';
-            assert!(!text.contains(obeyed) && !text.contains("evil\n"), "{verb}: {text}");
+            assert!(
+                !text.contains(obeyed) && !text.contains("evil\n"),
+                "{verb}: {text}"
+            );
             assert!(output.status.code() < Some(2), "{verb}: {text}");
         }
     }
+}
+
+/// A directory in which a sidecar writes and rolls meanwhile is no damaged one.
+#[test]
+fn while_it_is_written() {
+    use journal_format::number::{BootId, HostId, Id128};
+    use journal_format::record::{CheckpointBegun, CheckpointEnded, Draft, RecordBody};
+    use phase_journal::journal::{Checkpoint, Durable, Log, OpenOptions, OsDisk, Timestamps};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let of_all = |body| Draft { domain: None, body };
+    let journal = tempfile::tempdir().unwrap();
+    let options = OpenOptions {
+        first_segment_size: journal_format::SEGMENT_SIZE_MIN,
+        segment_size: journal_format::SEGMENT_SIZE_MIN,
+        ..OpenOptions::new(HostId(Id128([0x0A; 16])), BootId(Id128([2; 16])))
+    };
+    let opened = Log::open(OsDisk::new(journal.path()), None, &options, drop).unwrap();
+    let openings = vec![opened.opening()];
+    let checkpoint = Checkpoint {
+        drafts: vec![
+            of_all(RecordBody::CheckpointBegun(CheckpointBegun {
+                records: 0,
+                openings,
+            })),
+            of_all(RecordBody::CheckpointEnded(CheckpointEnded { records: 0 })),
+        ],
+        needed_from: None,
+    };
+    let mut log = opened.begin(&checkpoint, Timestamps::default()).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let drafts = vec![of_all(RecordBody::Sealed); 3];
+                log.append(&drafts, Timestamps::default(), ())
+                    .map(Durable::into_inner)
+                    .unwrap();
+                if log.must_roll() {
+                    log.roll(&checkpoint, Timestamps::default()).unwrap();
+                }
+            }
+        });
+        for _ in 0..5 {
+            for verb in VERBS {
+                let output = on(verb, &[journal.path()], &[]);
+                let text = shown(&[], &output);
+                // The batch that is being written looks like one that was cut short.
+                assert!(output.status.code() < Some(2), "{verb}: {text}");
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
 }

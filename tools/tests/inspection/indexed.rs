@@ -31,9 +31,16 @@ const WAYS: [&[&str]; 6] = [
 fn the_same_is_shown_with_and_without_the_index() {
     let (with, without) = (indexed(), journal(true));
     for arguments in WAYS {
-        assert_eq!(of_domain(&with, arguments), of_domain(&without, arguments), "{arguments:?}");
+        assert_eq!(
+            of_domain(&with, arguments),
+            of_domain(&without, arguments),
+            "{arguments:?}"
+        );
     }
-    refused(&on("dump", &[with.path()], &["--domain", "web-2"]), "no domain 'web-2'");
+    refused(
+        &on("dump", &[with.path()], &["--domain", "web-2"]),
+        "no domain 'web-2'",
+    );
 }
 
 /// It is asked where records lie, and what is not there is read from the journal.
@@ -61,7 +68,11 @@ fn whatever_became_of_the_index() {
     let other = indexed();
     fs::remove_dir_all(path(&other)).unwrap();
     let foreign = tempfile::tempdir().unwrap();
-    fs::copy(golden("every-record.seg"), foreign.path().join("0000000000000001.seg")).unwrap();
+    fs::copy(
+        golden("every-record.seg"),
+        foreign.path().join("0000000000000001.seg"),
+    )
+    .unwrap();
     said(&on("reindex", &[foreign.path()], &[]), 0);
     fs::rename(path(&foreign), path(&other)).unwrap();
     check(&other, "foreign");
@@ -79,7 +90,11 @@ fn whatever_became_of_the_index() {
         let file = entry.unwrap().path();
         if file.is_file() {
             let length = fs::metadata(&file).unwrap().len();
-            fs::write(&file, vec![0xa5; usize::try_from(length).unwrap().min(1 << 20)]).unwrap();
+            fs::write(
+                &file,
+                vec![0xa5; usize::try_from(length).unwrap().min(1 << 20)],
+            )
+            .unwrap();
         }
     }
     check(&damaged, "damaged");
@@ -107,10 +122,21 @@ fn verify_says_whether_the_index_agrees() {
     let journal = indexed();
     let path = journal.path().join(INDEX_NAME);
     let verify = |code| said(&on("verify", &[journal.path()], &[]), code);
-    assert!(verify(0).contains("index     agrees, 36 records"), "{}", verify(0));
-    let before: Vec<_> = fs::read_dir(&path).unwrap().map(|one| one.unwrap().path()).collect();
+    assert!(
+        verify(0).contains("index     agrees, 36 records"),
+        "{}",
+        verify(0)
+    );
+    let before: Vec<_> = fs::read_dir(&path)
+        .unwrap()
+        .map(|one| one.unwrap().path())
+        .collect();
     let files = |before: &[PathBuf]| -> Vec<Vec<u8>> {
-        before.iter().filter(|path| path.is_file()).map(|path| fs::read(path).unwrap()).collect()
+        before
+            .iter()
+            .filter(|path| path.is_file())
+            .map(|path| fs::read(path).unwrap())
+            .collect()
     };
     let bytes = files(&before);
     verify(0);
@@ -119,9 +145,18 @@ fn verify_says_whether_the_index_agrees() {
     // In use by somebody.
     let (index, _) = Index::open(&path, &OsDisk::new(journal.path())).unwrap();
     let domain = DomainId(journal_format::number::Id128([0x11; 16]));
-    assert!(index.newest(DomainOrJob::Domain(domain), "decided", 1).unwrap().is_some());
+    assert!(
+        index
+            .newest(DomainOrJob::Domain(domain), "decided", 1)
+            .unwrap()
+            .is_some()
+    );
     assert_eq!(index.last(), Some(Lsn(36)));
-    assert!(verify(0).contains("index     not looked at: it is in use"), "{}", verify(0));
+    assert!(
+        verify(0).contains("index     not looked at: it is in use"),
+        "{}",
+        verify(0)
+    );
     drop(index);
 
     // Another story's, under this one's name.
@@ -129,7 +164,11 @@ fn verify_says_whether_the_index_agrees() {
     let other = super::journal(false);
     said(&on("reindex", &[other.path()], &[]), 0);
     fs::rename(other.path().join(INDEX_NAME), &path).unwrap();
-    assert!(verify(2).contains("!! the index does not agree"), "{}", verify(2));
+    assert!(
+        verify(2).contains("!! the index does not agree"),
+        "{}",
+        verify(2)
+    );
     let without = on("verify", &[journal.path()], &["--no-index"]);
     said(&without, 0);
 }

@@ -4,8 +4,8 @@ use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Nonce, Position}
 use journal_format::number::{Epoch, JournalId, OpeningId};
 use journal_format::record::{
     Authority, Cookie, Decoded, Draft, EffectFinished, EffectResult, Instance, JobBegun, JobKind,
-    MigrationCommitted, MigrationNamed, MigrationTerms, OutcomeLearned, Outcome, PeerAnswer, PeerHeard,
-    Phase, Protocol, RecordBody, Role, WantedRunState,
+    MigrationCommitted, MigrationNamed, MigrationTerms, Outcome, OutcomeLearned, PeerAnswer,
+    PeerHeard, Phase, Protocol, RecordBody, Role, WantedRunState,
 };
 use journal_format::record::{CheckpointBegun, CheckpointEnded, DomainState};
 
@@ -22,7 +22,12 @@ struct Rewritten {
 /// The story's journal with its records changed.
 fn changed(mut change: impl FnMut(&mut Rewritten)) -> TempDir {
     let directory = journal(true);
-    let mut before: Option<(Lsn, u64, journal_format::number::Chain, journal_format::number::SegmentNumber)> = None;
+    let mut before: Option<(
+        Lsn,
+        u64,
+        journal_format::number::Chain,
+        journal_format::number::SegmentNumber,
+    )> = None;
     for number in 1..=2 {
         let path = directory.path().join(format!("{number:016}.seg"));
         let scan = journal_format::scan::scan(&fs::read(&path).unwrap()).unwrap();
@@ -63,7 +68,10 @@ fn changed(mut change: impl FnMut(&mut Rewritten)) -> TempDir {
 #[track_caller]
 fn breaks(journal: &TempDir, law: &str, how: &str) {
     let text = said(&on("verify", &[journal.path()], &[]), 2);
-    assert!(text.contains(&format!(", {law}: ")) && text.contains(how), "{text}");
+    assert!(
+        text.contains(&format!(", {law}: ")) && text.contains(how),
+        "{text}"
+    );
     assert!(text.contains("BROKEN: "), "{text}");
     let value = said(&on("verify", &[journal.path()], &["--json"]), 2);
     let value: Value = serde_json::from_str(&value).unwrap();
@@ -104,14 +112,19 @@ fn every_law_is_looked_at() {
             }
         }),
         // A result is turned into something else: the next intent comes while one is open.
-        ("write-ahead", "a second intent while the result of effect", |one| {
-            if matches!(one.draft.body, RecordBody::EffectFinished(_)) {
-                one.draft.body = RecordBody::WantedChanged(journal_format::record::WantedChanged {
-                    wanted: WantedRunState::Running,
-                    why: journal_format::record::WantedReason::Asked,
-                });
-            }
-        }),
+        (
+            "write-ahead",
+            "a second intent while the result of effect",
+            |one| {
+                if matches!(one.draft.body, RecordBody::EffectFinished(_)) {
+                    one.draft.body =
+                        RecordBody::WantedChanged(journal_format::record::WantedChanged {
+                            wanted: WantedRunState::Running,
+                            why: journal_format::record::WantedReason::Asked,
+                        });
+                }
+            },
+        ),
         ("write-ahead", "on another process", |one| {
             if let RecordBody::EffectIntended(intended) = &mut one.draft.body {
                 intended.instance.pid += 1;
@@ -242,7 +255,10 @@ fn destination(nonce: u8, last: u64, told: &[RecordBody]) -> TempDir {
     let of_domain = |body| Draft { domain, body };
     let of_all = |body| Draft { domain: None, body };
     let mut drafts = vec![
-        of_all(RecordBody::CheckpointBegun(CheckpointBegun { records: 0, openings })),
+        of_all(RecordBody::CheckpointBegun(CheckpointBegun {
+            records: 0,
+            openings,
+        })),
         of_all(RecordBody::CheckpointEnded(CheckpointEnded { records: 0 })),
         of_domain(RecordBody::DomainAdded(state)),
         of_domain(RecordBody::JobBegun(JobBegun {
@@ -259,12 +275,24 @@ fn destination(nonce: u8, last: u64, told: &[RecordBody]) -> TempDir {
     let mut records = Vec::new();
     for (lsn, draft) in (1..).zip(drafts) {
         let previous = draft.domain.and(before);
-        before = if draft.domain.is_some() { Some(Lsn(lsn)) } else { before };
+        before = if draft.domain.is_some() {
+            Some(Lsn(lsn))
+        } else {
+            before
+        };
         records.push((draft, previous));
     }
-    let head = writer.head(journal_format::number::BootId(id(0xB2)), 1_767_323_045_000_000_000, 0);
+    let head = writer.head(
+        journal_format::number::BootId(id(0xB2)),
+        1_767_323_045_000_000_000,
+        0,
+    );
     writer.batch(head, &records);
-    fs::write(directory.path().join("0000000000000001.seg"), writer.finish()).unwrap();
+    fs::write(
+        directory.path().join("0000000000000001.seg"),
+        writer.finish(),
+    )
+    .unwrap();
     directory
 }
 
@@ -272,15 +300,17 @@ fn destination(nonce: u8, last: u64, told: &[RecordBody]) -> TempDir {
 fn cookie(source: &TempDir, nonce: u8) -> Cookie {
     let path = source.path().join("0000000000000001.seg");
     let scan = journal_format::scan::scan(&fs::read(path).unwrap()).unwrap();
-    let granted = scan.batches.iter().flat_map(|batch| &batch.records).find_map(|placed| {
-        match &placed.record {
+    let granted = scan
+        .batches
+        .iter()
+        .flat_map(|batch| &batch.records)
+        .find_map(|placed| match &placed.record {
             Decoded::Known(record) => match &record.body {
                 RecordBody::MigrationGranted(granted) => Some(granted.cookie),
                 _ => None,
             },
             Decoded::Unknown { .. } => None,
-        }
-    });
+        });
     Cookie {
         nonce: Nonce(id(nonce)),
         ..granted.unwrap()
@@ -311,9 +341,17 @@ fn together(source: &TempDir, destination: &TempDir, code: i32, how: &str) -> St
 #[test]
 fn two_sides_that_agree() {
     let source = journal(true);
-    let told = [committed(cookie(&source, 0x99)), RecordBody::MigrationStarted(NAMED)];
+    let told = [
+        committed(cookie(&source, 0x99)),
+        RecordBody::MigrationStarted(NAMED),
+    ];
     let destination = destination(0x99, 22, &told);
-    together(&source, &destination, 0, "1 migration with both sides here, and nothing that contradicts");
+    together(
+        &source,
+        &destination,
+        0,
+        "1 migration with both sides here, and nothing that contradicts",
+    );
 }
 
 /// Each journal by itself keeps every law, or breaks another one than this: it takes both to see it.
@@ -325,9 +363,19 @@ fn two_sides_that_contradict_each_other() {
     let other = [committed(cookie(&source, 0x98)), started.clone()];
     let text = together(&source, &destination(0x98, 22, &other), 2, "another nonce");
     assert!(text.contains("with another licence"), "{text}");
-    together(&source, &destination(0x99, 22, &[aborted]), 2, "no copy: the source learnt committed");
+    together(
+        &source,
+        &destination(0x99, 22, &[aborted]),
+        2,
+        "no copy: the source learnt committed",
+    );
     let never = destination(0x99, 22, &[committed(cookie(&source, 0x99))]);
-    together(&source, &never, 2, "a destination that never started the guest");
+    together(
+        &source,
+        &never,
+        2,
+        "a destination that never started the guest",
+    );
 
     let position = Position {
         journal: JournalId(id(0xC0)),
@@ -345,7 +393,12 @@ fn two_sides_that_contradict_each_other() {
             };
         }
     });
-    together(&learnt, &destination, 2, "two copies: the source learnt aborted");
+    together(
+        &learnt,
+        &destination,
+        2,
+        "two copies: the source learnt aborted",
+    );
     let heard = changed(|one| {
         if let RecordBody::OutcomeLearned(_) = &one.draft.body {
             one.draft.body = RecordBody::PeerHeard(PeerHeard {
@@ -368,13 +421,26 @@ fn two_sides_that_contradict_each_other() {
             state.granted = None;
         }
     });
-    together(&ungranted, &destination, 2, "a licence that the source never granted");
+    together(
+        &ungranted,
+        &destination,
+        2,
+        "a licence that the source never granted",
+    );
 }
 
 #[test]
 fn a_copy_that_is_older_is_told_of_as_that() {
     let source = journal(true);
-    let told = [committed(cookie(&source, 0x99)), RecordBody::MigrationStarted(NAMED)];
-    let text = together(&source, &destination(0x99, 6, &told), 1, "it is an older copy");
+    let told = [
+        committed(cookie(&source, 0x99)),
+        RecordBody::MigrationStarted(NAMED),
+    ];
+    let text = together(
+        &source,
+        &destination(0x99, 6, &told),
+        1,
+        "it is an older copy",
+    );
     assert!(!text.contains("!!"), "{text}");
 }
