@@ -13,14 +13,14 @@ use super::format::{Writer, id};
 use super::*;
 
 /// A record before it is written again: its LSN, what it says, and the one before it that it names.
-struct Rewritten {
-    lsn: Lsn,
-    draft: Draft,
-    previous: Option<Lsn>,
+pub(super) struct Rewritten {
+    pub(super) lsn: Lsn,
+    pub(super) draft: Draft,
+    pub(super) previous: Option<Lsn>,
 }
 
 /// The story's journal with its records changed.
-fn changed(mut change: impl FnMut(&mut Rewritten)) -> TempDir {
+pub(super) fn changed(mut change: impl FnMut(&mut Rewritten)) -> TempDir {
     let directory = journal(true);
     let mut before: Option<(
         Lsn,
