@@ -3,15 +3,16 @@
 //! decisions that follow from their evidence.
 //!
 //! Invariant: a record is judged by what the records before it tell; what may be among damaged records is
-//! not judged. The engine's own tests hold every record that it writes to these laws.
+//! not judged. Where the store or the manager decides, facts follow from its word, which no record here need
+//! lead up to: of those only what both sides agreed on is judged. The engine's own tests hold every record that it writes to these laws.
 //! Not here: checksums and LSNs (`journal`), whether both sides of a migration agree (the tools).
 
 use core::fmt;
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
-    ContIntent, Decided, Draft, EffectIntended, JobBegun, MigrationCommitted, MigrationState,
-    OutcomeLearned, Phase, Protocol, Record, RecordBody, Role,
+    Authority, ContIntent, Decided, Draft, EffectIntended, JobBegun, MigrationCommitted,
+    MigrationState, OutcomeLearned, Phase, Protocol, Record, RecordBody, Role,
 };
 
 use super::told::Told;
@@ -220,7 +221,9 @@ pub fn judge(told: &Told, record: &Record) -> Result<(), Breach> {
             Some(state) if state.terms.role != Role::Source => {
                 breach(Law::Fact, "abandoned by the destination")
             }
-            Some(state) if state.granted.is_some() || state.committed => {
+            Some(state)
+                if is_between_the_sides(state) && (state.granted.is_some() || state.committed) =>
+            {
                 breach(Law::Fact, "abandoned after the licence went out")
             }
             Some(_) => Ok(()),
@@ -234,6 +237,7 @@ pub fn judge(told: &Told, record: &Record) -> Result<(), Breach> {
             Some(state) if state.terms.role != Role::Destination => {
                 breach(Law::Fact, "started by the source")
             }
+            Some(state) if !is_between_the_sides(state) => Ok(()),
             Some(state) if state.aborted => breach(Law::Fact, "started after it was aborted"),
             Some(state) if !state.committed => breach(Law::Fact, "started before it was committed"),
             Some(_) => Ok(()),
@@ -319,7 +323,8 @@ fn decision(told: &Told, lsn: Lsn, decided: &Decided) -> Result<(), Breach> {
         // Of another version of the table.
         return Ok(());
     };
-    if rule == Rule::OperatorResolved {
+    // A word from outside follows from no evidence.
+    if matches!(rule, Rule::OperatorResolved | Rule::ManagerVerdict) {
         return Ok(());
     }
     if rule.decision() != decided.decision {
@@ -343,7 +348,18 @@ fn decision(told: &Told, lsn: Lsn, decided: &Decided) -> Result<(), Breach> {
     }
 }
 
+/// Does one of the two sides decide, by its own journal?
+fn is_between_the_sides(state: &MigrationState) -> bool {
+    match state.terms.authority {
+        Authority::Destination | Authority::Source => true,
+        Authority::Store | Authority::Manager => false,
+    }
+}
+
 fn committed(state: &MigrationState, committed: &MigrationCommitted) -> Result<(), Breach> {
+    if !is_between_the_sides(state) {
+        return Ok(());
+    }
     if state.aborted {
         return breach(Law::Fact, "committed after it was aborted");
     }
@@ -369,6 +385,9 @@ fn aborted(state: &MigrationState) -> Result<(), Breach> {
     if state.terms.role != Role::Destination {
         return breach(Law::Fact, "aborted by the source");
     }
+    if !is_between_the_sides(state) {
+        return Ok(());
+    }
     if state.started {
         return breach(Law::Fact, "aborted after it was started");
     }
@@ -389,7 +408,7 @@ fn outcome_learned(state: &MigrationState, learned: &OutcomeLearned) -> Result<(
         return breach(Law::Fact, "an outcome is learned by the source alone");
     }
     match state.outcome {
-        Some(before) if before != learned.outcome => {
+        Some(before) if is_between_the_sides(state) && before != learned.outcome => {
             breach(Law::Fact, format!("{} after {before}", learned.outcome))
         }
         Some(_) | None => Ok(()),
@@ -406,7 +425,7 @@ fn phase_entered(state: &MigrationState, phase: Phase) -> Result<(), Breach> {
         );
     }
     let by_operator = state.last_rule.as_deref() == Some(Rule::OperatorResolved.name());
-    if !by_operator && !follows(state.phase, phase) {
+    if is_between_the_sides(state) && !by_operator && !follows(state.phase, phase) {
         return breach(Law::Phase, format!("{phase} after {}", state.phase));
     }
     Ok(())

@@ -6,7 +6,7 @@
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
     ClaimSeen, DomainState, Draft, EffectCommand, Evidence, Instance, MigrationHistories,
-    MigrationState, MigrationTerms, Observed, PeerAnswer, Process, WantedRunState,
+    MigrationState, MigrationTerms, Observed, PeerAnswer, Process, StoreAnswer, WantedRunState,
 };
 
 use super::state::{Migration, State};
@@ -156,6 +156,7 @@ impl Told {
         let evidence = Evidence {
             role: terms.role,
             protocol: terms.protocol,
+            authority: terms.authority,
             phase: migration.state.phase,
             facts: migration.facts(),
             observed: Observed {
@@ -170,6 +171,9 @@ impl Told {
             watched: false,
             recovering: true,
             journal_damaged: state.is_none_or(|state| state.damaged),
+            store: StoreAnswer::NotRead,
+            overdue: false,
+            source_touched: migration.state.source_touched,
             wanted: state.map_or(WantedRunState::Running, |state| state.wanted),
         };
         OpenJob {

@@ -20,8 +20,8 @@ use std::path::Path;
 use journal_format::number::{BootId, DomainId, Epoch, HostId, Id128, JournalId, Lsn, MigrationId};
 use journal_format::number::{Nonce, OpeningId, Position};
 use journal_format::record::{
-    ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
-    PeerAnswer, Process, Protocol, RunState,
+    Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
+    Observed, PeerAnswer, Process, Protocol, RunState,
 };
 use phase_journal::engine::{
     Config, ControlRequest, Engine, Envelope, Input, Message, Now, PeerRequest, PeerResponse,
@@ -98,6 +98,7 @@ impl World {
                     result: Err(why), ..
                 } => panic!("refused: {why:?}"),
                 Message::Reply { .. }
+                | Message::Store { .. }
                 | Message::PeerReply { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
@@ -231,6 +232,8 @@ impl World {
             uri: format!("unix:/run/qemu/{name}.migrate"),
             peer_domain: name,
             protocol: Protocol::V3,
+            authority: Authority::Destination,
+            in_doubt_limit: None,
             max_bandwidth: Some(100_000_000),
             downtime_limit: Some(300),
             postcopy: false,
@@ -261,6 +264,7 @@ fn main() {
             next: opened.first_lsn(),
             boot: BOOT,
             peer: "/run/own/peer.sock".to_owned(),
+            store: None,
         },
         &[],
     );

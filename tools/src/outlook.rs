@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use journal_format::record::{
-    Decision, Evidence, MigrationStatus, Outcome, PeerAnswer, Process, Role, RunState,
+    Authority, Decision, Evidence, MigrationStatus, Outcome, PeerAnswer, Process, Role, RunState,
 };
 use phase_journal::engine::{OpenJob, Rule};
 
@@ -21,6 +21,8 @@ pub(crate) struct Outlook {
     pub(crate) on_qemu: bool,
     /// It may turn on what the other side says.
     pub(crate) on_peer: bool,
+    /// Who else's word it turns on.
+    authority: Authority,
 }
 
 impl Outlook {
@@ -54,16 +56,27 @@ impl Outlook {
             possible,
             on_qemu,
             on_peer,
+            authority: job.evidence.authority,
         }
     }
 
     /// In words.
-    pub(crate) fn depends_on(&self) -> &'static str {
-        match (self.on_qemu, self.on_peer) {
-            (true, true) => "on what QEMU shows and on what the other side says",
-            (true, false) => "on what QEMU shows",
-            (false, true) => "on what the other side says",
-            (false, false) => "on nothing else",
+    pub(crate) fn depends_on(&self) -> String {
+        let mut on = Vec::new();
+        if self.on_qemu {
+            on.push("what QEMU shows");
+        }
+        if self.on_peer {
+            on.push("what the other side says");
+        }
+        match self.authority {
+            Authority::Store => on.push("the key in the store"),
+            Authority::Manager => on.push("the manager's verdict"),
+            Authority::Destination | Authority::Source => {}
+        }
+        match on.is_empty() {
+            true => "on nothing else".to_owned(),
+            false => format!("on {}", on.join(", and on ")),
         }
     }
 }
@@ -73,7 +86,8 @@ impl Outlook {
 fn with_answer(evidence: &Evidence, peer: PeerAnswer) -> Evidence {
     let mut answered = evidence.clone();
     answered.peer = peer;
-    let awaits = evidence.role == Role::Source && evidence.facts.granted;
+    let decides = evidence.authority == Authority::Destination;
+    let awaits = decides && evidence.role == Role::Source && evidence.facts.granted;
     if awaits && evidence.facts.outcome.is_none() {
         answered.facts.outcome = match peer {
             PeerAnswer::Started | PeerAnswer::Split => Some(Outcome::Committed),
@@ -89,6 +103,7 @@ fn with_answer(evidence: &Evidence, peer: PeerAnswer) -> Evidence {
             | PeerAnswer::NotWhole
             | PeerAnswer::Whole
             | PeerAnswer::Deciding
+            | PeerAnswer::Committed
             | PeerAnswer::Lost => None,
         };
     }

@@ -246,6 +246,8 @@ fn destination(nonce: u8, last: u64, told: &[RecordBody]) -> TempDir {
         downtime_limit: None,
         postcopy: false,
         nonce: Some(Nonce(id(nonce))),
+        store: None,
+        in_doubt_limit: None,
     };
     let openings = vec![journal_format::record::Opening {
         epoch: Epoch(1),
