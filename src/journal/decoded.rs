@@ -45,6 +45,7 @@ impl Head {
 }
 
 /// Something in a journal.
+#[allow(clippy::large_enum_variant, reason = "nearly all are records")]
 #[derive(Debug)]
 pub enum Item<'a> {
     /// A batch begins.
