@@ -156,7 +156,7 @@ fn read_ours(directory: &Path) -> Result<Seen, Failure> {
                 let body = record.body();
                 seen.add(&body[body.len().saturating_sub(PAYLOAD_SIZE)..]);
             }
-            Replayed::Record { .. } => {}
+            Replayed::Begun { .. } | Replayed::Record { .. } => {}
             Replayed::Entry(_) => whole = false,
         })
         .map_err(Failure::store("ours", "read"))?;

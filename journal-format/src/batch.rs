@@ -270,6 +270,21 @@ pub fn chain_after(header: &[u8]) -> Chain {
     Chain(u32::from_le_bytes(Fields(checksum).array()))
 }
 
+/// Are a batch's content and padding as they were written? `bytes` begin with its header, which was
+/// looked at before.
+#[must_use]
+pub fn is_content_whole(salt: &Salt, header: &BatchHeader, bytes: &[u8]) -> bool {
+    let begin = in_memory(BATCH_HEADER_SIZE);
+    let end = begin + in_memory(header.length);
+    let size = usize::try_from(header.size()).unwrap_or(usize::MAX);
+    match (bytes.get(begin..end), bytes.get(end..size)) {
+        (Some(content), Some(padding)) => {
+            Salted::new(salt).crc(&[content]) == header.content && is_zero(padding)
+        }
+        (_, _) => false,
+    }
+}
+
 /// A record where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {

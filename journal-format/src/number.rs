@@ -118,7 +118,8 @@ impl<'de> Deserialize<'de> for Id128 {
             let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
             Id128::parse(&text).ok_or_else(|| serde::de::Error::custom("not a UUID"))
         } else {
-            <[u8; 16]>::deserialize(deserializer).map(Id128)
+            // The same 16 bytes in one piece: one by one they would take most of reading a journal.
+            u128::deserialize(deserializer).map(|number| Id128(number.to_le_bytes()))
         }
     }
 }

@@ -13,6 +13,7 @@ mod domains;
 mod gap;
 mod histories;
 mod interface;
+pub mod laws;
 mod live;
 mod manager;
 mod peer;
@@ -22,6 +23,7 @@ mod rule;
 mod source;
 mod state;
 mod store;
+mod told;
 mod turn;
 mod view;
 
@@ -39,6 +41,7 @@ pub use interface::*;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
 pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
+pub use told::{OpenJob, Told};
 
 use live::{Eyes, Live, Pending};
 use state::State;
@@ -46,17 +49,6 @@ use turn::Turn;
 
 /// Domains that one sidecar keeps at the most.
 pub const DOMAINS_MAX: usize = 4096;
-
-/// What a journal told, as far as it was gone over.
-#[derive(Debug, Default)]
-pub struct Told(State);
-
-impl Told {
-    /// Takes in the next entry.
-    pub fn add(&mut self, entry: &History) {
-        self.0.replay_one(entry);
-    }
-}
 
 /// The engine: what is known, durably and for now.
 #[derive(Clone, Debug)]

@@ -144,8 +144,13 @@ impl State {
         }
     }
 
+    /// The migration that a job is.
+    pub(crate) fn migration_of_job(&self, job: Lsn) -> Option<MigrationId> {
+        self.by_job.get(&job).copied()
+    }
+
     /// The open migration of a domain; a sound history has one at the most.
-    fn open_of(&self, id: DomainId) -> Option<MigrationId> {
+    pub(crate) fn open_of(&self, id: DomainId) -> Option<MigrationId> {
         self.open.range(all_of(id)).next().map(|(_, name)| *name)
     }
 

@@ -131,6 +131,16 @@ pub fn read_full<D: Disk>(disk: &D, file: &D::File, at: u64, into: &mut [u8]) ->
 pub struct OsDisk {
     directory: PathBuf,
     mode: IoMode,
+    /// Of all files there is only this one.
+    only: Option<Only>,
+}
+
+/// A single file as a directory of its own.
+#[derive(Clone, Debug)]
+struct Only {
+    /// What it is called in that directory.
+    name: String,
+    file: PathBuf,
 }
 
 /// A file of the operating system.
@@ -148,11 +158,34 @@ impl OsDisk {
         OsDisk {
             directory: directory.to_path_buf(),
             mode: IoMode::Fdatasync,
+            only: None,
         }
     }
 
+    /// A single file as if it were alone in a directory, under that name; for reading.
+    #[must_use]
+    pub fn of_file(file: &Path, name: &str) -> OsDisk {
+        let directory = file.parent().unwrap_or(Path::new(""));
+        OsDisk {
+            only: Some(Only {
+                name: name.to_owned(),
+                file: file.to_path_buf(),
+            }),
+            ..OsDisk::new(directory)
+        }
+    }
+
+    /// Is it a whole directory, and not a single file?
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.only.is_none()
+    }
+
     fn at(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        match &self.only {
+            Some(only) if only.name == name => only.file.clone(),
+            Some(_) | None => self.directory.join(name),
+        }
     }
 
     fn open_direct(&self, name: &str) -> io::Result<File> {
@@ -248,6 +281,9 @@ impl Disk for OsDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
+        if let Some(only) = &self.only {
+            return Ok(vec![only.name.clone()]);
+        }
         fs::read_dir(&self.directory)?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
             .collect()

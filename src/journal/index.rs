@@ -5,6 +5,7 @@
 //! Not here: the journal's own reading (`read`); deciding when to catch up (the caller, on a thread
 //! of its own).
 
+mod compare;
 mod jobs;
 mod keys;
 mod store;
@@ -18,11 +19,12 @@ use journal_format::scan::Batch;
 
 use super::disk::Disk;
 use super::read::{Entry, ReadError, Reader};
+pub use compare::{Comparison, compare, is_in_use};
 use jobs::JobsOfBatch;
 use keys::{
-    BATCHES, META_KEY, TIMES, batch_key, decode_batch, decode_meta, decode_place, decode_time_key,
-    domain_key, encode_batch, encode_job, encode_meta, encode_place, job_key, needs, sortable,
-    time_key, unsortable,
+    BATCHES, META_KEY, TIMES, batch_key, decode_batch, decode_meta, decode_name_key, decode_place,
+    decode_time_key, domain_key, encode_batch, encode_job, encode_meta, encode_place, job_key,
+    name_key, name_prefix, needs, sortable, time_key, unsortable,
 };
 use store::Store;
 
@@ -65,14 +67,21 @@ pub enum DomainOrJob {
 
 /// How far the index has read, and of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Meta {
-    journal: JournalId,
+pub struct Meta {
+    /// The journal.
+    pub journal: JournalId,
     /// The last record in the index.
-    last: Lsn,
+    pub last: Lsn,
     /// The segment it lies in.
-    segment: SegmentNumber,
+    pub segment: SegmentNumber,
     /// The chain value after the batch it lies in: tells this history from another one.
-    chain: u32,
+    pub chain: u32,
+}
+
+/// What a batch adds to the index.
+struct Changes {
+    place: BatchPlace,
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Why the index cannot be used. The journal is not affected.
@@ -202,6 +211,40 @@ impl Index {
         let mut index = Index::open_store(directory)?;
         let caught_up = index.catch_up(disk)?;
         Ok((index, caught_up))
+    }
+
+    /// Opens the index in `directory` as it is, without bringing it up to the journal's end. `None`: there
+    /// is none.
+    ///
+    /// # Errors
+    /// As [`Index::open`]; nothing is made anew.
+    pub fn open_as_it_is(directory: &Path) -> Result<Option<Index>, IndexError> {
+        match store::is_there(directory) {
+            true => Index::open_store(directory).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// How far it has read, and of what; `None` if it has read nothing.
+    #[must_use]
+    pub fn meta(&self) -> Option<Meta> {
+        self.meta
+    }
+
+    /// The domains that have, or had, a name.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn domains_named(&self, name: &str) -> Result<Vec<DomainId>, IndexError> {
+        let prefix = name_prefix(name);
+        self.store.read(|db| {
+            let mut domains = Vec::new();
+            for item in db.scan_prefix(&prefix) {
+                let (key, _) = item?;
+                domains.extend(decode_name_key(&key, prefix.len()));
+            }
+            Ok(domains)
+        })
     }
 
     /// The last record in the index.
@@ -416,14 +459,13 @@ impl Index {
         })
     }
 
-    /// Adds a batch, all or nothing; returns how many of its records were added.
-    fn add(&mut self, journal: JournalId, batch: &Batch) -> Result<u64, IndexError> {
-        let mut changes = sled::Batch::default();
+    /// What a batch adds to the index, but for times and the index's own end.
+    fn changes(&self, batch: &Batch) -> Result<Changes, IndexError> {
+        let mut entries = Vec::new();
         let mut jobs = JobsOfBatch {
             store: &self.store,
             new: Vec::new(),
         };
-        let mut added = 0;
         for placed in &batch.records {
             let (lsn, domain) = (placed.record.lsn(), placed.record.domain());
             let kind = match &placed.record {
@@ -431,15 +473,17 @@ impl Index {
                 Decoded::Unknown { kind, .. } => *kind,
             };
             let value = encode_place(batch.header.segment, placed.offset, kind);
-            if let Some(domain) = domain {
-                changes.insert(domain_key(domain, lsn), value.as_slice());
-            }
             if let Decoded::Known(record) = &placed.record
                 && let Some(job) = jobs.job(lsn, &record.body)?
             {
-                changes.insert(job_key(job, lsn), value.as_slice());
+                entries.push((job_key(job, lsn), value.clone()));
             }
-            added += 1;
+            if let Some(domain) = domain {
+                if let Some(name) = name_told(&placed.record) {
+                    entries.push((name_key(name, domain), lsn.0.to_le_bytes().to_vec()));
+                }
+                entries.push((domain_key(domain, lsn), value));
+            }
         }
         let place = BatchPlace {
             first: batch.header.first,
@@ -449,9 +493,19 @@ impl Index {
             wall: batch.header.wall,
         };
         for (key, job) in jobs.new {
-            changes.insert(key, &encode_job(job, place.last));
+            entries.push((key, encode_job(job, place.last).to_vec()));
         }
-        changes.insert(batch_key(place.first), encode_batch(&place));
+        entries.push((batch_key(place.first), encode_batch(&place)));
+        Ok(Changes { place, entries })
+    }
+
+    /// Adds a batch, all or nothing; returns how many of its records were added.
+    fn add(&mut self, journal: JournalId, batch: &Batch) -> Result<u64, IndexError> {
+        let Changes { place, entries } = self.changes(batch)?;
+        let mut changes = sled::Batch::default();
+        for (key, value) in entries {
+            changes.insert(key, value);
+        }
         let is_latest = self.latest.is_none_or(|latest| place.wall > latest);
         if is_latest {
             changes.insert(time_key(place.wall), &sortable(place.first.0));
@@ -468,7 +522,7 @@ impl Index {
         if is_latest {
             self.latest = Some(place.wall);
         }
-        Ok(added)
+        Ok(batch.records.len() as u64)
     }
 
     /// Forgets the records before `oldest`: the journal has let them go.
@@ -495,6 +549,17 @@ impl Index {
         self.meta = None;
         self.latest = None;
         self.store.run("clear", |db| db.clear())
+    }
+}
+
+/// The name that a record gives its domain.
+fn name_told(record: &Decoded) -> Option<&str> {
+    match record {
+        Decoded::Known(record) => match &record.body {
+            RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => Some(&state.name),
+            _ => None,
+        },
+        Decoded::Unknown { .. } => None,
     }
 }
 

@@ -8,6 +8,7 @@
 //! Not here: what records mean (the engine), when to checkpoint (the node), bytes (journal-format).
 
 mod checkpoint;
+pub mod decoded;
 pub mod disk;
 mod durable;
 mod error;
@@ -17,6 +18,7 @@ mod judge;
 mod layout;
 pub mod lock;
 mod log;
+pub mod lookup;
 mod open;
 pub mod read;
 pub mod repair;

@@ -203,6 +203,13 @@ impl Walk {
         self.index = self.index.max(before);
     }
 
+    /// Leaves out the segments from this one on. What they say of the end of those before still counts.
+    pub(super) fn stop_before(&mut self, segment: SegmentNumber) {
+        let kept = self.files.partition_point(|file| file.number < segment);
+        self.closing = self.header_from(kept);
+        self.files.truncate(kept);
+    }
+
     /// The next file, if none is missing before it, and the head behind it.
     pub(super) fn next_in_line(&self) -> Option<(&SegmentFile, Option<SegmentHeader>)> {
         let file = self.files.get(self.index)?;
@@ -360,6 +367,11 @@ impl<D: Disk> Reader<D> {
     /// Leaves out the segments before this one.
     pub fn skip_to(&mut self, segment: SegmentNumber) {
         self.walk.skip_to(segment);
+    }
+
+    /// Leaves out the segments from this one on. What they say of the end of those before still counts.
+    pub fn stop_before(&mut self, segment: SegmentNumber) {
+        self.walk.stop_before(segment);
     }
 }
 

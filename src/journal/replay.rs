@@ -5,8 +5,10 @@
 //! the journal is.
 //! Not here: what is whole (journal-format), what damage means (`judge`).
 
+use core::ops::ControlFlow;
+
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader, chain_after};
-use journal_format::number::SegmentNumber;
+use journal_format::number::{Chain, Lsn, SegmentNumber};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use journal_format::whole::{Cursor, RecordView};
 use journal_format::{BATCH_SIZE_MAX, BLOCK_SIZE, is_zero};
@@ -22,6 +24,13 @@ const _: () = assert!(WINDOW_SIZE > BATCH_SIZE_MAX as usize);
 /// What a journal holds, in order.
 #[derive(Debug)]
 pub enum Seen<'a> {
+    /// A whole batch; its records follow.
+    Begun {
+        /// Its head.
+        header: &'a BatchHeader,
+        /// The chain value after it.
+        chain: Chain,
+    },
     /// A record of a whole batch. What it says, and that its own checksums are right,
     /// [`RecordView::decode`] tells.
     Record {
@@ -40,11 +49,29 @@ impl<D: Disk> Reader<D> {
     /// # Errors
     /// A file cannot be read.
     pub fn replay(mut self, mut each: impl FnMut(Seen<'_>)) -> Result<Ending, ReadError> {
-        while let Some(entry) = self.ready.pop() {
-            each(Seen::Entry(&entry));
-        }
-        replay(&self.disk, &mut self.walk, each)?;
+        // It is never stopped.
+        let _ = self.replay_until(|seen| {
+            each(seen);
+            ControlFlow::Continue(())
+        })?;
         Ok(self.walk.ending)
+    }
+
+    /// The same until `each` has seen enough. How the journal ends [`Reader::ending`] tells, if everything
+    /// was shown.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn replay_until(
+        &mut self,
+        mut each: impl FnMut(Seen<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ReadError> {
+        while let Some(entry) = self.ready.pop() {
+            if each(Seen::Entry(&entry)).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        replay(&self.disk, &mut self.walk, each)
     }
 }
 
@@ -52,39 +79,48 @@ impl<D: Disk> Reader<D> {
 pub(super) fn replay<D: Disk>(
     disk: &D,
     walk: &mut Walk,
-    mut each: impl FnMut(Seen<'_>),
-) -> Result<(), ReadError> {
+    mut each: impl FnMut(Seen<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReadError> {
     let mut window = Vec::new();
     while !walk.is_done() {
-        let mut shown_until = 0;
+        let (mut shown_until, mut shown_last) = (0, Lsn(0));
         if let Some((file, following)) = walk.next_in_line() {
             match stream(disk, file, following.as_ref(), &mut window, &mut each)? {
                 Streamed::Whole(end) => {
                     walk.pass(end);
                     continue;
                 }
-                Streamed::Until(end) => shown_until = end,
+                Streamed::Until { at, last } => (shown_until, shown_last) = (at, last),
+                Streamed::Stopped => return Ok(ControlFlow::Break(())),
             }
         }
         for entry in walk.advance(disk)? {
             let is_shown = match &entry {
                 Entry::Batch(batch) => batch.header.offset < shown_until,
-                Entry::Gap(_) => false,
+                // Of records that do not decode, in a batch that was shown.
+                Entry::Gap(gap) => gap.last <= shown_last,
             };
-            if !is_shown {
-                each(Seen::Entry(&entry));
+            if !is_shown && each(Seen::Entry(&entry)).is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 /// What became of a segment.
 pub(super) enum Streamed {
     /// It is whole, and ends there.
     Whole(SegmentEnd),
-    /// It was shown up to there, in bytes from its start: the rest is for the slow way.
-    Until(u64),
+    /// It was shown up to there: the rest is for the slow way.
+    Until {
+        /// In bytes from its start.
+        at: u64,
+        /// The last record.
+        last: Lsn,
+    },
+    /// Whoever is shown it has seen enough.
+    Stopped,
 }
 
 /// Shows the records of a segment as long as it is whole. `following` is the head of the next readable
@@ -94,9 +130,12 @@ pub(super) fn stream<D: Disk>(
     file: &SegmentFile,
     following: Option<&SegmentHeader>,
     window: &mut Vec<u8>,
-    each: &mut impl FnMut(Seen<'_>),
+    each: &mut impl FnMut(Seen<'_>) -> ControlFlow<()>,
 ) -> Result<Streamed, ReadError> {
-    const NOTHING: Streamed = Streamed::Until(0);
+    const NOTHING: Streamed = Streamed::Until {
+        at: 0,
+        last: Lsn(0),
+    };
     let Ok(header) = file.header else {
         return Ok(NOTHING);
     };
@@ -129,12 +168,20 @@ pub(super) fn stream<D: Disk>(
     while cursor.at() < limit {
         let at = usize::try_from(cursor.at() - begin).unwrap_or(usize::MAX);
         if let Some(batch) = cursor.advance(&window[at.min(filled)..filled]) {
-            batch.records().for_each(|view| {
-                each(Seen::Record {
+            let (header, chain) = (&batch.header, batch.chain);
+            let mut shown = each(Seen::Begun { header, chain });
+            for view in batch.records() {
+                if shown.is_break() {
+                    break;
+                }
+                shown = each(Seen::Record {
                     segment: number,
                     view,
-                })
-            });
+                });
+            }
+            if shown.is_break() {
+                return Ok(Streamed::Stopped);
+            }
             continue;
         }
         if is_at_end || filled - at >= BATCH_SIZE_MAX as usize {
@@ -165,7 +212,10 @@ pub(super) fn stream<D: Disk>(
     };
     Ok(match is_whole {
         true => Streamed::Whole(end),
-        false => Streamed::Until(end.end),
+        false => Streamed::Until {
+            at: end.end,
+            last: end.last,
+        },
     })
 }
 

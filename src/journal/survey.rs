@@ -2,6 +2,7 @@
 //! Invariant: what comes next is behind everything that was, or may have been, acknowledged.
 //! Not here: the lock and the witness (`open`), how damage is judged (`read`).
 
+use core::ops::ControlFlow;
 use std::collections::BTreeMap;
 
 use journal_format::error::FormatError;
@@ -80,7 +81,11 @@ pub(super) fn survey<D: Disk>(
         failed: None,
         each,
     };
-    replay(disk, &mut walk, |seen| teller.see(&seen))?;
+    // It is never stopped.
+    let _ = replay(disk, &mut walk, |seen| {
+        teller.see(&seen);
+        ControlFlow::Continue(())
+    })?;
     let Teller {
         openings,
         previous,
@@ -201,6 +206,7 @@ impl Glance {
         let mut finder = CheckpointFinder::default();
         let streamed = stream(disk, file, following, &mut Vec::new(), &mut |seen| {
             finder.see(&seen);
+            ControlFlow::Continue(())
         })?;
         if let Streamed::Whole(_) = streamed {
             return Ok(Some(Glance {
@@ -325,7 +331,7 @@ impl<D: Disk, F: FnMut(Past)> Teller<'_, D, F> {
                     why: Cause::Damaged(why),
                 })),
             },
-            Seen::Record { .. } => {}
+            Seen::Begun { .. } | Seen::Record { .. } => {}
             Seen::Entry(Entry::Gap(gap)) if gap.last >= from => self.tell(Past::Gap(gap.clone())),
             Seen::Entry(Entry::Gap(_)) => {}
             Seen::Entry(Entry::Batch(batch)) => {

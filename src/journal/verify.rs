@@ -2,17 +2,20 @@
 //! Invariant: never writes, needs no lock; what is normal after a crash is told from damage.
 //! Not here: repairing, and how a report is printed.
 
+use core::ops::ControlFlow;
 use std::path::PathBuf;
 
 use journal_format::BLOCK_SIZE;
+use journal_format::batch::{BatchHeader, is_content_whole};
 use journal_format::error::FormatError;
 use journal_format::number::{HostId, JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RecordBody};
 use journal_format::segment::SegmentHeader;
 
+use super::decoded::Item;
 use super::disk::{Disk, read_full};
 use super::judge::open;
-use super::read::{Cause, Ending, Entry, Gap, ReadError, Reader, SegmentFile};
+use super::read::{Cause, Ending, Gap, ReadError, Reader, SegmentFile};
 
 /// What is to be said of a whole journal, worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +92,8 @@ pub struct Report {
     pub damaged_headers: Vec<DamagedHeader>,
     /// Batches whose header is damaged and whose records were found all the same.
     pub lost_headers: Vec<LostHeader>,
+    /// Batches that are damaged where nothing is lost by it: in the zeros behind their records.
+    pub damaged_padding: Vec<BatchHeader>,
     /// How the journal ends.
     pub ending: Ending,
 }
@@ -122,7 +127,8 @@ impl Report {
         let is_whole = self.gaps.is_empty()
             && self.bad_files.is_empty()
             && self.damaged_headers.is_empty()
-            && self.lost_headers.is_empty();
+            && self.lost_headers.is_empty()
+            && self.damaged_padding.is_empty();
         if !is_whole {
             return Verdict::Damaged;
         }
@@ -148,8 +154,18 @@ impl Report {
 /// # Errors
 /// What the system refuses, and that there is no journal. Damage is no error.
 pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
-    let directory = disk.path().to_path_buf();
-    let mut reader = Reader::open(disk)?;
+    verify_with(Reader::open(disk)?, |_| {})
+}
+
+/// The same with what a reader has not read yet; all that it holds is shown to `each`.
+///
+/// # Errors
+/// What the system refuses. Damage is no error.
+pub fn verify_with<D: Disk>(
+    mut reader: Reader<D>,
+    mut each: impl FnMut(Item<'_>),
+) -> Result<Report, ReadError> {
+    let directory = reader.disk.path().to_path_buf();
     let heads = || reader.segments().iter();
     let bad_file = |file: &SegmentFile| {
         let why = file.header.as_ref().err()?.clone();
@@ -174,6 +190,7 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
         bad_files: heads().filter_map(bad_file).collect(),
         damaged_headers: Vec::new(),
         lost_headers: Vec::new(),
+        damaged_padding: Vec::new(),
         ending: Ending::Clean,
     };
     for file in reader.segments() {
@@ -181,26 +198,68 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
             .damaged_headers
             .extend(damaged_header(&reader.disk, file)?);
     }
-    for entry in reader.by_ref() {
-        match entry? {
-            Entry::Gap(gap) => report.gaps.push(gap),
-            Entry::Batch(batch) => {
-                report.batches += 1;
-                if batch.header_lost {
-                    report.lost_headers.push(LostHeader {
-                        segment: batch.header.segment,
-                        at: batch.header.offset,
-                        until: batch.header.offset + batch.header.size(),
-                    });
+    // Batches of segments that are not whole, each of which may be.
+    let mut doubtful: Vec<BatchHeader> = Vec::new();
+    // Everything is to be seen.
+    let _ = reader.decoded(
+        |_, _| true,
+        |item| {
+            match &item {
+                Item::Gap(gap) => report.gaps.push(gap.clone()),
+                Item::Batch {
+                    header,
+                    header_lost,
+                    is_whole,
+                    ..
+                } => {
+                    report.batches += 1;
+                    if !is_whole && !header_lost {
+                        doubtful.push(**header);
+                    }
+                    if *header_lost {
+                        report.lost_headers.push(LostHeader {
+                            segment: header.segment,
+                            at: header.offset,
+                            until: header.offset + header.size(),
+                        });
+                    }
                 }
-                for placed in &batch.records {
-                    report.count(&placed.record);
-                }
+                Item::Record { record, .. } => report.count(record),
             }
+            each(item);
+            ControlFlow::Continue(())
+        },
+    )?;
+    report.ending = reader.ending();
+    for header in doubtful {
+        let behind = report.gaps.partition_point(|gap| gap.last < header.first);
+        let gap = report.gaps.get(behind);
+        let is_told = gap.is_some_and(|gap| gap.first <= header.last());
+        if !is_told && !is_as_written(&reader, &header)? {
+            report.damaged_padding.push(header);
         }
     }
-    report.ending = reader.ending();
     Ok(report)
+}
+
+/// Is a batch on the disk as it was written, with its padding?
+fn is_as_written<D: Disk>(reader: &Reader<D>, header: &BatchHeader) -> Result<bool, ReadError> {
+    let name = header.segment.file_name();
+    let path = reader.disk.path().join(&name);
+    let segment = reader
+        .segments()
+        .iter()
+        .find(|file| file.number == header.segment);
+    let salt = segment
+        .and_then(|file| file.header.as_ref().ok())
+        .map(|found| found.salt);
+    let (Some(salt), Some(file)) = (salt, open(&reader.disk, &name)?) else {
+        return Ok(true);
+    };
+    let mut bytes = vec![0; usize::try_from(header.size()).unwrap_or(0)];
+    let count = read_full(&reader.disk, &file, header.offset, &mut bytes);
+    let count = count.map_err(ReadError::io(&path, "read"))?;
+    Ok(is_content_whole(&salt, header, &bytes[..count]))
 }
 
 /// Which of the two headers of a segment with a readable one is damaged.

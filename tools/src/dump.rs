@@ -1,45 +1,63 @@
-//! `phase-journal dump`: every record of a journal, in order, and all that stands around it.
+//! `phase-journal dump`: the records of a journal, in order, and all that stands around them.
+//!
+//! Invariant: what is shown does not depend on where reading began; damage within it is shown in its place
+//! and is in the exit code.
+//! Not here: which records (`filter`), what a line looks like (`print`), several journals (`merge`).
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use journal_format::number::{BootId, Epoch, Id128, Lsn};
-use journal_format::record::{Decoded, RecordBody, body_size};
-use phase_journal::journal::read::{Ending, Gap, SegmentFile};
+use journal_format::number::Lsn;
+use journal_format::record::RecordBody;
+use phase_journal::journal::OsDisk;
+use phase_journal::journal::read::{Ending, SegmentFile};
 use serde_json::json;
 
+use crate::backwards::{self, boots, stretch_of, stretches};
 use crate::error::{Found, ToolError};
+use crate::filter::{Filter, FilterArgs};
 use crate::follow;
 use crate::headers;
-use crate::past::{Item, Past, Recorded};
-use crate::text::hex;
-use crate::words;
+use crate::indexed;
+use crate::merge;
+use crate::past::{Item, Known, Past};
+use crate::print::{Format, Line, Printer, Sheet};
+use crate::source;
+
+/// Bytes that are printed at once.
+const BUFFER_SIZE: usize = 16 * 1024;
 
 /// What to show.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  phase-journal dump /var/lib/phase-journal --domain web-1 --since yesterday
+  phase-journal dump host-a/journal host-b/journal -o table
+  phase-journal dump 0000000000000042.seg -o hex --from 1017 -n 1
+  phase-journal dump --type list
+
+A JOURNAL is a directory or a single segment file; several are shown in the order of their times. Reads without a \
+lock and writes nothing, also while a sidecar writes. Lines that begin with !! tell of damage.
+
+Exit codes: 0 fine; 2 something of what was read is damaged; 3 could not be read.")]
 pub(crate) struct DumpArgs {
-    /// The journal's directory
-    directory: PathBuf,
-    /// Only this domain (name or UUID)
-    #[arg(long, value_name = "NAME")]
-    domain: Option<String>,
-    /// Only this job (the LSN of its first record)
-    #[arg(long, value_name = "LSN")]
-    job: Option<u64>,
-    /// Only records of this type; `list` shows the types
-    #[arg(long = "type", value_name = "TYPE")]
-    kind: Option<String>,
-    /// From this LSN on
-    #[arg(long, value_name = "LSN")]
-    from: Option<u64>,
-    /// Up to this LSN
-    #[arg(long, value_name = "LSN")]
-    pub(crate) to: Option<u64>,
+    /// The journal's directory, or a segment file
+    #[arg(value_name = "JOURNAL")]
+    journals: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// How: text, table, json or hex
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
     /// Only the last N
     #[arg(short = 'n', long = "last", value_name = "N")]
     pub(crate) last: Option<usize>,
+    /// The newest first
+    #[arg(short, long, conflicts_with_all = ["headers", "follow"])]
+    reverse: bool,
     /// Also the headers of all segments and batches, and how the journal ends
     #[arg(long)]
     headers: bool,
@@ -52,199 +70,305 @@ pub(crate) struct DumpArgs {
 }
 
 impl DumpArgs {
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    pub(crate) fn wants(&self, recorded: &Recorded) -> bool {
-        let lsn = recorded.record.lsn().0;
-        let of_domain = |wanted: &String| {
-            recorded.name.as_ref() == Some(wanted)
-                || Id128::parse(wanted)
-                    .is_some_and(|id| recorded.record.domain().map(|domain| domain.0) == Some(id))
-        };
-        let of_kind = |wanted: &String| match &recorded.record {
-            Decoded::Known(record) => record.body.type_name() == wanted,
-            Decoded::Unknown { .. } => false,
-        };
-        self.from.is_none_or(|from| lsn >= from)
-            && self.to.is_none_or(|to| lsn <= to)
-            && self.job.is_none_or(|job| recorded.job == Some(Lsn(job)))
-            && self.domain.as_ref().is_none_or(of_domain)
-            && self.kind.as_ref().is_none_or(of_kind)
+    /// How records are shown.
+    pub(crate) fn format(&self, json: bool) -> Format {
+        let usual = if json { Format::Json } else { Format::Text };
+        self.output.unwrap_or(usual)
     }
 }
 
 /// Shows a journal's records.
 pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
-    match args.kind.as_deref() {
-        Some("list") => {
-            for (number, name) in RecordBody::TYPES {
-                writeln!(out, "{number:>3}  {name}")?;
-            }
-            Ok(Found::Nothing)
+    if args.filter.kind.iter().any(|kind| kind == "list") {
+        for (number, name) in RecordBody::TYPES {
+            writeln!(out, "{number:>3}  {name}")?;
         }
-        Some(kind) if !RecordBody::TYPES.iter().any(|(_, name)| *name == kind) => {
-            let why = format!("there is no record type '{kind}'; `--type list` shows them");
-            Err(ToolError::Argument(why))
-        }
-        Some(_) | None if args.follow => follow::run(args, json, out),
-        Some(_) | None => show(args, json, out),
+        return Ok(Found::Nothing);
+    }
+    let filter = Filter::new(&args.filter)?;
+    let format = args.format(json);
+    match args.journals.as_slice() {
+        [] => Err(ToolError::Argument(
+            "which journal? Give its directory, or a segment file; --help tells more".to_owned(),
+        )),
+        [journal] if args.follow => follow::run(args, filter, journal, format, out),
+        [journal] if args.headers => show_headers(args, filter, journal, format, out),
+        [_, _, ..] if args.follow || args.headers => Err(ToolError::Argument(
+            "--follow and --headers take one journal".to_owned(),
+        )),
+        journals => show(args, filter, journals, format, out),
     }
 }
 
-fn show(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
-    let mut found = Found::Nothing;
-    let mut lines = Lines {
-        out,
-        last: args.last,
-        kept: VecDeque::new(),
+fn show(
+    args: &DumpArgs,
+    filter: Filter,
+    journals: &[PathBuf],
+    format: Format,
+    out: &mut impl Write,
+) -> Result<Found, ToolError> {
+    // A system call for each line would take most of the time.
+    let mut sheet = Sheet::new(BufWriter::with_capacity(BUFFER_SIZE, out));
+    let is_backwards = args.reverse || args.last.is_some();
+    let labels = merge::labels(journals);
+    let mut walks = Vec::new();
+    for (journal, label) in journals.iter().zip(labels) {
+        let disk = source::open(journal)?;
+        walks.push(Walk {
+            printer: Printer::new(format, disk.clone(), label),
+            filter: filter.clone(),
+            is_backwards,
+            disk,
+            shows_progress: journals.len() == 1 && !io::stdout().is_terminal(),
+        });
+    }
+    if let Some(title) = walks.first().and_then(|walk| walk.printer.title()) {
+        sheet.text(&title)?;
+    }
+    let mut last: VecDeque<Line> = VecDeque::new();
+    let wanted = args.last.unwrap_or(usize::MAX);
+    let mut count = 0;
+    let each = |line: Line| {
+        count += 1;
+        if count > wanted {
+            return Ok(ControlFlow::Break(()));
+        }
+        if args.last.is_some() && !args.reverse {
+            last.push_front(line);
+        } else {
+            sheet.write(&line)?;
+        }
+        Ok(if count == wanted {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     };
-    let past = Past::open(&args.directory)?;
-    let mut segments: VecDeque<SegmentFile> = VecDeque::new();
-    if args.headers {
-        segments.extend(past.segments().iter().cloned());
+    let outcomes = match wanted {
+        0 => Vec::new(),
+        _ => merge::read(walks, each)?,
+    };
+    let mut found = Found::Nothing;
+    last.iter().try_for_each(|line| sheet.write(line))?;
+    for outcome in outcomes {
+        found = found.max(outcome.found);
+        outcome.end.iter().try_for_each(|line| sheet.write(line))?;
     }
-    let mut opening = None;
-    let ending = past.read(|item| {
-        let segment = item.segment();
-        while let Some(file) = segments.pop_front_if(|file| file.number <= segment) {
-            lines.add(headers::segment_line(&file, json))?;
-        }
-        match &item {
-            Item::Gap(gap) => {
-                found = Found::Something;
-                lines.add(gap_line(gap, json))
-            }
-            Item::Batch(header, chain) if args.headers => {
-                lines.add(headers::batch_line(header, *chain, json))
-            }
-            Item::Record(recorded) if args.wants(recorded) => {
-                let line = record_line(recorded, json);
-                lines.add(under_opening(&mut opening, recorded, line, json))
-            }
-            Item::Batch(..) | Item::Record(_) => Ok(()),
-        }
-    })?;
-    for file in segments {
-        lines.add(headers::segment_line(&file, json))?;
-    }
-    if args.headers && json {
-        lines.add(headers::end_line(ending))?;
-    }
-    lines.finish()?;
-    match ending {
-        Ending::Clean => {}
-        Ending::Torn { segment, at } if !json => {
-            writeln!(
-                out,
-                "-- a batch that was never acknowledged begins in {} at byte {at}",
-                segment.file_name()
-            )?;
-        }
-        Ending::Torn { .. } => {}
-        Ending::Damaged => found = Found::Something,
-    }
+    sheet.flush()?;
     Ok(found)
 }
 
-/// Lost records as a line.
-pub(crate) fn gap_line(gap: &Gap, json: bool) -> String {
-    if json {
-        json!({"gap": words::gap_json(gap)}).to_string()
-    } else {
-        words::gap_line(gap)
+/// One journal to be walked over.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    disk: OsDisk,
+    printer: Printer,
+    filter: Filter,
+    is_backwards: bool,
+    /// Nothing is printed on the terminal meanwhile.
+    shows_progress: bool,
+}
+
+impl Walk {
+    /// Is the newest record its first line?
+    pub(crate) fn is_backwards(&self) -> bool {
+        self.is_backwards
     }
-}
 
-/// A record's line, for people under a line for its opening, if that is another than the last one's.
-pub(crate) fn under_opening(
-    last: &mut Option<(Epoch, BootId)>,
-    recorded: &Recorded,
-    line: String,
-    json: bool,
-) -> String {
-    let opening = (recorded.batch.epoch, recorded.batch.boot);
-    if last.replace(opening) == Some(opening) || json {
-        return line;
-    }
-    format!("-- epoch {}, boot {}\n{line}", opening.0, opening.1)
-}
-
-/// Lines that are written at once, or only the last of them at the end.
-struct Lines<'a, W: Write> {
-    out: &'a mut W,
-    last: Option<usize>,
-    kept: VecDeque<String>,
-}
-
-impl<W: Write> Lines<'_, W> {
-    fn add(&mut self, line: String) -> Result<(), ToolError> {
-        match self.last {
-            None => writeln!(self.out, "{line}")?,
-            Some(last) => {
-                self.kept.push_back(line);
-                if self.kept.len() > last {
-                    self.kept.pop_front();
+    /// Its lines, in the order in which they are to be shown; each with when it was written.
+    pub(crate) fn lines(
+        self,
+        each: &mut dyn FnMut(u64, Line) -> Result<ControlFlow<()>, ToolError>,
+    ) -> Result<Outcome, ToolError> {
+        let Walk {
+            disk,
+            printer,
+            mut filter,
+            is_backwards,
+            shows_progress,
+        } = self;
+        let files = Past::of(disk.clone())?.segments().to_vec();
+        filter.settle_boot(&boots(&disk, &files))?;
+        let mut found = Found::Nothing;
+        let mut wall = 0;
+        let mut is_whole = true;
+        let mut show = |item: Item| {
+            match &item {
+                Item::Batch(header, _) => {
+                    wall = header.wall;
+                    return Ok(ControlFlow::Continue(()));
+                }
+                Item::Record(recorded) => wall = recorded.batch.wall,
+                Item::Gap(_) => found = Found::Damage,
+            }
+            let shown = each(wall, printer.item(&item)?)?;
+            is_whole &= shown.is_continue();
+            Ok(shown)
+        };
+        let (from, to) = (filter.from(), filter.to());
+        let ending = match is_backwards {
+            true => backwards::read(&disk, &mut filter, from, |item| {
+                match is_behind(&item, to) {
+                    true => Ok(ControlFlow::Continue(())),
+                    false => show(item),
+                }
+            })?,
+            false => {
+                let mut known = Known::default();
+                let mut from = from;
+                let mut is_stopped = false;
+                if let Some(domain) = filter.only_domain().map(str::to_owned) {
+                    let after =
+                        indexed::read(&disk, &files, &domain, &mut filter, &mut known, &mut show)?;
+                    from = from.max(after.next);
+                    is_stopped = after.is_stopped;
+                    filter.begin_at(from);
+                }
+                let mut past = Past::of(disk.clone())?.knowing(known);
+                if !shows_progress {
+                    past = past.silent();
+                }
+                let begins = match from > Lsn::FIRST {
+                    true => stretches(&disk, &files),
+                    false => Vec::new(),
+                };
+                if let Some(begin) = stretch_of(&begins, &files, from) {
+                    past.only(begin, None);
+                }
+                let stopped = match is_stopped {
+                    true => ControlFlow::Break(()),
+                    false => past.read_some(&mut filter, |item| match is_behind(&item, to) {
+                        true => Ok(ControlFlow::Break(())),
+                        false if is_before(&item, from) => Ok(ControlFlow::Continue(())),
+                        false => show(item),
+                    })?,
+                };
+                match stopped {
+                    ControlFlow::Continue(()) => past.ending(),
+                    ControlFlow::Break(()) => Ending::Clean,
                 }
             }
+        };
+        if is_whole && filter.not_found().is_some() {
+            // It may stand where nothing was looked for.
+            look_for_names(&disk, &mut filter)?;
         }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<(), ToolError> {
-        for line in self.kept {
-            writeln!(self.out, "{line}")?;
+        if let Some(why) = filter.not_found().filter(|_| is_whole) {
+            return Err(ToolError::Argument(why));
         }
-        Ok(())
+        let end = match ending {
+            // For programs `--headers` tells of the end.
+            Ending::Torn { segment, at } if !printer.is_json() => {
+                let file = segment.file_name();
+                let people =
+                    format!("-- a batch that was never acknowledged begins in {file} at byte {at}");
+                Some(printer.remark(&people, json!({})))
+            }
+            Ending::Clean | Ending::Torn { .. } => None,
+            Ending::Damaged => {
+                found = Found::Damage;
+                None
+            }
+        };
+        Ok(Outcome { found, end })
     }
 }
 
-/// A record as one line of JSON: where it stands, and all that it says.
-pub(crate) fn record_line(recorded: &Recorded, json: bool) -> String {
-    if !json {
-        return words::line(recorded);
+/// How a walk went.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) found: Found,
+    /// What is to be said of the journal's end.
+    pub(crate) end: Option<Line>,
+}
+
+/// Goes over the whole journal for names alone.
+fn look_for_names(disk: &OsDisk, filter: &mut Filter) -> Result<(), ToolError> {
+    let mut names = filter.clone();
+    let mut past = Past::of(disk.clone())?;
+    // It is never stopped.
+    let _ = past.read_some(&mut names, |_| Ok(ControlFlow::Continue(())))?;
+    filter.learn(&names);
+    Ok(())
+}
+
+/// Does it stand before that LSN, where nothing is asked for?
+fn is_before(item: &Item, from: Lsn) -> bool {
+    match item {
+        Item::Batch(..) => false,
+        Item::Record(recorded) => recorded.record.lsn() < from,
+        Item::Gap(gap) => gap.last < from,
     }
-    let batch = &recorded.batch;
-    let mut value = json!({
-        "lsn": recorded.record.lsn(),
-        "domain": recorded.record.domain(),
-        "name": recorded.name,
-        "job": recorded.job,
-        "time": batch.wall,
-        "monotonic": batch.monotonic,
-        "epoch": batch.epoch,
-        "boot": batch.boot,
-        "file": batch.segment.file_name(),
-        "offset": recorded.offset,
-    });
-    match &recorded.record {
-        Decoded::Known(record) => {
-            value["type"] = json!(record.body.type_name());
-            value["type-number"] = json!(record.body.type_number());
-            value["version"] = json!(record.body.body_version());
-            value["size"] = json!(body_size(&record.body));
-            value["previous"] = json!(record.previous);
-            // A body that cannot be shown would be a program error; the line is then without it.
-            let mut body = serde_json::to_value(&record.body).unwrap_or_default();
-            if let Some(fields) = body.as_object_mut() {
-                fields.remove("type");
+}
+
+/// Does it stand behind that LSN?
+fn is_behind(item: &Item, to: Lsn) -> bool {
+    match item {
+        Item::Batch(header, _) => header.first > to,
+        Item::Record(recorded) => recorded.record.lsn() > to,
+        Item::Gap(gap) => gap.first > to,
+    }
+}
+
+/// One journal with all that stands around its records.
+fn show_headers(
+    args: &DumpArgs,
+    mut filter: Filter,
+    journal: &Path,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<Found, ToolError> {
+    let disk = source::open(journal)?;
+    let printer = Printer::new(format, disk.clone(), None);
+    let mut sheet = Sheet::new(BufWriter::new(out));
+    let mut found = Found::Nothing;
+    let mut past = Past::of(disk.clone())?.silent();
+    let mut segments: VecDeque<SegmentFile> = past.segments().iter().cloned().collect();
+    filter.settle_boot(&boots(&disk, past.segments()))?;
+    let mut kept: VecDeque<Line> = VecDeque::new();
+    let mut add = |line: Line, sheet: &mut Sheet<_>| match args.last {
+        None => sheet.write(&line),
+        Some(last) => {
+            kept.push_back(line);
+            if kept.len() > last {
+                kept.pop_front();
             }
-            value["body"] = body;
+            Ok(())
         }
-        Decoded::Unknown {
-            previous,
-            kind,
-            version,
-            body,
-            ..
-        } => {
-            value["previous"] = json!(previous);
-            value["type-number"] = json!(kind);
-            value["version"] = json!(version);
-            value["size"] = json!(body.len());
-            value["bytes"] = json!(hex(body));
+    };
+    // It is never stopped.
+    let _ = past.read_some(&mut filter, |item| {
+        let here = item.segment();
+        while let Some(file) = segments.pop_front_if(|file| file.number <= here) {
+            add(printer.segment(&file)?, &mut sheet)?;
         }
+        if matches!(item, Item::Gap(_)) {
+            found = Found::Damage;
+        }
+        add(printer.item(&item)?, &mut sheet)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for file in segments {
+        add(printer.segment(&file)?, &mut sheet)?;
     }
-    value.to_string()
+    let ending = past.ending();
+    let end = headers::end_line(ending);
+    if printer.is_json() {
+        add(printer.remark("", end), &mut sheet)?;
+    }
+    kept.iter().try_for_each(|line| sheet.write(line))?;
+    match ending {
+        Ending::Clean => {}
+        Ending::Torn { segment, at } if !printer.is_json() => sheet.text(&format!(
+            "-- a batch that was never acknowledged begins in {} at byte {at}",
+            segment.file_name()
+        ))?,
+        Ending::Torn { .. } => {}
+        Ending::Damaged => found = Found::Damage,
+    }
+    sheet.flush()?;
+    match filter.not_found() {
+        Some(why) => Err(ToolError::Argument(why)),
+        None => Ok(found),
+    }
 }

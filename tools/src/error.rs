@@ -10,13 +10,35 @@ use phase_journal::journal::read::ReadError;
 use phase_journal::journal::repair::RepairError;
 use phase_journal::qmp::QmpError;
 
-/// What a command found; decides between exit codes 0 and 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a command found, worst last; decides between the exit codes 0, 1 and 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Found {
     /// All is well.
     Nothing,
-    /// Damage, a domain in doubt, or a migration that did not succeed.
+    /// A torn tail, a domain in doubt, or a migration that did not succeed.
     Something,
+    /// Damage, or a promise that was broken.
+    Damage,
+}
+
+/// A command found nothing to be said of.
+pub(crate) const EXIT_FINE: u8 = 0;
+/// Found a torn tail, a domain in doubt, or a migration that did not succeed.
+pub(crate) const EXIT_FOUND: u8 = 1;
+/// Found damage or a broken promise.
+pub(crate) const EXIT_DAMAGE: u8 = 2;
+/// Could not be done: nothing is known.
+pub(crate) const EXIT_FAILED: u8 = 3;
+
+impl Found {
+    /// What the process ends with.
+    pub(crate) const fn exit_code(self) -> u8 {
+        match self {
+            Found::Nothing => EXIT_FINE,
+            Found::Something => EXIT_FOUND,
+            Found::Damage => EXIT_DAMAGE,
+        }
+    }
 }
 
 /// Why a command could not be carried out.

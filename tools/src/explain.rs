@@ -137,8 +137,9 @@ pub(crate) fn run(
         }
     }
     let is_damaged = !gaps.is_empty() || ending == Ending::Damaged;
-    let in_doubt = !open.is_empty() || !reproduced || is_damaged;
-    Ok(if in_doubt {
+    Ok(if is_damaged || !reproduced {
+        Found::Damage
+    } else if !open.is_empty() {
         Found::Something
     } else {
         Found::Nothing

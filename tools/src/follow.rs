@@ -12,18 +12,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use journal_format::scan::Batch;
-use phase_journal::journal::OsDisk;
+use phase_journal::journal::decoded::{self, Head};
 use phase_journal::journal::follow::{Follower, News};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::{Errno, read, write};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::dump::{DumpArgs, gap_line, record_line, under_opening};
+use crate::backwards::boots;
+use crate::dump::DumpArgs;
 use crate::error::{Found, ToolError};
-use crate::past::Known;
+use crate::filter::Filter;
+use crate::past::{Choose, Known, Past, Place};
+use crate::print::{Format, Line, Printer, Sheet};
+use crate::source;
 
 /// How long a batch is held back for something that proves it: an idle journal is sealed within a few
 /// milliseconds, so that this passes only where it is not, as while a guest is handed over.
@@ -32,23 +36,34 @@ const SETTLE_WAIT: Duration = Duration::from_millis(100);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Shows what there is, and then what comes.
-pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
+pub(crate) fn run(
+    args: &DumpArgs,
+    mut filter: Filter,
+    journal: &Path,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<Found, ToolError> {
     // Before the first look, so that nothing comes between unnoticed.
-    let watch = Watch::new(args.directory())?;
-    let mut follower = Follower::open(OsDisk::new(args.directory()))?;
+    let watch = Watch::new(journal)?;
+    let disk = source::open(journal)?;
+    filter.settle_boot(&boots(&disk, Past::of(disk.clone())?.segments()))?;
+    let mut follower = Follower::open(disk.clone())?;
     let mut shower = Shower {
-        args,
-        json,
+        printer: Printer::new(format, disk, None),
+        filter,
         known: Known::default(),
-        opening: None,
-        kept: args.last.map(|_| VecDeque::new()),
+        kept: args.last.map(|last| (last, VecDeque::new())),
+        sheet: Sheet::new(out),
         is_done: false,
     };
+    if let Some(title) = shower.printer.title() {
+        shower.sheet.text(&title)?;
+    }
     // Since when a batch waits to be proven.
     let mut unsettled: Option<Instant> = None;
     loop {
         while let Some(news) = follower.poll()? {
-            shower.news(news, out)?;
+            shower.news(news)?;
             unsettled = None;
         }
         let waits = follower.has_unsettled() && !args.settled;
@@ -57,12 +72,11 @@ pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<F
         // Among the last that there are, it counts at once.
         if waited.is_some_and(|waited| shower.kept.is_some() || waited >= SETTLE_WAIT) {
             for batch in follower.take_unsettled() {
-                shower.batch(batch, false, out)?;
+                shower.batch(batch, false)?;
             }
             unsettled = None;
         }
-        shower.caught_up(out)?;
-        out.flush()?;
+        shower.caught_up()?;
         if shower.is_done {
             break;
         }
@@ -79,106 +93,79 @@ pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<F
 }
 
 /// Shows news as lines.
-struct Shower<'a> {
-    args: &'a DumpArgs,
-    json: bool,
+struct Shower<W> {
+    printer: Printer,
+    filter: Filter,
     known: Known,
-    opening: Option<(
-        journal_format::number::Epoch,
-        journal_format::number::BootId,
-    )>,
-    /// The last lines, until everything is there that was there at first.
-    kept: Option<VecDeque<String>>,
+    /// How many of the last lines, and those, until everything is there that was there at first.
+    kept: Option<(usize, VecDeque<Line>)>,
+    sheet: Sheet<W>,
     /// Nothing that comes can be asked for.
     is_done: bool,
 }
 
-impl Shower<'_> {
-    fn news(&mut self, news: News, out: &mut impl Write) -> Result<(), ToolError> {
-        match news {
-            News::Batch(batch) => self.batch(batch, true, out),
-            News::Gap(gap) => self.line(gap_line(&gap, self.json), out),
-            News::LetGo { first, last } => self.line(
-                if self.json {
-                    json!({"let-go": {"first": first, "last": last}}).to_string()
-                } else {
-                    format!(
-                        "-- lsn {first} to {last} were let go by the journal before they were read"
-                    )
-                },
-                out,
+impl<W: Write> Shower<W> {
+    fn news(&mut self, news: News) -> Result<(), ToolError> {
+        let line = match news {
+            News::Batch(batch) => return self.batch(batch, true),
+            News::Gap(gap) => self.printer.gap(&gap),
+            News::LetGo { first, last } => self.printer.remark(
+                &format!(
+                    "-- lsn {first} to {last} were let go by the journal before they were read"
+                ),
+                json!({"let-go": {"first": first, "last": last}}),
             ),
-            News::Vanished { first, last } => self.line(
-                if self.json {
-                    json!({"vanished": {"first": first, "last": last}}).to_string()
-                } else {
-                    format!(
-                        "-- lsn {first} to {last}, shown above as not settled, were never durable"
-                    )
-                },
-                out,
+            News::Vanished { first, last } => self.printer.remark(
+                &format!(
+                    "-- lsn {first} to {last}, shown above as not settled, were never durable"
+                ),
+                json!({"vanished": {"first": first, "last": last}}),
             ),
-        }
+        };
+        self.line(line)
     }
 
-    fn batch(
-        &mut self,
-        batch: Batch,
-        settled: bool,
-        out: &mut impl Write,
-    ) -> Result<(), ToolError> {
+    fn batch(&mut self, batch: Batch, settled: bool) -> Result<(), ToolError> {
         for placed in batch.records {
-            let lsn = placed.record.lsn().0;
-            let recorded = self
-                .known
-                .recorded(placed.record, batch.header, placed.offset);
-            if self.args.wants(&recorded) {
-                let line = record_line(&recorded, self.json);
-                let line = if settled {
-                    line
-                } else {
-                    marked(line, self.json)
-                };
-                let line = under_opening(&mut self.opening, &recorded, line, self.json);
-                self.line(line, out)?;
+            let head = Head::of(&placed.record);
+            let place = Place {
+                batch: batch.header,
+                offset: placed.offset,
+                size: decoded::size_of(&placed.record),
+            };
+            let recorded = self.known.recorded(placed.record, place);
+            let is_wanted = self.filter.wants(&recorded)
+                && self.filter.may_want(&batch.header, &head, &self.known);
+            if is_wanted {
+                let line = self.printer.record(&recorded)?;
+                self.line(match settled {
+                    true => line,
+                    false => line.not_settled(self.printer.is_json()),
+                })?;
             }
-            self.is_done |= self.args.to.is_some_and(|to| lsn >= to);
+            self.is_done |= head.lsn >= self.filter.to();
         }
         Ok(())
     }
 
-    fn line(&mut self, line: String, out: &mut impl Write) -> Result<(), ToolError> {
-        match (&mut self.kept, self.args.last) {
-            (Some(kept), Some(last)) => {
+    fn line(&mut self, line: Line) -> Result<(), ToolError> {
+        match &mut self.kept {
+            Some((last, kept)) => {
                 kept.push_back(line);
-                if kept.len() > last {
+                if kept.len() > *last {
                     kept.pop_front();
                 }
+                Ok(())
             }
-            (_, _) => writeln!(out, "{line}")?,
+            None => self.sheet.write(&line),
         }
-        Ok(())
     }
 
-    fn caught_up(&mut self, out: &mut impl Write) -> Result<(), ToolError> {
-        for line in self.kept.take().into_iter().flatten() {
-            writeln!(out, "{line}")?;
+    fn caught_up(&mut self) -> Result<(), ToolError> {
+        for line in self.kept.take().into_iter().flat_map(|(_, kept)| kept) {
+            self.sheet.write(&line)?;
         }
-        Ok(())
-    }
-}
-
-/// The line of a record that may still vanish.
-fn marked(line: String, json: bool) -> String {
-    if !json {
-        return format!("{line}  (not settled)");
-    }
-    match serde_json::from_str(&line) {
-        Ok(Value::Object(mut members)) => {
-            members.insert("settled".to_owned(), json!(false));
-            Value::Object(members).to_string()
-        }
-        Ok(_) | Err(_) => line,
+        self.sheet.flush()
     }
 }
 

@@ -122,7 +122,7 @@ pub(crate) fn batch_line(header: &BatchHeader, checksum: Chain, json: bool) -> S
 }
 
 /// How a journal ends, for programs.
-pub(crate) fn end_line(ending: Ending) -> String {
+pub(crate) fn end_line(ending: Ending) -> Value {
     let end = match ending {
         Ending::Clean => json!({"how": "clean"}),
         Ending::Torn { segment, at } => {
@@ -130,5 +130,5 @@ pub(crate) fn end_line(ending: Ending) -> String {
         }
         Ending::Damaged => json!({"how": "damaged"}),
     };
-    json!({"end": end}).to_string()
+    json!({"end": end})
 }

@@ -4,19 +4,35 @@
 //! part of it); every command writes to a writer that it is given, and ends with a documented exit code.
 //! Not here: what a record means (`phase_journal::engine`), the files (`phase_journal::journal`).
 
+mod agreement;
+mod backwards;
 mod bench;
 mod dump;
 mod error;
+mod examine;
 mod explain;
+mod filter;
 mod follow;
 mod headers;
+mod hex;
+mod indexed;
+mod inspect;
+mod merge;
 mod migrate;
 mod online;
+mod outlook;
 mod past;
+mod print;
 mod reindex;
 mod repair;
+mod schema;
+mod sides;
+mod source;
+mod stats;
+mod terminal;
 mod text;
 mod verify;
+mod when;
 mod words;
 
 use std::io::{self, Write as _};
@@ -25,12 +41,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use error::{Found, ToolError};
-
-/// Found damage, a domain in doubt, or a migration that did not succeed.
-const EXIT_FOUND: u8 = 1;
-/// Could not be done.
-const EXIT_FAILED: u8 = 2;
+use error::{EXIT_FAILED, EXIT_FINE, Found, ToolError};
 
 /// Where a sidecar listens if nothing else is said.
 const SOCKET_DEFAULT: &str = "/run/phase-journal/control.sock";
@@ -40,8 +51,8 @@ const SOCKET_DEFAULT: &str = "/run/phase-journal/control.sock";
 #[command(
     name = "phase-journal",
     version,
-    after_help = "Exit codes: 0 fine; 1 found damage, a domain in doubt, or a migration that did not \
-                  succeed; 2 could not do it."
+    after_help = "Exit codes: 0 fine; 1 found a torn tail, a domain in doubt, or a migration that did not \
+                  succeed; 2 found damage or a broken promise; 3 could not do it."
 )]
 struct Cli {
     /// For programs: JSON (one value; for dump one line each)
@@ -58,9 +69,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Every record of a journal, in order (offline)
+    /// A journal on one screen: what it is, how it stands, what recovery would do (offline)
+    Inspect(inspect::InspectArgs),
+    /// Records of a journal, by domain, job, type, phase, time, ... (offline)
     Dump(dump::DumpArgs),
-    /// Is a journal sound? (offline)
+    /// How much of what a journal holds, and how long the phases took (offline)
+    Stats(stats::StatsArgs),
+    /// Is a journal sound, and does it keep what is promised? (offline)
     Verify(verify::VerifyArgs),
     /// Every decision of a journal: rule, evidence, records, and the proof that it can be made again
     /// (offline)
@@ -69,6 +84,8 @@ enum Command {
     Reindex(reindex::ReindexArgs),
     /// Copy what can be read of a damaged journal into a new directory (offline)
     Repair(repair::RepairArgs),
+    /// The format of a segment, for Kaitai Struct (offline)
+    Schema,
     /// Domains, open jobs, and what is held and why
     Status,
     /// All domains
@@ -107,12 +124,19 @@ struct Name {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => {
+            // Where nobody reads it, the exit code says as much.
+            drop(said.print());
+            let is_asked_for = said.exit_code() == 0;
+            return ExitCode::from(if is_asked_for { EXIT_FINE } else { EXIT_FAILED });
+        }
+    };
     let mut out = io::stdout().lock();
     match run(&cli, &mut out).and_then(|found| out.flush().map(|()| found).map_err(ToolError::from))
     {
-        Ok(Found::Nothing) => ExitCode::SUCCESS,
-        Ok(Found::Something) => ExitCode::from(EXIT_FOUND),
+        Ok(found) => ExitCode::from(found.exit_code()),
         // Whoever reads has seen enough.
         Err(ToolError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
@@ -129,11 +153,14 @@ fn main() -> ExitCode {
 fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
     let online = || online::Online::connect(&cli.socket, cli.json);
     match &cli.command {
+        Command::Inspect(args) => inspect::run(args, cli.json, out),
         Command::Dump(args) => dump::run(args, cli.json, out),
+        Command::Stats(args) => stats::run(args, cli.json, out),
         Command::Verify(args) => verify::run(args, cli.json, out),
         Command::Explain(args) => explain::run(args, cli.json, out),
         Command::Reindex(args) => reindex::run(args, cli.json, out),
         Command::Repair(args) => repair::run(args, cli.json, out),
+        Command::Schema => schema::run(out),
         Command::Status => online()?.status(out),
         Command::Domains => online()?.domains(out),
         Command::Jobs(args) => online()?.jobs(args, out),
@@ -150,3 +177,6 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Bench(args) => Err(bench::run(args, cli.json)),
     }
 }
+
+#[cfg(test)]
+mod tests;

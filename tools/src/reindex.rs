@@ -15,6 +15,7 @@ use phase_journal::journal::{INDEX_NAME, OsDisk};
 use serde_json::json;
 
 use crate::error::{Found, ToolError};
+use crate::terminal::Busy;
 use crate::text::count;
 
 /// Whose index to make.
@@ -38,10 +39,12 @@ pub(crate) fn run(
     let journal = Reader::open(disk.clone())?.journal();
     // Only looked at: who held it would hold up a sidecar that starts.
     drop(NoWriter::of(&args.directory)?);
+    let busy = Busy::new("indexing");
     let (index, made) = Index::rebuild(&args.directory.join(INDEX_NAME), &disk)?;
     let last = index.last();
     // Closing it brings it to the disk.
     drop(index);
+    drop(busy);
     if json {
         let value = json!({"journal": journal, "records": made.added, "last": last});
         writeln!(out, "{value}")?;

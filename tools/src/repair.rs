@@ -10,6 +10,7 @@ use phase_journal::journal::repair::{Change, Repaired, repair};
 use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
+use crate::terminal::Busy;
 use crate::text::{count, size};
 use crate::verify::{as_json, verdict};
 use crate::words::gap_line;
@@ -21,7 +22,7 @@ Never in place. Drops a write that was cut short, writes damaged segment headers
 keeps every gap visible: recovery decides on the copy as it would on the journal, and holds what the damage \
 concerns. Refused while a sidecar has the journal open, and a sidecar that is started meanwhile is refused.
 
-Exit codes: 0 everything is in the copy; 1 something could not be saved; 2 there is no copy.")]
+Exit codes: 0 everything is in the copy; 2 something could not be saved; 3 there is no copy.")]
 pub(crate) struct RepairArgs {
     /// The journal's directory
     directory: PathBuf,
@@ -32,7 +33,9 @@ pub(crate) struct RepairArgs {
 
 /// Copies a journal, and says what is not as it was and what is lost.
 pub(crate) fn run(args: &RepairArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
+    let busy = Busy::new("copying");
     let repaired = repair(&args.directory, &args.to)?;
+    drop(busy);
     if json {
         let changes: Vec<Value> = repaired.changes.iter().map(change_json).collect();
         let value = json!({
@@ -48,7 +51,7 @@ pub(crate) fn run(args: &RepairArgs, json: bool, out: &mut impl Write) -> Result
     Ok(if repaired.is_whole() {
         Found::Nothing
     } else {
-        Found::Something
+        Found::Damage
     })
 }
 

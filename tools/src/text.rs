@@ -12,7 +12,7 @@ pub(crate) fn time(nanoseconds: u64) -> String {
 
 /// Days since 1970 as year, month and day of the Gregorian calendar, counted in eras of 400 years
 /// that begin on 1 March.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
     let of_era_year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -64,13 +64,39 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() {
+        if is_obeyed(character) {
             plain.extend(character.escape_default());
         } else {
             plain.push(character);
         }
     }
     plain
+}
+
+/// Does a terminal do something else with it than show it? Control characters, and those that turn the
+/// direction of what follows.
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A value as one line of JSON, without a character that a terminal would obey: JSON itself escapes only
+/// those below the space.
+pub(crate) fn json_line(value: &serde_json::Value) -> String {
+    let line = value.to_string();
+    if !line.contains(is_obeyed) {
+        return line;
+    }
+    let mut escaped = String::with_capacity(line.len());
+    for character in line.chars() {
+        if is_obeyed(character) {
+            // All of them lie within the first plane, and within strings.
+            escaped.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
 }
 
 /// One or many: `1 record`, `2 records`.
@@ -106,6 +132,20 @@ mod tests {
         assert_eq!(
             plain("a\nb\u{1b}[31m\u{9b}c\0"),
             "a\\nb\\u{1b}[31m\\u{9b}c\\u{0}"
+        );
+    }
+
+    #[test]
+    fn json_is_shown_and_not_obeyed() {
+        let value = serde_json::json!({"a\u{9b}31m": "\u{1b}[31m\u{202e}\u{7f}\u{e4}\n"});
+        let line = json_line(&value);
+        assert_eq!(
+            line,
+            "{\"a\\u009b31m\":\"\\u001b[31m\\u202e\\u007f\u{e4}\\n\"}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&line).unwrap(),
+            value
         );
     }
 

@@ -53,7 +53,7 @@ fn close<T>(locked: T) {
     drop(locked);
 }
 
-/// What a command printed, if it ended with this code; a code of 2 comes with one line of error.
+/// What a command printed, if it ended with this code; a code of 3 comes with one line of error.
 #[track_caller]
 fn said(command: &mut Command, code: i32) -> String {
     let Output {
@@ -66,7 +66,7 @@ fn said(command: &mut Command, code: i32) -> String {
         String::from_utf8(stderr).unwrap(),
     );
     assert_eq!(status.code(), Some(code), "{command:?}: {out}{error}");
-    if code == 2 {
+    if code == 3 {
         assert_eq!(error.lines().count(), 1, "{command:?}: {error}");
         return error;
     }

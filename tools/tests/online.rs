@@ -51,7 +51,7 @@ fn run(pair: &mut Pair, side: Side, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// What it printed, if it ended with this code; a code of 2 comes with one line of error.
+/// What it printed, if it ended with this code; a code of 3 comes with one line of error.
 fn said(pair: &mut Pair, side: Side, arguments: &[&str], code: i32) -> String {
     let output = run(pair, side, arguments);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -61,7 +61,7 @@ fn said(pair: &mut Pair, side: Side, arguments: &[&str], code: i32) -> String {
         Some(code),
         "{arguments:?}: {out}{error}"
     );
-    if code == 2 {
+    if code == 3 {
         assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
         return error;
     }
@@ -121,7 +121,7 @@ fn a_migration_that_is_cancelled_did_not_succeed() {
     let begun: Value = serde_json::from_slice(&output.stdout).unwrap();
     let job = begun["job"].as_u64().unwrap().to_string();
     let busy = migrate(&mut pair, Side::A, &[]);
-    assert_eq!(busy.status.code(), Some(2));
+    assert_eq!(busy.status.code(), Some(3));
     said(&mut pair, Side::A, &["cancel", &job], 0);
     pair.wait_until_no_job_is_open(TIMEOUT).unwrap();
     let text = said(&mut pair, Side::A, &["jobs", "--job", &job], 0);
@@ -136,7 +136,7 @@ fn an_owner_stops_and_continues_a_guest() {
     assert_eq!(pair.qemu(Side::A).run_state().unwrap(), "paused");
     said(&mut pair, Side::A, &["resume", DOMAIN], 0);
     assert_eq!(pair.qemu(Side::A).run_state().unwrap(), "running");
-    let error = said(&mut pair, Side::A, &["suspend", "nobody"], 2);
+    let error = said(&mut pair, Side::A, &["suspend", "nobody"], 3);
     assert!(error.contains("nobody"), "{error}");
 }
 
@@ -146,7 +146,7 @@ fn an_owner_stops_and_continues_a_guest() {
 fn a_held_domain_is_told_and_settled_by_an_operator() {
     let crash = RunOptions::crashing(CrashPoint::BeforeRecord("migration-committed".to_owned()));
     let mut pair = pair(GuestOptions::ORDINARY, RunOptions::default(), crash);
-    let error = said(&mut pair, Side::A, &["resolve", DOMAIN, "resume"], 2);
+    let error = said(&mut pair, Side::A, &["resolve", DOMAIN, "resume"], 3);
     assert!(error.contains("not held"), "{error}");
     pair.migrate(Side::A, Limits::default()).unwrap();
     pair.wait_for_crash(Side::B, TIMEOUT).unwrap();
@@ -162,7 +162,7 @@ fn a_held_domain_is_told_and_settled_by_an_operator() {
         text.contains("HELD guest: source-granted-in-doubt"),
         "{text}"
     );
-    let error = said(&mut pair, Side::A, &["resolve", DOMAIN, "resume"], 2);
+    let error = said(&mut pair, Side::A, &["resolve", DOMAIN, "resume"], 3);
     assert!(error.contains("force"), "{error}");
     let statement = [
         "--force",
@@ -239,7 +239,7 @@ fn a_journal_in_use_is_followed_and_its_index_may_go() {
     for arguments in [&["reindex"][..], &["repair", &to]] {
         let output = offline(arguments).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {error}");
         assert!(error.contains("is in use by process"), "{error}");
     }
     assert!(pair.conclude(5, TIMEOUT).unwrap().is_clean_and_running());

@@ -12,7 +12,7 @@ use crate::RECORD_BODY_SIZE_MAX;
 use crate::batch::domain_bytes;
 use crate::bytes::{Fields, Salted, in_memory, is_zero, on_disk};
 use crate::error::FormatError;
-use crate::number::{DomainId, Id128, Lsn};
+use crate::number::{DomainId, Id128, Lsn, Salt};
 
 /// Size of a record's header in bytes.
 pub const RECORD_HEADER_SIZE: usize = 48;
@@ -277,6 +277,16 @@ pub(crate) fn decode_record(salted: Salted, bytes: &[u8]) -> Result<DecodedRecor
         }),
     };
     Ok((lsn, size, record))
+}
+
+/// The record at the start of `bytes`, wherever they were found: it vouches for itself (F23). Returns its
+/// bytes with header and padding, and what it says.
+///
+/// # Errors
+/// No record of a segment with this salt begins there, or it is damaged.
+pub fn record_at(salt: &Salt, bytes: &[u8]) -> Result<(u64, Decoded), FormatError> {
+    let (_, size, record) = decode_record(Salted::new(salt), bytes)?;
+    Ok((on_disk(size), record?))
 }
 
 /// Bytes of a record on disk; for whoever fills batches.

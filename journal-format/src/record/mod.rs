@@ -6,7 +6,7 @@ mod key;
 mod vocabulary;
 
 pub use body::*;
-pub use codec::{Decoded, RECORD_HEADER_SIZE, body_size, record_size};
+pub use codec::{Decoded, RECORD_HEADER_SIZE, body_size, record_at, record_size};
 pub(crate) use codec::{decode_record, encode_record};
 pub use key::*;
 pub use vocabulary::*;

@@ -16,6 +16,7 @@ use journal_format::record::{
 
 pub(crate) use store::{Store, StoreFault};
 
+use crate::engine::laws::{Auditor, Breach};
 use crate::engine::{
     Answer, Config, ControlRequest, Engine, Envelope, Gap, History, Input, Message, Now,
     PeerFailure, PeerRequest, Refusal, Step, StoreRequest, TICK_INTERVAL_MS, Token,
@@ -69,6 +70,10 @@ pub(crate) struct Host {
     pub(crate) qemu: Qemu,
     pub(crate) ready: bool,
     previous: BTreeMap<DomainId, Lsn>,
+    /// Holds all that it writes to the laws.
+    auditor: Auditor,
+    /// So many entries of the journal.
+    audited: usize,
 }
 
 #[derive(Debug)]
@@ -210,6 +215,8 @@ impl World {
             qemu: qemu(run, 100 + u32::try_from(at).unwrap(), boots[at]),
             ready: false,
             previous: BTreeMap::new(),
+            auditor: Auditor::default(),
+            audited: 0,
         };
         let mut world = World {
             hosts: [host(A, RunState::Running), host(B, RunState::Inmigrate)],
@@ -359,6 +366,14 @@ impl World {
             store: self.stores[at].map(str::to_owned),
         };
         let mut engine = Engine::open(config, &host.journal);
+        // A test took records away: what is left was judged when it was written.
+        if host.audited != host.journal.len() {
+            host.auditor = Auditor::default();
+            for entry in &host.journal {
+                drop(host.auditor.add(entry));
+            }
+            host.audited = host.journal.len();
+        }
         let checkpoint = engine.checkpoint();
         host.write(next, &checkpoint);
         let step = engine.start(now);
@@ -712,7 +727,12 @@ impl Host {
             if let RecordBody::CheckpointBegun(begun) = &record.body {
                 self.openings.clone_from(&begun.openings);
             }
-            self.journal.push(History::Record(record));
+            let entry = History::Record(record);
+            if let Err(Breach { law, how }) = self.auditor.add(&entry) {
+                panic!("the law '{law}' is broken: {how}: {entry:?}");
+            }
+            self.journal.push(entry);
+            self.audited = self.journal.len();
         }
     }
 

@@ -8,20 +8,22 @@ use journal_format::number::{DomainId, Id128, JournalId, Lsn, MigrationId, Segme
 use super::{BatchPlace, Meta, Place};
 
 /// The version of the keys and values; another one is made anew.
-const INDEX_VERSION: u8 = 2;
+const INDEX_VERSION: u8 = 3;
 
 /// The key of what the index is of, and how far it has read.
 pub(super) const META_KEY: &[u8] = b"!meta";
 /// Keys of batches: this, the first LSN.
-const BATCH: u8 = b'b';
+pub(super) const BATCH: u8 = b'b';
 /// Keys of records by domain: this, the domain, the LSN.
-const BY_DOMAIN: u8 = b'd';
+pub(super) const BY_DOMAIN: u8 = b'd';
 /// Keys of the jobs of effects: this, the effect.
 const JOB_OF_EFFECT: u8 = b'e';
 /// Keys of records by job: this, the job, the LSN.
-const BY_JOB: u8 = b'j';
+pub(super) const BY_JOB: u8 = b'j';
 /// Keys of the jobs of migrations: this, the migration.
 const JOB_OF_MIGRATION: u8 = b'm';
+/// Keys of domains by name: this, the name, a zero, the domain.
+const BY_NAME: u8 = b'n';
 /// Keys of batches by time: this, the time. Only of those that are later than all before them.
 const AT_TIME: u8 = b't';
 
@@ -72,6 +74,21 @@ pub(super) fn effect_key(effect: Lsn) -> Vec<u8> {
     key(JOB_OF_EFFECT, &sortable(effect.0), &[])
 }
 
+/// What the keys of a name's domains begin with.
+pub(super) fn name_prefix(name: &str) -> Vec<u8> {
+    key(BY_NAME, name.as_bytes(), &[0])
+}
+
+pub(super) fn name_key(name: &str, domain: DomainId) -> Vec<u8> {
+    [&name_prefix(name)[..], &domain.0.0].concat()
+}
+
+/// The domain in a key by name whose prefix has that length. A name may have a zero in it: then the rest
+/// is no identity.
+pub(super) fn decode_name_key(key: &[u8], prefix: usize) -> Option<DomainId> {
+    Some(DomainId(Id128(key.get(prefix..)?.try_into().ok()?)))
+}
+
 /// The value of a migration or an effect: its job, and the record that says so.
 pub(super) fn encode_job(job: Lsn, named: Lsn) -> [u8; 16] {
     let mut value = [0; 16];
@@ -94,6 +111,8 @@ pub(super) fn needs(key: &[u8], value: &[u8]) -> Option<Lsn> {
         BATCH => Some(decode_batch(key, value)?.last),
         JOB_OF_EFFECT => Some(Lsn(unsortable(rest)?)),
         JOB_OF_MIGRATION => Some(Lsn(number(value.get(8..)?)?)),
+        // The newest record that says so.
+        BY_NAME => Some(Lsn(number(value)?)),
         _ => None,
     }
 }

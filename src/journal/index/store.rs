@@ -127,7 +127,7 @@ fn file_id(directory: &Path) -> Option<FileId> {
 
 /// The lock of the index that is there, if there is one, for as long as the file is open. An index that
 /// somebody else is at work on is not damaged, and not to be deleted.
-fn take(directory: &Path) -> Result<Option<File>, IndexError> {
+pub(super) fn take(directory: &Path) -> Result<Option<File>, IndexError> {
     // What is no file cannot be locked; opening the store says what it is. Opening a pipe would wait
     // for its writer, for ever perhaps.
     let path = directory.join(FILE_NAME);
@@ -144,6 +144,11 @@ fn take(directory: &Path) -> Result<Option<File>, IndexError> {
     Err(IndexError::InUse {
         directory: directory.to_path_buf(),
     })
+}
+
+/// Is there a store in `directory`?
+pub(super) fn is_there(directory: &Path) -> bool {
+    fs::metadata(directory.join(FILE_NAME)).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Deletes an index that nobody is at work on.

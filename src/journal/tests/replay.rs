@@ -1,7 +1,11 @@
 //! The fast way over a journal shows what the slow one shows.
 
+use core::ops::ControlFlow;
+
+use journal_format::number::SegmentNumber;
 use journal_format::scan::Batch;
 
+use super::super::decoded::Item;
 use super::super::read::Gap;
 use super::super::replay::Seen;
 use super::*;
@@ -37,6 +41,7 @@ fn fast(disk: &TestDisk) -> (Vec<Shown>, Ending, usize) {
     let mut in_place = 0;
     let reader = Reader::open(disk.clone()).unwrap();
     let ending = reader.replay(|seen| match seen {
+        Seen::Begun { .. } => {}
         Seen::Record { view, .. } => {
             in_place += 1;
             shown.push(Shown::Record(view.lsn, view.decode().unwrap()));
@@ -47,10 +52,52 @@ fn fast(disk: &TestDisk) -> (Vec<Shown>, Ending, usize) {
     (shown, ending.unwrap(), in_place)
 }
 
+/// The same, decoded, of the records that are chosen.
+fn decoded(disk: &TestDisk, chosen: impl Fn(Lsn) -> bool) -> (Vec<Shown>, Ending) {
+    let mut shown = Vec::new();
+    let mut reader = Reader::open(disk.clone()).unwrap();
+    let stopped = reader.decoded(
+        |_, head| chosen(head.lsn),
+        |item| {
+            match item {
+                Item::Batch { .. } => {}
+                Item::Record { record, .. } => shown.push(Shown::Record(record.lsn(), record)),
+                Item::Gap(gap) => shown.push(Shown::Gap(gap)),
+            }
+            ControlFlow::Continue(())
+        },
+    );
+    assert!(stopped.unwrap().is_continue());
+    (shown, reader.ending())
+}
+
+/// A batch's gaps in their places among its records.
+fn in_order(mut shown: Vec<Shown>) -> Vec<Shown> {
+    shown.sort_by_key(|one| match one {
+        Shown::Record(lsn, _) => *lsn,
+        Shown::Gap(gap) => gap.first,
+    });
+    shown
+}
+
 fn assert_same(disk: &TestDisk, what: &str) {
     let (fast, fast_ending, _) = fast(disk);
     let (slow, slow_ending) = slow(disk);
-    assert_eq!((fast, fast_ending), (slow, slow_ending), "{what}");
+    assert_eq!((&fast, fast_ending), (&slow, slow_ending), "{what}");
+    let slow = in_order(slow);
+    assert_eq!(
+        decoded(disk, |_| true),
+        (slow, slow_ending),
+        "{what}, decoded"
+    );
+    let is_even = |lsn: Lsn| lsn.0.is_multiple_of(2);
+    let mut even = in_order(fast);
+    even.retain(|one| !matches!(one, Shown::Record(lsn, _) if !is_even(*lsn)));
+    assert_eq!(
+        decoded(disk, is_even),
+        (even, slow_ending),
+        "{what}, every other one"
+    );
 }
 
 /// Three openings, five segments, batches of one to forty records.
@@ -165,4 +212,75 @@ fn another_history_shows_nothing() {
         "{shown:?}"
     );
     assert_same(&place.journal, "another history");
+}
+
+/// Segment by segment, with what the next one says of the end of each.
+#[test]
+fn parts_make_up_the_whole() {
+    let disk = journal();
+    let (whole, _) = slow(&disk);
+    let mut parts = Vec::new();
+    let numbers: Vec<SegmentNumber> = Reader::open(disk.clone())
+        .unwrap()
+        .segments()
+        .iter()
+        .map(|file| file.number)
+        .collect();
+    for number in &numbers {
+        let mut reader = Reader::open(disk.clone()).unwrap();
+        reader.stop_before(number.next().unwrap());
+        reader.skip_to(*number);
+        let stopped = reader.decoded(
+            |_, _| true,
+            |item| {
+                match item {
+                    Item::Batch { header, .. } => assert_eq!(header.segment, *number),
+                    Item::Record { record, .. } => parts.push(Shown::Record(record.lsn(), record)),
+                    Item::Gap(gap) => parts.push(Shown::Gap(gap)),
+                }
+                ControlFlow::Continue(())
+            },
+        );
+        assert!(stopped.unwrap().is_continue());
+    }
+    assert_eq!(parts, whole);
+}
+
+#[test]
+fn who_has_seen_enough_is_shown_no_more() {
+    let disk = journal();
+    let (whole, _) = slow(&disk);
+    for wanted in 1..whole.len() {
+        let mut count = 0;
+        let mut reader = Reader::open(disk.clone()).unwrap();
+        let stopped = reader.decoded(
+            |_, _| true,
+            |item| {
+                count += usize::from(matches!(item, Item::Record { .. }));
+                match count == wanted {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            },
+        );
+        assert!(stopped.unwrap().is_break());
+        assert_eq!(count, wanted);
+    }
+}
+
+/// Records that do not decode, in batches that are whole (F9), are told of once and where they are.
+#[test]
+fn what_does_not_decode_is_a_gap_in_its_place() {
+    let golden = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/journal-format/tests/golden/undecodable.seg"
+    );
+    let bytes = std::fs::read(golden).unwrap();
+    let number = journal_format::scan::scan(&bytes).unwrap().header.number;
+    let place = Place::new();
+    let disk = place.journal;
+    disk.put(&number.file_name(), bytes);
+    let (slow, ending) = slow(&disk);
+    assert!(slow.iter().any(|one| matches!(one, Shown::Gap(_))));
+    assert_eq!(decoded(&disk, |_| true), (in_order(slow), ending));
 }

@@ -229,9 +229,9 @@ fn a_journal_that_is_taken_away_is_an_end() {
     following.records(1);
     drop(journal);
     let (code, error, _) = following.end();
-    assert_eq!(code, Some(2));
+    assert_eq!(code, Some(3));
     assert!(error.contains(path.to_str().unwrap()), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
-    let error = said(command(&["dump", "-f"]).arg(&path), 2);
+    let error = said(command(&["dump", "-f"]).arg(&path), 3);
     assert!(error.contains(path.to_str().unwrap()), "{error}");
 }

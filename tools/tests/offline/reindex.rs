@@ -67,7 +67,7 @@ fn the_index_is_made_anew_whatever_was_there() {
 fn a_journal_in_use_keeps_its_index() {
     let journal = tempfile::tempdir().unwrap();
     let log = open(journal.path());
-    let error = said(&mut reindex(journal.path()), 2);
+    let error = said(&mut reindex(journal.path()), 3);
     let holder = std::process::id();
     assert!(
         error.contains(&format!("is in use by process {holder}")),
@@ -85,7 +85,7 @@ fn an_index_in_use_is_left_and_holds_up_nobody() {
     let journal = journal();
     let path = journal.path().join(INDEX_NAME);
     let (index, _) = Index::open(&path, &OsDisk::new(journal.path())).unwrap();
-    let error = said(&mut reindex(journal.path()), 2);
+    let error = said(&mut reindex(journal.path()), 3);
     assert!(error.contains("is in use by another process"), "{error}");
     close(open(journal.path()));
     close(index);
@@ -95,11 +95,11 @@ fn an_index_in_use_is_left_and_holds_up_nobody() {
 #[test]
 fn where_no_journal_is_no_index_is_made() {
     let scratch = tempfile::tempdir().unwrap();
-    let error = said(&mut reindex(scratch.path()), 2);
+    let error = said(&mut reindex(scratch.path()), 3);
     assert!(error.contains("there is no journal in"), "{error}");
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     let missing = scratch.path().join("missing");
-    let error = said(&mut reindex(&missing), 2);
+    let error = said(&mut reindex(&missing), 3);
     assert!(error.contains("missing"), "{error}");
     assert!(!missing.exists());
 }
@@ -124,7 +124,7 @@ fn a_directory_that_cannot_be_written_is_named() {
             .uid(NOBODY)
             .gid(NOBODY);
     }
-    let error = said(&mut refused, 2);
+    let error = said(&mut refused, 3);
     mode(0o755).unwrap();
     assert!(
         error.contains("the index") && error.contains("ermission denied"),

@@ -58,7 +58,7 @@ fn a_torn_tail() {
 
 #[test]
 fn a_header_and_a_record() {
-    let (out, _copy) = check(1, |journal| {
+    let (out, _copy) = check(2, |journal| {
         change(journal, 1, |bytes| bytes[70] ^= 0x10);
         change(journal, 2, |bytes| bytes[2 * 4096 + 150] ^= 1);
     });
@@ -67,7 +67,7 @@ fn a_header_and_a_record() {
 
 #[test]
 fn a_file_that_belongs_elsewhere() {
-    let (out, copy) = check(1, |journal| {
+    let (out, copy) = check(2, |journal| {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR"));
         let golden = golden.join("../journal-format/tests/golden/every-record.seg");
         change(journal, 1, |bytes| bytes[4096 + 200] ^= 1);
@@ -139,7 +139,7 @@ fn places_that_cannot_be_copied_to() {
         (scratch.path().join("missing/copy"), "could not open"),
         (PathBuf::from("/"), "is no empty directory"),
     ] {
-        let error = said(&mut repair(journal.path(), &to), 2);
+        let error = said(&mut repair(journal.path(), &to), 3);
         assert!(error.contains(named), "{}: {error}", to.display());
     }
     assert_eq!(contents(journal.path()), before);
@@ -148,10 +148,10 @@ fn places_that_cannot_be_copied_to() {
             &scratch.path().join("missing"),
             &scratch.path().join("copy"),
         ),
-        2,
+        3,
     );
     assert!(error.contains("missing"), "{error}");
-    let error = said(&mut repair(&full, &scratch.path().join("copy")), 2);
+    let error = said(&mut repair(&full, &scratch.path().join("copy")), 3);
     assert!(error.contains("there is no journal in"), "{error}");
     let names: Vec<_> = fs::read_dir(scratch.path())
         .unwrap()
@@ -165,7 +165,7 @@ fn a_journal_in_use_is_not_copied() {
     let (journal, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let log = open(journal.path());
     let to = scratch.path().join("copy");
-    let error = said(&mut repair(journal.path(), &to), 2);
+    let error = said(&mut repair(journal.path(), &to), 3);
     assert!(
         error.contains(&format!("in use by process {}", std::process::id())),
         "{error}"
@@ -183,7 +183,7 @@ fn a_copy_that_does_not_fit_is_none() {
     let limited = "trap '' XFSZ; ulimit -f 40; exec \"$0\" repair \"$1\" --to \"$2\"";
     let mut command = Command::new("bash");
     command.args(["-c", limited, env!("CARGO_BIN_EXE_phase-journal")]);
-    let error = said(command.arg(journal.path()).arg(&to), 2);
+    let error = said(command.arg(journal.path()).arg(&to), 3);
     assert!(
         error.contains("could not write") && error.contains(".seg"),
         "{error}"

@@ -1,0 +1,144 @@
+//! Whether an index says what the journal says.
+//!
+//! Invariant: nothing is changed; memory is that of a segment: of the entries on both sides there are only
+//! their number and the sum of their checksums, by kind.
+//! Not here: making it agree (`Index::catch_up`).
+
+use std::path::Path;
+
+use journal_format::number::Lsn;
+
+use super::keys::{BATCH, BY_DOMAIN, BY_JOB, needs};
+use super::store;
+use super::{Index, IndexError, Meta};
+use crate::journal::disk::Disk;
+use crate::journal::read::{Entry, Reader};
+
+/// How an index compares with its journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// It says what the journal says, as far as it goes.
+    Agrees {
+        /// Records in it.
+        records: u64,
+    },
+    /// It says something else, in words.
+    Differs(String),
+}
+
+/// Is somebody at work on the index in `directory`?
+///
+/// # Errors
+/// [`IndexError::Store`]: that cannot be found out.
+pub fn is_in_use(directory: &Path) -> Result<bool, IndexError> {
+    match store::take(directory) {
+        Ok(_) => Ok(false),
+        Err(IndexError::InUse { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Compares the index in `directory` with a journal. Opening it changes its files: a copy is to be given.
+///
+/// # Errors
+/// As [`Index::open`].
+pub fn compare<D: Disk + Clone>(directory: &Path, disk: &D) -> Result<Comparison, IndexError> {
+    let index = Index::open_store(directory)?;
+    let Some(meta) = index.meta else {
+        return Ok(Comparison::Differs("it is of no journal".to_owned()));
+    };
+    let mut reader = Reader::open(disk.clone())?;
+    if reader.journal() != Some(meta.journal) {
+        let of = format!("it is of journal {}", meta.journal);
+        return Ok(Comparison::Differs(of));
+    }
+    let mut expected = Sums::default();
+    let (mut records, mut oldest, mut is_damaged) = (0, None, false);
+    let mut end = None;
+    for entry in reader.by_ref() {
+        match entry? {
+            // Lost records may be in the index, which knew them.
+            Entry::Gap(_) => is_damaged = true,
+            Entry::Batch(batch) if batch.header.first <= meta.last => {
+                oldest.get_or_insert(batch.header.first);
+                let changes = index.changes(&batch)?;
+                records += batch.records.len() as u64;
+                changes
+                    .entries
+                    .iter()
+                    .for_each(|(key, value)| expected.add(key, value));
+                end = Some((batch.header.last(), batch.header.segment, batch.chain));
+            }
+            Entry::Batch(_) => break,
+        }
+    }
+    if !ends_with(&meta, end) {
+        let how = format!(
+            "it ends with lsn {}, which is not in the journal as it says",
+            meta.last
+        );
+        return Ok(Comparison::Differs(how));
+    }
+    let oldest = oldest.unwrap_or(Lsn::FIRST);
+    let found = index.store.read(|db| {
+        let mut found = Sums::default();
+        for item in db.iter() {
+            let (key, value) = item?;
+            // What the journal let go, it may still have.
+            if needs(&key, &value).is_some_and(|lsn| lsn >= oldest) {
+                found.add(&key, &value);
+            }
+        }
+        Ok(found)
+    })?;
+    Ok(match expected.differs(&found) {
+        None => Comparison::Agrees { records },
+        Some(_) if is_damaged => Comparison::Agrees { records },
+        Some(how) => Comparison::Differs(how),
+    })
+}
+
+fn ends_with(
+    meta: &Meta,
+    end: Option<(
+        Lsn,
+        journal_format::number::SegmentNumber,
+        journal_format::number::Chain,
+    )>,
+) -> bool {
+    end.is_some_and(|(last, segment, chain)| {
+        last == meta.last && segment == meta.segment && chain.0 == meta.chain
+    })
+}
+
+/// Number of entries and sum of their checksums, for each kind that is compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums([(u64, u64); 3]);
+
+const KINDS: [(u8, &str); 3] = [(BY_DOMAIN, "domain"), (BY_JOB, "job"), (BATCH, "batch")];
+
+impl Sums {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        let kind = KINDS.iter().position(|(kind, _)| key.first() == Some(kind));
+        let Some((count, sum)) = kind.and_then(|at| self.0.get_mut(at)) else {
+            return;
+        };
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(key);
+        hasher.update(value);
+        *count += 1;
+        *sum = sum.wrapping_add(u64::from(hasher.finalize()));
+    }
+
+    fn differs(&self, found: &Sums) -> Option<String> {
+        let pairs = KINDS.iter().zip(self.0.iter().zip(&found.0));
+        let mut wrong = pairs.filter(|(_, (here, there))| here != there);
+        wrong.next().map(|((_, kind), ((here, _), (there, _)))| {
+            if here == there {
+                format!("entries by {kind} lead elsewhere")
+            } else {
+                format!("{there} entries by {kind}, where the journal has {here}")
+            }
+        })
+    }
+}

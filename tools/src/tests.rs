@@ -1,0 +1,151 @@
+//! Every byte of a journal damaged, and the journal cut off at every byte: the commands end, say so, and call
+//! nothing sound that is not.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use clap::Parser;
+
+use super::*;
+
+#[path = "../../journal-format/tests/support/mod.rs"]
+mod format;
+#[path = "../tests/support/story.rs"]
+mod story;
+
+/// What a command prints, and what it found.
+fn ran(verb: &str, journal: &Path, more: &[&str]) -> (String, Found) {
+    let journal = journal.to_str().unwrap();
+    let arguments = [&["phase-journal", verb, journal], more].concat();
+    let mut out = Vec::new();
+    let found = run(&Cli::try_parse_from(arguments).unwrap(), &mut out).unwrap();
+    (String::from_utf8(out).unwrap(), found)
+}
+
+/// A journal of a migration, two segments long.
+fn journal() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    story::write(directory.path(), true);
+    directory
+}
+
+/// A segment's file, its bytes, and the places in it that mean something: all of headers and records, and
+/// some of the zeros behind each batch.
+fn segment(journal: &tempfile::TempDir, number: u64) -> (PathBuf, Vec<u8>, Vec<usize>) {
+    let path = journal.path().join(format!("{number:016}.seg"));
+    let bytes = fs::read(&path).unwrap();
+    let scan = journal_format::scan::scan(&bytes).unwrap();
+    let copy = bytes.len() - 4096;
+    let mut places: Vec<usize> = (0..144).chain(4092..4096).chain(copy..copy + 144).collect();
+    for batch in &scan.batches {
+        let begin = usize::try_from(batch.header.offset).unwrap();
+        let size = usize::try_from(batch.header.size()).unwrap();
+        let used = 96 + usize::try_from(batch.header.length).unwrap();
+        places.extend(begin..begin + used);
+        places.extend([begin + used, begin + size - 1]);
+    }
+    places.retain(|at| *at < bytes.len());
+    (path, bytes, places)
+}
+
+/// All changes of one byte are damage, or a torn tail: the last batch may never have been acknowledged.
+#[test]
+fn bytes_flipped() {
+    let journal = journal();
+    assert_eq!(ran("verify", journal.path(), &[]).1, Found::Nothing);
+    for number in [1, 2] {
+        let (path, whole, places) = segment(&journal, number);
+        let last = journal_format::scan::scan(&whole)
+            .unwrap()
+            .batches
+            .pop()
+            .unwrap()
+            .header;
+        let last = match number {
+            // The next segment tells how this one ended.
+            1 => 0..0,
+            _ => last.offset..last.offset + last.size(),
+        };
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        // A part of them, in steps that meet every field of records and headers: what a reader makes of each
+        // single bit is tested beside it (`journal::tests`, journal-format).
+        let step = if number == 1 { 29 } else { 5 };
+        for (index, at) in places.into_iter().step_by(step).enumerate() {
+            file.write_all_at(&[whole[at] ^ 0x40], at as u64).unwrap();
+            let (text, found) = ran("verify", journal.path(), &[]);
+            let expected = match last.contains(&(at as u64)) {
+                true => Found::Something,
+                false => Found::Damage,
+            };
+            assert_eq!(found, expected, "byte {at} of {number}: {text}");
+            if index % 16 == 0 {
+                let (dump, _) = ran("dump", journal.path(), &["--json"]);
+                for line in dump.lines() {
+                    let _: serde_json::Value = serde_json::from_str(line).unwrap();
+                }
+                ran("dump", journal.path(), &["-r", "-o", "hex"]);
+                ran("inspect", journal.path(), &[]);
+                ran("stats", journal.path(), &[]);
+            }
+            file.write_all_at(&whole[at..=at], at as u64).unwrap();
+        }
+    }
+    assert_eq!(ran("verify", journal.path(), &[]).1, Found::Nothing);
+}
+
+/// At every seventh byte, so that all residues come, and at all of the first batch.
+#[test]
+fn cut_off_anywhere() {
+    let journal = journal();
+    for number in [2, 1] {
+        let (path, _, mut places) = segment(&journal, number);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        places.sort_unstable();
+        let dense = places
+            .iter()
+            .filter(|at| (4096..4400).contains(*at))
+            .copied();
+        let mut lengths: Vec<usize> = places.iter().step_by(7).copied().chain(dense).collect();
+        lengths.sort_unstable();
+        for length in lengths.into_iter().rev() {
+            file.set_len(length as u64).unwrap();
+            let (text, found) = ran("verify", journal.path(), &[]);
+            assert_eq!(found, Found::Damage, "{length} bytes of {number}: {text}");
+            assert!(text.contains("!!"), "{length} bytes of {number}: {text}");
+            if length % 16 == 0 {
+                let (text, found) = ran("dump", journal.path(), &[]);
+                assert_eq!(found, Found::Damage, "{length} bytes of {number}: {text}");
+                assert!(text.contains("!!"), "{length} bytes of {number}: {text}");
+            }
+        }
+    }
+}
+
+/// Every golden journal is read, and what of it is of another version is named.
+#[test]
+fn golden_journals_of_every_version() {
+    let names = fs::read_dir(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../journal-format/tests/golden"
+    ));
+    for entry in names.unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        for verb in ["dump", "inspect", "stats", "verify"] {
+            let (text, found) = ran(verb, &path, &[]);
+            let named = match name.as_str() {
+                "version-1.seg" => "version 1",
+                "newer-record.seg" if verb != "stats" => "version",
+                "older-bodies.seg" if verb == "verify" || verb == "inspect" => {
+                    "which is another one"
+                }
+                _ => continue,
+            };
+            assert!(text.contains(named), "{verb} {name}: {text}");
+            if name == "version-1.seg" {
+                assert_eq!(found, Found::Damage, "{verb} {name}: {text}");
+            }
+        }
+    }
+}
