@@ -16,6 +16,7 @@ mod past;
 mod reindex;
 mod repair;
 mod text;
+mod timeline;
 mod verify;
 mod words;
 
@@ -65,6 +66,8 @@ enum Command {
     /// Every decision of a journal: rule, evidence, records, and the proof that it can be made again
     /// (offline)
     Explain(explain::ExplainArgs),
+    /// What happened, as a picture: SVG, a page, or a trace (offline)
+    Timeline(timeline::TimelineArgs),
     /// Make a journal's index anew (offline)
     Reindex(reindex::ReindexArgs),
     /// Copy what can be read of a damaged journal into a new directory (offline)
@@ -132,6 +135,7 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Dump(args) => dump::run(args, cli.json, out),
         Command::Verify(args) => verify::run(args, cli.json, out),
         Command::Explain(args) => explain::run(args, cli.json, out),
+        Command::Timeline(args) => timeline::run(args, out),
         Command::Reindex(args) => reindex::run(args, cli.json, out),
         Command::Repair(args) => repair::run(args, cli.json, out),
         Command::Status => online()?.status(out),

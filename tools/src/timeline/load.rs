@@ -1,0 +1,526 @@
+//! Journals to a story: jobs, their phases and effects, and which jobs are two sides of one migration.
+//!
+//! Invariant: reads without a lock and writes nothing; what is kept is bounded by [`MOMENTS_MAX`].
+//! Not here: which hour it was on the other host (`clocks`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use journal_format::number::{BootId, DomainId, Id128, Lsn, MigrationId, Position};
+use journal_format::record::{
+    Decoded, JobKind, Phase, Protocol, RecordBody, Role, RunState, WantedRunState,
+};
+
+use super::model::{
+    Bar, Book, Decided, Group, Guest, Moment, Opened, Sent, Still, Story, Time, Track,
+};
+use super::{Wanted, clocks};
+use crate::error::ToolError;
+use crate::past::{Item, Past, Recorded};
+use crate::words;
+
+/// Records of jobs that are kept, at the most.
+pub(crate) const MOMENTS_MAX: usize = 500_000;
+
+/// Reads journals and keeps what is wanted of them.
+pub(crate) fn load(journals: &[PathBuf], wanted: &Wanted) -> Result<Story, ToolError> {
+    let mut story = Story::default();
+    for directory in journals {
+        read(&mut story, directory)?;
+    }
+    for track in 0..story.tracks.len() {
+        follow(&mut story, track);
+    }
+    group(&mut story);
+    clocks::align(&mut story);
+    settle(&mut story);
+    select(&mut story, wanted)?;
+    Ok(story)
+}
+
+/// Names journals apart: the last part of each path, or all of it where two are alike.
+fn label(directory: &Path, story: &Story) -> String {
+    let name = directory.file_name().unwrap_or(directory.as_os_str());
+    let short = name.to_string_lossy().into_owned();
+    if story.books.iter().any(|book| book.label == short) {
+        directory.to_string_lossy().into_owned()
+    } else {
+        short
+    }
+}
+
+/// Times of one boot by its own clock that cannot be set, begun where the first batch says it was.
+#[derive(Default)]
+struct Clock {
+    boot: Option<(BootId, u64, u64)>,
+}
+
+impl Clock {
+    fn time(&mut self, boot: BootId, wall: u64, monotonic: u64) -> Time {
+        match self.boot {
+            Some((same, base, since)) if same == boot => {
+                base.saturating_add(monotonic.saturating_sub(since))
+            }
+            Some(_) | None => {
+                self.boot = Some((boot, wall, monotonic));
+                wall
+            }
+        }
+    }
+}
+
+fn read(story: &mut Story, directory: &Path) -> Result<(), ToolError> {
+    let past = Past::open(directory)?;
+    let head = past
+        .segments()
+        .iter()
+        .find_map(|file| file.header.as_ref().ok());
+    let number = story.books.len();
+    let mut book = Book {
+        label: label(directory, story),
+        journal: head.map(|head| head.journal),
+        host: head.map(|head| head.host),
+        openings: Vec::new(),
+        lost: Vec::new(),
+        end: 0,
+        shift: 0,
+        aligned: String::new(),
+        uncertain: Some(0),
+    };
+    let mut clock = Clock::default();
+    let mut tracks: BTreeMap<Lsn, usize> = BTreeMap::new();
+    let mut last: Option<(u32, BootId)> = None;
+    let mut lost: Vec<(Time, String)> = Vec::new();
+    past.read(|item| {
+        let recorded = match item {
+            Item::Batch(..) => return Ok(()),
+            Item::Gap(gap) => {
+                lost.push((book.end, gap.to_string()));
+                return Ok(());
+            }
+            Item::Record(recorded) => recorded,
+        };
+        let batch = &recorded.batch;
+        let at = clock
+            .time(batch.boot, batch.wall, batch.monotonic)
+            .max(book.end);
+        book.lost.extend(
+            lost.drain(..)
+                .map(|(from, why)| (if from == 0 { at } else { from }, at, why)),
+        );
+        let opening = (batch.epoch.0, batch.boot);
+        if let Some(before) = last.replace(opening)
+            && before.0 != opening.0
+        {
+            book.openings.push(Opened {
+                epoch: opening.0,
+                silent_from: book.end,
+                at,
+                booted: before.1 != opening.1,
+            });
+        }
+        book.end = at;
+        if let Some(job) = recorded.job {
+            keep(story, number, &mut tracks, job, at, &recorded)?;
+        }
+        Ok(())
+    })?;
+    let end = book.end;
+    book.lost
+        .extend(lost.into_iter().map(|(from, why)| (from, end, why)));
+    story.books.push(book);
+    Ok(())
+}
+
+fn keep(
+    story: &mut Story,
+    book: usize,
+    tracks: &mut BTreeMap<Lsn, usize>,
+    job: Lsn,
+    at: Time,
+    recorded: &Recorded,
+) -> Result<(), ToolError> {
+    if story.moments.len() >= MOMENTS_MAX {
+        return Err(ToolError::Argument(format!(
+            "more than {MOMENTS_MAX} records of jobs: too many for one picture"
+        )));
+    }
+    let track = *tracks.entry(job).or_insert_with(|| {
+        story.tracks.push(Track {
+            book,
+            job,
+            name: "-".to_owned(),
+            domain: recorded.record.domain(),
+            kind: None,
+            role: None,
+            protocol: None,
+            migration: None,
+            moments: Vec::new(),
+            bars: Vec::new(),
+            effects: Vec::new(),
+            decisions: Vec::new(),
+            ended: None,
+        });
+        story.tracks.len() - 1
+    });
+    if let Some(name) = &recorded.name {
+        story.tracks[track].name.clone_from(name);
+    }
+    let (body, kind, said) = match &recorded.record {
+        Decoded::Known(record) => (
+            Some(record.body.clone()),
+            record.body.type_name().to_owned(),
+            words::body(&record.body),
+        ),
+        Decoded::Unknown { kind, version, .. } => (
+            None,
+            format!("type {kind} version {version}"),
+            "of another version".to_owned(),
+        ),
+    };
+    story.tracks[track].moments.push(story.moments.len());
+    story.moments.push(Moment {
+        book,
+        track,
+        lsn: recorded.record.lsn(),
+        at,
+        wall: recorded.batch.wall,
+        batch: recorded.batch.first,
+        file: recorded.batch.segment.file_name(),
+        offset: recorded.offset,
+        body,
+        kind,
+        said,
+    });
+    Ok(())
+}
+
+/// The phase that a job begins in (the engine's `begin_migration`).
+fn first_phase(role: Role, protocol: Protocol) -> Phase {
+    match (role, protocol) {
+        (Role::Source, Protocol::V3) => Phase::Begin3,
+        (Role::Source, Protocol::V2) => Phase::Perform2,
+        (Role::Destination, Protocol::V2 | Protocol::V3) => Phase::Prepare,
+    }
+}
+
+/// Phases, effects, decisions and the end of one job.
+fn follow(story: &mut Story, number: usize) {
+    let moments = std::mem::take(&mut story.tracks[number].moments);
+    let mut track = Track {
+        moments: Vec::new(),
+        ..take(&mut story.tracks[number])
+    };
+    let end = story.books[track.book].end;
+    let mut sent: BTreeMap<Lsn, usize> = BTreeMap::new();
+    for index in &moments {
+        let moment = &story.moments[*index];
+        let at = moment.at;
+        let enter = |track: &mut Track, label: String, phase: Option<Phase>| {
+            if let Some(bar) = track.bars.last_mut().filter(|bar| bar.open) {
+                bar.to = at;
+                bar.open = false;
+            }
+            track.bars.push(Bar {
+                label,
+                phase,
+                moment: *index,
+                from: at,
+                to: end,
+                open: true,
+            });
+        };
+        match &moment.body {
+            Some(RecordBody::JobBegun(begun)) => {
+                track.kind = Some(begun.kind);
+                match &begun.migration {
+                    Some(terms) => {
+                        (track.role, track.protocol) = (Some(terms.role), Some(terms.protocol));
+                        track.migration = Some(terms.migration);
+                        let phase = first_phase(terms.role, terms.protocol);
+                        enter(&mut track, phase.name().to_owned(), Some(phase));
+                    }
+                    None => enter(&mut track, begun.kind.name().to_owned(), None),
+                }
+            }
+            // What a checkpoint restates is news only where the begin is not there any more.
+            Some(RecordBody::MigrationState(state)) if track.bars.is_empty() => {
+                let terms = &state.terms;
+                (track.role, track.protocol) = (Some(terms.role), Some(terms.protocol));
+                track.migration = Some(terms.migration);
+                track.kind = Some(match terms.role {
+                    Role::Source => JobKind::MigrationOut,
+                    Role::Destination => JobKind::MigrationIn,
+                });
+                if state.open {
+                    enter(&mut track, state.phase.name().to_owned(), Some(state.phase));
+                }
+            }
+            Some(RecordBody::PhaseEntered(entered)) => {
+                enter(
+                    &mut track,
+                    entered.phase.name().to_owned(),
+                    Some(entered.phase),
+                );
+            }
+            Some(RecordBody::EffectIntended(intended)) => {
+                sent.insert(moment.lsn, track.effects.len());
+                track.effects.push(Sent {
+                    command: intended.command.name().to_owned(),
+                    moment: *index,
+                    from: at,
+                    finished: None,
+                    to: end,
+                    result: None,
+                });
+            }
+            Some(RecordBody::EffectFinished(finished)) => {
+                if let Some(effect) = sent.get(&finished.effect) {
+                    let effect = &mut track.effects[*effect];
+                    effect.finished = Some(*index);
+                    effect.to = at;
+                    effect.result = Some(finished.result.clone());
+                }
+            }
+            Some(RecordBody::Decided(decided)) => track.decisions.push(Decided {
+                moment: *index,
+                decision: decided.decision,
+                rule: decided.rule.clone(),
+            }),
+            Some(RecordBody::JobEnded(ended)) => {
+                track.ended = Some((*index, ended.result));
+                if let Some(bar) = track.bars.last_mut() {
+                    bar.to = at;
+                    bar.open = false;
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+    track.moments = moments;
+    story.tracks[number] = track;
+}
+
+fn take(track: &mut Track) -> Track {
+    Track {
+        book: track.book,
+        job: track.job,
+        name: std::mem::take(&mut track.name),
+        domain: track.domain,
+        kind: track.kind,
+        role: track.role,
+        protocol: track.protocol,
+        migration: track.migration,
+        moments: Vec::new(),
+        bars: Vec::new(),
+        effects: Vec::new(),
+        decisions: Vec::new(),
+        ended: None,
+    }
+}
+
+/// Brings the sides of a migration together.
+fn group(story: &mut Story) {
+    let mut of: BTreeMap<MigrationId, usize> = BTreeMap::new();
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (number, track) in story.tracks.iter().enumerate() {
+        let known = track
+            .migration
+            .and_then(|migration| of.get(&migration).copied());
+        let at = known.unwrap_or_else(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        if let Some(migration) = track.migration {
+            of.insert(migration, at);
+        }
+        groups[at].push(number);
+    }
+    for mut tracks in groups {
+        tracks.sort_by_key(|track| (story.tracks[*track].role, *track));
+        story.groups.push(Group {
+            tracks,
+            from: 0,
+            to: 0,
+            guest: Guest::default(),
+            heard: Vec::new(),
+        });
+    }
+}
+
+/// The position of the other side's journal that a record cites: all up to it was durable there by then.
+pub(crate) fn cited(body: &RecordBody) -> Option<Position> {
+    match body {
+        RecordBody::PeerPrepared(prepared) => Some(prepared.position),
+        RecordBody::PeerHeard(heard) => heard.position,
+        RecordBody::OutcomeLearned(learned) => learned.position,
+        RecordBody::MigrationCommitted(committed) => committed.cookie.map(|cookie| cookie.granted),
+        _ => None,
+    }
+}
+
+/// With the clocks aligned: when each group was, what was heard, where the guest stood still.
+fn settle(story: &mut Story) {
+    for number in 0..story.groups.len() {
+        let tracks = story.groups[number].tracks.clone();
+        let moments = || {
+            tracks
+                .iter()
+                .flat_map(|track| &story.tracks[*track].moments)
+        };
+        let times: Vec<Time> = moments().map(|moment| story.time(*moment)).collect();
+        let (from, to) = (times.iter().min(), times.iter().max());
+        let open_until = tracks
+            .iter()
+            .flat_map(|track| story.tracks[*track].bars.iter().map(|bar| (*track, bar.to)))
+            .map(|(track, to)| story.aligned(story.tracks[track].book, to));
+        let to = open_until.chain(to.copied()).max();
+        let heard =
+            moments().filter_map(|moment| Some((said_at(story, &tracks, *moment)?, *moment)));
+        let heard = heard.collect();
+        let guest = guest(story, &tracks);
+        let group = &mut story.groups[number];
+        group.from = from.copied().unwrap_or(0);
+        group.to = to.unwrap_or(group.from);
+        group.heard = heard;
+        group.guest = guest;
+    }
+    story
+        .groups
+        .sort_by_key(|group| (group.from, group.tracks.first().copied()));
+}
+
+/// The last record of the other side that was there when a word was sent which this record heard.
+fn said_at(story: &Story, tracks: &[usize], heard: usize) -> Option<usize> {
+    let position = cited(story.moments[heard].body.as_ref()?)?;
+    let other = tracks
+        .iter()
+        .map(|track| &story.tracks[*track])
+        .find(|track| {
+            track.book != story.moments[heard].book
+                && story.books[track.book].journal == Some(position.journal)
+        })?;
+    let known = other
+        .moments
+        .partition_point(|moment| story.moments[*moment].lsn <= position.lsn);
+    other.moments.get(known.checked_sub(1)?).copied()
+}
+
+/// Where the guest stood still, from what the records of both sides show in the order of time.
+fn guest(story: &Story, tracks: &[usize]) -> Guest {
+    let mut guest = Guest::default();
+    let mut all: Vec<usize> = tracks
+        .iter()
+        .flat_map(|track| story.tracks[*track].moments.iter().copied())
+        .collect();
+    all.sort_by_key(|moment| (story.time(*moment), story.moments[*moment].book, *moment));
+    let mut still: Option<usize> = None;
+    let mut source_sent = false;
+    for index in all {
+        let moment = &story.moments[index];
+        let role = story.tracks[moment.track].role;
+        let mut runs = false;
+        match &moment.body {
+            Some(RecordBody::JobBegun(_)) if role == Some(Role::Source) => {
+                guest.before = Some(moment.track);
+            }
+            Some(RecordBody::WantedChanged(changed)) => {
+                guest.paused = changed.wanted == WantedRunState::Paused;
+            }
+            Some(RecordBody::Decided(decided)) => {
+                guest.paused = decided.evidence.wanted == WantedRunState::Paused;
+            }
+            Some(RecordBody::MigrationGranted(granted)) => {
+                guest.paused = granted.cookie.wanted == WantedRunState::Paused;
+            }
+            Some(RecordBody::EffectIntended(intended)) => {
+                source_sent |= intended.command.name() == "migrate";
+            }
+            Some(RecordBody::QemuObserved(seen)) => match &seen.observed.run_state {
+                Some(RunState::FinishMigrate | RunState::Postmigrate)
+                    if role == Some(Role::Source) && source_sent =>
+                {
+                    still = still.or(Some(index));
+                }
+                Some(RunState::Running) => runs = true,
+                _ => {}
+            },
+            Some(RecordBody::MigrationStarted(_)) => runs = true,
+            Some(RecordBody::EffectFinished(finished)) => {
+                let effects = &story.tracks[moment.track].effects;
+                let of = effects
+                    .iter()
+                    .find(|sent| story.moments[sent.moment].lsn == finished.effect);
+                runs = of.is_some_and(|sent| sent.command == "cont")
+                    && finished.result == journal_format::record::EffectResult::Done;
+            }
+            _ => {}
+        }
+        if runs {
+            guest.after = Some(moment.track);
+            if let Some(stopped) = still.take() {
+                guest.still.push(Still {
+                    from: story.time(stopped),
+                    to: story.time(index),
+                    stopped,
+                    runs: Some(index),
+                });
+            }
+        }
+    }
+    if let Some(stopped) = still {
+        let ends = tracks.iter().map(|track| {
+            let book = story.tracks[*track].book;
+            story.aligned(book, story.books[book].end)
+        });
+        let to = ends.max().unwrap_or(0);
+        guest.still.push(Still {
+            from: story.time(stopped),
+            to,
+            stopped,
+            runs: None,
+        });
+    }
+    guest
+}
+
+/// Keeps the groups that are wanted.
+fn select(story: &mut Story, wanted: &Wanted) -> Result<(), ToolError> {
+    let id = wanted
+        .domain
+        .as_deref()
+        .and_then(Id128::parse)
+        .map(DomainId);
+    let is_wanted = |group: &Group| {
+        let tracks = || group.tracks.iter().map(|track| &story.tracks[*track]);
+        let named = |name: &String| {
+            tracks().any(|track| track.name == *name || id.is_some() && track.domain == id)
+        };
+        wanted.domain.as_ref().is_none_or(named)
+            && wanted
+                .job
+                .is_none_or(|job| tracks().any(|track| track.job == Lsn(job)))
+            && wanted.migration.as_ref().is_none_or(|migration| {
+                tracks().any(|track| {
+                    track
+                        .migration
+                        .is_some_and(|id| id.to_string() == *migration)
+                })
+            })
+    };
+    let kept: Vec<bool> = story.groups.iter().map(is_wanted).collect();
+    let mut kept = kept.into_iter();
+    story.groups.retain(|_| kept.next().unwrap_or(false));
+    if let Some(last) = wanted.last {
+        let last = usize::try_from(last).unwrap_or(usize::MAX);
+        let surplus = story.groups.len().saturating_sub(last);
+        story.groups.drain(..surplus);
+    }
+    if story.groups.is_empty() {
+        return Err(ToolError::Argument(match wanted.is_all() {
+            true => "there is no job in these journals".to_owned(),
+            false => "no job in these journals is what was asked for".to_owned(),
+        }));
+    }
+    Ok(())
+}
