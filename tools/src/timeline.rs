@@ -86,7 +86,7 @@ pub(crate) fn run(args: &TimelineArgs, out: &mut impl Write) -> Result<Found, To
         )));
     }
     let drawn = if args.svg {
-        svg::svg(&story, args.scale)
+        svg::svg(&story, args.scale, true)
     } else if args.html {
         html::html(&story, args.scale)
     } else {

@@ -53,7 +53,7 @@ pub(crate) fn html(story: &Story, scale: Option<Scale>) -> String {
 "#,
         escape(&period(story))
     );
-    page.push_str(&svg(story, scale));
+    page.push_str(&svg(story, scale, false));
     page.push_str(
         "</div>\n<section id=\"details\" aria-live=\"polite\" aria-label=\"Chosen record\" hidden></section>\n",
     );

@@ -26,6 +26,8 @@ const CHANNEL: f64 = 62.0;
 /// Between marks of one moment that stand beside each other.
 const BESIDE: f64 = 11.0;
 const TEXT: f64 = 11.0;
+/// How much wider bold text is.
+const BOLD: f64 = 1.16;
 
 /// A group with its axis.
 #[derive(Debug)]
@@ -100,9 +102,14 @@ impl<'a> Lanes<'a> {
     /// Draws it from `top` on; says where it ends.
     pub(crate) fn draw(&self, picture: &mut Picture, top: f64) -> f64 {
         let (story, group) = (self.story, self.group);
-        picture.text("name", (0.0, top + 16.0), &shortened(story.name(group), 80));
-        picture.text("muted", (0.0, top + 33.0), &story.summary(group));
-        let head = top + 46.0;
+        let mut head = top;
+        if story.groups.len() > 1 {
+            let name = shortened(story.name(group), 80);
+            picture.text("name", (0.0, top + 16.0), &name);
+            head += 22.0;
+        }
+        picture.text("muted", (0.0, head + 8.0), &story.summary(group));
+        let head = head + 24.0;
         let mut tracks = group.tracks.iter().map(|track| &story.tracks[*track]);
         let first = tracks.next();
         let (up, down) = match first {
@@ -244,7 +251,8 @@ impl<'a> Lanes<'a> {
             };
             last[slot] = (x, at);
             let text = shortened(&text, 44);
-            let long = width(&text, TEXT) + 14.0;
+            let bold = if class == "flag fact" { BOLD } else { 1.0 };
+            let long = width(&text, TEXT) * bold + 14.0;
             let end = GUTTER + (self.width - GUTTER) - 4.0;
             let left = (at + long).min(end) - long;
             let free = taken.iter().position(|until| *until <= left);
@@ -291,6 +299,11 @@ impl<'a> Lanes<'a> {
             );
         }
         let (left, right) = (self.axis.left(), self.axis.right());
+        picture.line(
+            "rule",
+            (left, place.strip(EFFECTS)),
+            (right, place.strip(EFFECTS)),
+        );
         self.silences(picture, track, place);
         let first_row = place.strip(STRIPS) + place.way * 2.0;
         let row_at = |row: usize| first_row + place.way * FLAG * row as f64;
@@ -298,11 +311,6 @@ impl<'a> Lanes<'a> {
             let from = flag.strip + place.bar + if place.way > 0.0 { BAR } else { 0.0 };
             picture.line("leader", (flag.at, from), (flag.at, row_at(flag.row)));
         }
-        picture.line(
-            "rule",
-            (left, place.strip(EFFECTS)),
-            (right, place.strip(EFFECTS)),
-        );
         for bar in &track.bars {
             let x = self.axis.place(story.aligned(track.book, bar.from));
             let end = self.axis.place(story.aligned(track.book, bar.to));
@@ -354,7 +362,8 @@ impl<'a> Lanes<'a> {
             let text_at = row_at(flag.row) + if place.way > 0.0 { 8.0 } else { 0.0 };
             picture.record(flag.moment, &self.says(flag.moment));
             self.shape(picture, flag.moment, flag.at, y);
-            let long = width(&flag.text, TEXT);
+            let bold = if flag.class == "flag fact" { BOLD } else { 1.0 };
+            let long = width(&flag.text, TEXT) * bold;
             let end = self.width - 4.0;
             let x = (flag.at + 3.0).min(end - long);
             picture.text(flag.class, (x, text_at), &flag.text);
@@ -406,13 +415,15 @@ impl<'a> Lanes<'a> {
             };
             let said = format!("{why}, {} of nothing", span(to.saturating_sub(from)));
             let short = format!("restart \u{b7} {}", span(to.saturating_sub(from)));
-            let texts = [said, short];
-            let y = place.strip(EFFECTS) + 4.0;
-            let fits = texts.iter().find(|text| width(text, TEXT) < end - x - 4.0);
+            let texts = [said, short, span(to.saturating_sub(from))];
+            let y = place.strip(LOOKS) + 4.0;
+            let fits = texts
+                .iter()
+                .find(|text| width(text, TEXT) * BOLD < end - x - 12.0);
             picture.text(
                 "flag still middle",
                 (f64::midpoint(x, end), y),
-                fits.unwrap_or(&texts[1]),
+                fits.unwrap_or(&texts[2]),
             );
         }
         for (from, to, why) in &book.lost {
@@ -481,43 +492,31 @@ impl<'a> Lanes<'a> {
             return;
         }
         picture.text("side", (0.0, y + 4.0), "guest");
-        let runs = |picture: &mut Picture, from: f64, to: f64, track: usize| {
-            if to - from < 0.5 {
-                return;
-            }
+        for (from, to, place) in &group.guest.runs {
+            let (from, to) = (self.axis.place(*from), self.axis.place(*to));
             picture.rect("runs", (from, y - 3.0), (to - from, 6.0), 3.0);
-            let label = format!("runs at {}", story.books[story.tracks[track].book].label);
+            let label = format!("runs at {place}");
             if width(&label, TEXT) + 8.0 < to - from {
                 picture.text("flag", (from + 6.0, y - 7.0), &label);
             }
-        };
-        let mut at = self.axis.left();
-        let mut before = group.guest.before.or(group.guest.after);
+        }
         for still in &group.guest.still {
-            let (x, end) = (self.axis.place(still.from), self.axis.place(still.to));
-            if let Some(track) = before {
-                runs(picture, at, x, track);
-            }
+            let [begin, x, sure, end] =
+                [still.earliest, still.from, still.sure, still.to].map(|at| self.axis.place(at));
             let says = format!("the guest stood still from {} on", self.says(still.stopped));
             picture.record(still.runs.unwrap_or(still.stopped), &says);
-            picture.rect("still", (x, y - 5.0), (end - x, 10.0), 1.5);
+            for (from, to) in [(begin, x), (sure, end)] {
+                if to > from {
+                    picture.rect("silent", (from, y - 5.0), (to - from, 10.0), 1.5);
+                }
+            }
+            picture.rect("still", (x, y - 5.0), (sure - x, 10.0), 1.5);
             picture.end();
-            let label = match still.runs {
-                Some(_) => format!("stands still {}", span(still.to.saturating_sub(still.from))),
-                None => format!(
-                    "stands still for {} and longer",
-                    span(still.to.saturating_sub(still.from))
-                ),
-            };
+            let label = format!("stands still {}", still.length());
             let long = width(&label, TEXT);
-            let x = f64::midpoint(x, end)
+            let x = f64::midpoint(begin, end)
                 .clamp(self.axis.left() + long / 2.0, self.width - long / 2.0 - 6.0);
             picture.text("flag still middle", (x, y + 19.0), &label);
-            at = end;
-            before = still.runs.map(|moment| story.moments[moment].track);
-        }
-        if let Some(track) = before {
-            runs(picture, at, self.axis.right(), track);
         }
     }
 }

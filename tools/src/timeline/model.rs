@@ -139,21 +139,37 @@ pub(crate) struct Group {
 pub(crate) struct Guest {
     /// From the record that shows it stopped to the one that shows it running.
     pub(crate) still: Vec<Still>,
-    /// It ran here before, and there at the end.
-    pub(crate) before: Option<usize>,
-    pub(crate) after: Option<usize>,
+    /// From when to when it ran, and where.
+    pub(crate) runs: Vec<(Time, Time, String)>,
     /// Its owner wants it paused: it stands still for no other reason.
     pub(crate) paused: bool,
 }
 
-/// A time in which the guest stood still.
+/// A time in which the guest stood still: surely between `from` and `sure`, perhaps from `earliest` to `to`.
 #[derive(Debug)]
 pub(crate) struct Still {
+    /// Nobody watched from here on, until it was seen standing.
+    pub(crate) earliest: Time,
     pub(crate) from: Time,
+    /// It was told to run, and nobody heard whether it did.
+    pub(crate) sure: Time,
     pub(crate) to: Time,
     /// The records that say so.
     pub(crate) stopped: usize,
     pub(crate) runs: Option<usize>,
+}
+
+impl Still {
+    /// How long, for people.
+    pub(crate) fn length(&self) -> String {
+        let most = self.to.saturating_sub(self.earliest);
+        let least = self.sure.saturating_sub(self.from);
+        match self.runs {
+            None => format!("{} and longer", span(least)),
+            Some(_) if least == most => span(most),
+            Some(_) => format!("{} to {}", span(least), span(most)),
+        }
+    }
 }
 
 impl Story {
@@ -243,17 +259,15 @@ impl Story {
             return "no record shows the guest standing still".to_owned();
         }
         let spans = still.iter().map(|still| {
-            let length = span(still.to.saturating_sub(still.from));
-            match still.runs {
-                Some(runs) => {
-                    let books = [self.moments[still.stopped].book, self.moments[runs].book];
-                    match self.uncertainty(books) {
-                        Some(0) => length,
-                        Some(by) => format!("{length} (\u{b1} {}, two clocks)", span(by)),
-                        None => format!("about {length} (by two clocks that nothing compares)"),
-                    }
-                }
-                None => format!("at least {length}"),
+            let length = still.length();
+            let Some(runs) = still.runs else {
+                return length;
+            };
+            let books = [still.stopped, runs].map(|moment| self.moments[moment].book);
+            match self.uncertainty(books) {
+                Some(0) => length,
+                Some(by) => format!("{length} (\u{b1} {}, two clocks)", span(by)),
+                None => format!("{length} (by two clocks that nothing compares)"),
             }
         });
         format!(

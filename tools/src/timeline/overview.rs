@@ -8,7 +8,7 @@ use journal_format::record::Role;
 
 use super::axis::{Axis, Scale};
 use super::draw::{Picture, phase_class, shortened, width};
-use super::model::{Group, Story, Time, Track, span};
+use super::model::{Group, Still, Story, Time, Track, span};
 
 const GUTTER: f64 = 196.0;
 const RESULT: f64 = 176.0;
@@ -142,17 +142,10 @@ fn row(story: &Story, picture: &mut Picture, axis: &Axis, number: usize, group: 
         (GUTTER + PLOT + 12.0, y + 13.0),
         &results.join(" / "),
     );
-    let still: u64 = group
-        .guest
-        .still
-        .iter()
-        .map(|still| still.to.saturating_sub(still.from))
-        .sum();
-    let open = group.guest.still.iter().any(|still| still.runs.is_none());
-    let down = match (group.guest.still.is_empty(), open) {
-        (true, _) => format!("{} in all", span(group.to - group.from)),
-        (false, false) => format!("down {} of {}", span(still), span(group.to - group.from)),
-        (false, true) => format!("down {} and longer", span(still)),
+    let down: Vec<String> = group.guest.still.iter().map(Still::length).collect();
+    let down = match down.is_empty() {
+        true => format!("{} in all", span(group.to - group.from)),
+        false => format!("down {}", down.join(", ")),
     };
     picture.text("muted", (GUTTER + PLOT + 12.0, y + 25.0), &down);
     picture.end();

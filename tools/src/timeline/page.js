@@ -7,6 +7,7 @@
   const details = byId("details");
   // One stop for the Tab key; the arrow keys go on from there.
   const marks = [...svg.querySelectorAll(".record")].sort((a, b) => a.getBoundingClientRect().x - b.getBoundingClientRect().x);
+  const rows = new Map([...document.querySelectorAll("tr[data-record]")].map((row) => [row.dataset.record, row]));
   let at = 0;
   let before = null;
   for (const mark of marks) {
@@ -102,7 +103,7 @@
   byId("find").addEventListener("input", (event) => {
     const wanted = event.target.value.trim().toLowerCase();
     let found = 0;
-    for (const row of document.querySelectorAll("tr[data-record]")) {
+    for (const row of rows.values()) {
       const group = row.closest("details").querySelector("summary").textContent;
       const is = wanted === "" || (row.textContent + group).toLowerCase().includes(wanted);
       row.hidden = !is;
@@ -110,11 +111,10 @@
         found += 1;
         row.closest("details").open = true;
       }
-      row.dataset.found = is;
     }
     for (const mark of marks) {
-      const row = document.querySelector(`tr[data-record="${CSS.escape(mark.dataset.record)}"]`);
-      mark.classList.toggle("dim", row !== null && row.hidden);
+      const row = rows.get(mark.dataset.record);
+      mark.classList.toggle("dim", row !== undefined && row.hidden);
     }
     byId("found").textContent = wanted === "" ? "" : `${found} record${found === 1 ? "" : "s"}`;
   });

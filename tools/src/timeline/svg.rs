@@ -64,11 +64,11 @@ pub(crate) fn clocks(story: &Story) -> Vec<String> {
     lines
 }
 
-/// The whole picture.
-pub(crate) fn svg(story: &Story, scale: Option<Scale>) -> String {
+/// The whole picture; headed, if nothing around it says what it is.
+pub(crate) fn svg(story: &Story, scale: Option<Scale>, headed: bool) -> String {
     let mut body = Picture::default();
     let detailed = story.groups.len() <= DETAILED_MAX;
-    let mut y = 62.0;
+    let mut y = if headed { 62.0 } else { 14.0 };
     let mut wide: f64 = 0.0;
     if detailed {
         for group in &story.groups {
@@ -111,12 +111,11 @@ pub(crate) fn svg(story: &Story, scale: Option<Scale>) -> String {
     picture.raw(DEFINITIONS);
     picture.rect("ground", (0.0, 0.0), (width, height), 0.0);
     picture.raw(&format!(r#"<g transform="translate({MARGIN} 0)">"#));
-    picture.text(
-        "heading",
-        (0.0, 32.0),
-        &super::draw::shortened(&heading, 90),
-    );
-    picture.text("muted", (0.0, 50.0), &period(story));
+    if headed {
+        let heading = super::draw::shortened(&heading, 90);
+        picture.text("heading", (0.0, 32.0), &heading);
+        picture.text("muted", (0.0, 50.0), &period(story));
+    }
     picture.svg.push_str(&body.svg);
     picture.end();
     picture.raw("</svg>");
