@@ -22,6 +22,7 @@ mod rule;
 mod source;
 mod state;
 mod store;
+mod suppose;
 mod turn;
 mod view;
 
@@ -39,6 +40,7 @@ pub use interface::*;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
 pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
+pub use suppose::{can_say, suppose_answer, suppose_look};
 
 use live::{Eyes, Live, Pending};
 use state::State;
