@@ -5,6 +5,7 @@
 //! Not here: what a record means (`phase_journal::engine`), the files (`phase_journal::journal`).
 
 mod bench;
+mod diff;
 mod dump;
 mod error;
 mod explain;
@@ -68,6 +69,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// What happened, as a picture: SVG, a page, or a trace (offline)
     Timeline(timeline::TimelineArgs),
+    /// Two journals beside each other: both sides of a migration, or a journal and its copy (offline)
+    Diff(diff::DiffArgs),
     /// Make a journal's index anew (offline)
     Reindex(reindex::ReindexArgs),
     /// Copy what can be read of a damaged journal into a new directory (offline)
@@ -135,6 +138,7 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Dump(args) => dump::run(args, cli.json, out),
         Command::Verify(args) => verify::run(args, cli.json, out),
         Command::Explain(args) => explain::run(args, cli.json, out),
+        Command::Diff(args) => diff::run(args, cli.json, out),
         Command::Timeline(args) => timeline::run(args, out),
         Command::Reindex(args) => reindex::run(args, cli.json, out),
         Command::Repair(args) => repair::run(args, cli.json, out),

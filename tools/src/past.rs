@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
 use journal_format::batch::BatchHeader;
-use journal_format::number::{Chain, DomainId, Lsn, SegmentNumber};
+use journal_format::number::{Chain, DomainId, JournalId, Lsn, SegmentNumber};
 use journal_format::record::{Decoded, RecordBody};
 use phase_journal::journal::OsDisk;
 use phase_journal::journal::read::{Ending, Entry, Gap, Reader, SegmentFile};
@@ -78,6 +78,11 @@ impl Past {
             reader: Reader::open(OsDisk::new(directory))?,
             known: Known::default(),
         })
+    }
+
+    /// The journal's identity; `None` if no segment's head can be read.
+    pub(crate) fn journal(&self) -> Option<JournalId> {
+        self.reader.journal()
     }
 
     /// The segments, oldest first.

@@ -24,6 +24,10 @@ use clap::Args;
 use crate::error::{Found, ToolError};
 use axis::Scale;
 
+pub(crate) use html::in_order;
+pub(crate) use load::{cited, load};
+pub(crate) use model::{Group, Story, Track};
+
 /// What to draw, and how.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("form").required(true))]
@@ -68,6 +72,16 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// All of a domain, or all there is.
+    pub(crate) fn of_domain(domain: Option<String>) -> Wanted {
+        Wanted {
+            domain,
+            job: None,
+            migration: None,
+            last: None,
+        }
+    }
+
     fn is_all(&self) -> bool {
         self.domain.is_none() && self.job.is_none() && self.migration.is_none()
     }
@@ -78,7 +92,7 @@ const GROUPS_MAX: usize = 2_000;
 
 /// Draws what the journals tell.
 pub(crate) fn run(args: &TimelineArgs, out: &mut impl Write) -> Result<Found, ToolError> {
-    let story = load::load(&args.directories, &args.wanted)?;
+    let story = load(&args.directories, &args.wanted)?;
     if story.groups.len() > GROUPS_MAX {
         return Err(ToolError::Argument(format!(
             "{} jobs are too many for one picture (at most {GROUPS_MAX}): choose with --domain, --job, --migration or --last",
