@@ -3,7 +3,7 @@
 //! Invariant (P7): what is shown comes from the journal alone; the rule is found again by the very
 //! code that decides, from the recorded evidence.
 
-mod otherwise;
+pub(crate) mod otherwise;
 mod whatif;
 
 use std::collections::BTreeMap;
@@ -22,7 +22,9 @@ use crate::past::{Item, Past, Recorded};
 use crate::text::{plain, time};
 use crate::words;
 use otherwise::{otherwise, rule};
-use whatif::{Look, Restart, Supposed, Word};
+use whatif::{Restart, Supposed, Word};
+
+pub(crate) use whatif::Look;
 
 /// What to explain.
 #[derive(Debug, Args)]

@@ -11,6 +11,8 @@ mod error;
 mod explain;
 mod follow;
 mod headers;
+mod libvirt;
+mod manual;
 mod migrate;
 mod online;
 mod past;
@@ -71,6 +73,8 @@ enum Command {
     Timeline(timeline::TimelineArgs),
     /// Two journals beside each other: both sides of a migration, or a journal and its copy (offline)
     Diff(diff::DiffArgs),
+    /// What libvirt does at its next start, from its status files, and what this engine would (offline)
+    Libvirt(libvirt::LibvirtArgs),
     /// Make a journal's index anew (offline)
     Reindex(reindex::ReindexArgs),
     /// Copy what can be read of a damaged journal into a new directory (offline)
@@ -101,6 +105,8 @@ enum Command {
     Cancel(online::CancelArgs),
     /// Settle a held domain, on the record
     Resolve(online::ResolveArgs),
+    /// Manual pages, and completions for shells
+    Generate(manual::GenerateArgs),
     /// Measure the journal beside its peers (a program of its own: see tools/bench)
     Bench(bench::BenchArgs),
 }
@@ -113,7 +119,7 @@ struct Name {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = manual::parse();
     let mut out = io::stdout().lock();
     match run(&cli, &mut out).and_then(|found| out.flush().map(|()| found).map_err(ToolError::from))
     {
@@ -139,6 +145,7 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Verify(args) => verify::run(args, cli.json, out),
         Command::Explain(args) => explain::run(args, cli.json, out),
         Command::Diff(args) => diff::run(args, cli.json, out),
+        Command::Libvirt(args) => libvirt::run(args, cli.json, out),
         Command::Timeline(args) => timeline::run(args, out),
         Command::Reindex(args) => reindex::run(args, cli.json, out),
         Command::Repair(args) => repair::run(args, cli.json, out),
@@ -155,6 +162,7 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Verdict(args) => online()?.verdict(args, out),
         Command::Cancel(args) => online()?.cancel(args, out),
         Command::Resolve(args) => online()?.resolve(args, out),
+        Command::Generate(args) => manual::run::<Cli>(args, out),
         Command::Bench(args) => Err(bench::run(args, cli.json)),
     }
 }

@@ -73,7 +73,7 @@ impl Look {
     }
 
     /// What is seen, where nothing else is said as it was last.
-    fn observed(&self, last: Option<&Observed>, claim: ClaimSeen) -> Option<Observed> {
+    pub(crate) fn observed(&self, last: Option<&Observed>, claim: ClaimSeen) -> Option<Observed> {
         let nothing = Observed {
             process: Process::Alive,
             instance: last.and_then(|last| last.instance),
