@@ -31,6 +31,8 @@ use super::format::Writer;
 /// 2026-01-02 03:04:05 UTC, in nanoseconds.
 const BEGIN: u64 = 1_767_323_045_000_000_000;
 const MS: u64 = 1_000_000;
+/// Room for the batches of one migration in a segment, in bytes.
+const ROOM: u64 = 2 * SEGMENT_SIZE_MIN;
 /// Ticks in which nothing happens, after which nothing will.
 const QUIET_TICKS: u32 = 400;
 
@@ -79,6 +81,7 @@ enum Happens {
     Control(usize, ControlRequest),
     Switchover(usize, DomainId),
     Restart(usize),
+    Crash(usize, Option<u64>),
     Tick,
 }
 
@@ -106,6 +109,8 @@ pub(crate) struct World {
     plans: BTreeMap<DomainId, Plan>,
     crashes: Vec<Crash>,
     quiet: u32,
+    /// What is written instead of the names 0, 1, ...
+    names: Vec<String>,
     /// Destinations whose QEMU dies when it is continued.
     pub(crate) dies_at_cont: BTreeSet<usize>,
 }
@@ -130,12 +135,18 @@ fn boot(host: usize) -> BootId {
     BootId(identity(0xB0, host, 0))
 }
 
-fn header(host: usize, epoch: u32, first: Lsn, before: Option<SegmentEnd>) -> SegmentHeader {
+fn header(
+    host: usize,
+    epoch: u32,
+    first: Lsn,
+    before: Option<SegmentEnd>,
+    size: u64,
+) -> SegmentHeader {
     SegmentHeader {
         journal: JournalId(identity(0xA0, host, 0)),
         host: HostId(identity(0x0A, host, 0)),
         number: SegmentNumber(epoch.into()),
-        size: 64 * SEGMENT_SIZE_MIN,
+        size,
         salt: Salt(identity(0x50, host, epoch.into()).0),
         first,
         epoch: Epoch(epoch),
@@ -145,11 +156,12 @@ fn header(host: usize, epoch: u32, first: Lsn, before: Option<SegmentEnd>) -> Se
 }
 
 impl World {
-    /// Hosts, each with so many nanoseconds by which its clock is ahead.
-    pub(crate) fn new(ahead: &[i64], crashes: &[Crash]) -> World {
+    /// Hosts, each with so many nanoseconds by which its clock is ahead, and room for so many migrations.
+    pub(crate) fn new(ahead: &[i64], crashes: &[Crash], guests: u64) -> World {
+        let size = (guests + 8) * ROOM;
         let host = |(number, ahead): (usize, &i64)| Host {
             segments: Vec::new(),
-            writer: Writer::new(header(number, 1, Lsn(1), None)),
+            writer: Writer::new(header(number, 1, Lsn(1), None, size)),
             engine: Engine::open(config(number, 1, Lsn(1), &[]), &[]),
             history: Vec::new(),
             openings: Vec::new(),
@@ -168,6 +180,7 @@ impl World {
             plans: BTreeMap::new(),
             crashes: crashes.to_vec(),
             quiet: 0,
+            names: Vec::new(),
             dies_at_cont: BTreeSet::new(),
         };
         for number in 0..world.hosts.len() {
@@ -218,6 +231,30 @@ impl World {
         };
         self.later(plan.at * MS, Happens::Control(plan.from, request));
         self.plans.insert(domain, plan);
+    }
+
+    /// Guests named 0, 1, ... have these names in the journals.
+    pub(crate) fn disguise(&mut self, names: &[&str]) {
+        self.names = names.iter().map(|name| (*name).to_owned()).collect();
+    }
+
+    fn disguised(&self, draft: &Draft) -> Draft {
+        let mut draft = draft.clone();
+        if let RecordBody::DomainAdded(state) | RecordBody::DomainState(state) = &mut draft.body
+            && let Some(name) = state
+                .name
+                .parse::<usize>()
+                .ok()
+                .and_then(|at| self.names.get(at))
+        {
+            state.name.clone_from(name);
+        }
+        draft
+    }
+
+    /// Kills a host's sidecar at that millisecond.
+    pub(crate) fn crash_at(&mut self, host: usize, at: u64, gone: u64) {
+        self.later(at * MS, Happens::Crash(host, Some(gone)));
     }
 
     fn later(&mut self, delay: u64, happens: Happens) {
@@ -293,7 +330,13 @@ impl World {
             last: Lsn(host.writer.next.0 - 1),
         };
         let next = host.writer.next;
-        let following = Writer::new(header(number, host.epoch, next, Some(before)));
+        let following = Writer::new(header(
+            number,
+            host.epoch,
+            next,
+            Some(before),
+            host.writer.header.size,
+        ));
         let ended = std::mem::replace(&mut host.writer, following);
         host.segments.push((ended.header.number, ended.finish()));
         host.engine = Engine::open(
@@ -370,10 +413,11 @@ impl World {
             return;
         }
         let now = self.now(number);
+        let disguised: Vec<Draft> = drafts.iter().map(|draft| self.disguised(draft)).collect();
         let host = &mut self.hosts[number];
         let head = host.writer.head(boot(number), now.wall, now.monotonic);
         let mut records = Vec::new();
-        for (lsn, draft) in (host.writer.next.0..).zip(drafts) {
+        for (lsn, (draft, written)) in (host.writer.next.0..).zip(drafts.iter().zip(disguised)) {
             let previous = draft
                 .domain
                 .and_then(|domain| host.previous.insert(domain, Lsn(lsn)));
@@ -386,7 +430,7 @@ impl World {
                 previous,
                 body: draft.body.clone(),
             }));
-            records.push((draft.clone(), previous));
+            records.push((written, previous));
         }
         host.writer.batch(head, &records);
     }
@@ -406,6 +450,7 @@ impl World {
                 self.later(TICK_INTERVAL_MS * MS, Happens::Tick);
             }
             Happens::Restart(host) => self.restart(host),
+            Happens::Crash(host, gone) => self.crash(host, gone),
             Happens::Control(host, request) => {
                 self.quiet = 0;
                 let token = Token(self.count);
@@ -578,18 +623,49 @@ fn instance(host: usize, number: u64) -> Instance {
     }
 }
 
-/// One v3 migration; the source's sidecar dies when its licence is durable and comes back. The
-/// destination's clock is ahead by 37 s.
-pub(crate) fn one(crashes: &[Crash]) -> World {
-    let mut world = World::new(&[0, 37_000_000_000], crashes);
-    world.plan(Plan {
-        name: "web-1".to_owned(),
+/// A v3 migration from the first host to the second.
+pub(crate) fn plan(name: &str, transfer: u64) -> Plan {
+    Plan {
+        name: name.to_owned(),
         from: 0,
         to: 1,
         protocol: Protocol::V3,
         at: 40,
-        transfer: 2_300,
-    });
+        transfer,
+    }
+}
+
+/// One v3 migration; the destination's clock is ahead by 37 s.
+pub(crate) fn one(crashes: &[Crash]) -> World {
+    let mut world = World::new(&[0, 37_000_000_000], crashes, 1);
+    world.plan(plan("web-1", 2_300));
+    world.run();
+    world
+}
+
+/// The same, with another name in the journals, such as no engine takes.
+pub(crate) fn one_named(name: &str) -> World {
+    let mut world = World::new(&[0, 0], &[], 8);
+    world.disguise(&[name]);
+    world.plan(plan("0", 100));
+    world.run();
+    world
+}
+
+/// Guests whose names try to be more than text.
+pub(crate) fn hostile() -> World {
+    let mut world = World::new(&[0, 0], &[], 8);
+    let names = [
+        "<script>alert(1)</script>",
+        "</title><img src=x onerror=alert(2)>\" onload=\"alert(3)",
+        "\u{202e}gpj.exe \u{1b}[31m &amp; ]]>",
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd}",
+        "</script><script>window.hacked=1</script>",
+    ];
+    world.disguise(&names);
+    for number in 0..names.len() {
+        world.plan(plan(&number.to_string(), 300));
+    }
     world.run();
     world
 }
@@ -618,6 +694,7 @@ pub(crate) fn many(guests: u64) -> World {
                 gone: Some(400),
             },
         ],
+        guests,
     );
     let names = [
         "web",
