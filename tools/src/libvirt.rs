@@ -350,15 +350,7 @@ impl Said {
             writeln!(out, "  {label:<9} {}", would.text())?;
         }
         match &self.engine {
-            None => writeln!(
-                out,
-                "  engine    {}",
-                if status.async_job == AsyncJob::None {
-                    "nothing to decide: no job of a kind that it journals is open"
-                } else {
-                    "no rule: it decides about migrations; another job's domain would be held (no-rule-for-this)"
-                }
-            )?,
+            None => writeln!(out, "  engine    {}", nothing(status.async_job))?,
             Some(engine) => engine.text(out)?,
         }
         writeln!(out)?;
@@ -390,6 +382,23 @@ impl Said {
             "libvirt": self.libvirt.iter().map(Would::json).collect::<Vec<_>>(),
             "engine": engine,
         })
+    }
+}
+
+/// Why this engine has no rule for a job.
+const fn nothing(job: AsyncJob) -> &'static str {
+    match job {
+        AsyncJob::None => "nothing to decide: no job of a kind that it journals is open",
+        AsyncJob::MigrationOut | AsyncJob::MigrationIn => {
+            "nothing to decide: the migration is in no phase"
+        }
+        AsyncJob::Save
+        | AsyncJob::Dump
+        | AsyncJob::Snapshot
+        | AsyncJob::Start
+        | AsyncJob::Backup => {
+            "it decides about migrations: for another job it has no rule, and does nothing"
+        }
     }
 }
 

@@ -66,8 +66,10 @@ impl Would {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Used {
     Running,
-    /// Paused for the migration, or nobody knows why.
+    /// Paused for a migration.
     ByMigration,
+    /// Paused, and nobody knows why.
+    Unknown,
     /// Paused by what a save, dump or snapshot does.
     ByJob,
     /// Paused by its owner, an error, anything else.
@@ -147,7 +149,8 @@ fn used(status: &Status, run: &RunState) -> Used {
     // Of a domain that was saved as paused the reason is kept, whatever QEMU says.
     if status.state == State::Paused {
         return match (status.reason.as_str(), status.async_job) {
-            ("migration" | "unknown", _) => Used::ByMigration,
+            ("migration", _) => Used::ByMigration,
+            ("unknown", _) => Used::Unknown,
             ("save", AsyncJob::Save)
             | ("dump", AsyncJob::Dump)
             | ("snapshot", AsyncJob::Snapshot) => Used::ByJob,
@@ -158,7 +161,7 @@ fn used(status: &Status, run: &RunState) -> Used {
         RunState::Inmigrate | RunState::Postmigrate | RunState::FinishMigrate => Used::ByMigration,
         RunState::SaveVm if status.async_job == AsyncJob::Save => Used::ByJob,
         RunState::Debug | RunState::InternalError | RunState::RestoreVm | RunState::Other(_) => {
-            Used::ByMigration
+            Used::Unknown
         }
         _ => Used::Otherwise,
     }
@@ -187,16 +190,12 @@ fn decide(status: &Status, run: &RunState, migration: Option<&MigrationStatus>) 
         AsyncJob::MigrationOut => out(status, used, migration),
         AsyncJob::MigrationIn => into(status, used, migration),
         AsyncJob::Save | AsyncJob::Dump | AsyncJob::Snapshot => match used {
-            // Paused for a migration is a snapshot's doing too, and of no other job.
-            Used::ByMigration
-                if status.async_job == AsyncJob::Snapshot || status.reason == "unknown" =>
-            {
-                would(
-                    Deed::Resume,
-                    "migrate_cancel, then cont: the job is cancelled",
-                )
-            }
-            Used::ByJob => would(
+            Used::ByJob | Used::Unknown => would(
+                Deed::Resume,
+                "migrate_cancel, then cont: the job is cancelled",
+            ),
+            // A snapshot saves memory by a migration, and is paused for it.
+            Used::ByMigration if status.async_job == AsyncJob::Snapshot => would(
                 Deed::Resume,
                 "migrate_cancel, then cont: the job is cancelled",
             ),
@@ -227,7 +226,7 @@ fn out(status: &Status, used: Used, migration: Option<&MigrationStatus>) -> Woul
         }
         Phase::Begin3 => would(Deed::Keep, "forgets the migration; nothing was done yet"),
         Phase::Perform2 | Phase::Perform3 => match used {
-            Used::ByMigration | Used::ByJob => would(
+            Used::ByMigration | Used::Unknown | Used::ByJob => would(
                 Deed::Resume,
                 "migrate_cancel, then cont, once; if that fails it stays paused",
             ),
@@ -241,7 +240,7 @@ fn out(status: &Status, used: Used, migration: Option<&MigrationStatus>) -> Woul
         ),
         Phase::Confirm3Cancelled if status.is_postcopy() => split(true, migration),
         Phase::Confirm3Cancelled => match used {
-            Used::ByMigration | Used::ByJob => {
+            Used::ByMigration | Used::Unknown | Used::ByJob => {
                 would(Deed::Resume, "cont, once; if that fails it stays paused")
             }
             Used::Running | Used::Otherwise => would(Deed::Keep, "the job is dropped"),
@@ -284,7 +283,7 @@ fn into(status: &Status, used: Used, migration: Option<&MigrationStatus>) -> Wou
                 Deed::Keep,
                 "it runs on; whether the source knows is not asked",
             ),
-            Used::ByMigration | Used::ByJob | Used::Otherwise => would(
+            Used::ByMigration | Used::Unknown | Used::ByJob | Used::Otherwise => would(
                 Deed::Kill,
                 "it does not run, so the source shall; which may be gone",
             ),

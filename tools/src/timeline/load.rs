@@ -416,6 +416,8 @@ enum Says {
     Runs {
         here: bool,
     },
+    /// It was told to run just now, and does.
+    Obeyed,
     /// It was told to run, or may be told to at a side whose journal is not here.
     Told,
     /// That came to nothing.
@@ -448,7 +450,7 @@ fn says(story: &Story, index: usize, sent: bool, alone: bool) -> Says {
             let mut effects = track.effects.iter();
             let of = effects.find(|sent| story.moments[sent.moment].lsn == finished.effect);
             match (of.map(|sent| sent.command.as_str()), &finished.result) {
-                (Some("cont"), EffectResult::Done) => Says::Runs { here: true },
+                (Some("cont"), EffectResult::Done) => Says::Obeyed,
                 (Some("cont"), EffectResult::Refused { .. } | EffectResult::NotSent { .. }) => {
                     Says::Refused
                 }
@@ -489,7 +491,12 @@ fn guest(story: &Story, tracks: &[usize], from: Time, to: Time) -> Guest {
                 guest.runs.push((from, at.max(from), at_place));
             }
         };
-        match says(story, index, sent, alone) {
+        let mut says = says(story, index, sent, alone);
+        if matches!(says, Says::Obeyed) {
+            // How long the command took is no doubt about when.
+            (told, says) = (None, Says::Runs { here: true });
+        }
+        match says {
             Says::Stands
                 if still.is_none() && running.is_none_or(|(_, at)| at == Some(moment.track)) =>
             {
@@ -519,7 +526,12 @@ fn guest(story: &Story, tracks: &[usize], from: Time, to: Time) -> Guest {
             Says::Gone if running.is_some_and(|(_, at)| at == Some(moment.track)) => {
                 stop(&mut running, now);
             }
-            Says::Stands | Says::Runs { .. } | Says::Told | Says::Gone | Says::Nothing => {}
+            Says::Stands
+            | Says::Runs { .. }
+            | Says::Obeyed
+            | Says::Told
+            | Says::Gone
+            | Says::Nothing => {}
         }
     }
     if let Some((since, track)) = running {

@@ -40,7 +40,8 @@ const QUIET_TICKS: u32 = 400;
 fn identity(kind: u8, host: usize, number: u64) -> Id128 {
     let mut bytes = [kind; 16];
     bytes[1] = u8::try_from(host).unwrap();
-    bytes[8..].copy_from_slice(&number.to_be_bytes());
+    // Read from the left, as people do.
+    bytes[8..].copy_from_slice(&number.swap_bytes().to_le_bytes());
     Id128(bytes)
 }
 
