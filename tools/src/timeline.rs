@@ -7,6 +7,7 @@
 mod axis;
 mod clocks;
 mod draw;
+mod guest;
 mod html;
 mod lanes;
 mod load;

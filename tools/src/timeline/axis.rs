@@ -18,7 +18,7 @@ pub(crate) enum Scale {
 /// Nanoseconds below which a stretch of time gets no width of its own.
 const SHORTEST: f64 = 50_000.0;
 /// Room that a silence has more than its length gives it.
-const SILENCE: f64 = 3.0;
+const SILENCE: f64 = 4.5;
 
 /// An axis between two ends.
 #[derive(Debug)]

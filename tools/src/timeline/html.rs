@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use journal_format::record::RecordBody;
+use phase_journal::engine::Rule;
 use serde_json::{Value, json};
 
 use super::axis::Scale;
@@ -134,6 +136,17 @@ fn data(story: &Story) -> Value {
                     format!("{} UTC", time(story.time(moment))),
                 ),
             ];
+            if let Some(RecordBody::Decided(decided)) = &record.body
+                && let Some(rule) = Rule::from_name(&decided.rule)
+            {
+                fields.insert(2, ("because".to_owned(), rule.text().reason.to_owned()));
+                if !rule.text().settled_by.is_empty() {
+                    fields.insert(
+                        3,
+                        ("settled by".to_owned(), rule.text().settled_by.to_owned()),
+                    );
+                }
+            }
             if book.shift != 0 {
                 fields.push((
                     "its own clock".to_owned(),

@@ -3,18 +3,14 @@
 //! Invariant: reads without a lock and writes nothing; what is kept is bounded by [`MOMENTS_MAX`].
 //! Not here: which hour it was on the other host (`clocks`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use journal_format::number::{BootId, DomainId, Id128, Lsn, MigrationId, Position};
-use journal_format::record::{
-    Decoded, EffectCommand, EffectResult, JobKind, Outcome, Phase, Process, Protocol, RecordBody,
-    Role, RunState, WantedRunState,
-};
+use journal_format::record::{Decoded, JobKind, Phase, Protocol, RecordBody, Role};
 
-use super::model::{
-    Bar, Book, Decided, Group, Guest, Moment, Opened, Sent, Still, Story, Time, Track,
-};
+use super::guest::guest;
+use super::model::{Bar, Book, Decided, Group, Guest, Moment, Opened, Sent, Story, Time, Track};
 use super::{Wanted, clocks};
 use crate::error::ToolError;
 use crate::past::{Item, Past, Recorded};
@@ -26,8 +22,8 @@ pub(crate) const MOMENTS_MAX: usize = 500_000;
 /// Reads journals and keeps what is wanted of them.
 pub(crate) fn load(journals: &[PathBuf], wanted: &Wanted) -> Result<Story, ToolError> {
     let mut story = Story::default();
-    for directory in journals {
-        read(&mut story, directory)?;
+    for (directory, label) in journals.iter().zip(labels(journals)) {
+        read(&mut story, directory, label)?;
     }
     for track in 0..story.tracks.len() {
         follow(&mut story, track);
@@ -39,15 +35,32 @@ pub(crate) fn load(journals: &[PathBuf], wanted: &Wanted) -> Result<Story, ToolE
     Ok(story)
 }
 
-/// Names journals apart: the last part of each path, or all of it where two are alike.
-fn label(directory: &Path, story: &Story) -> String {
-    let name = directory.file_name().unwrap_or(directory.as_os_str());
-    let short = name.to_string_lossy().into_owned();
-    if story.books.iter().any(|book| book.label == short) {
-        directory.to_string_lossy().into_owned()
-    } else {
-        short
-    }
+/// Names journals apart: as many of the last parts of their paths as that takes.
+fn labels(directories: &[PathBuf]) -> Vec<String> {
+    let last = |directory: &PathBuf, parts: usize| {
+        let all: Vec<_> = directory.components().collect();
+        let from = all.len().saturating_sub(parts);
+        let path: PathBuf = all[from..].iter().collect();
+        path.to_string_lossy().into_owned()
+    };
+    let most = directories
+        .iter()
+        .map(|directory| directory.components().count());
+    let most = most.max().unwrap_or(1);
+    let named = |parts: usize| -> Vec<String> {
+        directories
+            .iter()
+            .map(|directory| last(directory, parts))
+            .collect()
+    };
+    let apart = |labels: &Vec<String>| {
+        let distinct: BTreeSet<&String> = labels.iter().collect();
+        distinct.len() == labels.len()
+    };
+    (1..=most)
+        .map(named)
+        .find(apart)
+        .unwrap_or_else(|| named(most))
 }
 
 /// Times of one boot by its own clock that cannot be set, begun where the first batch says it was.
@@ -70,16 +83,27 @@ impl Clock {
     }
 }
 
-fn read(story: &mut Story, directory: &Path) -> Result<(), ToolError> {
+fn read(story: &mut Story, directory: &Path, label: String) -> Result<(), ToolError> {
     let past = Past::open(directory)?;
     let head = past
         .segments()
         .iter()
         .find_map(|file| file.header.as_ref().ok());
+    let journal = head.map(|head| head.journal);
+    let given = story
+        .books
+        .iter()
+        .find(|book| journal.is_some() && book.journal == journal);
+    if let Some(given) = given {
+        return Err(ToolError::Argument(format!(
+            "{label} and {} are the same journal: give one of them (diff compares copies)",
+            given.label
+        )));
+    }
     let number = story.books.len();
     let mut book = Book {
-        label: label(directory, story),
-        journal: head.map(|head| head.journal),
+        label,
+        journal,
         host: head.map(|head| head.host),
         openings: Vec::new(),
         lost: Vec::new(),
@@ -406,192 +430,6 @@ fn said_at(story: &Story, tracks: &[usize], heard: usize) -> Option<usize> {
         .moments
         .partition_point(|moment| story.moments[*moment].lsn <= position.lsn);
     other.moments.get(known.checked_sub(1)?).copied()
-}
-
-/// What a record says of the guest.
-enum Says {
-    /// It was seen standing where its memory went away from.
-    Stands,
-    /// It runs, at this side or the other one.
-    Runs {
-        here: bool,
-    },
-    /// It was told to run just now, and does.
-    Obeyed,
-    /// It was told to run, or may be told to at a side whose journal is not here.
-    Told,
-    /// That came to nothing.
-    Refused,
-    /// It is gone from here.
-    Gone,
-    Nothing,
-}
-
-fn says(story: &Story, index: usize, sent: bool, alone: bool) -> Says {
-    let moment = &story.moments[index];
-    let track = &story.tracks[moment.track];
-    let is_source = track.role == Some(Role::Source);
-    match &moment.body {
-        Some(RecordBody::QemuObserved(seen)) => match (&seen.observed.run_state, is_source) {
-            (Some(RunState::FinishMigrate | RunState::Postmigrate), true) if sent => Says::Stands,
-            (Some(RunState::Running), _) => Says::Runs { here: true },
-            _ if seen.observed.process == Process::Dead => Says::Gone,
-            _ => Says::Nothing,
-        },
-        Some(RecordBody::MigrationStarted(_)) => Says::Runs { here: true },
-        Some(RecordBody::OutcomeLearned(learned)) if learned.outcome == Outcome::Committed => {
-            Says::Runs { here: false }
-        }
-        Some(RecordBody::MigrationGranted(_)) if alone => Says::Told,
-        Some(RecordBody::EffectIntended(intended)) if intended.command == EffectCommand::Cont => {
-            Says::Told
-        }
-        Some(RecordBody::EffectFinished(finished)) => {
-            let mut effects = track.effects.iter();
-            let of = effects.find(|sent| story.moments[sent.moment].lsn == finished.effect);
-            match (of.map(|sent| sent.command.as_str()), &finished.result) {
-                (Some("cont"), EffectResult::Done) => Says::Obeyed,
-                (Some("cont"), EffectResult::Refused { .. } | EffectResult::NotSent { .. }) => {
-                    Says::Refused
-                }
-                _ => Says::Nothing,
-            }
-        }
-        _ => Says::Nothing,
-    }
-}
-
-/// Where the guest ran and where it stood still, from what the records of both sides show in the order of time.
-fn guest(story: &Story, tracks: &[usize], from: Time, to: Time) -> Guest {
-    let mut guest = Guest::default();
-    let mut all: Vec<usize> = tracks
-        .iter()
-        .flat_map(|track| story.tracks[*track].moments.iter().copied())
-        .collect();
-    all.sort_by_key(|moment| (story.time(*moment), story.moments[*moment].book, *moment));
-    let is_source = |track: usize| story.tracks[track].role == Some(Role::Source);
-    let alone = tracks.len() == 1;
-    let place = |track: usize| story.books[story.tracks[track].book].label.clone();
-    let mut still: Option<usize> = None;
-    let mut told: Option<usize> = None;
-    let mut sent = false;
-    let begun = tracks.iter().copied().find(|track| is_source(*track));
-    let mut running = begun.map(|track| (from, Some(track)));
-    for index in all {
-        let moment = &story.moments[index];
-        let now = story.time(index);
-        sent |= matches!(&moment.body, Some(RecordBody::EffectIntended(intended))
-            if matches!(intended.command, EffectCommand::Migrate { .. }));
-        if let Some(wanted) = wanted(moment) {
-            guest.paused = wanted == WantedRunState::Paused;
-        }
-        let mut stop = |running: &mut Option<(Time, Option<usize>)>, at: Time| {
-            if let Some((from, track)) = running.take() {
-                let at_place = track.map_or("the destination".to_owned(), place);
-                guest.runs.push((from, at.max(from), at_place));
-            }
-        };
-        let mut says = says(story, index, sent, alone);
-        if matches!(says, Says::Obeyed) {
-            // How long the command took is no doubt about when.
-            (told, says) = (None, Says::Runs { here: true });
-        }
-        match says {
-            Says::Stands
-                if still.is_none() && running.is_none_or(|(_, at)| at == Some(moment.track)) =>
-            {
-                still = Some(index);
-                stop(&mut running, unwatched(story, index));
-            }
-            Says::Runs { here } if still.is_some() || running.is_none() => {
-                running = Some((now, here.then_some(moment.track)));
-                if let Some(stopped) = still.take() {
-                    let sure = told.take().map_or(now, |told| story.time(told));
-                    let earliest = unwatched(story, stopped);
-                    let from = story.time(stopped);
-                    let runs = Some(index);
-                    guest.still.push(Still {
-                        earliest,
-                        from,
-                        sure,
-                        to: now,
-                        stopped,
-                        runs,
-                    });
-                }
-            }
-            Says::Runs { here: true } => told = None,
-            Says::Told if still.is_some() => told = told.or(Some(index)),
-            Says::Refused => told = None,
-            Says::Gone if running.is_some_and(|(_, at)| at == Some(moment.track)) => {
-                stop(&mut running, now);
-            }
-            Says::Stands
-            | Says::Runs { .. }
-            | Says::Obeyed
-            | Says::Told
-            | Says::Gone
-            | Says::Nothing => {}
-        }
-    }
-    if let Some((since, track)) = running {
-        let at_place = track.map_or("the destination".to_owned(), place);
-        guest.runs.push((since, to, at_place));
-    }
-    if let Some(stopped) = still {
-        let ends = tracks.iter().map(|track| {
-            let book = story.tracks[*track].book;
-            story.aligned(book, story.books[book].end)
-        });
-        let to = ends.max().unwrap_or(0);
-        guest.still.push(Still {
-            earliest: unwatched(story, stopped),
-            from: story.time(stopped),
-            sure: to,
-            to,
-            stopped,
-            runs: None,
-        });
-    }
-    guest
-}
-
-/// What the guest's owner wants, where a record says it.
-fn wanted(moment: &Moment) -> Option<WantedRunState> {
-    match moment.body.as_ref()? {
-        RecordBody::WantedChanged(changed) => Some(changed.wanted),
-        RecordBody::Decided(decided) => Some(decided.evidence.wanted),
-        RecordBody::MigrationGranted(granted) => Some(granted.cookie.wanted),
-        _ => None,
-    }
-}
-
-/// When a guest that was seen standing may have stopped at the earliest: in the silence before, if that
-/// was the first look after it.
-fn unwatched(story: &Story, stopped: usize) -> Time {
-    let moment = &story.moments[stopped];
-    let openings = &story.books[moment.book].openings;
-    let opened = openings.iter().rev().find(|opened| opened.at <= moment.at);
-    let mut before = story.tracks[moment.track].moments.iter().rev();
-    let is_first = |opened: &&Opened| {
-        let earlier = before.find(|other| {
-            **other < stopped
-                && matches!(
-                    story.moments[**other].body,
-                    Some(RecordBody::QemuObserved(_))
-                )
-        });
-        earlier.is_none_or(|earlier| story.moments[*earlier].at < opened.at)
-    };
-    let begun = story.tracks[moment.track].moments.first();
-    let begun = begun.map_or(0, |first| story.moments[*first].at);
-    match opened
-        .filter(|opened| opened.silent_from >= begun)
-        .filter(is_first)
-    {
-        Some(opened) => story.aligned(moment.book, opened.silent_from),
-        None => story.time(stopped),
-    }
 }
 
 /// Keeps the groups that are wanted.

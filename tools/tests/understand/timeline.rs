@@ -224,6 +224,21 @@ fn what_is_wanted() {
     ");
 }
 
+/// Journals are told apart by as much of their paths as that takes.
+#[test]
+fn journals_of_one_name() {
+    let journals = journals(one(&[]));
+    for host in ["a", "b"] {
+        let path = |name: &str| journals.path().join(name);
+        fs::create_dir(path(&format!("host-{host}"))).unwrap();
+        fs::rename(path(host), path(&format!("host-{host}/journal"))).unwrap();
+    }
+    let arguments = ["timeline", "host-a/journal", "host-b/journal", "--svg"];
+    let svg = printed(journals.path(), &arguments);
+    assert!(svg.contains("runs at host-a/journal"), "{svg}");
+    assert!(svg.contains("runs at host-b/journal"), "{svg}");
+}
+
 #[test]
 fn lost_records_are_shown_and_told() {
     let journals = journals(one(&[GRANTED]));
@@ -258,6 +273,10 @@ fn what_cannot_be_drawn() {
             "no/such/file",
         ),
         (vec!["timeline", "a", "--svg", "-n", "0"], "0"),
+        (
+            vec!["timeline", "a", "./a", "--svg"],
+            "are the same journal",
+        ),
     ] {
         let said = shown(journals.path(), &arguments);
         assert!(
