@@ -40,7 +40,7 @@ pub use interface::*;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
 pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
-pub use suppose::{can_say, suppose_answer, suppose_look};
+pub use suppose::{can_say, suppose_answer, suppose_key, suppose_look, suppose_verdict};
 
 use live::{Eyes, Live, Pending};
 use state::State;

@@ -4,7 +4,9 @@
 //! only supposes it.
 //! Not here: what follows from evidence (`decide`).
 
-use journal_format::record::{Authority, Evidence, Observed, Outcome, PeerAnswer, Phase, Role};
+use journal_format::record::{
+    Authority, Evidence, Observed, Outcome, PeerAnswer, Phase, Role, StoreAnswer,
+};
 
 /// What an answer comes to at this side: of a licence that went out nobody forgets honestly.
 pub(crate) fn taken(role: Role, answer: PeerAnswer, granted: bool, open: bool) -> PeerAnswer {
@@ -35,6 +37,20 @@ pub(crate) fn outcome_told(
     }
 }
 
+/// The outcome that the key in the store tells a source that gave its licence.
+pub(crate) fn outcome_read(answer: StoreAnswer) -> Option<Outcome> {
+    match answer {
+        StoreAnswer::Started => Some(Outcome::Committed),
+        StoreAnswer::Aborted => Some(Outcome::Aborted),
+        StoreAnswer::NotRead
+        | StoreAnswer::Unreachable
+        | StoreAnswer::Absent
+        | StoreAnswer::Older
+        | StoreAnswer::Committed
+        | StoreAnswer::Foreign => None,
+    }
+}
+
 /// Is that among what a side of that role says of a migration, or what is known of one that says nothing?
 #[must_use]
 pub fn can_say(speaker: Role, answer: PeerAnswer) -> bool {
@@ -48,7 +64,8 @@ pub fn can_say(speaker: Role, answer: PeerAnswer) -> bool {
         PeerAnswer::Performing
         | PeerAnswer::Granted
         | PeerAnswer::GrantedAndSafe
-        | PeerAnswer::Abandoned => speaker == Role::Source,
+        | PeerAnswer::Abandoned
+        | PeerAnswer::Committed => speaker == Role::Source,
         PeerAnswer::Whole
         | PeerAnswer::Deciding
         | PeerAnswer::Started
@@ -65,7 +82,18 @@ pub fn suppose_answer(evidence: &Evidence, answer: PeerAnswer) -> Evidence {
     let mut supposed = evidence.clone();
     let (role, granted) = (evidence.role, evidence.facts.granted);
     supposed.peer = taken(role, answer, granted, true);
-    let is_settled = match evidence.phase {
+    // Where the store decides, its key told the outcome, and no answer did.
+    if !is_settled(evidence) && evidence.authority != Authority::Store {
+        let (authority, peer) = (evidence.authority, supposed.peer);
+        supposed.facts.outcome =
+            outcome_told(role, authority, peer, granted, evidence.journal_damaged);
+    }
+    supposed
+}
+
+/// Does a phase rest on the outcome already?
+fn is_settled(evidence: &Evidence) -> bool {
+    match evidence.phase {
         Phase::Confirm3 | Phase::Confirm3Cancelled | Phase::ConfirmResume => true,
         Phase::Begin3
         | Phase::Perform2
@@ -79,11 +107,26 @@ pub fn suppose_answer(evidence: &Evidence, answer: PeerAnswer) -> Evidence {
         | Phase::PerformResume
         | Phase::PrepareResume
         | Phase::FinishResume => false,
-    };
-    if !is_settled {
-        supposed.facts.outcome =
-            outcome_told(role, supposed.peer, granted, evidence.journal_damaged);
     }
+}
+
+/// This evidence, had the key in the store said that.
+#[must_use]
+pub fn suppose_key(evidence: &Evidence, answer: StoreAnswer) -> Evidence {
+    let mut supposed = evidence.clone();
+    supposed.store = answer;
+    let awaits_outcome = evidence.role == Role::Source && evidence.facts.granted;
+    if awaits_outcome && !is_settled(evidence) {
+        supposed.facts.outcome = outcome_read(answer);
+    }
+    supposed
+}
+
+/// This evidence, had the manager given that verdict, or none.
+#[must_use]
+pub fn suppose_verdict(evidence: &Evidence, verdict: Option<Outcome>) -> Evidence {
+    let mut supposed = evidence.clone();
+    supposed.facts.verdict = verdict;
     supposed
 }
 
@@ -122,14 +165,19 @@ mod tests {
 
     #[test]
     fn only_a_source_that_gave_its_licence_is_told_an_outcome() {
-        let told = |role, granted, damaged| {
+        let told_by = |authority, role, granted, damaged| {
             PeerAnswer::ALL
                 .iter()
                 .filter_map(|answer| {
-                    Some((*answer, outcome_told(role, *answer, granted, damaged)?))
+                    Some((
+                        *answer,
+                        outcome_told(role, authority, *answer, granted, damaged)?,
+                    ))
                 })
                 .collect::<Vec<_>>()
         };
+        let told = |role, granted, damaged| told_by(Authority::Destination, role, granted, damaged);
+        assert_eq!(told_by(Authority::Store, Role::Source, true, false), []);
         assert_eq!(told(Role::Destination, true, false), []);
         assert_eq!(told(Role::Source, false, false), []);
         let all = [

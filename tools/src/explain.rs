@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use journal_format::number::Lsn;
-use journal_format::record::{Decided, Decoded, MigrationHistories, OperatorResolved, RecordBody};
+use journal_format::record::{
+    Decided, Decoded, MigrationHistories, OperatorResolved, RecordBody, StoreAnswer,
+};
 use phase_journal::engine::{Rule, disagreement};
 use phase_journal::journal::read::{Ending, Gap};
 use serde_json::{Value, json};
@@ -48,16 +50,33 @@ pub(crate) struct ExplainArgs {
     /// engine's words (else it is not heard)
     #[arg(long, value_name = "WORD", value_parser = Word::parse)]
     peer: Option<Word>,
+    /// As if the key in the store said this, where a store is the authority (else it is not read)
+    #[arg(long, value_name = "WORD", value_parser = store_word)]
+    store: Option<StoreAnswer>,
+}
+
+fn store_word(text: &str) -> Result<StoreAnswer, String> {
+    StoreAnswer::from_name(text).ok_or_else(|| {
+        let words: Vec<&str> = StoreAnswer::ALL.iter().map(|word| word.name()).collect();
+        format!(
+            "the key in the store never says '{text}'; it says {}",
+            words.join(", ")
+        )
+    })
 }
 
 impl ExplainArgs {
     /// What is supposed, if anything is.
     fn supposed(&self) -> Option<Supposed> {
-        let any = self.at.is_some() || self.observe.is_some() || self.peer.is_some();
+        let any = self.at.is_some()
+            || self.observe.is_some()
+            || self.peer.is_some()
+            || self.store.is_some();
         any.then(|| Supposed {
             at: self.at.map(Lsn),
             look: self.observe.clone().unwrap_or_default(),
             word: self.peer,
+            store: self.store,
         })
     }
 }

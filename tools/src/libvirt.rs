@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use journal_format::number::{Epoch, Id128, JournalId, MigrationId};
 use journal_format::record::{
-    Claim, ClaimSeen, ContIntent, Decision, Evidence, Facts, MigrationStatus, Observed, Outcome,
-    PeerAnswer, Phase, Process, Protocol, Role, RunState, WantedRunState,
+    Authority, Claim, ClaimSeen, ContIntent, Decision, Evidence, Facts, MigrationStatus, Observed,
+    Outcome, PeerAnswer, Phase, Process, Protocol, Role, RunState, StoreAnswer, WantedRunState,
 };
 use phase_journal::engine::{Rule, decide};
 use serde_json::{Value, json};
@@ -209,6 +209,13 @@ fn evidence(status: &Status, shown: Option<Observed>) -> Option<Evidence> {
         claim: Some(claim),
         peer: PeerAnswer::NotAsked,
         watched: false,
+        authority: match protocol {
+            Protocol::V2 => Authority::Source,
+            Protocol::V3 => Authority::Destination,
+        },
+        store: StoreAnswer::NotRead,
+        overdue: false,
+        source_touched: false,
         recovering: true,
         journal_damaged: false,
         wanted: WantedRunState::Running,
@@ -225,6 +232,8 @@ fn facts(role: Role, phase: Phase, postcopy: bool) -> Facts {
         committed: false,
         started: false,
         aborted: false,
+        proposed: false,
+        verdict: None,
         outcome: None,
         cont: ContIntent::Never,
     };

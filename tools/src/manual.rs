@@ -86,6 +86,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "timeline /var/lib/phase-journal --domain web-1 --svg > web-1.svg",
         ],
     ),
+    ("verdict", &["verdict web-1 committed"]),
     ("verify", &["verify /var/lib/phase-journal"]),
 ];
 

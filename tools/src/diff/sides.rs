@@ -298,6 +298,7 @@ fn heard(
                 | PeerAnswer::Whole
                 | PeerAnswer::Deciding
                 | PeerAnswer::Split
+                | PeerAnswer::Committed
                 | PeerAnswer::Lost => continue,
             };
             let books = [listener.book, speaker.book].map(|book| story.books[book].label.as_str());

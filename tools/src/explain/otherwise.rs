@@ -4,16 +4,18 @@
 //! what would have changed the rule is said.
 
 use journal_format::record::{
-    ClaimSeen, Evidence, MigrationHistories, MigrationStatus, Observed, PeerAnswer, Process,
-    RunState,
+    Authority, ClaimSeen, Evidence, MigrationHistories, MigrationStatus, Observed, Outcome,
+    PeerAnswer, Process, RunState, StoreAnswer,
 };
-use phase_journal::engine::{Rule, can_say, decide, decide_over, suppose_answer, suppose_look};
+use phase_journal::engine::{
+    Rule, can_say, decide, decide_over, suppose_answer, suppose_key, suppose_look, suppose_verdict,
+};
 use serde_json::{Value, json};
 
 /// Another rule, and what would have had to be otherwise.
 #[derive(Debug)]
 pub(crate) struct Otherwise {
-    /// Of what: `peer`, `process`, `run state`, `migration`.
+    /// Of what: `peer`, `store`, `verdict`, `process`, `run state`, `migration`.
     pub(crate) of: &'static str,
     /// Each of these alone.
     pub(crate) values: Vec<String>,
@@ -79,6 +81,24 @@ pub(crate) fn otherwise(
         if *answer != evidence.peer && can_say(evidence.role.other(), *answer) {
             say("peer", answer.name(), &suppose_answer(evidence, *answer));
         }
+    }
+    match evidence.authority {
+        Authority::Store => {
+            for answer in StoreAnswer::ALL {
+                if *answer != evidence.store {
+                    say("store", answer.name(), &suppose_key(evidence, *answer));
+                }
+            }
+        }
+        Authority::Manager => {
+            for verdict in Outcome::ALL {
+                if evidence.facts.verdict != Some(*verdict) {
+                    let supposed = suppose_verdict(evidence, Some(*verdict));
+                    say("verdict", verdict.name(), &supposed);
+                }
+            }
+        }
+        Authority::Destination | Authority::Source => {}
     }
     let seen = &evidence.observed;
     for process in Process::ALL {

@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use journal_format::number::{
-    BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, OpeningId, Position,
+    BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position,
 };
 use journal_format::record::{
-    ClaimSeen, Cookie, Decided, Decoded, MigrationHistories, MigrationState, MigrationStatus,
-    MigrationTerms, Observed, PeerAnswer, Process, RecordBody, Role, RunState,
+    Authority, ClaimSeen, Cookie, Decided, Decoded, KeyValue, MigrationHistories, MigrationState,
+    MigrationStatus, MigrationTerms, Observed, PeerAnswer, Process, RecordBody, Role, RunState,
+    StoreAnswer,
 };
 use phase_journal::engine::{
     Config, Engine, Envelope, Gap, History, Input, Message, Now, PeerFailure, PeerRequest,
-    PeerResponse, Step, TICK_INTERVAL_MS, Told,
+    PeerResponse, Step, StoreFailure, StoreResult, TICK_INTERVAL_MS, Told,
 };
 
 use super::otherwise::without_answer;
@@ -136,7 +137,7 @@ impl Word {
                 let words: Vec<&str> = PeerAnswer::ALL
                     .iter()
                     .map(|word| word.name())
-                    .filter(|word| *word != "aborted")
+                    .filter(|word| !["aborted", "committed"].contains(word))
                     .collect();
                 format!(
                     "the other side never says '{text}'; it says committed, aborted, undecided, or in the engine's words {}",
@@ -146,12 +147,17 @@ impl Word {
         }
     }
 
-    /// What the other side of that role's says.
-    fn answer(self, role: Role) -> PeerAnswer {
-        match (self, role) {
+    /// What the other side says to one that has these terms.
+    fn answer(self, terms: &MigrationTerms) -> PeerAnswer {
+        match (self, terms.role) {
             (Word::Answer(answer), _) => answer,
             (Word::Committed, Role::Source) => PeerAnswer::Started,
-            (Word::Committed, Role::Destination) => PeerAnswer::Granted,
+            (Word::Committed, Role::Destination) => match terms.authority {
+                Authority::Manager => PeerAnswer::Committed,
+                Authority::Destination | Authority::Source | Authority::Store => {
+                    PeerAnswer::Granted
+                }
+            },
             (Word::Aborted, Role::Source) => PeerAnswer::Aborted,
             (Word::Aborted, Role::Destination) => PeerAnswer::Abandoned,
             (Word::Undecided, Role::Source) => PeerAnswer::Deciding,
@@ -167,6 +173,8 @@ pub(crate) struct Supposed {
     pub(crate) at: Option<Lsn>,
     pub(crate) look: Look,
     pub(crate) word: Option<Word>,
+    /// What the key in the store says.
+    pub(crate) store: Option<StoreAnswer>,
 }
 
 /// What a restart would come to.
@@ -386,6 +394,7 @@ impl<'a> Stage<'a> {
             next: last.next().unwrap_or(last),
             boot,
             peer: String::new(),
+            store: read.terms.values().find_map(|terms| terms.store.clone()),
         };
         let now = Now {
             wall: read.wall,
@@ -448,6 +457,12 @@ impl<'a> Stage<'a> {
                         self.waits.push_back(input);
                     }
                 }
+                Message::Store { migration, .. } => {
+                    if let Some(result) = self.key(migration) {
+                        self.waits
+                            .push_back(Input::StoreAnswered { migration, result });
+                    }
+                }
                 Message::Reply { .. }
                 | Message::PeerReply { .. }
                 | Message::Unwatch { .. }
@@ -494,12 +509,34 @@ impl<'a> Stage<'a> {
         )
     }
 
+    /// What the key in the store says; nothing if nothing is supposed.
+    fn key(&self, migration: MigrationId) -> Option<StoreResult> {
+        let terms = self.read.terms.get(&migration)?;
+        let committed = |nonce: Nonce| {
+            let own = self.read.journal.unwrap_or(JournalId(Id128::NIL));
+            Ok(Some(KeyValue::Committed {
+                journal: own,
+                nonce,
+            }))
+        };
+        match self.supposed.store? {
+            StoreAnswer::NotRead => None,
+            StoreAnswer::Unreachable => Some(Err(StoreFailure("supposed".to_owned()))),
+            StoreAnswer::Absent | StoreAnswer::Older => Some(Ok(None)),
+            StoreAnswer::Started => Some(Ok(Some(KeyValue::Started))),
+            StoreAnswer::Aborted => Some(Ok(Some(KeyValue::Aborted))),
+            StoreAnswer::Committed => terms.nonce.map(committed),
+            // No prepare ever made this one.
+            StoreAnswer::Foreign => Some(committed(Nonce(Id128::NIL))),
+        }
+    }
+
     /// What the other side says to that; nothing if nothing is supposed.
     fn answer(&self, envelope: Envelope, request: &PeerRequest) -> Option<Input> {
         let word = self.supposed.word?;
         let migration = request.migration();
         let terms = self.read.terms.get(&migration)?;
-        let answer = word.answer(terms.role);
+        let answer = word.answer(terms);
         if matches!(answer, PeerAnswer::Unreachable | PeerAnswer::NotAsked) {
             let failure = PeerFailure::Unreachable("supposed".to_owned());
             return (answer == PeerAnswer::Unreachable).then_some(Input::PeerAnswered {
@@ -519,7 +556,10 @@ impl<'a> Stage<'a> {
             .get(&migration)
             .copied()
             .unwrap_or(unknown);
-        let licence = matches!(answer, PeerAnswer::Granted | PeerAnswer::GrantedAndSafe);
+        let licence = matches!(
+            answer,
+            PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed
+        );
         let cookie = terms.nonce.filter(|_| licence).map(|nonce| Cookie {
             migration,
             nonce,
@@ -571,19 +611,10 @@ mod tests {
     }
 
     #[test]
-    fn words_of_either_side() {
-        assert_eq!(
-            Word::parse("committed").unwrap().answer(Role::Source),
-            PeerAnswer::Started
-        );
-        assert_eq!(
-            Word::parse("aborted").unwrap().answer(Role::Destination),
-            PeerAnswer::Abandoned
-        );
-        assert_eq!(
-            Word::parse("whole").unwrap().answer(Role::Source),
-            PeerAnswer::Whole
-        );
+    fn words_that_are_none() {
+        for good in ["committed", "aborted", "undecided", "whole", "amnesia"] {
+            assert!(Word::parse(good).is_ok(), "{good}");
+        }
         let why = Word::parse("yes").unwrap_err();
         assert!(
             why.contains("undecided") && why.contains("amnesia"),

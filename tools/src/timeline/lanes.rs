@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use journal_format::record::{EffectResult, Process, RecordBody, Role};
+use journal_format::record::{EffectResult, KeyChange, KeyValue, Process, RecordBody, Role};
 
 use super::axis::{Axis, Scale};
 use super::draw::{Picture, phase_class, shortened, width};
@@ -28,6 +28,15 @@ const BESIDE: f64 = 11.0;
 const TEXT: f64 = 11.0;
 /// How much wider bold text is.
 const BOLD: f64 = 1.16;
+
+/// What a key says, without whose it is.
+fn key(value: &KeyValue) -> &'static str {
+    match value {
+        KeyValue::Committed { .. } => "committed",
+        KeyValue::Started => "started",
+        KeyValue::Aborted => "aborted",
+    }
+}
 
 /// A group with its axis.
 #[derive(Debug)]
@@ -191,6 +200,14 @@ impl<'a> Lanes<'a> {
             RecordBody::OperatorResolved(resolved) => {
                 fact(&format!("operator: {}", resolved.decision))
             }
+            RecordBody::StoreIntended(intended) => match intended.change {
+                KeyChange::Create(value) | KeyChange::Replace { to: value, .. } => {
+                    fact(&format!("to the store: {}", key(&value)))
+                }
+                KeyChange::Delete => Some((FACTS, "to the store: delete".to_owned(), "flag muted")),
+            },
+            RecordBody::StoreRead(read) => fact(&format!("store: {}", key(&read.value))),
+            RecordBody::VerdictGiven(given) => fact(&format!("verdict {}", given.outcome)),
             RecordBody::JobEnded(ended) => fact(&format!("end: {}", ended.result)),
             RecordBody::MigrationForgotten(_) => {
                 Some((FACTS, "forgotten".to_owned(), "flag muted"))

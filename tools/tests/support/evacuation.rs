@@ -17,8 +17,8 @@ use journal_format::number::{
     SegmentNumber,
 };
 use journal_format::record::{
-    ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus, Observed,
-    Opening, Process, Protocol, Record, RecordBody, RunState,
+    Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
+    Observed, Opening, Process, Protocol, Record, RecordBody, RunState,
 };
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use phase_journal::engine::{
@@ -129,6 +129,7 @@ fn config(host: usize, epoch: u32, first: Lsn, openings: &[Opening]) -> Config {
         next: first,
         boot: boot(host),
         peer: format!("/run/{}/peer.sock", letter(host)),
+        store: None,
     }
 }
 
@@ -226,6 +227,11 @@ impl World {
             peer_domain: plan.name.clone(),
             uri: format!("tcp:192.0.2.{}:4444", plan.to + 1),
             protocol: plan.protocol,
+            authority: match plan.protocol {
+                Protocol::V2 => Authority::Source,
+                Protocol::V3 => Authority::Destination,
+            },
+            in_doubt_limit: None,
             max_bandwidth: None,
             downtime_limit: Some(300),
             postcopy: false,
@@ -404,7 +410,11 @@ impl World {
                 Message::Reply { result, .. } => {
                     result.unwrap();
                 }
-                Message::Unwatch { .. } | Message::Notify(_) | Message::Ready => {}
+                // No store decides here.
+                Message::Store { .. }
+                | Message::Unwatch { .. }
+                | Message::Notify(_)
+                | Message::Ready => {}
             }
         }
     }
@@ -585,7 +595,8 @@ impl World {
             | EffectCommand::MigrateIncoming { .. }
             | EffectCommand::StartPostcopy
             | EffectCommand::MigrateRecover { .. }
-            | EffectCommand::MigrateResume { .. } => {}
+            | EffectCommand::MigrateResume { .. }
+            | EffectCommand::MigratePause => {}
         }
         if self.hosts[host].up && self.hosts[host].epoch == epoch {
             let result = match self.hosts[host].qemus[&domain].process {
