@@ -58,6 +58,13 @@ impl Told {
     pub fn add(&mut self, entry: &History) {
         self.0.replay_one(entry);
     }
+
+    /// Lets a restart say again what was decided before: a rule that still holds is recorded only once.
+    pub fn forget_decisions(&mut self) {
+        for migration in self.0.migrations.values_mut() {
+            migration.state.last_rule = None;
+        }
+    }
 }
 
 /// The engine: what is known, durably and for now.

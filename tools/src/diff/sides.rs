@@ -233,6 +233,8 @@ fn terms(source: &MigrationTerms, destination: &MigrationTerms) -> Vec<String> {
     );
     let yes = |is: bool| if is { "yes" } else { "no" };
     differ("post-copy", yes(source.postcopy), yes(destination.postcopy));
+    let store = |terms: &MigrationTerms| terms.store.clone().unwrap_or_else(|| "none".to_owned());
+    differ("store", &store(source), &store(destination));
     differ("URI", &source.uri, &destination.uri);
     found
 }

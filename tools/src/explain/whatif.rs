@@ -396,6 +396,7 @@ impl<'a> Stage<'a> {
             peer: String::new(),
             store: read.terms.values().find_map(|terms| terms.store.clone()),
         };
+        read.told.forget_decisions();
         let now = Now {
             wall: read.wall,
             monotonic: read.monotonic,

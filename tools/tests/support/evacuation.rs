@@ -20,10 +20,11 @@ use journal_format::record::{
     Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
     Observed, Opening, Process, Protocol, Record, RecordBody, RunState,
 };
+use journal_format::record::{KeyChange, KeyValue};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use phase_journal::engine::{
     Config, ControlRequest, Engine, Envelope, History, Input, Message, Now, PeerFailure,
-    PeerRequest, PeerResponse, QemuEvent, Step, TICK_INTERVAL_MS, Token,
+    PeerRequest, PeerResponse, QemuEvent, Step, StoreRequest, TICK_INTERVAL_MS, Token,
 };
 
 use super::format::Writer;
@@ -31,6 +32,10 @@ use super::format::Writer;
 /// 2026-01-02 03:04:05 UTC, in nanoseconds.
 const BEGIN: u64 = 1_767_323_045_000_000_000;
 const MS: u64 = 1_000_000;
+/// No story takes longer, in nanoseconds.
+const LONGEST: u64 = 60_000 * MS;
+/// The store that all hosts reach.
+const STORE: &str = "etcd";
 /// Room for the batches of one migration in a segment, in bytes.
 const ROOM: u64 = 2 * SEGMENT_SIZE_MIN;
 /// Ticks in which nothing happens, after which nothing will.
@@ -52,6 +57,7 @@ pub(crate) struct Plan {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) protocol: Protocol,
+    pub(crate) authority: Authority,
     /// When it is asked for, in milliseconds from the begin.
     pub(crate) at: u64,
     /// How long the memory takes, in milliseconds.
@@ -80,6 +86,7 @@ enum Happens {
         Result<(Envelope, PeerResponse), PeerFailure>,
     ),
     Control(usize, ControlRequest),
+    Key(usize, u32, MigrationId, StoreRequest),
     Switchover(usize, DomainId),
     Restart(usize),
     Crash(usize, Option<u64>),
@@ -109,6 +116,7 @@ pub(crate) struct World {
     waiting: BTreeMap<u64, (usize, u32, MigrationId, usize)>,
     plans: BTreeMap<DomainId, Plan>,
     crashes: Vec<Crash>,
+    keys: BTreeMap<MigrationId, KeyValue>,
     quiet: u32,
     /// What is written instead of the names 0, 1, ...
     names: Vec<String>,
@@ -129,7 +137,7 @@ fn config(host: usize, epoch: u32, first: Lsn, openings: &[Opening]) -> Config {
         next: first,
         boot: boot(host),
         peer: format!("/run/{}/peer.sock", letter(host)),
-        store: None,
+        store: Some(STORE.to_owned()),
     }
 }
 
@@ -181,6 +189,7 @@ impl World {
             waiting: BTreeMap::new(),
             plans: BTreeMap::new(),
             crashes: crashes.to_vec(),
+            keys: BTreeMap::new(),
             quiet: 0,
             names: Vec::new(),
             dies_at_cont: BTreeSet::new(),
@@ -227,10 +236,7 @@ impl World {
             peer_domain: plan.name.clone(),
             uri: format!("tcp:192.0.2.{}:4444", plan.to + 1),
             protocol: plan.protocol,
-            authority: match plan.protocol {
-                Protocol::V2 => Authority::Source,
-                Protocol::V3 => Authority::Destination,
-            },
+            authority: plan.authority,
             in_doubt_limit: None,
             max_bandwidth: None,
             downtime_limit: Some(300),
@@ -270,9 +276,10 @@ impl World {
             .insert((self.time + delay, self.count), happens);
     }
 
-    /// Until nothing happens any more.
+    /// Until nothing happens any more, or for a long time.
     pub(crate) fn run(&mut self) {
         while self.quiet < QUIET_TICKS
+            && self.time < BEGIN + LONGEST
             && let Some(((time, _), happens)) = self.happens.pop_first()
         {
             self.time = self.time.max(time);
@@ -410,11 +417,10 @@ impl World {
                 Message::Reply { result, .. } => {
                     result.unwrap();
                 }
-                // No store decides here.
-                Message::Store { .. }
-                | Message::Unwatch { .. }
-                | Message::Notify(_)
-                | Message::Ready => {}
+                Message::Store { migration, request } => {
+                    self.later(MS / 2, Happens::Key(host, epoch, migration, request));
+                }
+                Message::Unwatch { .. } | Message::Notify(_) | Message::Ready => {}
             }
         }
     }
@@ -502,6 +508,27 @@ impl World {
                 if is_this_life(self, host, epoch) =>
             {
                 self.tell(host, Input::PeerAnswered { migration, result });
+            }
+            Happens::Key(host, epoch, migration, request) => {
+                let before = self.keys.get(&migration).copied();
+                match request {
+                    StoreRequest::Change(KeyChange::Create(value)) if before.is_none() => {
+                        self.keys.insert(migration, value);
+                    }
+                    StoreRequest::Change(KeyChange::Replace { from, to })
+                        if before == Some(from) =>
+                    {
+                        self.keys.insert(migration, to);
+                    }
+                    StoreRequest::Change(KeyChange::Delete) => {
+                        self.keys.remove(&migration);
+                    }
+                    StoreRequest::Change(_) | StoreRequest::Read => {}
+                }
+                if is_this_life(self, host, epoch) {
+                    let result = Ok(self.keys.get(&migration).copied());
+                    self.tell(host, Input::StoreAnswered { migration, result });
+                }
             }
             Happens::Switchover(host, domain) => {
                 self.quiet = 0;
@@ -642,6 +669,7 @@ pub(crate) fn plan(name: &str, transfer: u64) -> Plan {
         from: 0,
         to: 1,
         protocol: Protocol::V3,
+        authority: Authority::Destination,
         at: 40,
         transfer,
     }
@@ -651,6 +679,17 @@ pub(crate) fn plan(name: &str, transfer: u64) -> Plan {
 pub(crate) fn one(crashes: &[Crash]) -> World {
     let mut world = World::new(&[0, 37_000_000_000], crashes, 1);
     world.plan(plan("web-1", 2_300));
+    world.run();
+    world
+}
+
+/// The same under that authority.
+pub(crate) fn one_under(authority: Authority, crashes: &[Crash]) -> World {
+    let mut world = World::new(&[0, 0], crashes, 1);
+    world.plan(Plan {
+        authority,
+        ..plan("web-1", 300)
+    });
     world.run();
     world
 }
@@ -726,6 +765,11 @@ pub(crate) fn many(guests: u64) -> World {
                 Protocol::V2
             } else {
                 Protocol::V3
+            },
+            authority: if number % 7 == 3 {
+                Authority::Source
+            } else {
+                Authority::Destination
             },
             at: 50 + number / 4 * 1_700 + number % 4 * 35,
             transfer: 700 + number * 397 % 2_900,

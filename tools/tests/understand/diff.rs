@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::evacuation::{GRANTED, many, one, one_named};
+use journal_format::record::Authority;
+
+use crate::evacuation::{GRANTED, many, one, one_named, one_under};
 use crate::{journals, shown};
 
 fn copy(from: &Path, to: &Path) {
@@ -26,6 +28,17 @@ fn sides_that_agree_whatever_crashed() {
     let said = shown(journals.path(), &["diff", "a", "b"]);
     assert!(said.ends_with("the sides agree\nexit code 0\n"), "{said}");
     assert!(said.contains("only in a"), "{said}");
+}
+
+#[test]
+fn sides_that_a_store_decides_for() {
+    let journals = journals(one_under(Authority::Store, &[GRANTED]));
+    let said = shown(journals.path(), &["diff", "a", "b"]);
+    assert!(said.ends_with("the sides agree\nexit code 0\n"), "{said}");
+    assert!(
+        said.contains("store-intended") && said.contains("store-read"),
+        "{said}"
+    );
 }
 
 #[test]

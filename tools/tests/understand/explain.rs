@@ -1,8 +1,9 @@
 //! What other evidence would have led to, and what a restart would have decided.
 
+use journal_format::record::Authority;
 use serde_json::Value;
 
-use crate::evacuation::{GRANTED, many, one};
+use crate::evacuation::{GRANTED, many, one, one_under};
 use crate::{journals, printed, run, shown};
 
 #[test]
@@ -165,6 +166,65 @@ fn what_would_have_been_otherwise() {
     assert!(seen > 50, "{seen}");
 }
 
+/// Where a store decides, its key is what is supposed; what the destination says settles nothing.
+#[test]
+fn a_key_in_the_store() {
+    let journals = journals(one_under(Authority::Store, &[GRANTED]));
+    for (arguments, rule, then) in [
+        (
+            &["--store", "started"][..],
+            "source-granted-started",
+            "it would send: kill",
+        ),
+        (
+            &["--store", "aborted"],
+            "source-granted-aborted",
+            "it would send: cont",
+        ),
+        (
+            &["--store", "committed"],
+            "source-store-in-doubt",
+            "nothing more",
+        ),
+        (
+            &["--store", "unreachable"],
+            "source-store-in-doubt",
+            "nothing more",
+        ),
+        (
+            &["--peer", "started"],
+            "source-store-in-doubt",
+            "nothing more",
+        ),
+    ] {
+        let mut all = vec!["explain", "a", "--at", "20"];
+        all.extend(arguments);
+        let said = shown(journals.path(), &all);
+        assert!(
+            said.contains(&format!("rule      {rule}")),
+            "{arguments:?}: {said}"
+        );
+        assert!(said.contains(then), "{arguments:?}: {said}");
+    }
+    let said = shown(journals.path(), &["explain", "a", "--at", "20"]);
+    for other in [
+        "otherwise store started: KILL by source-granted-started",
+        "otherwise store aborted: RESUME by source-granted-aborted",
+    ] {
+        assert!(said.contains(other), "{other}: {said}");
+    }
+    let said = shown(journals.path(), &["explain", "a", "--store", "perhaps"]);
+    assert!(said.contains("never says 'perhaps'") && said.ends_with("exit code 2\n"));
+}
+
+#[test]
+fn a_manager_s_verdict() {
+    let journals = journals(one_under(Authority::Manager, &[GRANTED]));
+    let said = shown(journals.path(), &["explain", "a", "--at", "20"]);
+    assert!(said.contains("rule      source-verdict-awaited"), "{said}");
+    assert!(said.contains("otherwise verdict "), "{said}");
+}
+
 #[test]
 fn one_job_among_many() {
     let journals = journals(many(8));
@@ -186,6 +246,22 @@ fn one_job_among_many() {
         none.contains("no job is open") && none.ends_with("exit code 0\n"),
         "{none}"
     );
+}
+
+/// What holds still is said again, though the journal has it already.
+#[test]
+fn a_hold_that_still_holds() {
+    let crash = crate::evacuation::Crash {
+        host: 1,
+        record: "migration-committed",
+        gone: None,
+    };
+    let journals = journals(one(&[crash]));
+    let recorded = shown(journals.path(), &["explain", "a"]);
+    assert!(recorded.contains("source-granted-in-doubt"), "{recorded}");
+    let said = shown(journals.path(), &["explain", "a", "--peer", "unreachable"]);
+    assert!(said.contains("rule      source-granted-in-doubt"), "{said}");
+    assert!(said.ends_with("exit code 1\n"), "{said}");
 }
 
 #[test]
