@@ -14,6 +14,7 @@ mod load;
 mod model;
 mod overview;
 mod perfetto;
+mod select;
 mod svg;
 
 use std::fs;

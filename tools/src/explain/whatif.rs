@@ -354,7 +354,16 @@ impl Read {
                     self.positions.insert(learned.migration, position);
                 }
             }
-            RecordBody::JobEnded(ended) => drop(self.open.remove(&ended.job)),
+            RecordBody::JobEnded(ended) => {
+                self.open.remove(&ended.job);
+                // Nothing is decided about it any more.
+                self.cited
+                    .retain(|_, recorded| recorded.job != Some(ended.job));
+            }
+            RecordBody::MigrationForgotten(named) => {
+                self.terms.remove(&named.migration);
+                self.positions.remove(&named.migration);
+            }
             _ => {}
         }
     }

@@ -6,24 +6,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use journal_format::number::{BootId, DomainId, Id128, Lsn, MigrationId, Position};
+use journal_format::number::{BootId, Lsn, MigrationId, Position};
 use journal_format::record::{Decoded, JobKind, Phase, Protocol, RecordBody, Role};
 
 use super::guest::guest;
 use super::model::{Bar, Book, Decided, Group, Guest, Moment, Opened, Sent, Story, Time, Track};
+use super::select::{census, select};
 use super::{Wanted, clocks};
 use crate::error::ToolError;
 use crate::past::{Item, Past, Recorded};
 use crate::words;
 
 /// Records of jobs that are kept, at the most.
-pub(crate) const MOMENTS_MAX: usize = 500_000;
+pub(crate) const MOMENTS_MAX: usize = 200_000;
 
 /// Reads journals and keeps what is wanted of them.
 pub(crate) fn load(journals: &[PathBuf], wanted: &Wanted) -> Result<Story, ToolError> {
     let mut story = Story::default();
-    for (directory, label) in journals.iter().zip(labels(journals)) {
-        read(&mut story, directory, label)?;
+    let jobs = census(journals, wanted)?;
+    for (number, (directory, label)) in journals.iter().zip(labels(journals)).enumerate() {
+        let jobs = jobs.as_ref().map(|jobs| &jobs[number]);
+        read(&mut story, directory, label, jobs)?;
     }
     for track in 0..story.tracks.len() {
         follow(&mut story, track);
@@ -83,7 +86,12 @@ impl Clock {
     }
 }
 
-fn read(story: &mut Story, directory: &Path, label: String) -> Result<(), ToolError> {
+fn read(
+    story: &mut Story,
+    directory: &Path,
+    label: String,
+    jobs: Option<&BTreeSet<Lsn>>,
+) -> Result<(), ToolError> {
     let past = Past::open(directory)?;
     let head = past
         .segments()
@@ -145,7 +153,8 @@ fn read(story: &mut Story, directory: &Path, label: String) -> Result<(), ToolEr
             });
         }
         book.end = at;
-        if let Some(job) = recorded.job {
+        let is_wanted = |job: &Lsn| jobs.is_none_or(|jobs| jobs.contains(job));
+        if let Some(job) = recorded.job.filter(is_wanted) {
             keep(story, number, &mut tracks, job, at, &recorded)?;
         }
         Ok(())
@@ -430,45 +439,4 @@ fn said_at(story: &Story, tracks: &[usize], heard: usize) -> Option<usize> {
         .moments
         .partition_point(|moment| story.moments[*moment].lsn <= position.lsn);
     other.moments.get(known.checked_sub(1)?).copied()
-}
-
-/// Keeps the groups that are wanted.
-fn select(story: &mut Story, wanted: &Wanted) -> Result<(), ToolError> {
-    let id = wanted
-        .domain
-        .as_deref()
-        .and_then(Id128::parse)
-        .map(DomainId);
-    let is_wanted = |group: &Group| {
-        let tracks = || group.tracks.iter().map(|track| &story.tracks[*track]);
-        let named = |name: &String| {
-            tracks().any(|track| track.name == *name || id.is_some() && track.domain == id)
-        };
-        wanted.domain.as_ref().is_none_or(named)
-            && wanted
-                .job
-                .is_none_or(|job| tracks().any(|track| track.job == Lsn(job)))
-            && wanted.migration.as_ref().is_none_or(|migration| {
-                tracks().any(|track| {
-                    track
-                        .migration
-                        .is_some_and(|id| id.to_string() == *migration)
-                })
-            })
-    };
-    let kept: Vec<bool> = story.groups.iter().map(is_wanted).collect();
-    let mut kept = kept.into_iter();
-    story.groups.retain(|_| kept.next().unwrap_or(false));
-    if let Some(last) = wanted.last {
-        let last = usize::try_from(last).unwrap_or(usize::MAX);
-        let surplus = story.groups.len().saturating_sub(last);
-        story.groups.drain(..surplus);
-    }
-    if story.groups.is_empty() {
-        return Err(ToolError::Argument(match wanted.is_all() {
-            true => "there is no job in these journals".to_owned(),
-            false => "no job in these journals is what was asked for".to_owned(),
-        }));
-    }
-    Ok(())
 }
