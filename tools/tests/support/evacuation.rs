@@ -33,7 +33,7 @@ use super::format::Writer;
 const BEGIN: u64 = 1_767_323_045_000_000_000;
 const MS: u64 = 1_000_000;
 /// No story takes longer, in nanoseconds.
-const LONGEST: u64 = 60_000 * MS;
+const LONGEST: u64 = 300_000 * MS;
 /// The store that all hosts reach.
 const STORE: &str = "etcd";
 /// Room for the batches of one migration in a segment, in bytes.
