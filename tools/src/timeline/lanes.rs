@@ -201,12 +201,12 @@ impl<'a> Lanes<'a> {
                 fact(&format!("operator: {}", resolved.decision))
             }
             RecordBody::StoreIntended(intended) => match intended.change {
-                KeyChange::Create(value) | KeyChange::Replace { to: value, .. } => {
+                KeyChange::Create(value) | KeyChange::Replace { new: value, .. } => {
                     fact(&format!("to the store: {}", key(&value)))
                 }
                 KeyChange::Delete => Some((FACTS, "to the store: delete".to_owned(), "flag muted")),
             },
-            RecordBody::StoreRead(read) => fact(&format!("store: {}", key(&read.value))),
+            RecordBody::StoreRead(read) => fact(&format!("store: {}", key(&read.key))),
             RecordBody::VerdictGiven(given) => fact(&format!("verdict {}", given.outcome)),
             RecordBody::JobEnded(ended) => fact(&format!("end: {}", ended.result)),
             RecordBody::MigrationForgotten(_) => {

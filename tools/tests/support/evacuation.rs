@@ -515,10 +515,10 @@ impl World {
                     StoreRequest::Change(KeyChange::Create(value)) if before.is_none() => {
                         self.keys.insert(migration, value);
                     }
-                    StoreRequest::Change(KeyChange::Replace { from, to })
-                        if before == Some(from) =>
+                    StoreRequest::Change(KeyChange::Replace { expected, new })
+                        if before == Some(expected) =>
                     {
-                        self.keys.insert(migration, to);
+                        self.keys.insert(migration, new);
                     }
                     StoreRequest::Change(KeyChange::Delete) => {
                         self.keys.remove(&migration);
