@@ -23,6 +23,7 @@ mod rule;
 mod source;
 mod state;
 mod store;
+mod suppose;
 mod told;
 mod turn;
 mod view;
@@ -41,6 +42,7 @@ pub use interface::*;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
 pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
+pub use suppose::{can_say, suppose_answer, suppose_key, suppose_look, suppose_verdict};
 pub use told::{OpenJob, Told};
 
 use live::{Eyes, Live, Pending};

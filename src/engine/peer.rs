@@ -15,6 +15,7 @@ use super::Rule;
 use super::decide::{is_confirmed, is_safe};
 use super::live::{Asked, Pending};
 use super::state::{Domain, awaits_prepare, ran_on};
+use super::suppose::{outcome_told, taken};
 use super::turn::{Turn, longer};
 use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
 
@@ -247,15 +248,14 @@ impl Turn<'_> {
         };
         let state = &migration.state;
         let role = state.terms.role;
+        let authority = state.terms.authority;
         let granted = state.granted.is_some();
         let open = state.open;
         let is_waiting = state.terms.authority == Authority::Manager && !state.committed;
         let damaged = self
             .domain(migration.domain)
             .is_some_and(|domain| domain.state.damaged);
-        let answer = match (role, answer) {
-            // It prepared, and its outcome is not known here: it cannot have forgotten honestly.
-            (Role::Source, PeerAnswer::NoSuchMigration) if granted && open => PeerAnswer::Amnesia,
+        let answer = match (role, taken(role, answer, granted, open)) {
             (
                 Role::Destination,
                 PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed,
@@ -294,24 +294,11 @@ impl Turn<'_> {
             };
             self.record(id, RecordBody::PeerHeard(heard));
         }
-        let by_store = self
-            .migration(id)
-            .is_some_and(|known| known.state.terms.authority == Authority::Store);
-        if by_store && changed && role == Role::Source {
+        if authority == Authority::Store && changed && role == Role::Source {
             // The destination decides nothing; that it says something new, the key may tell why.
             self.read_key_soon(id);
         }
-        let outcome = match (role, answer) {
-            _ if by_store => None,
-            (Role::Source, PeerAnswer::Started | PeerAnswer::Split | PeerAnswer::Lost)
-                if granted =>
-            {
-                Some(Outcome::Committed)
-            }
-            // Where the other side's journal stood may be lost: a shorter one may say so.
-            (Role::Source, PeerAnswer::Aborted) if granted && !damaged => Some(Outcome::Aborted),
-            _ => None,
-        };
+        let outcome = outcome_told(role, authority, answer, granted, damaged);
         let known = self.migration(id).and_then(|known| known.state.outcome);
         if let (Some(outcome), None, true) = (outcome, known, open) {
             let learned = OutcomeLearned {

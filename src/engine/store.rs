@@ -7,11 +7,12 @@
 
 use journal_format::number::MigrationId;
 use journal_format::record::{
-    Authority, Cookie, JobResult, KeyChange, KeyValue, MigrationState, Outcome, OutcomeLearned,
-    RecordBody, Role, StoreAnswer, StoreIntended, StoreRead,
+    Authority, Cookie, JobResult, KeyChange, KeyValue, MigrationState, OutcomeLearned, RecordBody,
+    Role, StoreAnswer, StoreIntended, StoreRead,
 };
 
 use super::live::Asked;
+use super::suppose::outcome_read;
 use super::turn::{Turn, longer};
 use super::{Message, PeerRequest, Rule, StoreFailure, StoreRequest, StoreResult};
 
@@ -145,16 +146,7 @@ impl Turn<'_> {
         if is_deleted {
             return self.forget_for_good(id);
         }
-        let outcome = match answer {
-            StoreAnswer::Started => Some(Outcome::Committed),
-            StoreAnswer::Aborted => Some(Outcome::Aborted),
-            StoreAnswer::NotRead
-            | StoreAnswer::Unreachable
-            | StoreAnswer::Absent
-            | StoreAnswer::Older
-            | StoreAnswer::Committed
-            | StoreAnswer::Foreign => None,
-        };
+        let outcome = outcome_read(answer);
         if let (Some(outcome), true) = (outcome, awaits_outcome) {
             let learned = OutcomeLearned {
                 migration: id,

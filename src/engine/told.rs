@@ -53,6 +53,13 @@ impl Told {
         self.0.replay_one(entry);
     }
 
+    /// Lets a restart say again what was decided before: a rule that still holds is recorded only once.
+    pub fn forget_decisions(&mut self) {
+        for migration in self.0.migrations.values_mut() {
+            migration.state.last_rule = None;
+        }
+    }
+
     /// The records between the two ends of a checkpoint that restates this, the first of which is the one
     /// behind the LSN `begun`.
     #[must_use]

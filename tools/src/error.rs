@@ -58,6 +58,8 @@ pub(crate) enum ToolError {
     Follow(FollowError),
     /// A file could not be read.
     File { path: PathBuf, source: io::Error },
+    /// A file could not be written.
+    Write { path: PathBuf, source: io::Error },
     /// Another program could not be run.
     Program { path: PathBuf, source: io::Error },
     /// An argument makes no sense.
@@ -78,6 +80,7 @@ impl fmt::Display for ToolError {
             ToolError::Repair(error) => error.fmt(f),
             ToolError::Follow(error) => error.fmt(f),
             ToolError::File { path, source } => write!(f, "reading {}: {source}", path.display()),
+            ToolError::Write { path, source } => write!(f, "writing {}: {source}", path.display()),
             ToolError::Program { path, source } => {
                 write!(f, "running {}: {source}", path.display())
             }

@@ -3,14 +3,19 @@
 //! Invariant (P7): what is shown comes from the journal alone; the rule is found again by the very
 //! code that decides, from the recorded evidence.
 
+pub(crate) mod otherwise;
+mod whatif;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 use journal_format::number::Lsn;
-use journal_format::record::{Decided, Decoded, MigrationHistories, OperatorResolved, RecordBody};
-use phase_journal::engine::{Rule, decide, decide_over, disagreement};
+use journal_format::record::{
+    Decided, Decoded, MigrationHistories, OperatorResolved, RecordBody, StoreAnswer,
+};
+use phase_journal::engine::{Rule, disagreement};
 use phase_journal::journal::read::{Ending, Gap};
 use serde_json::{Value, json};
 
@@ -18,6 +23,10 @@ use crate::error::{Found, ToolError};
 use crate::past::{Item, Past, Recorded};
 use crate::text::{plain, time};
 use crate::words;
+use otherwise::{otherwise, rule};
+use whatif::{Restart, Supposed, Word};
+
+pub(crate) use whatif::Look;
 
 /// What to explain.
 #[derive(Debug, Args)]
@@ -30,6 +39,46 @@ pub(crate) struct ExplainArgs {
     /// Only this job (the LSN of its first record)
     #[arg(long, value_name = "LSN")]
     job: Option<u64>,
+    /// As if the sidecar had crashed after this record, and its host's QEMUs had not
+    #[arg(long, value_name = "LSN")]
+    at: Option<u64>,
+    /// As if QEMU showed this after a restart: dead, mute, or states such as postmigrate,completed
+    /// (else as it was last seen)
+    #[arg(long, value_name = "STATES", value_parser = Look::parse)]
+    observe: Option<Look>,
+    /// As if the other side said this: committed, aborted, undecided, unreachable, amnesia, or any of the
+    /// engine's words (else it is not heard)
+    #[arg(long, value_name = "WORD", value_parser = Word::parse)]
+    peer: Option<Word>,
+    /// As if the key in the store said this, where a store is the authority (else it is not read)
+    #[arg(long, value_name = "WORD", value_parser = store_word)]
+    store: Option<StoreAnswer>,
+}
+
+fn store_word(text: &str) -> Result<StoreAnswer, String> {
+    StoreAnswer::from_name(text).ok_or_else(|| {
+        let words: Vec<&str> = StoreAnswer::ALL.iter().map(|word| word.name()).collect();
+        format!(
+            "the key in the store never says '{text}'; it says {}",
+            words.join(", ")
+        )
+    })
+}
+
+impl ExplainArgs {
+    /// What is supposed, if anything is.
+    fn supposed(&self) -> Option<Supposed> {
+        let any = self.at.is_some()
+            || self.observe.is_some()
+            || self.peer.is_some()
+            || self.store.is_some();
+        any.then(|| Supposed {
+            at: self.at.map(Lsn),
+            look: self.observe.clone().unwrap_or_default(),
+            word: self.peer,
+            store: self.store,
+        })
+    }
 }
 
 /// Records of open jobs that are kept for citing, at the most.
@@ -42,6 +91,14 @@ struct Explained {
     cited: Vec<Recorded>,
     /// For an operator's word.
     resolved: Option<OperatorResolved>,
+}
+
+/// A decision as it would have been.
+struct Would<'a> {
+    job: &'a whatif::Job,
+    decided: &'a Decided,
+    histories: Option<&'a MigrationHistories>,
+    cited: Vec<&'a Recorded>,
 }
 
 /// How the recorded rule compares with the one found again.
@@ -77,11 +134,7 @@ impl Explained {
             None => Again::Unknown,
             Some(Rule::OperatorResolved) => Again::Operator,
             recorded => {
-                let evidence = &self.decided.evidence;
-                let found = match self.histories() {
-                    Some(histories) => decide_over(evidence, histories),
-                    None => decide(evidence),
-                };
+                let found = rule(&self.decided.evidence, self.histories());
                 if found == recorded {
                     Again::Same
                 } else {
@@ -98,6 +151,9 @@ pub(crate) fn run(
     json: bool,
     out: &mut impl Write,
 ) -> Result<Found, ToolError> {
+    if let Some(supposed) = args.supposed() {
+        return suppose(args, &supposed, json, out);
+    }
     let Read {
         explained,
         open,
@@ -132,7 +188,7 @@ pub(crate) fn run(
             writeln!(out, "  {}", words::line(last))?;
             writeln!(
                 out,
-                "  what follows depends on what QEMU shows and the other side says, which no journal knows"
+                "  what follows depends on what QEMU shows and the other side says: suppose it with --observe and --peer"
             )?;
         }
     }
@@ -244,24 +300,8 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
             plain(&resolved.statement)
         )?;
     }
-    for (what, was) in words::evidence(&decided.evidence) {
-        writeln!(out, "  {what:<9} {}", plain(&was))?;
-    }
-    if let Some(histories) = one.histories() {
-        let histories = &histories.histories;
-        let said = disagreement(&decided.evidence, histories);
-        writeln!(out, "  over      {} histories: {said}", histories.len())?;
-    }
-    for cited in &one.cited {
-        writeln!(out, "  record  {}", words::line(cited))?;
-    }
-    if let Some(rule) = Rule::from_name(&decided.rule) {
-        let settled_by = rule.text().settled_by;
-        if !settled_by.is_empty() {
-            writeln!(out, "  settled   by {settled_by}")?;
-        }
-        writeln!(out, "  libvirt   {}", rule.text().libvirt)?;
-    }
+    let cited: Vec<&Recorded> = one.cited.iter().collect();
+    reasons(decided, one.histories(), &cited, out)?;
     let again = match one.again() {
         Again::Same => "reproduced from the evidence".to_owned(),
         Again::Operator => "an operator's word: follows from no rule".to_owned(),
@@ -275,6 +315,150 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
     };
     writeln!(out, "  again     {again}\n")?;
     Ok(())
+}
+
+/// What a decision rests on, what would settle it, what other evidence would have led to, and what
+/// libvirt does.
+fn reasons(
+    decided: &Decided,
+    histories: Option<&MigrationHistories>,
+    cited: &[&Recorded],
+    out: &mut impl Write,
+) -> Result<(), ToolError> {
+    for (what, was) in words::evidence(&decided.evidence) {
+        writeln!(out, "  {what:<9} {}", plain(&was))?;
+    }
+    if let Some(restated) = histories {
+        let histories = &restated.histories;
+        let said = disagreement(&decided.evidence, histories);
+        writeln!(out, "  over      {} histories: {said}", histories.len())?;
+    }
+    for cited in cited {
+        writeln!(out, "  record  {}", words::line(cited))?;
+    }
+    let Some(rule) = Rule::from_name(&decided.rule) else {
+        return Ok(());
+    };
+    let settled_by = rule.text().settled_by;
+    if !settled_by.is_empty() {
+        writeln!(out, "  settled   by {settled_by}")?;
+    }
+    // An operator's word does not follow from the evidence.
+    if rule != Rule::OperatorResolved {
+        for other in otherwise(&decided.evidence, histories) {
+            writeln!(out, "  otherwise {}", other.text())?;
+        }
+    }
+    writeln!(out, "  libvirt   {}", rule.text().libvirt)?;
+    Ok(())
+}
+
+/// What a restart would decide with what is supposed.
+fn suppose(
+    args: &ExplainArgs,
+    supposed: &Supposed,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Found, ToolError> {
+    let wants = |job: Lsn, name: Option<&str>| {
+        args.job.is_none_or(|wanted| job == Lsn(wanted))
+            && args
+                .domain
+                .as_deref()
+                .is_none_or(|wanted| name == Some(wanted))
+    };
+    let (restart, cited) = whatif::restart(&args.directory, supposed, wants)?;
+    if json {
+        let jobs: Vec<Value> = restart.jobs.iter().map(job_json).collect();
+        writeln!(out, "{}", json!({"last": restart.last, "jobs": jobs}))?;
+    } else {
+        supposed_text(&restart, &cited, out)?;
+    }
+    let is_held = |job: &whatif::Job| job.effect.is_none() && job.ended.is_none();
+    Ok(match restart.damaged || restart.jobs.iter().any(is_held) {
+        true => Found::Something,
+        false => Found::Nothing,
+    })
+}
+
+fn supposed_text(
+    restart: &Restart,
+    cited: &BTreeMap<Lsn, Recorded>,
+    out: &mut impl Write,
+) -> Result<(), ToolError> {
+    writeln!(out, "a restart after record {}:", restart.last)?;
+    if restart.jobs.is_empty() {
+        writeln!(out, "no job is open: there is nothing to decide")?;
+    }
+    for job in &restart.jobs {
+        let name = plain(&job.name);
+        for (decided, histories) in &job.decisions {
+            let would = Would {
+                job,
+                decided,
+                histories: histories.as_ref(),
+                cited: decided
+                    .based_on
+                    .iter()
+                    .filter_map(|lsn| cited.get(lsn))
+                    .collect(),
+            };
+            would_text(&would, out)?;
+        }
+        let then = match (&job.effect, &job.ended) {
+            (Some(effect), _) => format!("it would send: {}", plain(effect)),
+            (None, Some(ended)) => format!("the job would end: {}", plain(ended)),
+            (None, None) if job.unseen => {
+                "it waits: no look at QEMU is recorded; suppose one with --observe".to_owned()
+            }
+            (None, None) if job.decisions.is_empty() => {
+                "it would decide nothing: the migration goes on".to_owned()
+            }
+            (None, None) => {
+                "it would do nothing more until something else is seen or heard".to_owned()
+            }
+        };
+        writeln!(out, "{name} (job {}): {then}\n", job.job)?;
+    }
+    Ok(())
+}
+
+fn would_text(would: &Would<'_>, out: &mut impl Write) -> Result<(), ToolError> {
+    let decided = would.decided;
+    writeln!(
+        out,
+        "{} {} (job {}, supposed)",
+        decided.decision.name().to_uppercase(),
+        plain(&would.job.name),
+        would.job.job
+    )?;
+    writeln!(out, "  rule      {}", plain(&decided.rule))?;
+    writeln!(out, "  because   {}", words::reason(&decided.rule))?;
+    reasons(decided, would.histories, &would.cited, out)
+}
+
+fn job_json(job: &whatif::Job) -> Value {
+    let decision = |(decided, histories): &(Decided, Option<MigrationHistories>)| {
+        json!({
+            "rule": decided.rule,
+            "decision": decided.decision,
+            "reason": words::reason(&decided.rule),
+            "evidence": decided.evidence,
+            "based-on": decided.based_on,
+            "histories": histories.as_ref().map(|restated| &restated.histories),
+            "otherwise": otherwise(&decided.evidence, histories.as_ref())
+                .iter()
+                .map(otherwise::Otherwise::json)
+                .collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "job": job.job,
+        "name": job.name,
+        "decisions": job.decisions.iter().map(decision).collect::<Vec<_>>(),
+        "effect": job.effect,
+        "ended": job.ended,
+    })
 }
 
 fn as_json(one: &Explained) -> Value {
@@ -295,6 +479,10 @@ fn as_json(one: &Explained) -> Value {
         "resolved": one.resolved,
         "reproduced": matches!(one.again(), Again::Same),
     });
+    if text.is_some() && one.decided.rule != Rule::OperatorResolved.name() {
+        let otherwise = otherwise(&decided.evidence, one.histories());
+        explained["otherwise"] = otherwise.iter().map(otherwise::Otherwise::json).collect();
+    }
     if let Some(restated) = one.histories() {
         explained["histories"] = json!(restated.histories);
     }

@@ -7,6 +7,7 @@
 mod agreement;
 mod backwards;
 mod bench;
+mod diff;
 mod dump;
 mod error;
 mod examine;
@@ -17,6 +18,8 @@ mod headers;
 mod hex;
 mod indexed;
 mod inspect;
+mod libvirt;
+mod manual;
 mod merge;
 mod migrate;
 mod online;
@@ -31,6 +34,7 @@ mod source;
 mod stats;
 mod terminal;
 mod text;
+mod timeline;
 mod verify;
 mod when;
 mod words;
@@ -80,6 +84,12 @@ enum Command {
     /// Every decision of a journal: rule, evidence, records, and the proof that it can be made again
     /// (offline)
     Explain(explain::ExplainArgs),
+    /// What happened, as a picture: SVG, a page, or a trace (offline)
+    Timeline(timeline::TimelineArgs),
+    /// Two journals beside each other: both sides of a migration, or a journal and its copy (offline)
+    Diff(diff::DiffArgs),
+    /// What libvirt does at its next start, from its status files, and what this engine would (offline)
+    Libvirt(libvirt::LibvirtArgs),
     /// Make a journal's index anew (offline)
     Reindex(reindex::ReindexArgs),
     /// Copy what can be read of a damaged journal into a new directory (offline)
@@ -112,6 +122,8 @@ enum Command {
     Cancel(online::CancelArgs),
     /// Settle a held domain, on the record
     Resolve(online::ResolveArgs),
+    /// Manual pages, and completions for shells
+    Generate(manual::GenerateArgs),
     /// Measure the journal beside its peers (a program of its own: see tools/bench)
     Bench(bench::BenchArgs),
 }
@@ -124,7 +136,7 @@ struct Name {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match manual::parse::<Cli>() {
         Ok(cli) => cli,
         Err(said) => {
             // Where nobody reads it, the exit code says as much.
@@ -158,6 +170,9 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Stats(args) => stats::run(args, cli.json, out),
         Command::Verify(args) => verify::run(args, cli.json, out),
         Command::Explain(args) => explain::run(args, cli.json, out),
+        Command::Diff(args) => diff::run(args, cli.json, out),
+        Command::Libvirt(args) => libvirt::run(args, cli.json, out),
+        Command::Timeline(args) => timeline::run(args, out),
         Command::Reindex(args) => reindex::run(args, cli.json, out),
         Command::Repair(args) => repair::run(args, cli.json, out),
         Command::Schema => schema::run(out),
@@ -174,6 +189,7 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Verdict(args) => online()?.verdict(args, out),
         Command::Cancel(args) => online()?.cancel(args, out),
         Command::Resolve(args) => online()?.resolve(args, out),
+        Command::Generate(args) => manual::run::<Cli>(args, out),
         Command::Bench(args) => Err(bench::run(args, cli.json)),
     }
 }

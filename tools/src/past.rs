@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use journal_format::batch::BatchHeader;
-use journal_format::number::{Chain, DomainId, Lsn, MigrationId, SegmentNumber};
+use journal_format::number::{Chain, DomainId, JournalId, Lsn, MigrationId, SegmentNumber};
 use journal_format::record::{Decoded, MigrationTerms, Phase, Protocol, RecordBody, Role};
 use phase_journal::journal::OsDisk;
 use phase_journal::journal::decoded::{self, Head};
@@ -118,6 +118,11 @@ impl Past {
     /// The same, with what records before it told.
     pub(crate) fn knowing(self, known: Known) -> Past {
         Past { known, ..self }
+    }
+
+    /// The journal's identity; `None` if no segment's head can be read.
+    pub(crate) fn journal(&self) -> Option<JournalId> {
+        self.reader.journal()
     }
 
     /// The segments, oldest first.

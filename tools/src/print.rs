@@ -265,7 +265,7 @@ fn record_row(recorded: &Recorded) -> String {
 }
 
 /// A record as JSON: where it stands, and all that it says.
-fn record_json(recorded: &Recorded) -> Value {
+pub(crate) fn record_json(recorded: &Recorded) -> Value {
     let batch = &recorded.batch;
     let mut value = json!({
         "lsn": recorded.record.lsn(),
