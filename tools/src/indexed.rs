@@ -26,6 +26,10 @@ const FIRST_MAX: usize = 200;
 /// Places that are asked for in all: what lies behind them is read from the journal.
 const PLACES_MAX: usize = 100_000;
 
+/// A larger index is left alone: opening sled's file takes time and memory by its size (250 MiB: a tenth of a
+/// second and 50 MiB), and going over the journal then begins to print sooner.
+const INDEX_SIZE_MAX: u64 = 128 * 1024 * 1024;
+
 /// Where going over the journal is to go on.
 #[derive(Debug)]
 pub(crate) struct After {
@@ -173,6 +177,11 @@ fn open(disk: &OsDisk, files: &[SegmentFile], domain: &str) -> Option<(Index, Do
     // Opening it writes to it: what belongs to somebody else is left as it is, and to its owner.
     let owner = fs::metadata(&directory).ok()?.uid();
     if owner != rustix::process::geteuid().as_raw() || !disk.is_directory() {
+        return None;
+    }
+    let files_of_index = fs::read_dir(&directory).ok()?;
+    let sizes = files_of_index.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+    if sizes.sum::<u64>() > INDEX_SIZE_MAX {
         return None;
     }
     let index = Index::open_as_it_is(&directory).ok()??;
