@@ -220,7 +220,7 @@ fn words_about_a_migration_that_nobody_knows() {
         ),
         (
             but("authority", json!("store")),
-            "authority store is not offered",
+            "was started without a store",
         ),
         (
             v2.clone(),

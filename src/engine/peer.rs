@@ -415,21 +415,12 @@ impl Turn<'_> {
         let intact = is_intact(seen, envelope.sender) && self.remembers(envelope.saw);
         // A source that lost its journal has lost its migrations too: it neither prepares an old one nor
         // has a licence for it. Whoever does says nothing about the journal that was there before.
-        match &request {
-            PeerRequest::Prepare { .. } if self.is_used(id) => {
-                return self.refuse(token, envelope, "this migration was prepared here before");
-            }
-            PeerRequest::Finish { .. }
-                if seen.is_some_and(|seen| seen.journal != envelope.sender.journal) =>
-            {
-                return self.refuse(token, envelope, NO_LICENCE);
-            }
-            PeerRequest::Prepare { .. }
-            | PeerRequest::Finish { .. }
-            | PeerRequest::Abandon { .. }
-            | PeerRequest::Ask { .. }
-            | PeerRequest::Acknowledge { .. }
-            | PeerRequest::Resume { .. } => {}
+        if matches!(request, PeerRequest::Prepare { .. }) && self.is_used(id) {
+            return self.refuse(token, envelope, "this migration was prepared here before");
+        }
+        let is_stranger = seen.is_some_and(|seen| seen.journal != envelope.sender.journal);
+        if matches!(request, PeerRequest::Finish { .. }) && is_stranger {
+            return self.refuse(token, envelope, NO_LICENCE);
         }
         if !intact {
             if self.migration(id).is_some() {
