@@ -185,7 +185,7 @@ fn source(evidence: &Evidence) -> Option<Rule> {
     }
     match (facts.outcome, facts.granted, facts.abandoned) {
         (Some(Outcome::Committed), _, _) => source_committed(evidence),
-        (Some(Outcome::Aborted), _, _) => Some(source_aborted(evidence)),
+        (Some(Outcome::Aborted), _, _) => source_aborted(evidence),
         (None, true, _) => Some(source_granted(evidence)),
         (None, false, true) => Some(match process {
             Process::Dead => Rule::SourceAbandonedDead,
@@ -288,6 +288,8 @@ fn source_split(evidence: &Evidence) -> Option<Rule> {
         PeerAnswer::Lost => Some(Rule::SourcePostcopyLost),
         // Only the end of the job there, or its QEMU's own word, says this.
         PeerAnswer::Started if broken => Some(Rule::SourcePostcopyWhole),
+        // Nobody is there who would listen again, or say how its half does.
+        PeerAnswer::Amnesia if broken => Some(Rule::SourceGrantedAmnesia),
         PeerAnswer::NotAsked
         | PeerAnswer::Unreachable
         | PeerAnswer::Amnesia
@@ -326,21 +328,27 @@ pub(crate) fn is_confirmed(phase: Phase) -> bool {
     }
 }
 
-fn source_aborted(evidence: &Evidence) -> Rule {
+/// The destination will never run the guest. Its half of a split one went with it only if this QEMU says
+/// that the stream broke: QEMU 7.2 says postcopy-active before it sends the devices, and fails, with the
+/// guest whole, if it cannot.
+fn source_aborted(evidence: &Evidence) -> Option<Rule> {
     let cancelled = evidence.phase == Phase::Confirm3Cancelled;
     let status = status_class(evidence.observed.migration.as_ref());
     let stopped = matches!(
         run_class(evidence.observed.run_state.as_ref()),
         RunClass::FinishMigrate | RunClass::Postmigrate
     );
-    let is_split = stopped && matches!(status, StatusClass::Postcopy | StatusClass::PostcopyBroken);
     match (evidence.observed.process, cancelled) {
-        (Process::Alive, _) if is_split => Rule::SourcePostcopyLost,
-        (Process::Dead, true) => Rule::SourceCancelledDead,
-        (Process::Dead, false) => Rule::SourceGrantedDeadSettled,
-        (Process::Mute, _) => Rule::QemuMute,
-        (Process::Alive | Process::OtherInstance, true) => Rule::SourceCancelled,
-        (Process::Alive | Process::OtherInstance, false) => Rule::SourceGrantedAborted,
+        (Process::Alive, _) if stopped && status == StatusClass::PostcopyBroken => {
+            Some(Rule::SourcePostcopyLost)
+        }
+        // It breaks, or fails: the destination's QEMU is gone.
+        (Process::Alive, _) if stopped && status == StatusClass::Postcopy => None,
+        (Process::Dead, true) => Some(Rule::SourceCancelledDead),
+        (Process::Dead, false) => Some(Rule::SourceGrantedDeadSettled),
+        (Process::Mute, _) => Some(Rule::QemuMute),
+        (Process::Alive | Process::OtherInstance, true) => Some(Rule::SourceCancelled),
+        (Process::Alive | Process::OtherInstance, false) => Some(Rule::SourceGrantedAborted),
     }
 }
 
@@ -437,8 +445,10 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
         (StatusClass::None | StatusClass::Ended | StatusClass::Cancelling, _) => {
             Some(Rule::SourcePerformGiveUp)
         }
-        // On its way into post-copy (since QEMU 10 by way of `device`): it ends there or fails.
-        (StatusClass::Device, _) if evidence.facts.postcopy => None,
+        // On its way into post-copy (since QEMU 10 by way of `device`): it ends there or fails. QEMU takes
+        // `migrate-continue` a moment before it acts on it: a cancel that is sent because of
+        // pre-switchover may find a split guest, and destroy it.
+        (StatusClass::PreSwitchover | StatusClass::Device, _) if evidence.facts.postcopy => None,
         (StatusClass::Performing | StatusClass::PreSwitchover | StatusClass::Device, _) => give_up,
         (
             StatusClass::Postcopy | StatusClass::PostcopyBroken,

@@ -3,9 +3,10 @@
 //!
 //! The ordinary tests are a slice. All of it is gone through by
 //! `MODEL_CRASHES=1 cargo test --release --lib model -- --nocapture`: each fault by itself and with so
-//! many crashes. Besides, `MODEL_ONLY` takes the scenarios whose title contains it; `MODEL_PROTOCOL`
-//! (`v2`, `v3`) one protocol; `MODEL_DETAIL` (`coarse`, `prompt`, `fine`) and `MODEL_RESTARTS`
-//! (`late`, `anytime`) allow more schedules; `MODEL_ORDER=deepest` takes less memory and tells
+//! many crashes; `each_pair_of_faults` besides two of them together. `MODEL_ONLY` takes the scenarios whose
+//! title contains it; `MODEL_HANDOVER` (`v2`, `v3`, `postcopy`, `newer-postcopy`, `store`) some of them;
+//! `MODEL_DETAIL` (`swift`, `coarse`, `prompt`, `fine`) and `MODEL_RESTARTS` (`late`, `anytime`) allow more
+//! schedules; `MODEL_ORDER=deepest` takes less memory and tells
 //! longer stories; `MODEL_SCENES` cuts a run off, which its line then says. `tools/mutants` prints
 //! what catches each wrong rule (`MODEL_MUTANTS=all`: also the three that need an old journal).
 //! What is left out is said in `scenario`.
@@ -18,6 +19,8 @@ mod mutants;
 mod qemu;
 mod scenario;
 mod scene;
+mod split;
+mod store;
 mod table;
 
 use std::collections::BTreeSet;
@@ -25,11 +28,10 @@ use std::env;
 use std::rc::Rc;
 
 use explore::{Report, explore};
-use journal_format::record::Protocol;
 use mutants::Row;
-use scenario::{Detail, EACH, Faults, NONE, Order, Restarts, Scenario};
+use scenario::{Detail, EACH, Faults, Handover, NONE, Order, Restarts, Scenario};
 
-use table::{FACTS, TABLE, UNTOLD};
+use table::{FACTS, UNTOLD, table};
 
 use crate::engine::Rule;
 
@@ -52,13 +54,14 @@ fn crashes() -> Option<u8> {
 }
 
 /// A scenario as the environment wants it.
-fn scenario(protocol: Protocol, name: &'static str, faults: Faults) -> Scenario {
-    let mut scenario = Scenario::new(protocol, name, faults);
+fn scenario(handover: Handover, name: &'static str, faults: Faults) -> Scenario {
+    let mut scenario = Scenario::new(handover, name, faults);
     match setting("MODEL_DETAIL").as_deref() {
-        None | Some("coarse") => {}
+        None | Some("swift") => {}
+        Some("coarse") => scenario.detail = Detail::Coarse,
         Some("prompt") => scenario.detail = Detail::Prompt,
         Some("fine") => scenario.detail = Detail::Fine,
-        Some(other) => panic!("MODEL_DETAIL: coarse, prompt or fine, not '{other}'"),
+        Some(other) => panic!("MODEL_DETAIL: swift, coarse, prompt or fine, not '{other}'"),
     }
     match setting("MODEL_RESTARTS").as_deref() {
         None | Some("late") => {}
@@ -96,32 +99,39 @@ fn check(scenarios: impl IntoIterator<Item = Scenario>) {
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
-/// For both protocols, or the one that was asked for.
-fn both(one: impl Fn(Protocol) -> Scenario) -> Vec<Scenario> {
-    let only = setting("MODEL_PROTOCOL");
-    let is_wanted = |protocol: &Protocol| {
+/// For each handover, or the ones that were asked for.
+fn all(one: impl Fn(Handover) -> Scenario) -> Vec<Scenario> {
+    let only = setting("MODEL_HANDOVER");
+    let is_wanted = |handover: &Handover| {
         only.as_ref()
-            .is_none_or(|only| *only == protocol.to_string())
+            .is_none_or(|only| only.split(',').any(|one| one == handover.to_string()))
     };
-    let protocols = [Protocol::V3, Protocol::V2].into_iter();
-    protocols.filter(is_wanted).map(one).collect()
+    let all = Handover::ALL.into_iter().filter(is_wanted).map(one);
+    all.filter(|one| one.faults.may_befall(one.handover))
+        .collect()
 }
 
 #[test]
 fn a_migration_settles_in_every_detail() {
-    let details = [Detail::Coarse, Detail::Prompt, Detail::Fine];
-    check(details.into_iter().flat_map(|detail| {
-        both(|protocol| Scenario {
+    let every = setting("MODEL_DETAIL").is_none();
+    let details = [Detail::Swift, Detail::Coarse, Detail::Prompt, Detail::Fine];
+    check(details.into_iter().filter(|_| every).flat_map(|detail| {
+        let all = all(|handover| Scenario {
             detail,
-            ..scenario(protocol, "nothing", NONE)
-        })
+            ..scenario(handover, "nothing", NONE)
+        });
+        // What is longest is no other in detail.
+        let is_short = |one: &Scenario| matches!(one.handover, Handover::V2 | Handover::V3);
+        let is_plain = matches!(detail, Detail::Swift | Detail::Coarse);
+        all.into_iter()
+            .filter(move |one| is_plain || is_short(one) || crashes().is_some())
     }));
 }
 
 #[test]
 fn each_fault_alone() {
     let each = EACH.into_iter();
-    check(each.flat_map(|(name, faults)| both(|protocol| scenario(protocol, name, faults))));
+    check(each.flat_map(|(name, faults)| all(|handover| scenario(handover, name, faults))));
 }
 
 #[test]
@@ -130,38 +140,73 @@ fn each_fault_alone_and_a_paused_guest() {
     let each = EACH.into_iter();
     let each = each.filter(|(_, faults)| crashes().is_some() || faults.mutes == [0, 0]);
     check(each.flat_map(|(name, faults)| {
-        both(|protocol| Scenario {
+        all(|handover| Scenario {
             paused: true,
-            ..scenario(protocol, name, faults)
+            ..scenario(handover, name, faults)
         })
     }));
 }
 
 #[test]
 fn each_fault_and_a_crash() {
-    // Without being asked for more, those that take a second.
-    const ORDINARY: [&str; 2] = ["nothing", "destination journal lost"];
+    // Without being asked for more, what takes a second.
     let asked = crashes();
     let each = EACH.into_iter();
-    let each = each.filter(|(name, _)| asked.is_some() || ORDINARY.contains(name));
+    let each = each.filter(|(name, _)| asked.is_some() || *name == "nothing");
     check(each.flat_map(|(name, faults)| {
         let crashes = asked.unwrap_or(1);
-        both(|protocol| scenario(protocol, name, Faults { crashes, ..faults }))
+        let all = all(|handover| scenario(handover, name, Faults { crashes, ..faults }));
+        let is_short = |one: &Scenario| matches!(one.handover, Handover::V2 | Handover::V3);
+        all.into_iter()
+            .filter(move |one| asked.is_some() || is_short(one))
+    }));
+}
+
+/// Two faults of different kinds, or one on each side.
+#[test]
+fn each_pair_of_faults() {
+    // Without being asked for more, what a `cont` and a death have to do with each other.
+    const ORDINARY: [&str; 5] = [
+        "cont refused",
+        "cont unknown",
+        "device fails",
+        "source QEMU dies",
+        "destination QEMU dies",
+    ];
+    let asked = crashes();
+    let is_wanted = |(name, _): &&(&str, Faults)| asked.is_some() || ORDINARY.contains(name);
+    let wanted: Vec<_> = EACH.iter().filter(is_wanted).collect();
+    let pairs = wanted.iter().enumerate().flat_map(|(number, one)| {
+        let others = wanted[number + 1..].iter();
+        others.filter_map(|other| Some((one.1, other.1, one.1.with(&other.1)?)))
+    });
+    check(pairs.flat_map(|(one, other, faults)| {
+        let crashes = asked.unwrap_or(0);
+        let all = all(|handover| scenario(handover, "a pair", Faults { crashes, ..faults }));
+        let may_befall = move |scene: &Scenario| {
+            let is_short = matches!(scene.handover, Handover::V2 | Handover::V3);
+            let both = one.may_befall(scene.handover) && other.may_befall(scene.handover);
+            both && (asked.is_some() || is_short)
+        };
+        all.into_iter().filter(may_befall)
     }));
 }
 
 #[test]
 fn crashes_of_a_paused_guest() {
     let crashes = crashes().unwrap_or(1);
-    check(both(|protocol| Scenario {
+    let asked = self::crashes().is_some();
+    let all = all(|handover| Scenario {
         paused: true,
-        ..scenario(protocol, "nothing", Faults { crashes, ..NONE })
-    }));
+        ..scenario(handover, "nothing", Faults { crashes, ..NONE })
+    });
+    let is_short = |one: &Scenario| matches!(one.handover, Handover::V2 | Handover::V3);
+    check(all.into_iter().filter(|one| asked || is_short(one)));
 }
 
 #[test]
 fn every_rule_has_a_mutant() {
-    let mutated: BTreeSet<&str> = TABLE.iter().map(|row| row.name).collect();
+    let mutated: BTreeSet<&str> = table().map(|row| row.name).collect();
     for rule in Rule::all() {
         let is_untold = UNTOLD.iter().any(|(one, _)| *one == rule);
         let name = rule.name();
@@ -174,7 +219,7 @@ fn every_rule_has_a_mutant() {
     for fact in FACTS {
         assert!(mutated.contains(fact), "{fact}: no mutant");
     }
-    for row in TABLE.iter().filter(|row| !FACTS.contains(&row.name)) {
+    for row in table().filter(|row| !FACTS.contains(&row.name)) {
         assert_eq!(
             row.mutant.of.map(Rule::name),
             Some(row.name),
@@ -186,32 +231,42 @@ fn every_rule_has_a_mutant() {
 
 /// A mutant's line of the report; the error says how it got away.
 fn catch(row: &Row) -> Result<String, String> {
-    let mut scenario = scenario(row.protocol, row.name, row.faults);
-    if row.faults.rollbacks != [0, 0] || row.faults.damages != [0, 0] {
-        // Nearest first would go through all copies of a journal that there can be.
-        scenario.order = Order::Deepest;
-    }
-    let scenario = Rc::new(scenario);
-    let report = mutants::with(row.mutant, || explore(&scenario, SCENES_MAX));
     let told = format!(
-        "{:<32} {:<58} {} {:<32}",
+        "{:<32} {:<58} {:<14} {:<32}",
         row.name,
         row.does,
-        row.protocol,
+        row.handover,
         row.faults.to_string()
     );
-    let Some(violation) = report.violation else {
-        return Err(format!("{told} passes in {} scenes", report.scenes));
-    };
-    let what = violation.lines().next().unwrap_or_default();
-    if !what.starts_with(row.breaks) {
-        return Err(format!("{told} breaks not {} but {what}", row.breaks));
+    let mut scenes = 0;
+    let mut other = None;
+    // What nobody sees who looks at once is seen in more detail.
+    for detail in [Detail::Swift, Detail::Coarse] {
+        let mut scenario = scenario(row.handover, row.name, row.faults);
+        scenario.detail = detail;
+        if row.faults.rollbacks != [0, 0] || row.faults.damages != [0, 0] {
+            // Nearest first would go through all copies of a journal that there can be.
+            scenario.order = Order::Deepest;
+        }
+        let scenario = Rc::new(scenario);
+        let report = mutants::with(row.mutant, || explore(&scenario, SCENES_MAX));
+        scenes += report.scenes;
+        let Some(violation) = report.violation else {
+            continue;
+        };
+        let what = violation.lines().next().unwrap_or_default();
+        if what.starts_with(row.breaks) {
+            let (breaks, schedule) = (row.breaks, report.schedule);
+            return Ok(format!(
+                "{told} {breaks} {schedule:>4} steps {scenes:>7} scenes"
+            ));
+        }
+        other = Some(what.to_owned());
     }
-    let (scenes, schedule) = (report.scenes, report.schedule);
-    Ok(format!(
-        "{told} {} {schedule:>4} steps {scenes:>7} scenes",
-        row.breaks
-    ))
+    Err(match other {
+        Some(what) => format!("{told} breaks not {} but {what}", row.breaks),
+        None => format!("{told} passes in {scenes} scenes"),
+    })
 }
 
 #[test]
@@ -221,7 +276,7 @@ fn every_mutant_is_caught() {
     // Those with an old journal take as long as all others together.
     let all = setting("MODEL_MUTANTS").is_some();
     let is_quick = |row: &&Row| row.faults.rollbacks[0] + row.faults.damages[0] == 0;
-    for row in TABLE.iter().filter(|row| all || is_quick(row)) {
+    for row in table().filter(|row| all || is_quick(row)) {
         match catch(row) {
             Ok(line) => println!("{line}"),
             Err(line) => escaped.push(line),

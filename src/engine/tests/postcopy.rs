@@ -431,3 +431,71 @@ fn a_whole_copy_without_a_licence_is_held_when_its_source_is_gone() {
     }
     assert!(visited > 0, "no such moment");
 }
+
+/// QEMU 7.2 says postcopy-active before it sends the devices: a destination that died before that took
+/// nothing with it. Only a stream that broke is a half that is gone.
+#[test]
+fn a_source_that_could_not_send_the_devices_goes_on() {
+    let mut world = World::of_postcopy(0);
+    world.stall = Some(|at, command| at == A && matches!(command, EffectCommand::MigrateContinue));
+    world.migrate(A);
+    world.run_for(2_000);
+    world.kill(B);
+    world.set_status(A, MigrationStatus::PostcopyActive);
+    world.stalled.clear();
+    world.crash(A);
+    world.restart(A);
+    world.run_for(SETTLE_MS);
+    assert!(world.hosts[A].qemu.alive, "{}", world.story());
+    world.end_migration(A, MigrationStatus::Failed);
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "the devices were not sent");
+    assert_eq!(world.running(), vec![A]);
+}
+
+/// QEMU takes `migrate-continue` a moment before it shows it: whoever comes back and sees pre-switchover
+/// goes on, and sends no cancel that might find a split guest.
+#[test]
+fn a_source_that_may_have_gone_over_goes_forward() {
+    let mut world = World::of_postcopy(0);
+    world.stall = Some(|at, command| at == A && matches!(command, EffectCommand::MigrateContinue));
+    world.migrate(A);
+    world.run_for(2_000);
+    world.crash(A);
+    world.restart(A);
+    world.run_for(2_000);
+    assert_eq!(
+        world.hosts[A].qemu.status,
+        MigrationStatus::PreSwitchover,
+        "{}",
+        world.story()
+    );
+    assert!(!cancels(&world, A), "{}", world.story());
+    world.unstall();
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "went over");
+    assert_eq!(world.running(), vec![B]);
+}
+
+/// Where the journal that knows of the other half is lost, nobody listens again: that is a hold, and said.
+#[test]
+fn a_destination_that_forgot_the_split_guest_is_waited_for() {
+    let mut world = World::of_postcopy(1);
+    world.stall =
+        Some(|at, command| at == B && matches!(command, EffectCommand::MigrateRecover { .. }));
+    world.migrate(A);
+    world.run_for(5_000);
+    assert_eq!(
+        world.hosts[A].qemu.status,
+        MigrationStatus::PostcopyPaused,
+        "{}",
+        world.story()
+    );
+    world.crash(B);
+    world.hosts[B].lose_journal();
+    world.restart(B);
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.held(A), Some("source-granted-amnesia"));
+    assert_eq!(world.broken, None, "{}", world.story());
+    assert!(world.hosts.iter().all(|host| host.qemu.alive));
+}

@@ -608,8 +608,12 @@ fn postcopy_rows() -> Vec<(Evidence, Option<Rule>)> {
     let active = || M::PostcopyActive;
     let broken = || M::PostcopyPaused;
     vec![
-        // The source: pre-switchover is the last way back.
-        (source(M::PreSwitchover), Some(Rule::SourcePerformGiveUp)),
+        // The source: pre-switchover is the last way back, until the intent to leave it: QEMU may be past it.
+        (source(M::PreSwitchover), None),
+        (
+            perform(R::FinishMigrate, M::PreSwitchover),
+            Some(Rule::SourcePerformGiveUp),
+        ),
         (source(M::Device), None),
         (source(M::Failed), Some(Rule::SourcePerformGiveUp)),
         (source(active()), Some(Rule::SourcePerformPostcopy)),
@@ -642,8 +646,18 @@ fn postcopy_rows() -> Vec<(Evidence, Option<Rule>)> {
             Some(Rule::SourceGrantedStarted),
         ),
         (
+            started_there(broken()).heard(P::Amnesia),
+            Some(Rule::SourceGrantedAmnesia),
+        ),
+        (
             granted(broken()).outcome(Outcome::Aborted),
             Some(Rule::SourcePostcopyLost),
+        ),
+        // QEMU 7.2 says so before it sends the devices: it may fail, and then the guest is here.
+        (granted(active()).outcome(Outcome::Aborted), None),
+        (
+            granted(M::Failed).outcome(Outcome::Aborted),
+            Some(Rule::SourceGrantedAborted),
         ),
         (
             started_there(active()).dead(),

@@ -1,26 +1,31 @@
 //! Which scenes are alike: everything that can make a difference later, and nothing else.
 //!
 //! Invariant: every structure is taken apart field by field without a rest, so that a new field of the
-//! engine must be placed here. Three things are made relative. LSNs are replaced by their rank among
-//! all LSNs of that journal in the scene: the engine only compares them, and new ones are higher than
-//! all. Points in time are replaced by how many ticks they are away. Tokens are replaced by the order
-//! in which they are met. Left out is what is only shown (views, the records that a decision cites).
+//! engine must be placed here. These are made relative:
+//! - how far a journal is, in a position or at an opening: replaced by its rank among all such LSNs of that
+//!   journal in the scene. The engine only compares them, and new ones are higher than all;
+//! - epochs and openings: by their rank too. An opening that no position in the scene is of is left out
+//!   of the list of openings: the list is only asked whether it has one;
+//! - LSNs that are names (of a job, of an effect), and tokens: by the order in which they are met. The
+//!   engine only asks whether two are the same one;
+//! - points in time: by how many ticks they are away.
+//!
+//! Left out is what is only shown: views, the records that a decision cites, the last rule on record (it
+//! only keeps the same decision from being recorded again), the LSN in a licence.
 //! Not here: how scenes are stored (`explore`).
+
+mod engine;
 
 use std::hash::{Hash, Hasher};
 
-use journal_format::number::{Id128, JournalId, Lsn, Position};
-use journal_format::record::{
-    Cookie, DomainState, EffectCommand, EffectResult, MigrationState, MigrationTerms, Opening,
-};
+use journal_format::number::{Epoch, Id128, JournalId, Lsn, OpeningId, Position};
+use journal_format::record::{ClaimSeen, Cookie, EffectCommand, EffectResult, Opening};
 
 use super::qemu::{Qemu, Stream};
 use super::scenario::Faults;
 use super::scene::{Ask, Durable, Host, Request, Scene, Stray, Way};
-use crate::engine::histories::Histories;
-use crate::engine::live::{Eyes, Key, Live, Pending};
-use crate::engine::state::{Domain, Migration, State};
-use crate::engine::{Config, Engine, Envelope, Input, PeerRequest, PeerResponse, QemuEvent, Token};
+use super::split::Split;
+use crate::engine::{Envelope, Input, PeerRequest, PeerResponse, QemuEvent, Token};
 
 /// What a scene is reduced to; two scenes with the same one are taken for the same.
 pub(crate) type Fingerprint = u128;
@@ -29,10 +34,30 @@ pub(crate) type Fingerprint = u128;
 #[derive(Debug, Default)]
 struct Canon {
     words: Vec<u64>,
-    /// Words that are LSNs, by journal.
-    places: Vec<(usize, u8, u64)>,
+    /// Words that become ranks: where, among which, and what.
+    places: Vec<(usize, Among, u64)>,
+    /// Lists of openings, to be written when it is known which of them are asked for.
+    lists: Vec<(JournalId, Vec<Opening>)>,
+    names: Vec<(JournalId, Lsn)>,
     tokens: Vec<Token>,
     tick_ms: u64,
+}
+
+/// Numbers that are compared with each other: those of one kind, of the journal whose identity begins
+/// with that byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Among {
+    Lsns(u8),
+    Epochs(u8),
+    Openings(u8),
+}
+
+/// More than most scenes need.
+const WORDS: usize = 512;
+
+/// An opening as a number; identities here are one byte again and again.
+fn opening_number(epoch: Epoch, opening: OpeningId) -> u64 {
+    u64::from(epoch.0) << 8 | u64::from(opening.0.0[0])
 }
 
 /// Mixes what a derived [`Hash`] writes into one word.
@@ -45,8 +70,10 @@ impl Hasher for Mixer {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
         }
     }
 
@@ -82,11 +109,16 @@ pub(crate) fn fingerprint(scene: &Scene) -> Fingerprint {
         stream,
         asks,
         strays,
+        key,
+        key_asks,
+        key_strays,
         broken: _,
         log: _,
         ..
     } = scene;
     let mut canon = Canon {
+        words: Vec::with_capacity(WORDS),
+        places: Vec::with_capacity(WORDS / 4),
         tick_ms: scenario.tick_ms,
         ..Canon::default()
     };
@@ -97,23 +129,36 @@ pub(crate) fn fingerprint(scene: &Scene) -> Fingerprint {
     canon.number(asks.len() as u64);
     asks.iter().for_each(|ask| canon.ask(ask));
     strays.iter().for_each(|stray| canon.stray(stray));
+    canon.plain(key);
+    for ask in key_asks {
+        canon.number(ask.from as u64);
+        canon.request_for_key(ask.request);
+        canon.flags(&[ask.excused]);
+        canon.plain(&ask.result.as_ref().map(|result| result.as_ref().ok()));
+    }
+    canon.number(key_strays.len() as u64);
+    for stray in key_strays {
+        canon.request_for_key(stray.request);
+        canon.flags(&[stray.excused]);
+    }
     canon.finish()
 }
 
 impl Canon {
     fn finish(mut self) -> Fingerprint {
-        let mut known: Vec<(u8, u64)> = self
+        self.write_lists();
+        let mut known: Vec<(Among, u64)> = self
             .places
             .iter()
-            .map(|(_, journal, lsn)| (*journal, *lsn))
+            .map(|(_, among, number)| (*among, *number))
             .collect();
         known.sort_unstable();
         known.dedup();
-        for (place, journal, lsn) in &self.places {
+        for (place, among, number) in &self.places {
             let rank = known
-                .binary_search(&(*journal, *lsn))
+                .binary_search(&(*among, *number))
                 .expect("it was collected");
-            let first = known.partition_point(|(other, _)| other < journal);
+            let first = known.partition_point(|(other, _)| other < among);
             self.words[*place] = (rank - first) as u64;
         }
         let (mut one, mut two) = (0x243F_6A88_85A3_08D3_u64, 0x1319_8A2E_0370_7344_u64);
@@ -152,9 +197,56 @@ impl Canon {
         }
     }
 
-    fn lsn(&mut self, journal: JournalId, lsn: Lsn) {
-        self.places.push((self.words.len(), journal.0.0[0], lsn.0));
+    /// The openings that somebody asks for, each with where it ends.
+    fn write_lists(&mut self) {
+        let asked: Vec<(Among, u64)> = self
+            .places
+            .iter()
+            .map(|(_, among, number)| (*among, *number))
+            .filter(|(among, _)| matches!(among, Among::Openings(_)))
+            .collect();
+        for (journal, openings) in core::mem::take(&mut self.lists) {
+            self.number(0);
+            for (number, one) in openings.iter().enumerate() {
+                let key = opening_number(one.epoch, one.opening);
+                if asked.contains(&(Among::Openings(journal.0.0[0]), key)) {
+                    self.opening(journal, one.epoch, one.opening);
+                    let next = openings.get(number + 1);
+                    self.option(next, |canon, next| canon.lsn(journal, next.first));
+                }
+            }
+        }
+    }
+
+    fn rank(&mut self, among: Among, number: u64) {
+        self.places.push((self.words.len(), among, number));
         self.number(0);
+    }
+
+    /// How far a journal is, or was.
+    fn lsn(&mut self, journal: JournalId, lsn: Lsn) {
+        self.rank(Among::Lsns(journal.0.0[0]), lsn.0);
+    }
+
+    fn epoch(&mut self, journal: JournalId, epoch: Epoch) {
+        self.rank(Among::Epochs(journal.0.0[0]), u64::from(epoch.0));
+    }
+
+    fn opening(&mut self, journal: JournalId, epoch: Epoch, opening: OpeningId) {
+        self.epoch(journal, epoch);
+        let number = opening_number(epoch, opening);
+        self.rank(Among::Openings(journal.0.0[0]), number);
+    }
+
+    /// An LSN that is the name of something.
+    fn name(&mut self, journal: JournalId, lsn: Lsn) {
+        let name = (journal, lsn);
+        let place = self.names.iter().position(|known| *known == name);
+        let place = place.unwrap_or_else(|| {
+            self.names.push(name);
+            self.names.len() - 1
+        });
+        self.number(place as u64);
     }
 
     fn token(&mut self, token: Token) {
@@ -198,6 +290,7 @@ impl Canon {
             unknown,
             not_sent,
             device,
+            breaks,
             deaths,
             journals_lost,
             rollbacks,
@@ -205,11 +298,15 @@ impl Canon {
             mutes,
             foreign,
             stops,
+            key_late,
+            key_repeated,
+            gone,
             early_ticks,
         } = faults;
         self.plain(&(crashes, lost, late, repeated, refused, unknown));
-        self.plain(&(not_sent, device, deaths, journals_lost, rollbacks));
+        self.plain(&(not_sent, device, breaks, deaths, journals_lost, rollbacks));
         self.plain(&(damages, mutes, foreign, stops, early_ticks));
+        self.plain(&(key_late, key_repeated, gone));
     }
 
     fn qemu(&mut self, qemu: &Qemu) {
@@ -223,12 +320,26 @@ impl Canon {
             autostart,
             listening,
             was_running,
+            continued,
+            split,
             newest,
             ran,
             foreign,
             forsaken,
             presumed,
         } = qemu;
+        let Split {
+            told,
+            asked,
+            goes_over,
+            reconnects,
+            partial,
+        } = split;
+        if !alive {
+            // What it was, nothing asks for any more; only how the stream went on that it sent.
+            return self.flags(&[*ran, *foreign, *goes_over]);
+        }
+        self.flags(&[*told, *asked, *goes_over, *reconnects, *partial, *continued]);
         self.flags(&[
             *alive,
             *mute,
@@ -242,6 +353,14 @@ impl Canon {
             *presumed,
         ]);
         self.plain(&(run, status, claim));
+        self.claim(claim);
+    }
+
+    /// A claim is told apart by its epoch, which may be the present one.
+    fn claim(&mut self, claim: &ClaimSeen) {
+        if let ClaimSeen::Present(claim) = claim {
+            self.epoch(claim.journal, claim.epoch);
+        }
     }
 
     fn stream(&mut self, stream: Stream) {
@@ -250,8 +369,9 @@ impl Canon {
             newest,
             loaded,
             broken,
+            silent,
         } = stream;
-        self.flags(&[sent, newest, loaded, broken]);
+        self.flags(&[sent, newest, loaded, broken, silent]);
     }
 
     fn host(&mut self, host: &Host) {
@@ -264,6 +384,7 @@ impl Canon {
             requests,
             inputs,
             orphan,
+            gone,
             connected,
             just_crashed,
             just_grew,
@@ -282,7 +403,7 @@ impl Canon {
                     Request::Perform(effect) => Some(effect),
                 },
                 |canon, effect| {
-                    canon.lsn(journal, effect.intent);
+                    canon.name(journal, effect.intent);
                     canon.command(&effect.command);
                 },
             );
@@ -292,7 +413,7 @@ impl Canon {
             self.input(journal, input);
         }
         self.option(orphan.as_ref(), Canon::command);
-        self.flags(&[*connected, *just_crashed, *just_grew]);
+        self.flags(&[*connected, *just_crashed, *just_grew, *gone]);
     }
 
     fn durable(&mut self, durable: &Durable) {
@@ -302,311 +423,10 @@ impl Canon {
             epoch,
             journal,
         } = durable;
-        self.plain(&(epoch, journal));
+        self.plain(journal);
+        self.epoch(*journal, Epoch(*epoch));
         self.lsn(*journal, *next);
         self.state(*journal, state);
-    }
-
-    fn engine(&mut self, engine: &Engine, now: u64) {
-        let Engine {
-            config,
-            state,
-            next,
-            eyes,
-            live,
-            pending,
-            owners,
-            // Only whether a message was sent that nobody waits for here.
-            ready: _,
-            lossy,
-            no_room,
-        } = engine;
-        let Config {
-            journal,
-            epoch,
-            opening,
-            // Those of the state count.
-            openings: _,
-            // The first of this life: it stands among the openings.
-            next: _,
-            boot: _,
-            peer: _,
-            // The same for everyone.
-            store: _,
-        } = config;
-        self.plain(&(journal, epoch, opening, lossy, no_room));
-        self.lsn(*journal, *next);
-        self.state(*journal, state);
-        for eyes in eyes.values() {
-            self.eyes(eyes, now);
-        }
-        for (name, live) in live {
-            self.plain(name);
-            self.live(live, now);
-        }
-        for pending in pending.values() {
-            self.pending(pending);
-        }
-        for (effect, token) in owners {
-            self.lsn(*journal, *effect);
-            self.token(*token);
-        }
-    }
-
-    fn state(&mut self, journal: JournalId, state: &State) {
-        // What else a state has is found again from these, or is nothing outside of an opening.
-        self.number(state.openings.len() as u64);
-        for opening in &state.openings {
-            let Opening {
-                epoch,
-                opening,
-                first,
-            } = opening;
-            self.plain(&(epoch, opening));
-            self.lsn(journal, *first);
-        }
-        for (id, domain) in state.domains.iter() {
-            self.plain(id);
-            self.domain(journal, domain);
-        }
-        for migration in state.migrations.values() {
-            let Migration {
-                domain: _,
-                state,
-                // What a decision cites.
-                fact: _,
-                seen: _,
-                heard: _,
-                histories,
-            } = migration;
-            self.migration(journal, state);
-            self.option(histories.as_ref(), Canon::histories);
-        }
-    }
-
-    fn histories(&mut self, histories: &Histories) {
-        let Histories { all, writer, cited } = histories;
-        self.plain(&(all, writer, cited.is_some()));
-    }
-
-    fn domain(&mut self, journal: JournalId, domain: &Domain) {
-        let Domain {
-            state,
-            migration,
-            owner_effect,
-            // The checkpoint of the next opening is silent on it.
-            gap: _,
-        } = domain;
-        let DomainState {
-            name: _,
-            qmp: _,
-            instance: _,
-            wanted,
-            definition: _,
-            claim,
-            dead,
-            damaged,
-            // Shown, never looked at.
-            last_job: _,
-        } = state;
-        self.plain(&(wanted, claim, dead, damaged, migration));
-        self.option(owner_effect.as_ref(), |canon, (effect, command)| {
-            canon.lsn(journal, *effect);
-            canon.command(command);
-        });
-    }
-
-    fn migration(&mut self, journal: JournalId, state: &MigrationState) {
-        let MigrationState {
-            job,
-            open,
-            terms,
-            phase,
-            migrate_intended,
-            postcopy_intended,
-            postcopy: is_postcopy,
-            source_touched,
-            granted,
-            abandoned,
-            cancel_asked,
-            committed,
-            started,
-            aborted,
-            outcome,
-            cont,
-            cont_count,
-            in_flight,
-            peer_position,
-            peer_answer,
-            last_rule,
-            key_intent,
-            licence,
-            key_read,
-            verdict,
-        } = state;
-        let MigrationTerms {
-            migration,
-            role,
-            protocol,
-            authority,
-            peer: _,
-            peer_domain: _,
-            uri: _,
-            max_bandwidth: _,
-            downtime_limit: _,
-            postcopy,
-            nonce,
-            store: _,
-            in_doubt_limit: _,
-        } = terms;
-        self.plain(&(migration, role, protocol, authority, postcopy, nonce));
-        self.flags(&[
-            *open,
-            *migrate_intended,
-            *postcopy_intended,
-            *is_postcopy,
-            *source_touched,
-            *abandoned,
-            *cancel_asked,
-            *committed,
-            *started,
-            *aborted,
-        ]);
-        self.plain(&(phase, outcome, cont, cont_count, peer_answer, last_rule));
-        self.plain(&(key_intent, key_read, verdict));
-        self.option(licence.as_ref(), Canon::cookie);
-        self.lsn(journal, *job);
-        self.option(granted.as_ref(), Canon::cookie);
-        self.option(in_flight.as_ref(), |canon, (effect, command)| {
-            canon.lsn(journal, *effect);
-            canon.command(command);
-        });
-        self.option(peer_position.as_ref(), Canon::position);
-    }
-
-    fn eyes(&mut self, eyes: &Eyes, now: u64) {
-        let Eyes {
-            observed,
-            fresh,
-            looking,
-            again,
-            look_at,
-            interval,
-        } = eyes;
-        self.plain(observed);
-        self.flags(&[*fresh, *looking, *again]);
-        self.until(now, *look_at);
-        self.pause(*interval);
-    }
-
-    fn live(&mut self, live: &Live, now: u64) {
-        let Live {
-            recovering,
-            // Only whether the sidecar says that it is ready.
-            decided: _,
-            rule,
-            peer,
-            peer_position,
-            asked,
-            ask_at,
-            ask_delay,
-            effect_at,
-            effect_delay,
-            plan,
-            wish,
-            prepare,
-            resume,
-            listens,
-            waiting,
-            looking,
-            cookie,
-            heard_at,
-            stop_seen,
-            watch_broken,
-            // Only when the journal does slow things.
-            blackout: _,
-            converging,
-            may_converge,
-            recorded,
-            key,
-            verdict,
-        } = live;
-        self.key(key, now);
-        self.option(verdict.as_ref(), |canon, pending| {
-            canon.token(pending.token);
-            canon.plain(&pending.outcome);
-            canon.since(now, pending.since);
-            canon.flags(&[pending.answered]);
-        });
-        self.flags(&[*recovering, *stop_seen, *watch_broken, *may_converge]);
-        self.plain(converging);
-        self.plain(&(rule, peer, recorded));
-        self.option(peer_position.as_ref(), Canon::position);
-        self.option(asked.as_ref(), |canon, asked| canon.number(*asked as u64));
-        self.until(now, *ask_at);
-        self.pause(*ask_delay);
-        self.until(now, *effect_at);
-        self.pause(*effect_delay);
-        self.number(plan.len() as u64);
-        for command in plan {
-            self.command(command);
-        }
-        self.option(*wish, Canon::token);
-        self.option(*prepare, Canon::token);
-        self.option(*resume, Canon::token);
-        self.flags(&[*listens]);
-        self.number(waiting.len() as u64);
-        for (token, since) in waiting {
-            self.token(*token);
-            self.since(now, *since);
-        }
-        self.number(looking.len() as u64);
-        for token in looking {
-            self.token(*token);
-        }
-        self.option(cookie.as_ref(), Canon::cookie);
-        self.since(now, *heard_at);
-    }
-
-    fn key(&mut self, key: &Key, now: u64) {
-        let Key {
-            answer,
-            busy,
-            at,
-            delay,
-            in_doubt_since,
-        } = key;
-        self.plain(answer);
-        self.flags(&[*busy]);
-        self.until(now, *at);
-        self.pause(*delay);
-        self.option(*in_doubt_since, |canon, since| canon.since(now, since));
-    }
-
-    fn pending(&mut self, pending: &Pending) {
-        match pending {
-            Pending::Migrate { token, request: _ } => {
-                self.number(1);
-                self.token(*token);
-            }
-            Pending::Prepare {
-                token,
-                envelope,
-                nonce,
-                request,
-            } => {
-                self.number(2);
-                self.token(*token);
-                self.envelope(envelope);
-                self.plain(nonce);
-                self.request(request);
-            }
-            Pending::SetWanted { token, wanted } => {
-                self.number(3);
-                self.token(*token);
-                self.plain(wanted);
-            }
-        }
     }
 
     fn position(&mut self, position: &Position) {
@@ -616,7 +436,8 @@ impl Canon {
             opening,
             lsn,
         } = position;
-        self.plain(&(journal, epoch, opening));
+        self.plain(journal);
+        self.opening(*journal, *epoch, *opening);
         self.lsn(*journal, *lsn);
     }
 
@@ -629,7 +450,14 @@ impl Canon {
             wanted,
         } = cookie;
         self.plain(&(migration, nonce, authority, wanted));
-        self.position(granted);
+        let Position {
+            journal,
+            epoch,
+            opening: _,
+            lsn: _,
+        } = granted;
+        self.plain(journal);
+        self.epoch(*journal, *epoch);
     }
 
     fn envelope(&mut self, envelope: &Envelope) {
@@ -701,7 +529,7 @@ impl Canon {
             },
             Input::EffectFinished { effect, result } => {
                 self.number(6);
-                self.lsn(journal, *effect);
+                self.name(journal, *effect);
                 self.number(match result {
                     EffectResult::Done => 1,
                     EffectResult::Refused { .. } => 2,

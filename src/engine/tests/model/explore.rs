@@ -91,7 +91,7 @@ type Broken = (u32, Option<Action>, &'static str);
 
 /// Does that happen without any fault, sooner or later?
 fn is_faultless(action: Action) -> bool {
-    !action.crashes
+    action.dies_at == 0
         && match action.kind {
             Kind::Hear
             | Kind::Serve
@@ -101,6 +101,8 @@ fn is_faultless(action: Action) -> bool {
             | Kind::Tick
             | Kind::Restart
             | Kind::Wakes
+            | Kind::KeyServed
+            | Kind::KeyAnswer
             | Kind::Moves(_) => true,
             Kind::ServeRefused
             | Kind::ServeUnknown
@@ -119,8 +121,14 @@ fn is_faultless(action: Action) -> bool {
             | Kind::Mutes
             | Kind::Dies
             | Kind::DeviceFails
+            | Kind::Breaks
+            | Kind::BreaksUnnoticed
             | Kind::ForeignCont
-            | Kind::ForeignStop => false,
+            | Kind::ForeignStop
+            | Kind::KeyLate
+            | Kind::KeyRepeat
+            | Kind::KeyStray
+            | Kind::Goes => false,
         }
 }
 
@@ -167,7 +175,7 @@ impl Explorer {
         let nothing = Action {
             kind: Kind::Restart,
             at: 0,
-            crashes: false,
+            dies_at: 0,
         };
         self.meet(first, 0, nothing, 0);
         while self.came.len() < scenes_max {
@@ -181,8 +189,13 @@ impl Explorer {
             for action in scene.actions() {
                 let mut next = scene.clone();
                 self.steps += 1;
-                if !next.apply(action) {
-                    continue;
+                let died = next.apply_and_die(action);
+                for (dies_at, died) in (1..).zip(died) {
+                    let crash = Action { dies_at, ..action };
+                    if let Some(promise) = died.broken {
+                        return Some((number, Some(crash), promise));
+                    }
+                    self.meet(died, number, crash, depth + 1);
                 }
                 if let Some(promise) = next.broken {
                     return Some((number, Some(action), promise));
@@ -306,8 +319,8 @@ impl Explorer {
 
 fn describe(scene: &Scene, action: Action) -> String {
     let at = usize::from(action.at);
-    let crash = if action.crashes {
-        ", and dies when it is durable"
+    let crash = if action.dies_at > 0 {
+        ", and a sidecar dies when it is durable"
     } else {
         ""
     };
@@ -326,7 +339,17 @@ fn describe(scene: &Scene, action: Action) -> String {
             side(scene.strays[at].from),
             scene.strays[at].request
         ),
-        Kind::Moves(_) | Kind::DeviceFails | Kind::ForeignCont | Kind::ForeignStop => String::new(),
+        Kind::Moves(_)
+        | Kind::DeviceFails
+        | Kind::Breaks
+        | Kind::BreaksUnnoticed
+        | Kind::ForeignCont
+        | Kind::ForeignStop => String::new(),
+        Kind::KeyServed | Kind::KeyAnswer | Kind::KeyLate | Kind::KeyRepeat => {
+            let ask = &scene.key_asks[at];
+            format!("of {} {:?}", side(ask.from), ask.request)
+        }
+        Kind::KeyStray => format!("{:?}", scene.key_strays[at].request),
         _ => side(at).to_owned(),
     };
     format!("{:?} {by}{crash}", action.kind)

@@ -8,11 +8,11 @@ use std::rc::Rc;
 
 use journal_format::number::{Epoch, Lsn, MigrationId, Nonce, OpeningId};
 use journal_format::record::{
-    ContIntent, EffectCommand, EffectResult, Outcome, PeerAnswer, Protocol, RecordBody,
+    ContIntent, EffectCommand, EffectResult, Outcome, PeerAnswer, RecordBody,
 };
 
 use super::qemu::refused;
-use super::scenario::Detail;
+use super::scenario::{Detail, Handover};
 use super::scene::{A, Action, Ask, B, DOMAIN, Durable, Kind, Request, Scene, Stray, Way, id};
 use crate::engine::state::ran_on;
 use crate::engine::{
@@ -21,24 +21,51 @@ use crate::engine::{
 };
 
 impl Scene {
-    /// Lets one thing happen; false if it makes no difference to something else that is in the list.
-    pub(crate) fn apply(&mut self, action: Action) -> bool {
+    /// Lets one thing happen.
+    pub(crate) fn apply(&mut self, action: Action) {
         for at in [A, B] {
             if self.hosts[at].just_grew {
                 self.host(at).just_grew = false;
             }
         }
-        let differs = self.happen(action);
+        self.dies_at = action.dies_at;
+        self.happen(action);
+        self.end(action.dies_at > 0 || action.kind == Kind::Crash);
+    }
+
+    /// The same, and besides each scene in which a sidecar died when records that it made on the way were
+    /// durable, before anything of that step left.
+    pub(crate) fn apply_and_die(&mut self, action: Action) -> Vec<Scene> {
+        self.splits = true;
+        self.apply(action);
+        self.splits = false;
+        let mut died = core::mem::take(&mut self.died);
+        for scene in &mut died {
+            scene.end(true);
+        }
+        died
+    }
+
+    fn end(&mut self, is_crash: bool) {
         for at in [A, B] {
-            while self.hears_at_once(at) {
-                self.hear(at, false);
+            loop {
+                if self.hears_at_once(at) {
+                    self.hear(at);
+                } else if self.looks_at_once(at) {
+                    self.serve(at, Kind::Serve);
+                } else {
+                    break;
+                }
             }
-            let is_crash = action.crashes || action.kind == Kind::Crash;
             if self.hosts[at].just_crashed && !is_crash {
                 self.host(at).just_crashed = false;
             }
         }
-        differs
+    }
+
+    fn looks_at_once(&self, at: usize) -> bool {
+        let front = self.hosts[at].requests.front();
+        self.scenario.detail == Detail::Swift && matches!(front, Some(Request::Look))
     }
 
     /// Is the next thing that the monitor says heard the moment it is there?
@@ -48,20 +75,16 @@ impl Scene {
             (Detail::Prompt, Some(input)) => {
                 matches!(input, Input::Event { .. } | Input::Looked { .. })
             }
-            (Detail::Coarse, Some(_)) => true,
+            (Detail::Swift | Detail::Coarse, Some(_)) => true,
         }
     }
 
-    fn happen(&mut self, action: Action) -> bool {
+    fn happen(&mut self, action: Action) {
         let at = usize::from(action.at);
-        let crashes = action.crashes;
         match action.kind {
-            Kind::Hear => return self.hear(at, crashes),
+            Kind::Hear => self.hear(at),
             Kind::Serve | Kind::ServeRefused | Kind::ServeUnknown | Kind::ServeNotSent => {
                 self.serve(at, action.kind);
-                if crashes {
-                    return self.hear(at, true);
-                }
             }
             Kind::Orphan => {
                 if let Some(command) = self.host(at).orphan.take() {
@@ -73,14 +96,14 @@ impl Scene {
                 ask.way = Way::Asked;
                 let (from, token) = (ask.from, ask.token);
                 let (envelope, request) = (ask.envelope, ask.request.clone());
-                return self.question(from, token, envelope, request, crashes);
+                self.question(from, token, envelope, request);
             }
             Kind::Stray => {
                 let stray = self.strays.remove(at);
                 let token = self.token();
-                return self.question(stray.from, token, stray.envelope, stray.request, crashes);
+                self.question(stray.from, token, stray.envelope, stray.request);
             }
-            Kind::Answer | Kind::NoAnswer => return self.answer(at, action.kind, crashes),
+            Kind::Answer | Kind::NoAnswer => self.answer(at, action.kind),
             Kind::Lose => {
                 self.left.lost -= 1;
                 self.asks[at].way = Way::Broken;
@@ -103,7 +126,7 @@ impl Scene {
                 }
                 let tick = self.scenario.tick_ms;
                 self.host(at).now += tick;
-                return self.feed(at, Input::Tick, crashes);
+                self.feed(at, Input::Tick);
             }
             Kind::Crash => {
                 self.left.crashes -= 1;
@@ -144,6 +167,35 @@ impl Scene {
                 self.left.device -= 1;
                 self.fail_in_device();
             }
+            Kind::KeyServed => self.serve_key(at),
+            Kind::KeyAnswer => self.answer_key(at),
+            Kind::KeyLate => {
+                self.left.key_late -= 1;
+                self.answer_key(at);
+            }
+            Kind::KeyRepeat => {
+                self.left.key_repeated -= 1;
+                let ask = self.key_asks[at].clone();
+                self.leave_request(&ask);
+            }
+            Kind::KeyStray => {
+                let stray = self.key_strays.remove(at);
+                self.change_key(stray);
+            }
+            Kind::Goes => {
+                self.left.gone[at] -= 1;
+                self.crash(at);
+                let host = self.host(at);
+                host.gone = true;
+                host.durable = None;
+                host.just_crashed = false;
+                self.die(at);
+            }
+            Kind::Breaks | Kind::BreaksUnnoticed => {
+                self.left.breaks -= 1;
+                self.stream.broken = true;
+                self.stream.silent = action.kind == Kind::BreaksUnnoticed;
+            }
             Kind::ForeignCont => {
                 self.left.foreign -= 1;
                 self.continue_from_outside();
@@ -153,7 +205,6 @@ impl Scene {
                 self.stop_from_outside();
             }
         }
-        true
     }
 
     /// Everything since the older copy was taken is damaged; where the journal ends is known.
@@ -182,21 +233,13 @@ impl Scene {
         });
     }
 
-    pub(super) fn hear(&mut self, at: usize, crashes: bool) -> bool {
-        match self.host(at).inputs.pop_front() {
-            Some(input) => self.feed(at, input, crashes),
-            None => false,
+    pub(super) fn hear(&mut self, at: usize) {
+        if let Some(input) = self.host(at).inputs.pop_front() {
+            self.feed(at, input);
         }
     }
 
-    fn question(
-        &mut self,
-        from: usize,
-        token: Token,
-        envelope: Envelope,
-        request: PeerRequest,
-        crashes: bool,
-    ) -> bool {
+    fn question(&mut self, from: usize, token: Token, envelope: Envelope, request: PeerRequest) {
         let nonce = Nonce(id(0x99));
         let input = Input::Peer {
             token,
@@ -204,10 +247,10 @@ impl Scene {
             nonce,
             request,
         };
-        self.feed(1 - from, input, crashes)
+        self.feed(1 - from, input);
     }
 
-    fn answer(&mut self, number: usize, kind: Kind, crashes: bool) -> bool {
+    fn answer(&mut self, number: usize, kind: Kind) {
         let ask = self.asks.remove(number);
         let migration = ask.request.migration();
         let result = match (kind, ask.way) {
@@ -216,11 +259,11 @@ impl Scene {
             (_, Way::There) => Err(PeerFailure::NotSent(String::new())),
             _ => Err(PeerFailure::Unreachable(String::new())),
         };
-        self.feed(ask.from, Input::PeerAnswered { migration, result }, crashes)
+        self.feed(ask.from, Input::PeerAnswered { migration, result });
     }
 
     /// One step of an engine; what it wants is handed out, unless the sidecar dies first.
-    pub(super) fn feed(&mut self, at: usize, input: Input, crashes: bool) -> bool {
+    pub(super) fn feed(&mut self, at: usize, input: Input) {
         self.say(|| format!("{} takes {}", side(at), brief(&input)));
         // Which copies there can be makes a difference only where one may be put back.
         let may_be_old = self.left.rollbacks[at] + self.left.damages[at] > 0;
@@ -231,7 +274,7 @@ impl Scene {
             monotonic: now,
         };
         let Some(engine) = &mut host.engine else {
-            return false;
+            return;
         };
         let step = engine.step(time, input);
         host.just_grew |= may_be_old && host.backup.is_none() && !step.append.is_empty();
@@ -239,17 +282,31 @@ impl Scene {
             self.say(|| format!("{} records {:?}", side(at), draft.body));
             self.judge_record(&draft.body);
         }
-        if !crashes {
-            self.hand_out(at, step);
-            return true;
+        // Without records it is the same as a crash before it.
+        if !step.append.is_empty() && self.dies(at) {
+            return;
         }
-        if step.append.is_empty() {
-            // The same as a crash before it.
-            return false;
+        self.hand_out(at, step);
+    }
+
+    /// Does this sidecar die here, with records durable of which nothing has left? What if it did is kept.
+    fn dies(&mut self, at: usize) -> bool {
+        if self.splits && self.left.crashes > 0 {
+            let before = core::mem::take(&mut self.died);
+            let mut died = self.clone();
+            died.splits = false;
+            died.left.crashes -= 1;
+            died.crash(at);
+            self.died = before;
+            self.died.push(died);
         }
-        self.left.crashes -= 1;
-        self.crash(at);
-        true
+        let dies = self.dies_at == 1;
+        self.dies_at = self.dies_at.saturating_sub(1);
+        if dies {
+            self.left.crashes -= 1;
+            self.crash(at);
+        }
+        dies
     }
 
     /// The end of a copy is decided once and for all: at that moment the other one must be good.
@@ -260,7 +317,12 @@ impl Scene {
             RecordBody::MigrationStarted(named) => return self.judge_started(named.migration),
             _ => return,
         };
-        if self.carries_guest(1 - ends) {
+        self.forsake(ends);
+    }
+
+    /// That copy is to end: right, if the other one is good without it.
+    pub(super) fn forsake(&mut self, ends: usize) {
+        if self.carries_guest_with(1 - ends, false) {
             self.qemus[ends].forsaken = true;
         }
     }
@@ -299,9 +361,8 @@ impl Scene {
                     envelope,
                     response,
                 } => self.reply(at, token, envelope, response),
-                // Here the authority is one of the two journals.
-                Message::Store { .. }
-                | Message::Reply { .. }
+                Message::Store { request, .. } => self.ask_store(at, request),
+                Message::Reply { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}
@@ -335,7 +396,7 @@ impl Scene {
         // Protocol v2: with that word the source ends its copy, and what becomes of this one after it
         // is the protocol's own window.
         let whole = PeerAnswer::Whole;
-        if self.scenario.protocol == Protocol::V2
+        if self.scenario.handover == Handover::V2
             && matches!(&response, PeerResponse::Answer { answer, .. } if *answer == whole)
             && self.carries_guest(from)
         {
@@ -367,6 +428,7 @@ impl Scene {
         let effect = match request {
             Request::Look => {
                 if !self.qemus[at].mute {
+                    self.qemus[at].split.told &= self.hosts[at].connected;
                     self.host(at).connected = true;
                     // What was sent before is done, or will never be.
                     self.host(at).orphan = None;
@@ -443,7 +505,9 @@ impl Scene {
 
     pub(super) fn crash(&mut self, at: usize) {
         let host = self.host(at);
-        host.durable = host.engine.take().as_ref().map(Durable::of);
+        if let Some(engine) = host.engine.take() {
+            host.durable = Some(Durable::of(&engine));
+        }
         if let Some(Request::Perform(effect)) = host.requests.pop_front() {
             host.orphan = Some(effect.command);
         }
@@ -451,6 +515,14 @@ impl Scene {
         host.inputs.clear();
         host.connected = false;
         host.just_crashed = true;
+        for number in (0..self.key_asks.len()).rev() {
+            if self.key_asks[number].from == at {
+                let ask = self.key_asks.remove(number);
+                if ask.result.is_none() {
+                    self.leave_request(&ask);
+                }
+            }
+        }
         // Those who wait for it see the connection break; what it asked may still arrive.
         for ask in &mut self.asks {
             if ask.from != at && matches!(ask.way, Way::Asked) {
@@ -469,6 +541,7 @@ impl Scene {
 
     pub(super) fn restart(&mut self, at: usize) {
         let boot = self.qemus[at].instance.boot;
+        let store = self.scenario.handover.store();
         let host = self.host(at);
         let Some(durable) = host.durable.take() else {
             return;
@@ -491,7 +564,7 @@ impl Scene {
             next,
             boot,
             peer: format!("peer-{at}"),
-            store: None,
+            store,
         };
         let mut engine = Engine::resume(config, Told(state));
         let _ = engine.checkpoint();

@@ -5,9 +5,9 @@
 
 use std::cell::Cell;
 
-use journal_format::record::{Evidence, Protocol};
+use journal_format::record::Evidence;
 
-use super::scenario::{Faults, NONE};
+use super::scenario::{Faults, Handover, NONE};
 use crate::engine::Rule;
 
 /// A wrong rule: where the engine finds the first, it acts as under the second.
@@ -28,7 +28,7 @@ pub(crate) struct Row {
     /// What it does.
     pub(crate) does: &'static str,
     pub(crate) mutant: Mutant,
-    pub(crate) protocol: Protocol,
+    pub(crate) handover: Handover,
     pub(crate) faults: Faults,
     /// The promise that it breaks.
     pub(crate) breaks: &'static str,
@@ -76,7 +76,7 @@ impl Row {
             name,
             does,
             mutant,
-            protocol: Protocol::V3,
+            handover: Handover::V3,
             faults: NONE,
             breaks: "",
         }
@@ -92,11 +92,11 @@ impl Row {
     pub(crate) const fn breaks(
         mut self,
         promise: &'static str,
-        protocol: Protocol,
+        handover: Handover,
         faults: Faults,
     ) -> Row {
         self.breaks = promise;
-        self.protocol = protocol;
+        self.handover = handover;
         self.faults = faults;
         self
     }

@@ -3,14 +3,15 @@
 //!
 //! Invariant: a rule about what a guest does (P2, P3, P8) is judged here, by what the QEMUs do, never
 //! by what a sidecar believes.
-//! Not here: who sends commands and when (`scene`).
+//! Not here: who sends commands and when (`scene`); a guest that is split over both (`split`).
 
 use journal_format::record::{
-    ClaimSeen, EffectCommand, EffectResult, Instance, MigrationStatus, Observed, Process, Protocol,
-    RunState,
+    ClaimSeen, EffectCommand, EffectResult, Instance, MigrationStatus, Observed, Process, RunState,
 };
 
+use super::scenario::Handover;
 use super::scene::{A, B, Scene};
+use super::split::{Split, is_postcopy};
 use crate::engine::QemuEvent;
 
 /// One QEMU, without image locks: nothing but the sidecars keeps two from running.
@@ -31,6 +32,10 @@ pub(crate) struct Qemu {
     pub(crate) listening: bool,
     /// The guest ran when the migration stopped it.
     pub(crate) was_running: bool,
+    /// `migrate-continue` was taken, and not acted on yet.
+    pub(crate) continued: bool,
+    /// What only post-copy knows.
+    pub(crate) split: Split,
     /// The guest's memory is here, and is the newest that there is.
     pub(crate) newest: bool,
     /// The guest executed here, ever, or came here as paused as it was.
@@ -55,6 +60,8 @@ pub(crate) struct Stream {
     pub(crate) loaded: bool,
     /// Nothing more comes through.
     pub(crate) broken: bool,
+    /// And the destination hears nothing of that while the source's QEMU lives: packets are lost.
+    pub(crate) silent: bool,
 }
 
 /// What a QEMU does by itself.
@@ -64,8 +71,12 @@ pub(crate) enum Move {
     Connect,
     /// It does not.
     ConnectFails,
-    /// Little is left to send: the source stops the guest.
+    /// Post-copy: the first pass is over, and the source tells how much is left.
+    Pass,
+    /// Little is left to send, or post-copy begins: the source stops the guest.
     Converge,
+    /// It acts on `migrate-continue`.
+    Switch,
     /// The source writes the last byte.
     Send,
     /// The destination has it all; its guest is paused, or runs if autostart is on.
@@ -82,12 +93,30 @@ pub(crate) enum Move {
     Cancelled,
     /// The destination finds the stream broken.
     LoadFails,
+    /// Post-copy, newer QEMUs: the devices are on their way, and the source says so.
+    GoneOver,
+    /// Post-copy: the destination takes the devices, and says so.
+    Listen,
+    /// Post-copy: the destination has all of the memory.
+    Follow,
+    /// Post-copy: the source finds the stream broken.
+    PauseSource,
+    /// The destination does.
+    PauseDestination,
+    /// Post-copy: the source reaches the destination once more.
+    Reconnect,
+    /// It does not.
+    ReconnectFails,
+    /// Both know what is left, and go on.
+    Recover,
 }
 
-const MOVES: [Move; 11] = [
+const MOVES: [Move; 21] = [
     Move::Connect,
     Move::ConnectFails,
+    Move::Pass,
     Move::Converge,
+    Move::Switch,
     Move::Send,
     Move::Load,
     Move::Loaded,
@@ -96,6 +125,14 @@ const MOVES: [Move; 11] = [
     Move::SendFails,
     Move::Cancelled,
     Move::LoadFails,
+    Move::GoneOver,
+    Move::Listen,
+    Move::Follow,
+    Move::PauseSource,
+    Move::PauseDestination,
+    Move::Reconnect,
+    Move::ReconnectFails,
+    Move::Recover,
 ];
 
 pub(super) fn refused(description: &str) -> EffectResult {
@@ -119,6 +156,8 @@ impl Qemu {
             autostart: true,
             listening: false,
             was_running: false,
+            continued: false,
+            split: Split::default(),
             foreign: false,
             forsaken: false,
             presumed: false,
@@ -160,9 +199,19 @@ impl Qemu {
 impl Scene {
     /// Is this the newest copy, whole or still to be loaded from what was sent?
     pub(super) fn carries_guest(&self, at: usize) -> bool {
+        self.carries_guest_with(at, self.qemus[1 - at].alive)
+    }
+
+    /// Would it be, if the other one's life were that? A half of a split guest is none without the other.
+    pub(super) fn carries_guest_with(&self, at: usize, other: bool) -> bool {
         let qemu = &self.qemus[at];
         let loads = at == B && self.stream.sent && self.stream.newest;
-        qemu.alive && (qemu.newest || loads && qemu.run == RunState::Inmigrate)
+        let loads = loads && qemu.run == RunState::Inmigrate;
+        let half = match at {
+            A => is_postcopy(&qemu.status),
+            _ => qemu.split.partial || loads && self.qemus[A].split.goes_over,
+        };
+        qemu.alive && (qemu.newest || loads) && (other || !half)
     }
 
     pub(super) fn moves(&self) -> Vec<Move> {
@@ -179,6 +228,7 @@ impl Scene {
             loaded,
             broken,
             newest: _,
+            silent: _,
         } = self.stream;
         let source_is = |status| source.alive && source.status == status;
         let waits = destination.alive && destination.run == RunState::Inmigrate;
@@ -187,12 +237,22 @@ impl Scene {
             Move::Connect => source_is(MigrationStatus::Setup) && connects,
             Move::ConnectFails => source_is(MigrationStatus::Setup) && !connects,
             Move::Converge => source_is(MigrationStatus::Active) && !broken,
-            Move::Send => source_is(MigrationStatus::Device) && !sent && !broken,
-            Move::Load => waits && sent && destination.status == MigrationStatus::Active,
+            Move::Switch => source_is(MigrationStatus::PreSwitchover) && source.continued,
+            Move::Send => self.may_send() && !sent && !broken,
+            Move::Load => {
+                let status = match source.split.goes_over {
+                    true => MigrationStatus::PostcopyActive,
+                    false => MigrationStatus::Active,
+                };
+                waits && sent && destination.status == status
+            }
             Move::Loaded => {
                 destination.holds_guest() && destination.status == MigrationStatus::Active
             }
-            Move::Complete => source_is(MigrationStatus::Device) && loaded,
+            Move::Complete => {
+                let device = source_is(MigrationStatus::Device) && !source.split.goes_over;
+                (device || source_is(MigrationStatus::PostcopyActive)) && loaded
+            }
             Move::Settle => {
                 source.alive
                     && source.run == RunState::FinishMigrate
@@ -203,17 +263,25 @@ impl Scene {
                             | MigrationStatus::Cancelled
                     )
             }
-            Move::SendFails => {
-                broken && (source_is(MigrationStatus::Active) || source_is(MigrationStatus::Device))
-            }
+            Move::SendFails => broken && (source_is(MigrationStatus::Active) || self.may_send()),
             Move::Cancelled => source_is(MigrationStatus::Cancelling),
             Move::LoadFails => waits && broken && destination.status == MigrationStatus::Active,
+            Move::Pass
+            | Move::GoneOver
+            | Move::Listen
+            | Move::Follow
+            | Move::PauseSource
+            | Move::PauseDestination
+            | Move::Reconnect
+            | Move::ReconnectFails
+            | Move::Recover => self.may_move_split(one),
         }
     }
 
     pub(super) fn make_move(&mut self, one: Move) {
         match one {
             Move::Connect => {
+                self.qemus[B].listening = false;
                 self.set_status(A, MigrationStatus::Active);
                 self.set_status(B, MigrationStatus::Active);
             }
@@ -223,8 +291,17 @@ impl Scene {
             }
             Move::Converge => {
                 self.qemus[A].was_running = self.qemus[A].running();
+                self.converge_split();
                 self.set_run(A, RunState::FinishMigrate);
                 self.set_status(A, MigrationStatus::PreSwitchover);
+            }
+            Move::Switch => {
+                self.qemus[A].continued = false;
+                let status = match self.qemus[A].split.goes_over && !self.is_newer() {
+                    true => MigrationStatus::PostcopyActive,
+                    false => MigrationStatus::Device,
+                };
+                self.set_status(A, status);
             }
             Move::Send => {
                 self.stream.sent = true;
@@ -232,6 +309,7 @@ impl Scene {
             }
             Move::Load => {
                 self.qemus[B].newest = self.stream.newest;
+                self.qemus[B].split.partial = self.qemus[A].split.goes_over;
                 let run = if self.qemus[B].autostart {
                     RunState::Running
                 } else {
@@ -245,8 +323,11 @@ impl Scene {
             }
             Move::Complete => self.set_status(A, MigrationStatus::Completed),
             Move::Settle => {
+                let source = &self.qemus[A];
+                // QEMU 7.2 forgets in post-copy that the guest ran.
+                let forgets = source.split.goes_over && !self.is_newer();
                 let resumes =
-                    self.qemus[A].was_running && self.qemus[A].status != MigrationStatus::Completed;
+                    source.was_running && source.status != MigrationStatus::Completed && !forgets;
                 let run = if resumes {
                     RunState::Running
                 } else {
@@ -259,6 +340,15 @@ impl Scene {
                 self.set_status(B, MigrationStatus::Failed);
             }
             Move::LoadFails => self.die(B),
+            Move::Pass
+            | Move::GoneOver
+            | Move::Listen
+            | Move::Follow
+            | Move::PauseSource
+            | Move::PauseDestination
+            | Move::Reconnect
+            | Move::ReconnectFails
+            | Move::Recover => self.make_move_split(one),
         }
     }
 
@@ -290,7 +380,7 @@ impl Scene {
         self.set_run(B, RunState::Paused);
     }
 
-    fn set_status(&mut self, at: usize, status: MigrationStatus) {
+    pub(super) fn set_status(&mut self, at: usize, status: MigrationStatus) {
         self.qemus[at].status = status.clone();
         self.emit(at, QemuEvent::Migration(status));
     }
@@ -318,6 +408,9 @@ impl Scene {
         }
         if !self.qemus[at].newest && !is_outside {
             self.breaks("P2: the guest goes back to an older state");
+        }
+        if at == A && is_postcopy(&self.qemus[A].status) {
+            self.breaks("P2: half a guest runs");
         }
         if self.scenario.paused && !is_outside {
             self.breaks("P8: a guest that its owner paused runs");
@@ -364,9 +457,13 @@ impl Scene {
                 if qemu.status != MigrationStatus::PreSwitchover {
                     return refused("Migration not in expected state");
                 }
-                self.set_status(at, MigrationStatus::Device);
+                qemu.continued = true;
             }
             EffectCommand::MigrateCancel => {
+                if is_postcopy(&qemu.status) {
+                    self.breaks("P3: a cancel in post-copy destroys the guest");
+                }
+                let qemu = &mut self.qemus[at];
                 let is_open = matches!(
                     qemu.status,
                     MigrationStatus::Setup
@@ -375,6 +472,7 @@ impl Scene {
                         | MigrationStatus::Device
                 );
                 if is_open {
+                    qemu.continued = false;
                     self.stream.broken = true;
                     self.set_status(at, MigrationStatus::Cancelling);
                 }
@@ -392,15 +490,16 @@ impl Scene {
             EffectCommand::StartPostcopy
             | EffectCommand::MigrateRecover { .. }
             | EffectCommand::MigrateResume { .. }
-            | EffectCommand::MigratePause => return refused("no post-copy here"),
+            | EffectCommand::MigratePause => return self.obey_split(at, command),
             EffectCommand::Kill => {
-                let is_only = self.carries_guest(at) && !self.carries_guest(1 - at);
+                let is_only = (self.carries_guest(A) || self.carries_guest(B))
+                    && !self.carries_guest_with(1 - at, false);
                 let Qemu {
                     forsaken, presumed, ..
                 } = self.qemus[at];
                 // A source that is the newest is one whose guest has not run at the destination.
-                let is_early = at == A && self.qemus[A].newest;
-                let is_v3 = self.scenario.protocol == Protocol::V3;
+                let is_early = at == A && self.carries_guest(A);
+                let is_v3 = self.scenario.handover != Handover::V2;
                 if !presumed && (is_only && !forsaken || is_early && is_v3) {
                     self.breaks("P3: the last good copy is killed");
                 }

@@ -5,19 +5,27 @@
 //!
 //! What is gone through is everything within these bounds; they are bounds, not proofs:
 //! - each fault happens so often as [`Faults`] says;
-//! - [`Detail::Coarse`]: what a monitor says is heard at once; when it is asked is free;
+//! - [`Detail::Swift`]: QEMU is looked at the moment somebody wants to know, and what a monitor says is
+//!   heard at once; when an effect is sent is free, so that QEMU moves between a look and the effect. In
+//!   [`Detail::Coarse`] looks wait too, in [`Detail::Fine`] all that a monitor says;
 //! - [`Restarts::AtOnceOrLate`]: a sidecar comes back before anything else happens, or when nothing else
 //!   can;
 //! - time passes for a sidecar only when nothing else can happen, and then longer than every pause of the
 //!   engine, so that everything that waits for time is due at once ([`Faults::early_ticks`] for more);
 //! - a question that its receiver still knows of is not given up by its asker ([`Faults::late`] for more);
-//! - one migration by pre-copy, one domain, one boot of each host; no owner's commands, no `resolve`.
+//! - a stream of post-copy breaks so often as [`Faults::breaks`] says; one that breaks unnoticed is noticed
+//!   when the source's QEMU ends; that memory was all sent when the source died is seen at the destination
+//!   by then or never;
+//! - the store loses nothing; a request for the key is carried out once at the most times it was sent, or
+//!   (if it is late) never; a store that is down is one whose requests are late;
+//! - one migration, one domain, one boot of each host; no owner's commands, no `resolve`, no manager.
 //!
 //! Reduced without losing anything are:
 //! - scenes that differ only in what `canon` makes relative (LSNs, times, tokens): the engine only compares
 //!   those, so that such scenes have the same future but for these names;
 //! - a crash after a step without records: what is durable is what it was before the step, and what was only
-//!   in memory is lost either way, so that it is a crash before that step, which is gone through;
+//!   in memory is lost either way, so that it is a crash before that step, which is gone through. A crash
+//!   after a step with records is split off from the step itself, which is thus made once;
 //! - an older copy of a journal is taken only when the journal has just grown: a copy that is taken later
 //!   has the same bytes, and taking it changes nothing else.
 //!
@@ -27,7 +35,7 @@
 
 use core::fmt;
 
-use journal_format::record::{Decision, Protocol};
+use journal_format::record::{Authority, Decision, Protocol};
 
 use super::qemu::Qemu;
 use super::scene::{A, B, Scene};
@@ -52,6 +60,8 @@ pub(crate) struct Faults {
     pub(crate) not_sent: u8,
     /// The return path breaks in the device phase.
     pub(crate) device: u8,
+    /// The stream of a split guest breaks.
+    pub(crate) breaks: u8,
     /// Of each QEMU.
     pub(crate) deaths: [u8; 2],
     /// Of each sidecar.
@@ -66,8 +76,52 @@ pub(crate) struct Faults {
     pub(crate) foreign: u8,
     /// A hand from outside stops the guest at the destination.
     pub(crate) stops: u8,
+    /// Requests for the key whose asker does not wait long enough: they are carried out later, or never.
+    pub(crate) key_late: u8,
+    /// Requests for the key that arrive twice.
+    pub(crate) key_repeated: u8,
+    /// A whole host is gone for good.
+    pub(crate) gone: [u8; 2],
     /// Time passes while something is still on its way.
     pub(crate) early_ticks: u8,
+}
+
+impl Faults {
+    /// Both of them; `None` if they are of one kind, or one of them is nothing.
+    pub(crate) fn with(&self, other: &Faults) -> Option<Faults> {
+        let sum = |one: u8, other: u8| one.max(other);
+        let sums = |one: [u8; 2], other: [u8; 2]| [one[0].max(other[0]), one[1].max(other[1])];
+        let both = Faults {
+            crashes: sum(self.crashes, other.crashes),
+            lost: sum(self.lost, other.lost),
+            late: sum(self.late, other.late),
+            repeated: sum(self.repeated, other.repeated),
+            refused: sum(self.refused, other.refused),
+            unknown: sum(self.unknown, other.unknown),
+            not_sent: sum(self.not_sent, other.not_sent),
+            device: sum(self.device, other.device),
+            breaks: sum(self.breaks, other.breaks),
+            deaths: sums(self.deaths, other.deaths),
+            journals_lost: sums(self.journals_lost, other.journals_lost),
+            rollbacks: sums(self.rollbacks, other.rollbacks),
+            damages: sums(self.damages, other.damages),
+            mutes: sums(self.mutes, other.mutes),
+            foreign: sum(self.foreign, other.foreign),
+            stops: sum(self.stops, other.stops),
+            key_late: sum(self.key_late, other.key_late),
+            key_repeated: sum(self.key_repeated, other.key_repeated),
+            gone: sums(self.gone, other.gone),
+            early_ticks: sum(self.early_ticks, other.early_ticks),
+        };
+        (both != *self && both != *other).then_some(both)
+    }
+
+    /// Only a guest that is split has a stream that may break; only the store decides without one side.
+    pub(crate) fn may_befall(&self, handover: Handover) -> bool {
+        let of_store = self.key_late + self.key_repeated + self.gone[A] + self.gone[B];
+        (handover.is_postcopy() || self.breaks == 0)
+            && (handover == Handover::Store || of_store == 0)
+    }
 }
 
 impl fmt::Display for Faults {
@@ -82,8 +136,11 @@ impl fmt::Display for Faults {
             (self.unknown, "cont unknown"),
             (self.not_sent, "cont not sent"),
             (self.device, "device fails"),
+            (self.breaks, "stream breaks"),
             (self.foreign, "foreign cont"),
             (self.stops, "foreign stop"),
+            (self.key_late, "key request late"),
+            (self.key_repeated, "key request repeated"),
             (self.early_ticks, "early tick"),
         ]
         .into_iter()
@@ -96,6 +153,7 @@ impl fmt::Display for Faults {
             (self.rollbacks, "journal old"),
             (self.damages, "journal damaged"),
             (self.mutes, "QEMU mute"),
+            (self.gone, "host gone"),
         ];
         for (counts, what) in of_sides {
             let of_side = counts
@@ -121,6 +179,7 @@ pub(crate) const NONE: Faults = Faults {
     unknown: 0,
     not_sent: 0,
     device: 0,
+    breaks: 0,
     deaths: [0, 0],
     journals_lost: [0, 0],
     rollbacks: [0, 0],
@@ -128,11 +187,14 @@ pub(crate) const NONE: Faults = Faults {
     mutes: [0, 0],
     foreign: 0,
     stops: 0,
+    key_late: 0,
+    key_repeated: 0,
+    gone: [0, 0],
     early_ticks: 0,
 };
 
 /// Each fault by itself.
-pub(crate) const EACH: [(&str, Faults); 21] = [
+pub(crate) const EACH: [(&str, Faults); 27] = [
     ("nothing", NONE),
     ("question lost", Faults { lost: 1, ..NONE }),
     ("question late", Faults { late: 1, ..NONE }),
@@ -153,6 +215,7 @@ pub(crate) const EACH: [(&str, Faults); 21] = [
         },
     ),
     ("device fails", Faults { device: 1, ..NONE }),
+    ("stream breaks", Faults { breaks: 1, ..NONE }),
     (
         "source QEMU dies",
         Faults {
@@ -230,6 +293,41 @@ pub(crate) const EACH: [(&str, Faults); 21] = [
             ..NONE
         },
     ),
+    (
+        "key request late",
+        Faults {
+            key_late: 1,
+            ..NONE
+        },
+    ),
+    (
+        "two key requests late",
+        Faults {
+            key_late: 2,
+            ..NONE
+        },
+    ),
+    (
+        "key request repeated",
+        Faults {
+            key_repeated: 1,
+            ..NONE
+        },
+    ),
+    (
+        "source host gone",
+        Faults {
+            gone: [1, 0],
+            ..NONE
+        },
+    ),
+    (
+        "destination host gone",
+        Faults {
+            gone: [0, 1],
+            ..NONE
+        },
+    ),
     ("foreign stop", Faults { stops: 1, ..NONE }),
     ("foreign cont", Faults { foreign: 1, ..NONE }),
 ];
@@ -237,6 +335,8 @@ pub(crate) const EACH: [(&str, Faults); 21] = [
 /// How long what a monitor says is on its way to its sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Detail {
+    /// Not at all, and QEMU is looked at the moment that somebody wants to know.
+    Swift,
     /// Not at all.
     Coarse,
     /// The results of effects as long as they like.
@@ -263,11 +363,76 @@ pub(crate) enum Order {
     Deepest,
 }
 
+/// How a guest changes sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handover {
+    V2,
+    V3,
+    /// v3 by post-copy, as QEMU 7.2 goes over.
+    Postcopy,
+    /// The same in the order of newer QEMUs: the devices first, then the word.
+    NewerPostcopy,
+    /// v3, and a store decides.
+    Store,
+}
+
+impl Handover {
+    pub(crate) const ALL: [Handover; 5] = [
+        Handover::V3,
+        Handover::V2,
+        Handover::Postcopy,
+        Handover::NewerPostcopy,
+        Handover::Store,
+    ];
+
+    pub(crate) fn protocol(self) -> Protocol {
+        match self {
+            Handover::V2 => Protocol::V2,
+            Handover::V3 | Handover::Postcopy | Handover::NewerPostcopy | Handover::Store => {
+                Protocol::V3
+            }
+        }
+    }
+
+    pub(crate) fn authority(self) -> Authority {
+        match self {
+            Handover::V2 => Authority::Source,
+            Handover::V3 | Handover::Postcopy | Handover::NewerPostcopy => Authority::Destination,
+            Handover::Store => Authority::Store,
+        }
+    }
+
+    /// The store that both sidecars are started with.
+    pub(crate) fn store(self) -> Option<String> {
+        (self == Handover::Store).then(|| "store".to_owned())
+    }
+
+    /// May its memory follow the guest?
+    pub(crate) fn is_postcopy(self) -> bool {
+        match self {
+            Handover::V2 | Handover::V3 | Handover::Store => false,
+            Handover::Postcopy | Handover::NewerPostcopy => true,
+        }
+    }
+}
+
+impl fmt::Display for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Handover::V2 => "v2",
+            Handover::V3 => "v3",
+            Handover::Postcopy => "postcopy",
+            Handover::NewerPostcopy => "newer-postcopy",
+            Handover::Store => "store",
+        })
+    }
+}
+
 /// A protocol and its surroundings.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
-    pub(crate) protocol: Protocol,
+    pub(crate) handover: Handover,
     /// The guest is paused by its owner before.
     pub(crate) paused: bool,
     pub(crate) faults: Faults,
@@ -288,15 +453,15 @@ pub(crate) const LONG_TICK_MS: u64 = 15_001;
 
 impl Scenario {
     /// A migration of a running guest.
-    pub(crate) fn new(protocol: Protocol, name: &'static str, faults: Faults) -> Scenario {
+    pub(crate) fn new(handover: Handover, name: &'static str, faults: Faults) -> Scenario {
         Scenario {
             name,
-            protocol,
+            handover,
             paused: false,
             faults,
             any_effect: false,
             incoming_survives: false,
-            detail: Detail::Coarse,
+            detail: Detail::Swift,
             restarts: Restarts::AtOnceOrLate,
             order: Order::Nearest,
             tick_ms: LONG_TICK_MS,
@@ -308,8 +473,12 @@ impl Scenario {
     /// Its name, for people.
     pub(crate) fn title(&self) -> String {
         let paused = if self.paused { ", guest paused" } else { "" };
-        let crashes = self.faults.crashes;
-        format!("{} {}{paused}, crashes {crashes}", self.protocol, self.name)
+        let (handover, name, crashes) = (self.handover, self.name, self.faults.crashes);
+        let of_pair = match self.name {
+            "a pair" => format!(" of faults: {}", self.faults),
+            _ => String::new(),
+        };
+        format!("{handover} {name}{of_pair}{paused}, crashes {crashes}")
     }
 }
 
@@ -318,7 +487,8 @@ impl Scene {
     /// open; or what is open is held under a rule that may be the end after what happened.
     pub(crate) fn is_settled(&self) -> bool {
         let engines = || self.hosts.iter().filter_map(|host| host.engine.as_ref());
-        if engines().count() < 2 {
+        let here = self.hosts.iter().filter(|host| !host.gone);
+        if engines().count() < here.count() {
             return false;
         }
         let open = || {
@@ -355,7 +525,7 @@ impl Scene {
             [] => true,
             [one] => {
                 let is_stopped = self.scenario.paused || self.used(|left| left.stops);
-                one.newest && (one.running() || is_stopped)
+                one.newest && !one.split.partial && (one.running() || is_stopped)
             }
             _ => false,
         }
@@ -376,7 +546,8 @@ impl Scene {
     /// (DESIGN.md, section 7, and its amnesia in section 6).
     fn may_hold(&self, rule: Rule) -> bool {
         let lost = self.lost(A) || self.lost(B);
-        let died = self.used(|left| left.deaths[A]);
+        let gone = |at: usize| self.hosts[at].gone;
+        let died = self.used(|left| left.deaths[A]) || gone(A);
         match rule {
             // This copy may have run on by itself before it died. A journal that is older than that
             // death knows no more.
@@ -385,11 +556,17 @@ impl Scene {
             Rule::SourceGrantedAmnesia
             | Rule::SourcePerform2Amnesia
             | Rule::DestinationPrepareAmnesia
+            | Rule::DestinationPostcopyBroken
             | Rule::JournalOlderThanQemu
             | Rule::JournalDamaged
             | Rule::ClaimedByAnother => lost,
+            // A winner is gone before it started, or the source's own copy is: nobody knows.
+            Rule::SourceStoreInDoubt | Rule::SourceStoreDead => gone(B),
+            // A copy without a licence, or whose `cont` was refused, and whose source is gone.
+            Rule::DestinationPrepareAlone | Rule::DestinationFinishRefused => gone(A),
+            Rule::SourceStoreOlder | Rule::DestinationStoreAmnesia | Rule::StoreKeyForeign => lost,
             // Whether the destination's copy is whole cannot be known from a journal that is lost.
-            Rule::SourcePerformDeadAsking => died && lost,
+            Rule::SourcePerformDeadAsking => died && (lost || gone(B)),
             _ => false,
         }
     }

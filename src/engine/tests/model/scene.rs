@@ -10,19 +10,23 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use journal_format::number::{BootId, DomainId, Id128, JournalId, Lsn, MigrationId};
-use journal_format::record::{
-    Authority, Effect, EffectCommand, Instance, MigrationStatus, Protocol, RunState,
-};
+use journal_format::record::{Effect, EffectCommand, Instance, KeyValue, RunState};
 
 use super::qemu::{Move, Qemu, Stream};
-use super::scenario::{Detail, Faults, Restarts, Scenario};
+use super::scenario::{Faults, Restarts, Scenario};
+use super::store::{KeyAsk, KeyStray};
 use crate::engine::live::Pending;
 use crate::engine::state::State;
-use crate::engine::{ControlRequest, Engine, Envelope, Input, PeerRequest, PeerResponse, Token};
+use crate::engine::{
+    ControlRequest, Engine, Envelope, Input, PeerRequest, PeerResponse, StoreRequest, Token,
+};
 
 pub(crate) const A: usize = 0;
 pub(crate) const B: usize = 1;
 pub(super) const DOMAIN: DomainId = DomainId(Id128([7; 16]));
+
+/// The migration that this is all about.
+pub(super) const DOMAIN_MIGRATION: MigrationId = MigrationId(Id128([0x40; 16]));
 
 pub(super) fn id(byte: u8) -> Id128 {
     Id128([byte; 16])
@@ -61,6 +65,8 @@ pub(crate) struct Host {
     pub(crate) inputs: VecDeque<Input>,
     /// An effect that nobody waits for any more, and that may still happen.
     pub(crate) orphan: Option<EffectCommand>,
+    /// The whole host is gone for good.
+    pub(crate) gone: bool,
     /// Its monitor is connected: events are heard.
     pub(crate) connected: bool,
     /// Nothing happened since it crashed.
@@ -143,8 +149,24 @@ pub(crate) enum Kind {
     Moves(Move),
     Dies,
     DeviceFails,
+    /// The stream of a split guest breaks.
+    Breaks,
+    /// And only its source notices.
+    BreaksUnnoticed,
     ForeignCont,
     ForeignStop,
+    /// The store carries a request out.
+    KeyServed,
+    /// The asker hears its answer.
+    KeyAnswer,
+    /// The asker does not wait any longer; the request may yet be carried out.
+    KeyLate,
+    /// A request for the key is there twice.
+    KeyRepeat,
+    /// A request that nobody waits for is carried out.
+    KeyStray,
+    /// A host is gone for good, with its QEMU.
+    Goes,
 }
 
 /// One thing that happens.
@@ -153,8 +175,9 @@ pub(crate) struct Action {
     pub(crate) kind: Kind,
     /// The side, or the number of the question.
     pub(crate) at: u8,
-    /// The sidecar dies when the records of this step are durable, before anything leaves.
-    pub(crate) crashes: bool,
+    /// If not 0, a sidecar dies: when the records of the so manieth of the steps that it leads to and that
+    /// have any are durable, before anything of that step leaves.
+    pub(crate) dies_at: u8,
 }
 
 /// Everything there is.
@@ -168,9 +191,20 @@ pub(crate) struct Scene {
     pub(crate) stream: Stream,
     pub(crate) asks: Vec<Ask>,
     pub(crate) strays: Vec<Stray>,
+    /// Authority store: what the key says.
+    pub(crate) key: Option<KeyValue>,
+    pub(crate) key_asks: Vec<KeyAsk>,
+    /// Requests for the key that nobody waits for any more.
+    pub(crate) key_strays: Vec<KeyStray>,
     next_token: u64,
     /// The promise that was broken, if one was.
     pub(crate) broken: Option<&'static str>,
+    /// Keep what would be if a sidecar died now, whenever it has records to make durable.
+    pub(super) splits: bool,
+    /// That, in order.
+    pub(super) died: Vec<Scene>,
+    /// See [`Action`].
+    pub(super) dies_at: u8,
     /// What happened, for people; not part of what is compared.
     pub(crate) log: Option<String>,
 }
@@ -182,7 +216,7 @@ fn of(at: usize, kinds: impl IntoIterator<Item = (Kind, bool)>) -> impl Iterator
     can.map(move |(kind, _)| Action {
         kind,
         at,
-        crashes: false,
+        dies_at: 0,
     })
 }
 
@@ -209,6 +243,7 @@ impl Scene {
                 requests: VecDeque::new(),
                 inputs: VecDeque::new(),
                 orphan: None,
+                gone: false,
                 connected: false,
                 just_crashed: false,
                 just_grew: false,
@@ -227,8 +262,14 @@ impl Scene {
             stream: Stream::default(),
             asks: Vec::new(),
             strays: Vec::new(),
+            key: None,
+            key_asks: Vec::new(),
+            key_strays: Vec::new(),
             next_token: 1,
             broken: None,
+            splits: false,
+            died: Vec::new(),
+            dies_at: 0,
             log: None,
         };
         for at in [A, B] {
@@ -236,7 +277,7 @@ impl Scene {
             scene.ask_control(at, scene.registration(at));
             scene.calm_down(at);
         }
-        scene.ask_control(A, migrate(scenario.protocol));
+        scene.ask_control(A, migrate(scenario));
         scene
     }
 
@@ -254,14 +295,14 @@ impl Scene {
 
     pub(super) fn ask_control(&mut self, at: usize, request: ControlRequest) {
         let token = self.token();
-        self.feed(at, Input::Control { token, request }, false);
+        self.feed(at, Input::Control { token, request });
     }
 
     /// Does everything that the monitor of one side has to do and to say.
     fn calm_down(&mut self, at: usize) {
         loop {
             if !self.hosts[at].inputs.is_empty() {
-                self.hear(at, false);
+                self.hear(at);
             } else if !self.hosts[at].requests.is_empty() {
                 self.serve(at, Kind::Serve);
             } else {
@@ -294,18 +335,21 @@ impl Scene {
     /// Everything that can happen next.
     pub(crate) fn actions(&self) -> Vec<Action> {
         let mut list = Vec::new();
-        let busy = !self.moves().is_empty() || self.is_busy(A) || self.is_busy(B);
+        let moves = self.moves();
+        let busy = !moves.is_empty() || self.is_busy(A) || self.is_busy(B);
         for at in [A, B] {
             self.host_actions(&mut list, at, busy);
             self.fault_actions(&mut list, at);
         }
         self.wire_actions(&mut list, busy);
         let source = &self.qemus[A];
-        let in_device = source.alive && source.status == MigrationStatus::Device;
         let can_run = matches!(source.run, RunState::Paused | RunState::Postmigrate);
-        let moves = self.moves().into_iter().map(|one| (Kind::Moves(one), true));
+        let moves = moves.into_iter().map(|one| (Kind::Moves(one), true));
+        let breaks = self.may_break() && self.left.breaks > 0;
         let faults = [
-            (Kind::DeviceFails, in_device && self.left.device > 0),
+            (Kind::DeviceFails, self.may_send() && self.left.device > 0),
+            (Kind::Breaks, breaks),
+            (Kind::BreaksUnnoticed, breaks),
             (
                 Kind::ForeignCont,
                 source.alive && can_run && self.left.foreign > 0,
@@ -324,7 +368,6 @@ impl Scene {
         let (left, scenario) = (&self.left, &self.scenario);
         let host = &self.hosts[at];
         let up = host.engine.is_some();
-        let looks = matches!(host.requests.front(), Some(Request::Look));
         let effect = match host.requests.front() {
             Some(Request::Perform(effect)) if self.qemus[at].alive => Some(&effect.command),
             _ => None,
@@ -336,36 +379,19 @@ impl Scene {
             Restarts::Anytime => true,
             Restarts::AtOnceOrLate => host.just_crashed || !busy,
         };
-        let hears_served = match scenario.detail {
-            Detail::Coarse => true,
-            Detail::Prompt => looks,
-            Detail::Fine => false,
-        };
-        // The sidecar takes something, and may die when its records are durable.
         let steps = [
-            (Kind::Hear, up && !host.inputs.is_empty(), true),
-            (Kind::Serve, !host.requests.is_empty(), hears_served),
-            (Kind::Tick, up && !busy, true),
-            (Kind::EarlyTick, up && busy && left.early_ticks > 0, true),
-        ];
-        for (kind, condition, takes) in steps {
-            list.extend(of(at, [(kind, condition)]));
-            if takes && condition && left.crashes > 0 {
-                list.extend(of(at, [(kind, true)]).map(|one| Action {
-                    crashes: true,
-                    ..one
-                }));
-            }
-        }
-        let others = [
+            (Kind::Hear, up && !host.inputs.is_empty()),
+            (Kind::Serve, !host.requests.is_empty()),
+            (Kind::Tick, up && !busy),
+            (Kind::EarlyTick, up && busy && left.early_ticks > 0),
             (Kind::ServeRefused, is_cont && left.refused > 0),
             (Kind::ServeUnknown, may_fail && left.unknown > 0),
             (Kind::ServeNotSent, may_fail && left.not_sent > 0),
             (Kind::Orphan, host.orphan.is_some()),
             (Kind::Crash, up && left.crashes > 0),
-            (Kind::Restart, !up && starts),
+            (Kind::Restart, !up && starts && !host.gone),
         ];
-        list.extend(of(at, others));
+        list.extend(of(at, steps));
     }
 
     /// What befalls the journal or the QEMU of one side.
@@ -375,7 +401,10 @@ impl Scene {
         let is_old = !up && host.backup.is_some();
         let may_be_old = left.rollbacks[at] + left.damages[at] > 0;
         let faults = [
-            (Kind::LoseJournal, !up && left.journals_lost[at] > 0),
+            (
+                Kind::LoseJournal,
+                !up && !host.gone && left.journals_lost[at] > 0,
+            ),
             (
                 Kind::Backup,
                 host.just_grew && may_be_old && host.backup.is_none(),
@@ -383,8 +412,9 @@ impl Scene {
             (Kind::RollBack, is_old && left.rollbacks[at] > 0),
             (Kind::Damage, is_old && left.damages[at] > 0),
             (Kind::Mutes, qemu.alive && !qemu.mute && left.mutes[at] > 0),
-            (Kind::Wakes, qemu.mute),
+            (Kind::Wakes, qemu.alive && qemu.mute),
             (Kind::Dies, qemu.alive && left.deaths[at] > 0),
+            (Kind::Goes, !host.gone && left.gone[at] > 0),
         ];
         list.extend(of(at, faults));
     }
@@ -392,15 +422,10 @@ impl Scene {
     fn wire_actions(&self, list: &mut Vec<Action>, busy: bool) {
         let left = &self.left;
         let mut may = |kind, number: usize, condition: bool| {
-            let steps = matches!(
-                kind,
-                Kind::Question | Kind::Answer | Kind::NoAnswer | Kind::Stray
-            );
             let at = u8::try_from(number).expect("few questions");
-            for crashes in [false, true] {
-                if condition && (!crashes || steps && left.crashes > 0) {
-                    list.push(Action { kind, at, crashes });
-                }
+            if condition {
+                let dies_at = 0;
+                list.push(Action { kind, at, dies_at });
             }
         };
         for (number, ask) in self.asks.iter().enumerate() {
@@ -415,6 +440,20 @@ impl Scene {
             may(Kind::Lose, number, on_way && left.lost > 0);
             may(Kind::TimeOut, number, !is_broken && left.late > 0);
             may(Kind::Repeat, number, on_way && left.repeated > 0);
+        }
+        for (number, ask) in self.key_asks.iter().enumerate() {
+            may(Kind::KeyServed, number, ask.result.is_none());
+            may(Kind::KeyAnswer, number, ask.result.is_some());
+            may(
+                Kind::KeyLate,
+                number,
+                ask.result.is_none() && left.key_late > 0,
+            );
+            let changes = ask.request != StoreRequest::Read && ask.result.is_none();
+            may(Kind::KeyRepeat, number, changes && left.key_repeated > 0);
+        }
+        for number in 0..self.key_strays.len() {
+            may(Kind::KeyStray, number, true);
         }
         for (number, stray) in self.strays.iter().enumerate() {
             let there = self.hosts[1 - stray.from].engine.is_some();
@@ -452,12 +491,17 @@ impl Scene {
                 Way::There | Way::Asked | Way::Back(..) | Way::Broken => ask.from == at,
             }
         };
-        !host.inputs.is_empty() || !host.requests.is_empty() || self.asks.iter().any(asks)
+        let asks_store = self.key_asks.iter().any(|ask| ask.from == at);
+        let monitor = !host.inputs.is_empty() || !host.requests.is_empty();
+        monitor || asks_store || self.asks.iter().any(asks)
     }
 
     /// Both are up, and neither has anything to do but to wait.
     pub(crate) fn is_quiet(&self) -> bool {
-        let up = self.hosts.iter().all(|host| host.engine.is_some());
+        let up = self
+            .hosts
+            .iter()
+            .all(|host| host.gone || host.engine.is_some());
         up && !self.is_busy(A) && !self.is_busy(B) && self.asks.is_empty()
     }
 }
@@ -484,21 +528,18 @@ impl Durable {
 }
 
 /// The request that begins a migration.
-pub(crate) fn migrate(protocol: Protocol) -> ControlRequest {
+fn migrate(scenario: &Scenario) -> ControlRequest {
     ControlRequest::Migrate {
         name: "g".to_owned(),
-        migration: MigrationId(id(0x40)),
+        migration: DOMAIN_MIGRATION,
         peer: "peer-1".to_owned(),
         peer_domain: "g".to_owned(),
         uri: "unix:/m".to_owned(),
-        protocol,
-        authority: match protocol {
-            Protocol::V2 => Authority::Source,
-            Protocol::V3 => Authority::Destination,
-        },
+        protocol: scenario.handover.protocol(),
+        authority: scenario.handover.authority(),
         max_bandwidth: None,
         downtime_limit: None,
-        postcopy: false,
+        postcopy: scenario.handover.is_postcopy(),
         in_doubt_limit: None,
     }
 }

@@ -3,20 +3,26 @@
 //! Invariant: a row is one wrong rule and the smallest faults that were found to catch it.
 //! Not here: how a mutant is put in the engine's place (`mutants`).
 
-use journal_format::record::{
-    ContIntent, Evidence, MigrationStatus, PeerAnswer, Phase, Protocol, Role,
-};
+mod postcopy;
+mod store;
+
+use journal_format::record::{ContIntent, Evidence, MigrationStatus, PeerAnswer, Phase, Role};
 
 use super::mutants::Row;
-use super::scenario::{Faults, NONE};
+use super::scenario::{Faults, Handover, NONE};
 use crate::engine::Rule;
 use crate::engine::decide::is_whole;
 
-const V2: Protocol = Protocol::V2;
-const V3: Protocol = Protocol::V3;
+const V2: Handover = Handover::V2;
+const V3: Handover = Handover::V3;
 
-/// The rows, in the order of the decision table; then the facts of the handover and their order.
-pub(crate) const TABLE: &[Row] = &[
+/// All rows.
+pub(crate) fn table() -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().chain(postcopy::ROWS).chain(store::ROWS)
+}
+
+/// The rows of v2 and v3, in the order of the decision table; then the facts of the handover and their order.
+const ROWS: &[Row] = &[
     Row::rule(
         Rule::ClaimedByAnother,
         Rule::SourceAbandoned,
@@ -626,10 +632,17 @@ pub(crate) const TABLE: &[Row] = &[
 ];
 
 /// The facts of the handover; the order of each with what follows from it has a mutant.
-pub(crate) const FACTS: [&str; 5] = ["granted", "committed", "started", "aborted", "abandoned"];
+pub(crate) const FACTS: [&str; 6] = [
+    "granted",
+    "gone over",
+    "committed",
+    "started",
+    "aborted",
+    "abandoned",
+];
 
-/// Why nothing can be told of post-copy's rules.
-const NO_POSTCOPY: &str = "no scenario has post-copy yet; `postcopy` has single schedules";
+/// Why nothing can be told of the manager's rules.
+const NO_MANAGER: &str = "no scenario has a manager yet; `manager` has single schedules";
 
 /// Rules of which no wrong variant can be told here, and why.
 pub(crate) const UNTOLD: &[(Rule, &str)] = &[
@@ -646,28 +659,28 @@ pub(crate) const UNTOLD: &[(Rule, &str)] = &[
         "the word of an operator; the table never comes to it",
     ),
     (
+        Rule::StoreKeyForeign,
+        "there is one migration of that name here; `store` has a key of another one",
+    ),
+    (
+        Rule::SourceStoreOlder,
+        "the store here loses nothing; `store` has one that was put back",
+    ),
+    (
+        Rule::DestinationStoreContradicted,
+        "only what is broken from outside leads there; `store` has it",
+    ),
+    (Rule::ManagerVerdict, NO_MANAGER),
+    (Rule::SourceVerdictAwaited, NO_MANAGER),
+    (Rule::SourceVerdictCont, NO_MANAGER),
+    (Rule::SourceVerdictQuit, NO_MANAGER),
+    (Rule::DestinationVerdictAwaited, NO_MANAGER),
+    (Rule::DestinationVerdictCont, NO_MANAGER),
+    (Rule::DestinationVerdictQuit, NO_MANAGER),
+    (
         Rule::SourceGrantedStartedUnproven,
         "QEMU begins no other migration in postmigrate, so that completed stays completed",
     ),
-    (
-        Rule::SourceGrantedOther,
-        "QEMU begins no other migration in postmigrate, so that completed stays completed",
-    ),
-    (
-        Rule::DestinationStarted,
-        "started and the end of the job are one batch, so that no scene lies between them",
-    ),
-    (
-        Rule::DestinationStartedDead,
-        "started and the end of the job are one batch, so that no scene lies between them",
-    ),
-    (Rule::SourcePerformPostcopy, NO_POSTCOPY),
-    (Rule::SourcePostcopyBroken, NO_POSTCOPY),
-    (Rule::SourcePostcopyWhole, NO_POSTCOPY),
-    (Rule::SourcePostcopyLost, NO_POSTCOPY),
-    (Rule::DestinationPrepareLost, NO_POSTCOPY),
-    (Rule::DestinationPostcopyBroken, NO_POSTCOPY),
-    (Rule::DestinationPostcopyLost, NO_POSTCOPY),
 ];
 
 fn source(evidence: &Evidence) -> bool {
