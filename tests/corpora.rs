@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use journal_format::record::RecordBody;
+use journal_format::record::{Phase, RecordBody};
+use phase_journal::sidecar::COMMAND_NAMES;
 
 // The harness is written for a library of its own (fuzz/src/lib.rs).
 #[allow(unreachable_pub, dead_code, missing_debug_implementations)]
@@ -29,10 +30,16 @@ fn replay<T>(target: &str, run: fn(&[u8]) -> T) -> Vec<T> {
     replayed.collect()
 }
 
+/// The same of a corpus that is not nearly empty.
+fn replay_some<T>(target: &str, run: fn(&[u8]) -> T) -> Vec<T> {
+    let replayed = replay(target, run);
+    assert!(replayed.len() >= 20, "{} files", replayed.len());
+    replayed
+}
+
 #[test]
 fn scan() {
-    let replayed = replay("scan", fuzz::scan::run);
-    assert!(replayed.len() >= 50, "{} files", replayed.len());
+    replay_some("scan", fuzz::scan::run);
 }
 
 /// The corpus also shows that the fuzzer gets everywhere: every type of record is written.
@@ -54,6 +61,61 @@ fn engine() {
     );
 }
 
+#[test]
+fn segment() {
+    replay_some("segment", fuzz::segment::run);
+}
+
+#[test]
+fn batch() {
+    replay_some("batch", fuzz::batch::run);
+}
+
+/// Every type of record is read.
+#[test]
+fn record() {
+    let read = replay_some("record", fuzz::record::run);
+    let read: BTreeSet<&str> = read.into_iter().flatten().collect();
+    let types = RecordBody::TYPES.iter().map(|(_, name)| *name);
+    assert_eq!(read, types.collect());
+}
+
+/// Journals are opened with and without a loss, and refused.
+#[test]
+fn open() {
+    use fuzz::open::Opening;
+    let ended: BTreeSet<Opening> = replay_some("open", fuzz::open::run).into_iter().collect();
+    let all = [Opening::Refused, Opening::Whole, Opening::Damaged];
+    assert_eq!(ended, all.into());
+}
+
+#[test]
+fn qmp_codec() {
+    replay_some("qmp_codec", fuzz::qmp_codec::run);
+}
+
+/// Every command is taken in some state.
+#[test]
+fn control() {
+    let taken = replay_some("control", fuzz::control::run);
+    let taken: BTreeSet<String> = taken.into_iter().flatten().collect();
+    // The connection's own, before any other command.
+    let commands = COMMAND_NAMES
+        .iter()
+        .filter(|name| **name != "qmp_capabilities");
+    let never: Vec<_> = commands.filter(|name| !taken.contains(**name)).collect();
+    assert!(never.is_empty(), "{never:?}");
+}
+
+/// Messages come in every phase that is ever entered.
+#[test]
+fn peer() {
+    let phases = replay_some("peer", fuzz::peer::run);
+    let phases: BTreeSet<Phase> = phases.into_iter().flatten().collect();
+    let all: BTreeSet<Phase> = Phase::ALL.iter().copied().collect();
+    assert_eq!(phases, all);
+}
+
 /// Any bytes at all, without a fuzzer's guidance.
 mod any_bytes {
     use proptest::prelude::*;
@@ -67,6 +129,46 @@ mod any_bytes {
         #[test]
         fn engine(bytes in proptest::collection::vec(any::<u8>(), 0..3_000)) {
             super::fuzz::engine::run(&bytes);
+        }
+
+        #[test]
+        fn segment(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            super::fuzz::segment::run(&bytes);
+        }
+
+        #[test]
+        fn batch(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
+            super::fuzz::batch::run(&bytes);
+        }
+
+        #[test]
+        fn record(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            super::fuzz::record::run(&bytes);
+        }
+
+        #[test]
+        fn qmp_codec(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            super::fuzz::qmp_codec::run(&bytes);
+        }
+
+        #[test]
+        fn control(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
+            super::fuzz::control::run(&bytes);
+        }
+
+        #[test]
+        fn peer(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
+            super::fuzz::peer::run(&bytes);
+        }
+    }
+
+    // A case is a handful of openings.
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn open(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            super::fuzz::open::run(&bytes);
         }
     }
 }

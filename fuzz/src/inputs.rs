@@ -144,6 +144,16 @@ impl Surroundings {
         }
     }
 
+    /// Where the other sidecar's journal stands now, a record further on.
+    pub(super) fn peer_position(&mut self) -> Position {
+        self.position(&mut Bytes::new(&[]))
+    }
+
+    /// Of the other sidecar, which tells nothing of what it saw.
+    pub(super) fn fair_envelope(&mut self) -> Envelope {
+        self.envelope(&mut Bytes::new(&[]))
+    }
+
     /// Of a peer.
     pub fn envelope(&mut self, choices: &mut Bytes<'_>) -> Envelope {
         Envelope {
@@ -304,7 +314,7 @@ impl Surroundings {
 }
 
 /// The process that a domain is registered with.
-fn its_instance(domain: DomainId) -> Instance {
+pub(super) fn its_instance(domain: DomainId) -> Instance {
     Instance {
         boot: BootId(BOOTS[0]),
         pid: 100 + u32::from(domain.0.0[0]),

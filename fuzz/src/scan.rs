@@ -11,8 +11,8 @@ use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_MIN};
 
 use super::bytes::Bytes;
 
-const BLOCK: usize = BLOCK_SIZE as usize;
-const SALT: Salt = Salt([7; 16]);
+pub(super) const BLOCK: usize = BLOCK_SIZE as usize;
+pub(super) const SALT: Salt = Salt([7; 16]);
 
 /// The first byte says how the others are meant: as a whole file, or as the batches of one, with
 /// checksums that fit.
@@ -32,7 +32,7 @@ pub fn run(bytes: &[u8]) {
     check(&file);
 }
 
-fn header() -> SegmentHeader {
+pub(super) fn header() -> SegmentHeader {
     SegmentHeader {
         journal: JournalId(Id128([1; 16])),
         host: HostId(Id128([2; 16])),
@@ -75,24 +75,8 @@ fn assembled(choices: &mut Bytes<'_>) -> Vec<u8> {
             records += 1;
         }
         let odd = choices.byte();
-        let mut bytes = b"PHJB".to_vec();
-        bytes.extend(96u32.to_le_bytes());
-        bytes.extend((next.0 + u64::from(odd & 1)).to_le_bytes());
-        bytes.extend((records + u32::from(odd >> 7)).to_le_bytes());
-        bytes.extend(u32::try_from(content.len()).unwrap_or(0).to_le_bytes());
-        bytes.extend((2 + u32::from(odd >> 1 & 1)).to_le_bytes());
-        bytes.extend((chain.0 ^ u32::from(odd >> 2 & 1)).to_le_bytes());
-        bytes.extend([9; 16]);
-        bytes.extend([0; 16]);
-        bytes.extend(3u64.to_le_bytes());
-        bytes.extend((file.len() as u64 + u64::from(odd >> 3 & 1) * 4096).to_le_bytes());
-        bytes.extend(salted(&[&content]));
-        bytes.extend([odd >> 4 & 1; 8]);
-        let checksum = salted(&[&bytes]);
-        bytes.extend(checksum);
-        bytes.extend(content);
-        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
-        chain = Chain(u32::from_le_bytes(checksum));
+        let (bytes, after) = batch(next, records, chain, file.len(), odd, &content);
+        chain = after;
         next = Lsn(next.0 + u64::from(records) + u64::from(odd >> 5 & 1));
         let end = file.len() + bytes.len();
         file.extend(bytes);
@@ -109,18 +93,54 @@ fn assembled(choices: &mut Bytes<'_>) -> Vec<u8> {
     file
 }
 
-fn record(choices: &mut Bytes<'_>, lsn: u64, content: &mut Vec<u8>) {
-    let kind = u16::from(choices.byte() % 28);
-    let version = 1 + u16::from(choices.byte() / 250);
-    let length = choices.number() % 300;
-    let body: Vec<u8> = (0..length).map(|_| choices.byte()).collect();
-    let mut bytes = lsn.to_le_bytes().to_vec();
-    bytes.extend(0u64.to_le_bytes());
-    bytes.extend([choices.byte(); 16]);
+/// A batch of these records, and the chain value after it. Its checksums fit; each bit of `odd` but
+/// the sixth and seventh puts something wrong into its header.
+pub(super) fn batch(
+    first: Lsn,
+    records: u32,
+    chain: Chain,
+    at: usize,
+    odd: u8,
+    content: &[u8],
+) -> (Vec<u8>, Chain) {
+    let mut bytes = b"PHJB".to_vec();
+    bytes.extend(96u32.to_le_bytes());
+    bytes.extend((first.0 + u64::from(odd & 1)).to_le_bytes());
+    bytes.extend((records + u32::from(odd >> 7)).to_le_bytes());
+    bytes.extend(u32::try_from(content.len()).unwrap_or(0).to_le_bytes());
+    bytes.extend((2 + u32::from(odd >> 1 & 1)).to_le_bytes());
+    bytes.extend((chain.0 ^ u32::from(odd >> 2 & 1)).to_le_bytes());
+    bytes.extend([9; 16]);
+    bytes.extend([0; 16]);
+    bytes.extend(3u64.to_le_bytes());
+    bytes.extend((at as u64 + u64::from(odd >> 3 & 1) * 4096).to_le_bytes());
+    bytes.extend(salted(&[content]));
+    bytes.extend([odd >> 4 & 1; 8]);
+    let checksum = salted(&[&bytes]);
+    bytes.extend(checksum);
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+    (bytes, Chain(u32::from_le_bytes(checksum)))
+}
+
+/// A record under a fitting head.
+pub(super) fn put_record(
+    lsn: Lsn,
+    previous: u64,
+    domain: [u8; 16],
+    (kind, version): (u16, u16),
+    body: &[u8],
+    content: &mut Vec<u8>,
+) {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let lsn = lsn.0.to_le_bytes();
+    let mut bytes = lsn.to_vec();
+    bytes.extend(previous.to_le_bytes());
+    bytes.extend(domain);
     bytes.extend(kind.to_le_bytes());
     bytes.extend(version.to_le_bytes());
-    bytes.extend(u32::try_from(length).unwrap_or(0).to_le_bytes());
-    bytes.extend(salted(&[&lsn.to_le_bytes(), &body]));
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(salted(&[&lsn, body]));
     let checksum = salted(&[&bytes]);
     bytes.extend(checksum);
     bytes.extend(body);
@@ -128,7 +148,20 @@ fn record(choices: &mut Bytes<'_>, lsn: u64, content: &mut Vec<u8>) {
     content.extend(bytes);
 }
 
-fn check(file: &[u8]) {
+fn record(choices: &mut Bytes<'_>, lsn: u64, content: &mut Vec<u8>) {
+    let kind = u16::from(choices.byte() % 32);
+    let version = 1 + u16::from(choices.byte() / 250);
+    let length = choices.number() % 300;
+    let body: Vec<u8> = (0..length).map(|_| choices.byte()).collect();
+    let domain = [choices.byte(); 16];
+    put_record(Lsn(lsn), 0, domain, (kind, version), &body, content);
+}
+
+/// What must hold of the scan of any file.
+///
+/// # Panics
+/// When what was found is wrong.
+pub(super) fn check(file: &[u8]) {
     let Ok(found) = scan(file) else { return };
     check_found(file, &found);
     let size = usize::try_from(found.header.size).unwrap_or(usize::MAX);
@@ -223,7 +256,8 @@ fn same_bytes(found: &Scan, offset: u64, record: &Decoded, file: &[u8]) {
     else {
         return;
     };
-    assert!(matches!(body.type_number(), 1..=26));
+    let number = body.type_number();
+    assert!(RecordBody::TYPES.iter().any(|(known, _)| *known == number));
     let header = BatchHeader {
         first: *lsn,
         records: 0,

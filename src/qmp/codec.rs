@@ -133,12 +133,14 @@ impl Splitter {
         core::mem::replace(&mut self.buffer, rest)
     }
 
-    /// Swallows what is no object, up to the next line or object.
+    /// Swallows what is no object, up to the next line or object, however it arrives.
     fn garbage(&mut self) -> Option<Result<Vec<u8>, SplitError>> {
         let ends = |byte: &u8| *byte == b'\n' || *byte == b'{';
-        let size = match self.buffer.iter().position(ends) {
+        let mut piece = self.buffer.iter().take(GARBAGE_SIZE_MAX);
+        let length = piece.len();
+        let size = match piece.position(ends) {
             Some(size) => size,
-            None if self.buffer.len() >= GARBAGE_SIZE_MAX => self.buffer.len(),
+            None if length == GARBAGE_SIZE_MAX => GARBAGE_SIZE_MAX,
             None => return None,
         };
         self.take(size.max(1));

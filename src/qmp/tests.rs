@@ -59,6 +59,17 @@ proptest! {
     }
 }
 
+/// Found by fuzzing: a stretch of garbage was one error or several, as it came.
+#[test]
+fn long_garbage_gives_the_same_errors_however_it_is_cut() {
+    let stream = [vec![b'x'; 5_000], b"\n{}".to_vec()].concat();
+    let bytewise: Vec<usize> = (0..stream.len()).collect();
+    let whole = split(&stream, &[]);
+    let error = || Err(SplitError::NotAnObject);
+    assert_eq!(whole, [error(), error(), Ok(b"{}".to_vec())]);
+    assert_eq!(split(&stream, &bytewise), whole);
+}
+
 #[test]
 fn limits_of_a_message() {
     let mut splitter = Splitter::new(10);

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::engine::JobTarget;
 
 /// Names of all commands, as `query-commands` lists them (besides `qmp_capabilities`).
-pub(crate) const COMMAND_NAMES: &[&str] = &[
+pub const COMMAND_NAMES: &[&str] = &[
     "domain-add",
     "domain-remove",
     "domain-resume",

@@ -12,7 +12,9 @@ use journal_format::record::{Authority, Protocol, WantedRunState};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::arguments::{self, ArgumentError, COMMAND_NAMES, Command, MigrateDomain};
+use super::arguments::{
+    self, ArgumentError, COMMAND_NAMES, Command, DomainAdd, MigrateDomain, QueryDecisions,
+};
 use super::history::History;
 use super::link::{Answered, Failure, Link, NodeStatus};
 use super::progress::ProgressBoard;
@@ -69,21 +71,96 @@ struct JobWithProgress {
     progress: Option<super::observe::Progress>,
 }
 
+/// Who answers a command.
+enum Asked {
+    /// The engine.
+    Engine(ControlRequest),
+    /// The engine, once the domain's QEMU was found.
+    Add(DomainAdd),
+    /// The journal's history.
+    Decisions(QueryDecisions),
+    /// The node.
+    Journal,
+    /// Nobody: it is always the same.
+    Commands,
+    /// The same.
+    Version,
+}
+
+fn asked(command: Command, uid: u32) -> Asked {
+    let request = match command {
+        Command::QueryCommands => return Asked::Commands,
+        Command::QueryVersion => return Asked::Version,
+        Command::QueryJournal => return Asked::Journal,
+        Command::QueryDecisions(query) => return Asked::Decisions(query),
+        Command::DomainAdd(domain) => return Asked::Add(domain),
+        Command::QueryJobs { job, name } => ControlRequest::QueryJobs { job, name },
+        Command::DomainRemove { name } => ControlRequest::DomainRemove { name },
+        Command::DomainSuspend { name } => ControlRequest::DomainSetWanted {
+            name,
+            wanted: WantedRunState::Paused,
+        },
+        Command::DomainResume { name } => ControlRequest::DomainSetWanted {
+            name,
+            wanted: WantedRunState::Running,
+        },
+        Command::QueryDomains { name } => ControlRequest::QueryDomains { name },
+        Command::MigrateDomain(migrate) => migrate_request(migrate),
+        Command::JobCancel { job } => ControlRequest::JobCancel { job },
+        Command::MigrateVerdict { target, outcome } => ControlRequest::Verdict {
+            target,
+            outcome,
+            uid,
+        },
+        Command::Resolve {
+            name,
+            decision,
+            force,
+            statement,
+        } => ControlRequest::Resolve {
+            name,
+            decision,
+            force,
+            statement,
+            uid,
+        },
+    };
+    Asked::Engine(request)
+}
+
+/// What a command of the control socket asks of the engine; `None` if that is something that the shell
+/// has to look up, or answers itself.
+///
+/// # Errors
+/// No such command, or its arguments are wrong: one line that names what is.
+pub fn engine_request(
+    name: &str,
+    arguments: Option<Value>,
+    uid: u32,
+) -> Result<Option<ControlRequest>, CommandError> {
+    Ok(match asked(arguments::parse(name, arguments)?, uid) {
+        Asked::Engine(request) => Some(request),
+        Asked::Add(_) | Asked::Decisions(_) | Asked::Journal | Asked::Commands | Asked::Version => {
+            None
+        }
+    })
+}
+
 impl Control {
     /// Carries out one command.
     ///
     /// # Errors
     /// One error that names what is wrong.
     pub(crate) async fn execute(&self, call: Call) -> Result<Value, CommandError> {
-        let uid = call.uid;
-        let request = match arguments::parse(&call.name, call.arguments)? {
-            Command::QueryCommands => {
+        let command = arguments::parse(&call.name, call.arguments)?;
+        let request = match asked(command, call.uid) {
+            Asked::Commands => {
                 let names = COMMAND_NAMES.iter().map(|name| json!({"name": name}));
                 return Ok(Value::Array(names.collect()));
             }
-            Command::QueryVersion => return Ok(version()),
-            Command::QueryJournal => return self.query_journal().await,
-            Command::QueryDecisions(query) => {
+            Asked::Version => return Ok(version()),
+            Asked::Journal => return self.query_journal().await,
+            Asked::Decisions(query) => {
                 let domain = match &query.name {
                     Some(name) => self.domain_id(name).await?,
                     None => None,
@@ -91,47 +168,16 @@ impl Control {
                 let decisions = self.history.decisions(query, domain).await;
                 return decisions.map_err(generic);
             }
-            Command::QueryJobs { job, name } => {
-                let request = ControlRequest::QueryJobs { job, name };
-                return Ok(self.with_progress(self.link.control(request).await?.answer));
-            }
-            Command::DomainAdd(domain) => self.registrar.find(domain).await.map_err(generic)?,
-            Command::DomainRemove { name } => ControlRequest::DomainRemove { name },
-            Command::DomainSuspend { name } => ControlRequest::DomainSetWanted {
-                name,
-                wanted: WantedRunState::Paused,
-            },
-            Command::DomainResume { name } => ControlRequest::DomainSetWanted {
-                name,
-                wanted: WantedRunState::Running,
-            },
-            Command::QueryDomains { name } => ControlRequest::QueryDomains { name },
-            Command::MigrateDomain(migrate) => migrate_request(migrate),
-            Command::JobCancel { job } => ControlRequest::JobCancel { job },
-            Command::MigrateVerdict { target, outcome } => ControlRequest::Verdict {
-                target,
-                outcome,
-                uid,
-            },
-            Command::Resolve {
-                name,
-                decision,
-                force,
-                statement,
-            } => ControlRequest::Resolve {
-                name,
-                decision,
-                force,
-                statement,
-                uid,
-            },
+            Asked::Add(domain) => self.registrar.find(domain).await.map_err(generic)?,
+            Asked::Engine(request) => request,
         };
         let Answered { answer, time } = self.link.control(request).await?;
         Ok(match &answer {
             Answer::Domain(domain) => domain_json(domain),
             Answer::Domains(domains) => domains.iter().map(domain_json).collect(),
             Answer::Decision(decision) => decision_json(decision, time),
-            Answer::Done {} | Answer::Jobs(_) | Answer::Migrating { .. } => to_json(&answer),
+            Answer::Jobs(jobs) => self.with_progress(jobs),
+            Answer::Done {} | Answer::Migrating { .. } => to_json(&answer),
         })
     }
 
@@ -172,15 +218,13 @@ impl Control {
     }
 
     /// How far a migration got stands beside what the engine says of its job.
-    fn with_progress(&self, answer: Answer) -> Value {
-        let Answer::Jobs(jobs) = answer else {
-            return to_json(&answer);
-        };
+    fn with_progress(&self, jobs: &[JobView]) -> Value {
         let jobs: Vec<JobWithProgress> = jobs
-            .into_iter()
+            .iter()
             .map(|job| {
                 let is_open = job.result.is_none();
                 let progress = is_open.then(|| self.board.get(job.domain)).flatten();
+                let job = job.clone();
                 JobWithProgress { job, progress }
             })
             .collect();

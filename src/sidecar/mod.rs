@@ -27,7 +27,9 @@ mod store;
 #[cfg(test)]
 mod testing;
 
+pub use arguments::COMMAND_NAMES;
 pub use config::{Config, LogFormat, SOCKET_PATH_SIZE_MAX};
+pub use control::engine_request;
 pub use link::Failure;
 pub use process::{BOOT_ID_OVERRIDE, KILL_WAIT_MS_MAX};
 pub use startup::{RunError, run};
