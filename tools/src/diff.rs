@@ -2,7 +2,7 @@
 //!
 //! A journal and its copy (the same identity) are compared record by record; two sides of migrations by what
 //! they say of each other.
-//! Invariant: reads without a lock, writes nothing; exit codes as diff's: 0 no difference, 1 differences, 2 trouble.
+//! Invariant: reads without a lock, writes nothing; exit codes as diff's: 0 no difference, 1 differences, more is trouble.
 //! Not here: whether one journal is sound by itself (`verify`).
 
 mod copies;
@@ -20,7 +20,7 @@ use crate::past::Past;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 the copies are alike, or the sides agree; 1 they differ, or contradict each other; \
-                  2 it could not be found out."
+                  3 it could not be found out."
 )]
 pub(crate) struct DiffArgs {
     /// A journal's directory

@@ -375,9 +375,11 @@ fn suppose(
         supposed_text(&restart, &cited, out)?;
     }
     let is_held = |job: &whatif::Job| job.effect.is_none() && job.ended.is_none();
-    Ok(match restart.damaged || restart.jobs.iter().any(is_held) {
-        true => Found::Something,
-        false => Found::Nothing,
+    let is_in_doubt = restart.jobs.iter().any(is_held);
+    Ok(match (restart.damaged, is_in_doubt) {
+        (true, _) => Found::Damage,
+        (false, true) => Found::Something,
+        (false, false) => Found::Nothing,
     })
 }
 

@@ -33,7 +33,7 @@ const FILE_SIZE_MAX: u64 = 16 * 1024 * 1024;
 /// Which files, and what QEMU is supposed to show.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 nothing is in doubt; 1 a domain is, or would be held; 2 a file could not be read."
+    after_help = "Exit codes: 0 nothing is in doubt; 1 a domain is, or would be held; 3 a file could not be read."
 )]
 pub(crate) struct LibvirtArgs {
     /// Status files of libvirt's QEMU driver: /run/libvirt/qemu/NAME.xml, or copies of them

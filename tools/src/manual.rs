@@ -51,9 +51,11 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "generate completions",
         &["generate completions bash > /etc/bash_completion.d/phase-journal"],
     ),
-    ("inspect", &["inspect /var/lib/phase-journal"]),
     ("journal", &["journal"]),
     ("jobs", &["jobs --json"]),
+    ("inspect", &["inspect /var/lib/phase-journal"]),
+    ("schema", &["schema > phase-journal.ksy"]),
+    ("stats", &["stats /var/lib/phase-journal"]),
     (
         "libvirt",
         &[
@@ -79,8 +81,6 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "status",
         &["status --socket /run/phase-journal/control.sock"],
     ),
-    ("schema", &["schema > format.ksy"]),
-    ("stats", &["stats /var/lib/phase-journal --domain web-1"]),
     ("suspend", &["suspend web-1"]),
     (
         "timeline",
@@ -121,7 +121,7 @@ enum What {
 /// Reads the command line.
 ///
 /// # Errors
-/// What is to be printed in place of doing anything: what is wrong, or a help that was asked for.
+/// What clap says instead: help, the version, or what is wrong.
 pub(crate) fn parse<C: Parser>() -> Result<C, clap::Error> {
     let matches = with_examples(C::command()).try_get_matches()?;
     C::from_arg_matches(&matches)

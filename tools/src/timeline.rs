@@ -116,7 +116,7 @@ pub(crate) fn run(args: &TimelineArgs, out: &mut impl Write) -> Result<Found, To
         None => out.write_all(drawn.as_bytes())?,
     }
     Ok(if story.is_damaged() {
-        Found::Something
+        Found::Damage
     } else {
         Found::Nothing
     })

@@ -46,7 +46,8 @@ impl Here {
 /// Reads one side until nobody wants more.
 fn stream(directory: &Path, to: &SyncSender<Result<Here, ToolError>>) {
     let read = Past::open(directory).and_then(|past| {
-        past.read(|item| {
+        // Two of them at once would write over each other.
+        past.silent().read(|item| {
             let here = match item {
                 Item::Batch(..) => return Ok(()),
                 Item::Record(recorded) => Here::Record(recorded),

@@ -186,7 +186,7 @@ fn what_cannot_be_compared() {
     ] {
         let said = shown(journals.path(), &arguments);
         assert!(
-            said.contains(says) && said.ends_with("exit code 2\n"),
+            said.contains(says) && said.ends_with("exit code 3\n"),
             "{arguments:?}: {said}"
         );
     }

@@ -214,7 +214,7 @@ fn a_key_in_the_store() {
         assert!(said.contains(other), "{other}: {said}");
     }
     let said = shown(journals.path(), &["explain", "a", "--store", "perhaps"]);
-    assert!(said.contains("never says 'perhaps'") && said.ends_with("exit code 2\n"));
+    assert!(said.contains("never says 'perhaps'") && said.ends_with("exit code 3\n"));
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn what_cannot_be_supposed() {
         all.extend(arguments);
         let said = shown(journals.path(), &all);
         assert!(
-            said.contains(says) && said.ends_with("exit code 2\n"),
+            said.contains(says) && said.ends_with("exit code 3\n"),
             "{said}"
         );
     }

@@ -294,7 +294,7 @@ fn what_is_no_status_file() {
         let name = file(scratch.path(), name, text);
         let output = run(scratch.path(), &["libvirt", &name]);
         let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{name}: {error}");
+        assert_eq!(output.status.code(), Some(3), "{name}: {error}");
         assert!(
             error.contains(says) && error.contains(&name),
             "{name}: {error}"
@@ -326,7 +326,7 @@ fn what_cannot_be_read() {
     ] {
         let said = shown(scratch.path(), &["libvirt", name]);
         assert!(
-            said.contains(says) && said.ends_with("exit code 2\n"),
+            said.contains(says) && said.ends_with("exit code 3\n"),
             "{name}: {said}"
         );
     }
@@ -341,5 +341,5 @@ fn what_cannot_be_read() {
         said.contains("web-1 (") && said.contains("1 of 2 files"),
         "{said}"
     );
-    assert!(said.ends_with("exit code 2\n"), "{said}");
+    assert!(said.ends_with("exit code 3\n"), "{said}");
 }

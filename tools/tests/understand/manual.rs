@@ -72,6 +72,6 @@ fn what_cannot_be_generated() {
         vec!["generate", "completions", "csh"],
     ] {
         let said = shown(scratch.path(), &arguments);
-        assert!(said.ends_with("exit code 2\n"), "{said}");
+        assert!(said.ends_with("exit code 3\n"), "{said}");
     }
 }

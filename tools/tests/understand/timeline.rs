@@ -220,7 +220,7 @@ fn what_is_wanted() {
     insta::assert_snapshot!(none, @r"
     -- standard error
     phase-journal: no job in these journals is what was asked for
-    exit code 2
+    exit code 3
     ");
 }
 
@@ -250,7 +250,7 @@ fn lost_records_are_shown_and_told() {
     fs::write(&file, bytes).unwrap();
     let output = run(journals.path(), &["timeline", "a", "b", "--svg"]);
     let svg = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(
         svg.contains("records lost") && svg.contains("are lost:"),
         "{svg}"
@@ -280,7 +280,7 @@ fn what_cannot_be_drawn() {
     ] {
         let said = shown(journals.path(), &arguments);
         assert!(
-            said.contains(says) && said.ends_with("exit code 2\n"),
+            said.contains(says) && said.ends_with("exit code 3\n"),
             "{arguments:?}: {said}"
         );
     }
