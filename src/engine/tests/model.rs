@@ -6,9 +6,9 @@
 //! many crashes; `each_pair_of_faults` besides two of them together. `MODEL_ONLY` takes the scenarios whose
 //! title contains it; `MODEL_HANDOVER` (`v2`, `v3`, `postcopy`, `newer-postcopy`, `store`) some of them;
 //! `MODEL_DETAIL` (`swift`, `coarse`, `prompt`, `fine`) and `MODEL_RESTARTS` (`late`, `anytime`) allow more
-//! schedules; `MODEL_ORDER=deepest` takes less memory and tells
-//! longer stories; `MODEL_SCENES` cuts a run off, which its line then says. `tools/mutants` prints
-//! what catches each wrong rule (`MODEL_MUTANTS=all`: also the three that need an old journal; `MODEL_ONLY` by the rule's name).
+//! schedules; `MODEL_ORDER=deepest` takes less memory and tells longer stories; `MODEL_SCENES` cuts a run
+//! off, which its line then says. `tools/mutants` prints what catches each wrong rule (`MODEL_MUTANTS=all`:
+//! also those that need an old journal; `MODEL_ONLY`: by the rule's name).
 //! What is left out is said in `scenario`.
 //! Not here: single schedules with a story (`rows`, `hostile`).
 
