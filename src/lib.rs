@@ -4,3 +4,4 @@ pub mod journal;
 pub mod node;
 pub mod qmp;
 pub mod sidecar;
+pub mod sim;

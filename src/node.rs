@@ -47,6 +47,10 @@ pub trait Machine {
     fn set_no_room(&mut self, why: Option<String>);
     /// How many ended migrations are kept because the other side is not known to know the outcome.
     fn kept_migrations(&self) -> usize;
+    /// What it wants first, once its checkpoint is durable.
+    fn start(&mut self, _now: Now) -> Step {
+        Step::default()
+    }
 }
 
 impl Machine for Engine {
@@ -76,6 +80,10 @@ impl Machine for Engine {
 
     fn kept_migrations(&self) -> usize {
         Engine::kept_migrations(self)
+    }
+
+    fn start(&mut self, now: Now) -> Step {
+        Engine::start(self, now)
     }
 }
 
@@ -108,6 +116,25 @@ impl<D: Disk> Node<D> {
         now: Now,
         switch: CrashSwitch,
     ) -> Result<(Node<D>, Durable<Outbox>), AppendError> {
+        let engine = |config| Engine::resume(config, told);
+        Node::open_with(opened, engine, boot, peer, store, now, switch)
+    }
+}
+
+impl<D: Disk, M: Machine> Node<D, M> {
+    /// As [`Node::open`], with the machine that `make` makes of its configuration.
+    ///
+    /// # Errors
+    /// The checkpoint or the first records cannot be made durable.
+    pub fn open_with(
+        opened: Opened<D>,
+        make: impl FnOnce(Config) -> M,
+        boot: BootId,
+        peer: String,
+        store: Option<String>,
+        now: Now,
+        switch: CrashSwitch,
+    ) -> Result<(Node<D, M>, Durable<Outbox>), AppendError> {
         let opening = opened.opening();
         let config = Config {
             journal: opened.journal(),
@@ -119,15 +146,12 @@ impl<D: Disk> Node<D> {
             peer,
             store,
         };
-        let engine = Engine::resume(config, told);
-        let mut node = Node::begin(opened, engine, now, switch)?;
+        let mut node = Node::begin(opened, make(config), now, switch)?;
         let step = node.machine.start(now);
         let outbox = node.append(now, step)?;
         Ok((node, outbox))
     }
-}
 
-impl<D: Disk, M: Machine> Node<D, M> {
     /// Begins a segment with the machine's checkpoint.
     ///
     /// # Errors
@@ -324,8 +348,24 @@ pub fn open_journal<D: Disk>(
     run: Option<D>,
     options: &OpenOptions,
 ) -> Result<(Opened<D>, Told), OpenError> {
+    open_journal_with(disk, run, options, |_| {})
+}
+
+/// The same; `seen` gets everything that the journal tells, too.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_journal_with<D: Disk>(
+    disk: D,
+    run: Option<D>,
+    options: &OpenOptions,
+    mut seen: impl FnMut(&Past),
+) -> Result<(Opened<D>, Told), OpenError> {
     let mut told = Told::default();
-    let opened = Log::open(disk, run, options, |past| told.add(&history(past)))?;
+    let opened = Log::open(disk, run, options, |past| {
+        seen(&past);
+        told.add(&history(past));
+    })?;
     Ok((opened, told))
 }
 

@@ -11,6 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("node", &["engine", "journal"]),
     ("qmp", &["journal"]),
     ("sidecar", &["engine", "journal", "node", "qmp"]),
+    ("sim", &["engine", "journal", "node"]),
 ];
 
 /// What the pure core must not mention.

@@ -148,8 +148,8 @@ pub fn decide(evidence: &Evidence) -> Option<Rule> {
         Role::Source => source(evidence),
         Role::Destination => destination(evidence),
     });
-    #[cfg(test)]
-    let rule = super::tests::altered(evidence, rule);
+    #[cfg(any(test, feature = "mutants"))]
+    let rule = super::mutant::altered(evidence, rule);
     rule
 }
 

@@ -16,6 +16,8 @@ mod interface;
 pub mod laws;
 mod live;
 mod manager;
+#[cfg(any(test, feature = "mutants"))]
+pub mod mutant;
 mod peer;
 mod postcopy;
 mod resolve;

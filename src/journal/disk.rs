@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use journal_format::BLOCK_SIZE;
+use journal_format::number::Id128;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -57,6 +58,16 @@ pub trait Disk {
 
     /// The directory, for messages.
     fn path(&self) -> &Path;
+
+    /// 128 fresh bits, for identities and salts. Random, unless the whole world is simulated.
+    fn fresh_id(&self) -> Id128 {
+        Id128::random()
+    }
+
+    /// The number of the process that uses the disk, for the lock file to name.
+    fn process_id(&self) -> u32 {
+        std::process::id()
+    }
 
     /// How [`Disk::write_through`] makes bytes durable.
     fn io_mode(&self) -> IoMode;

@@ -44,6 +44,7 @@ impl Identity {
     pub(super) fn header(
         &self,
         number: SegmentNumber,
+        salt: Salt,
         first: Lsn,
         before: Option<SegmentEnd>,
         size: u64,
@@ -53,7 +54,7 @@ impl Identity {
             host: self.host,
             number,
             size,
-            salt: Salt::random(),
+            salt,
             first,
             epoch: self.opening.epoch,
             opening: self.opening.opening,

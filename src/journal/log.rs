@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use journal_format::SEGMENT_SIZE_MIN;
-use journal_format::number::{DomainId, HostId, JournalId, Lsn, Position, SegmentNumber};
+use journal_format::number::{DomainId, HostId, JournalId, Lsn, Position, Salt, SegmentNumber};
 use journal_format::record::{Draft, Opening, RecordBody};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 
@@ -449,7 +449,10 @@ impl<D: Disk> Log<D> {
             last: self.position().lsn,
         };
         let size = self.identity.segment_size;
-        let header = self.identity.header(number, at.next, Some(before), size);
+        let salt = Salt(self.disk.fresh_id().0);
+        let header = self
+            .identity
+            .header(number, salt, at.next, Some(before), size);
         let mut beginning = Beginning {
             disk: &self.disk,
             identity: &self.identity,
@@ -549,9 +552,11 @@ impl<D: Disk> Beginning<'_, D> {
         spares: &Spares<D::File>,
         needed_from: Option<Lsn>,
     ) -> Result<Segment<D::File>, AppendError> {
+        let salt = Salt(self.disk.fresh_id().0);
         let header = |size| {
             let (first, before) = (self.identity.opening.first, start.before);
-            self.identity.header(start.number, first, before, size)
+            self.identity
+                .header(start.number, salt, first, before, size)
         };
         let (small, usual) = (header(start.first_size), header(self.identity.segment_size));
         let refused = |refused| match refused {

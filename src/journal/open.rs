@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use journal_format::number::{
-    BootId, Epoch, HostId, Id128, JournalId, Lsn, OpeningId, Position, SegmentNumber,
+    BootId, Epoch, HostId, JournalId, Lsn, OpeningId, Position, SegmentNumber,
 };
 use journal_format::record::{Opening, Record};
 use journal_format::{BLOCK_SIZE, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN};
@@ -142,11 +142,11 @@ impl<D: Disk> Log<D> {
             .max(witnessed.map_or(Epoch(0), |position| position.epoch));
         let opening = Opening {
             epoch: epoch.next().ok_or(OpenError::NumbersUsedUp)?,
-            opening: OpeningId(Id128::random()),
+            opening: OpeningId(disk.fresh_id()),
             first: survey.next,
         };
         let identity = Identity {
-            journal: survey.journal.unwrap_or_else(|| JournalId(Id128::random())),
+            journal: survey.journal.unwrap_or_else(|| JournalId(disk.fresh_id())),
             host: options.host,
             boot: options.boot,
             opening,
@@ -281,7 +281,7 @@ fn take_lock<D: Disk>(disk: &D) -> Result<D::File, OpenError> {
             holder,
         });
     }
-    let holder = format!("{:<width$}", std::process::id(), width = HOLDER_SIZE_MAX);
+    let holder = format!("{:<width$}", disk.process_id(), width = HOLDER_SIZE_MAX);
     match disk.write_at(&file, 0, holder.as_bytes()) {
         Ok(_) => {}
         // Only a courtesy to the next one.

@@ -30,6 +30,7 @@ mod reindex;
 mod repair;
 mod schema;
 mod sides;
+mod sim;
 mod source;
 mod stats;
 mod terminal;
@@ -124,6 +125,8 @@ enum Command {
     Resolve(online::ResolveArgs),
     /// Manual pages, and completions for shells
     Generate(manual::GenerateArgs),
+    /// Run whole fleets in a deterministic world, and judge every promise (see --help)
+    Sim(sim::SimArgs),
     /// Measure the journal beside its peers (a program of its own: see tools/bench)
     Bench(bench::BenchArgs),
 }
@@ -190,6 +193,7 @@ fn run(cli: &Cli, out: &mut impl io::Write) -> Result<Found, ToolError> {
         Command::Cancel(args) => online()?.cancel(args, out),
         Command::Resolve(args) => online()?.resolve(args, out),
         Command::Generate(args) => manual::run::<Cli>(args, out),
+        Command::Sim(args) => sim::run(args, cli.json, out),
         Command::Bench(args) => Err(bench::run(args, cli.json)),
     }
 }

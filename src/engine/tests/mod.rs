@@ -20,8 +20,6 @@ use journal_format::record::{
 use super::{ControlRequest, Envelope, Input, PeerRequest, QemuEvent, Refusal};
 use world::{A, B, Crash, World};
 
-pub(crate) use model::altered;
-
 /// Long enough for every bounded wait of the engine.
 const SETTLE_MS: u64 = 60_000;
 

@@ -33,9 +33,7 @@ use scenario::{Detail, EACH, Faults, Handover, NONE, Order, Restarts, Scenario};
 
 use table::{FACTS, UNTOLD, table};
 
-use crate::engine::Rule;
-
-pub(crate) use mutants::altered;
+use crate::engine::{Rule, mutant};
 
 /// More scenes than any ordinary test has.
 const SCENES_MAX: usize = 4_000_000;
@@ -274,7 +272,7 @@ fn catch(row: &Row) -> Result<String, String> {
             scenario.order = Order::Deepest;
         }
         let scenario = Rc::new(scenario);
-        let report = mutants::with(row.mutant, || explore(&scenario, SCENES_MAX));
+        let report = mutant::with(row.mutant, || explore(&scenario, SCENES_MAX));
         scenes += report.scenes;
         let Some(violation) = report.violation else {
             continue;

@@ -1,24 +1,14 @@
 //! Rules that are wrong on purpose: a model that lets one pass proves nothing.
 //!
-//! Invariant: a mutant belongs to one thread, and is gone when its test ends.
-//! Not here: the rules themselves (`decide`), which of them are made wrong (`table`).
-
-use std::cell::Cell;
+//! Invariant: a row says what is wrong and what must be found.
+//! Not here: how one is put into the table's place (`engine::mutant`), which rules are made wrong
+//! (`table`).
 
 use journal_format::record::Evidence;
 
 use super::scenario::{Faults, Handover, NONE};
 use crate::engine::Rule;
-
-/// A wrong rule: where the engine finds the first, it acts as under the second.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mutant {
-    /// `None`: while the protocol simply goes on.
-    pub(crate) of: Option<Rule>,
-    pub(crate) wrong: Option<Rule>,
-    /// Only there.
-    pub(crate) when: fn(&Evidence) -> bool,
-}
+use crate::engine::mutant::Mutant;
 
 /// A mutant, and where it is caught.
 #[derive(Clone, Copy, Debug)]
@@ -32,26 +22,6 @@ pub(crate) struct Row {
     pub(crate) faults: Faults,
     /// The promise that it breaks.
     pub(crate) breaks: &'static str,
-}
-
-thread_local! {
-    static MUTANT: Cell<Option<Mutant>> = const { Cell::new(None) };
-}
-
-/// What this thread decides.
-pub(crate) fn altered(evidence: &Evidence, rule: Option<Rule>) -> Option<Rule> {
-    match MUTANT.get() {
-        Some(mutant) if mutant.of == rule && (mutant.when)(evidence) => mutant.wrong,
-        Some(_) | None => rule,
-    }
-}
-
-/// Decides wrongly meanwhile.
-pub(crate) fn with<T>(mutant: Mutant, work: impl FnOnce() -> T) -> T {
-    MUTANT.set(Some(mutant));
-    let result = work();
-    MUTANT.set(None);
-    result
 }
 
 impl Row {

@@ -1,0 +1,378 @@
+//! The manager that comes with the simulator: moves every guest about, and looks after those whose
+//! migration ended in any way.
+//!
+//! Invariant: it boots a guest anew only when every sidecar answered that no job of it is open and no
+//! process with it is left; it ends a QEMU only while that waits for a guest.
+//! Not here: what a manager can do (`manager`).
+
+use journal_format::number::Lsn;
+use journal_format::record::{Authority, Decision, JobKind, Protocol, WantedRunState};
+
+use super::manager::{Desk, Heard, How, Manager, RequestId};
+use super::{GuestNumber, HostNumber};
+use crate::engine::{Answer, ControlRequest, DomainView, Notice, Refusal};
+
+/// How often it looks after its guests, in milliseconds.
+const ROUND_MS: u64 = 100;
+/// How long it waits before it asks again, in milliseconds.
+const AGAIN_MS: u64 = 500;
+/// How often it looks in vain before a human gives a guest up.
+const IN_VAIN_MAX: u32 = 20;
+/// How long a migration may take before it is given up, in milliseconds.
+const PATIENCE_MS: u64 = 20_000;
+
+/// What a sidecar said of a guest.
+#[derive(Clone, Debug)]
+enum Said {
+    NotYet,
+    Nothing,
+    Unknown,
+    View(Box<DomainView>),
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Registers it where it is.
+    Registering(RequestId),
+    Resting {
+        until: u64,
+    },
+    /// Registers the QEMU that shall take it.
+    Preparing(HostNumber, RequestId),
+    Asking(RequestId),
+    Moving {
+        since: u64,
+        job: Lsn,
+        patience: u64,
+    },
+    /// The owner's word is on its way.
+    Wishing(RequestId),
+    /// Finds out how it stands.
+    Looking {
+        again: u64,
+        said: Vec<(RequestId, Said)>,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Care {
+    home: HostNumber,
+    step: Step,
+    /// How often nothing was settled.
+    in_vain: u32,
+}
+
+/// The manager.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    care: Vec<Care>,
+    is_calm: bool,
+}
+
+impl Manager for Fleet {
+    fn hear(&mut self, heard: Heard<'_>, desk: &mut Desk<'_>) {
+        match heard {
+            Heard::Woken => {
+                if self.care.is_empty() {
+                    self.begin(desk);
+                }
+                for guest in 0..self.care.len() {
+                    self.round(guest, desk);
+                }
+                desk.wake_in(ROUND_MS);
+            }
+            Heard::Answered { request, result } => self.answered(request, result, desk),
+            Heard::Noticed { host, notice } => self.noticed(host, notice),
+            Heard::Restarted => {
+                for care in &mut self.care {
+                    *care = Care {
+                        home: 0,
+                        step: look_at_once(),
+                        in_vain: 0,
+                    };
+                }
+            }
+            Heard::Calm => self.is_calm = true,
+        }
+    }
+}
+
+fn look_at_once() -> Step {
+    Step::Looking {
+        again: 0,
+        said: Vec::new(),
+    }
+}
+
+impl Fleet {
+    fn begin(&mut self, desk: &mut Desk<'_>) {
+        for guest in 0..desk.guests() {
+            let home = guest % desk.hosts();
+            let step = Step::Registering(desk.add_domain(home, guest));
+            self.care.push(Care {
+                home,
+                step,
+                in_vain: 0,
+            });
+        }
+    }
+
+    fn rest(&self, desk: &mut Desk<'_>) -> Step {
+        let [least, most] = desk.shape().latencies.rest;
+        let pause = desk.random().between(least, most) / 1_000;
+        Step::Resting {
+            until: desk.now_ms() + pause,
+        }
+    }
+
+    fn round(&mut self, guest: GuestNumber, desk: &mut Desk<'_>) {
+        let now = desk.now_ms();
+        match &self.care[guest].step {
+            Step::Resting { until } if *until <= now && !self.is_calm => {
+                self.begin_something(guest, desk);
+            }
+            Step::Moving {
+                since,
+                job,
+                patience,
+            } if now > since + patience => {
+                let (host, job) = (self.care[guest].home, *job);
+                desk.ask(host, ControlRequest::JobCancel { job });
+                // Whatever the answer is, it will be looked at.
+                self.care[guest].step = Step::Looking {
+                    again: now + AGAIN_MS,
+                    said: Vec::new(),
+                };
+            }
+            Step::Looking { again, said } if *again <= now && said.is_empty() => {
+                let name = Some(desk.name(guest).to_owned());
+                let query = ControlRequest::QueryDomains { name };
+                let said = (0..desk.hosts())
+                    .map(|host| (desk.ask(host, query.clone()), Said::NotYet))
+                    .collect();
+                self.care[guest].step = Step::Looking { again: 0, said };
+            }
+            Step::Registering(_)
+            | Step::Resting { .. }
+            | Step::Preparing(..)
+            | Step::Asking(..)
+            | Step::Moving { .. }
+            | Step::Wishing(_)
+            | Step::Looking { .. } => {}
+        }
+    }
+
+    fn begin_something(&mut self, guest: GuestNumber, desk: &mut Desk<'_>) {
+        let home = self.care[guest].home;
+        let wishes = desk.shape().faults.owner;
+        if desk.random().chance(wishes) {
+            let wanted = match desk.random().coin() {
+                true => WantedRunState::Running,
+                false => WantedRunState::Paused,
+            };
+            let name = desk.name(guest).to_owned();
+            let request = ControlRequest::DomainSetWanted { name, wanted };
+            self.care[guest].step = Step::Wishing(desk.ask(home, request));
+            return;
+        }
+        let others = desk.hosts() - 1;
+        if others == 0 {
+            return;
+        }
+        let to = (home + 1 + desk.random().index(others)) % desk.hosts();
+        if desk.start_incoming(to, guest) {
+            self.care[guest].step = Step::Preparing(to, desk.add_domain(to, guest));
+        } else {
+            self.care[guest].step = look_at_once();
+        }
+    }
+
+    fn answered(
+        &mut self,
+        request: RequestId,
+        result: Option<&Result<Answer, Refusal>>,
+        desk: &mut Desk<'_>,
+    ) {
+        let Some(guest) = self
+            .care
+            .iter()
+            .position(|care| waits_for(&care.step, request))
+        else {
+            return;
+        };
+        let now = desk.now_ms();
+        let home = self.care[guest].home;
+        let is_fine = matches!(result, Some(Ok(_)));
+        let next = match (&mut self.care[guest].step, result) {
+            (Step::Registering(_) | Step::Wishing(_), _) if is_fine => self.rest(desk),
+            (Step::Preparing(to, _), _) if is_fine => {
+                let to = *to;
+                let how = draw_how(desk);
+                Step::Asking(desk.migrate(home, to, guest, how))
+            }
+            (Step::Asking(..), Some(Ok(Answer::Migrating { job, .. }))) => {
+                let gives_up = desk.shape().faults.manager_cancel;
+                let patience = match desk.random().chance(gives_up) {
+                    true => desk.random().below(1_000),
+                    false => PATIENCE_MS,
+                };
+                Step::Moving {
+                    since: now,
+                    job: *job,
+                    patience,
+                }
+            }
+            (Step::Looking { said, .. }, result) => {
+                for (asked, what) in said.iter_mut() {
+                    if *asked == request {
+                        *what = heard(result);
+                    }
+                }
+                if said.iter().any(|(_, what)| matches!(what, Said::NotYet)) {
+                    return;
+                }
+                let said: Vec<Said> = said.drain(..).map(|(_, what)| what).collect();
+                self.settle(guest, &said, desk)
+            }
+            // Refused, or without an answer.
+            (_, _) => Step::Looking {
+                again: now + AGAIN_MS,
+                said: Vec::new(),
+            },
+        };
+        self.care[guest].step = next;
+    }
+
+    /// Every sidecar said how it stands.
+    fn settle(&mut self, guest: GuestNumber, said: &[Said], desk: &mut Desk<'_>) -> Step {
+        let again = Step::Looking {
+            again: desk.now_ms() + AGAIN_MS,
+            said: Vec::new(),
+        };
+        let is_open = |one: &Said| match one {
+            Said::NotYet | Said::Nothing => true,
+            Said::Unknown => false,
+            Said::View(view) => view.job.is_some(),
+        };
+        self.care[guest].in_vain += 1;
+        if self.care[guest].in_vain > IN_VAIN_MAX && !self.is_calm {
+            return self.give_up(guest, desk);
+        }
+        if said.iter().any(is_open) {
+            return again;
+        }
+        for host in 0..desk.hosts() {
+            desk.quit_incoming(host, guest);
+        }
+        let holders: Vec<HostNumber> = (0..desk.hosts())
+            .filter(|host| desk.process(*host, guest).is_some())
+            .collect();
+        match holders.as_slice() {
+            [] => {
+                let home = self.care[guest].home;
+                if !desk.boot(home, guest) {
+                    return again;
+                }
+                Step::Registering(desk.add_domain(home, guest))
+            }
+            [home] => {
+                self.care[guest].home = *home;
+                let pid = desk
+                    .process(*home, guest)
+                    .and_then(|observed| Some(observed.instance?.pid));
+                let is_known = matches!(&said[*home], Said::View(view) if Some(view.pid) == pid);
+                match is_known {
+                    true => {
+                        self.care[guest].in_vain = 0;
+                        self.rest(desk)
+                    }
+                    false => Step::Registering(desk.add_domain(*home, guest)),
+                }
+            }
+            // Only a human can tell.
+            _ => again,
+        }
+    }
+
+    /// A human has waited long enough, ends all there is of a guest, and boots it anew.
+    fn give_up(&mut self, guest: GuestNumber, desk: &mut Desk<'_>) -> Step {
+        for host in 0..desk.hosts() {
+            desk.destroy(host, guest);
+            let request = ControlRequest::Resolve {
+                name: desk.name(guest).to_owned(),
+                decision: Decision::Confirm,
+                force: true,
+                statement: "every copy of it is ended".to_owned(),
+                uid: 0,
+            };
+            desk.ask(host, request);
+        }
+        self.care[guest].in_vain = 0;
+        Step::Looking {
+            again: desk.now_ms() + AGAIN_MS,
+            said: Vec::new(),
+        }
+    }
+
+    fn noticed(&mut self, host: HostNumber, notice: &Notice) {
+        let Notice::JobEnded(job) = notice else {
+            return;
+        };
+        if job.kind != JobKind::MigrationOut {
+            return;
+        }
+        for care in &mut self.care {
+            if let Step::Moving { job: known, .. } = care.step
+                && care.home == host
+                && known == job.job
+            {
+                care.step = look_at_once();
+            }
+        }
+    }
+}
+
+fn waits_for(step: &Step, request: RequestId) -> bool {
+    match step {
+        Step::Registering(one)
+        | Step::Preparing(_, one)
+        | Step::Asking(one)
+        | Step::Wishing(one) => *one == request,
+        Step::Looking { said, .. } => said.iter().any(|(one, _)| *one == request),
+        Step::Resting { .. } | Step::Moving { .. } => false,
+    }
+}
+
+fn heard(result: Option<&Result<Answer, Refusal>>) -> Said {
+    match result {
+        None => Said::Nothing,
+        Some(Ok(Answer::Domains(views))) => match views.first() {
+            Some(view) => Said::View(Box::new(view.clone())),
+            None => Said::Unknown,
+        },
+        Some(Ok(Answer::Domain(view))) => Said::View(Box::new(view.clone())),
+        Some(Ok(_) | Err(_)) => Said::Unknown,
+    }
+}
+
+fn draw_how(desk: &mut Desk<'_>) -> How {
+    let mix = desk.shape().migrations.clone();
+    let kind = desk.random().below(1_000_000);
+    let (v2, postcopy) = (u64::from(mix.v2), u64::from(mix.postcopy));
+    let is_v2 = kind < v2;
+    let is_postcopy = !is_v2 && kind < v2 + postcopy;
+    let in_store = desk.random().chance(mix.store) && !is_postcopy;
+    How {
+        protocol: match is_v2 {
+            true => Protocol::V2,
+            false => Protocol::V3,
+        },
+        authority: match (is_v2, in_store) {
+            (true, _) => Authority::Source,
+            (false, true) => Authority::Store,
+            (false, false) => Authority::Destination,
+        },
+        postcopy: is_postcopy,
+        downtime_limit: None,
+    }
+}

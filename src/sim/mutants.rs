@@ -1,0 +1,400 @@
+//! Rules made wrong on purpose: a simulator that lets one pass proves nothing.
+//!
+//! Invariant: only in tests and with the feature `mutants`; each row is one wrong rule, or one fact of
+//! the handover that comes too early.
+//! Not here: how one is put into the table's place (`engine::mutant`), what catches it in the model
+//! (`engine::tests`).
+
+use journal_format::record::{
+    ContIntent, Evidence, MigrationStatus, PeerAnswer, Phase, Process, Role, RunState,
+};
+
+use super::{Outcome, Shape, run};
+use crate::engine::Rule;
+use crate::engine::mutant::{self, Mutant};
+
+/// A wrong rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The rule, or the fact of the handover, that it makes wrong.
+    pub name: &'static str,
+    /// What it does.
+    pub does: &'static str,
+    mutant: Mutant,
+}
+
+impl Row {
+    const fn rule(of: Rule, wrong: Rule, does: &'static str) -> Row {
+        Row {
+            name: of.name(),
+            does,
+            mutant: Mutant {
+                of: Some(of),
+                wrong: Some(wrong),
+                when: always,
+            },
+        }
+    }
+
+    const fn fact(name: &'static str, of: Option<Rule>, wrong: Rule, does: &'static str) -> Row {
+        Row {
+            name,
+            does,
+            mutant: Mutant {
+                of,
+                wrong: Some(wrong),
+                when: always,
+            },
+        }
+    }
+
+    const fn when(mut self, when: fn(&Evidence) -> bool) -> Row {
+        self.mutant.when = when;
+        self
+    }
+
+    /// Runs a world whose engines have this rule wrong.
+    #[must_use]
+    pub fn run(&self, seed: u64, shape: &Shape) -> Outcome {
+        mutant::with(self.mutant, || run(seed, shape))
+    }
+}
+
+/// Every mutant, in the order of the decision table; then the facts of the handover.
+pub const MUTANTS: &[Row] = {
+    use Rule as R;
+    &[
+        Row::rule(
+            R::ClaimedByAnother,
+            R::SourceAbandoned,
+            "goes on with a foreign claim",
+        )
+        .when(source),
+        Row::rule(
+            R::JournalOlderThanQemu,
+            R::SourceAbandoned,
+            "goes on with an older journal",
+        )
+        .when(source),
+        Row::rule(
+            R::QemuMute,
+            R::DestinationPrepareFailed,
+            "takes silence for a failed stream",
+        )
+        .when(destination),
+        Row::rule(
+            R::SourceBeginUndone,
+            R::SourceCommittedDead,
+            "ends the job without giving up",
+        ),
+        Row::rule(
+            R::SourceBeginDead,
+            R::SourceCommittedDead,
+            "ends the job without giving up",
+        ),
+        Row::rule(
+            R::SourcePerformGiveUp,
+            R::SourcePerformCompleted,
+            "grants what was not completed",
+        ),
+        Row::rule(
+            R::SourcePerformCompleted,
+            R::SourceConfirm,
+            "kills on completed",
+        ),
+        Row::rule(
+            R::SourcePerformDeadWatched,
+            R::SourcePerformDeadNotWhole,
+            "closes though the other copy is whole",
+        ),
+        Row::rule(
+            R::SourcePerformDeadUnwatched,
+            R::SourcePerformDeadWatched,
+            "grants though this copy may have run on",
+        ),
+        Row::rule(
+            R::SourcePerformDeadAsking,
+            R::SourcePerformDeadNotWhole,
+            "closes without asking",
+        ),
+        Row::rule(
+            R::SourcePerformDeadNotWhole,
+            R::SourceCommittedDead,
+            "ends the job without giving up",
+        ),
+        Row::rule(
+            R::SourcePerform2Completed,
+            R::SourcePerform2Whole,
+            "commits without asking",
+        ),
+        Row::rule(
+            R::SourcePerform2Whole,
+            R::SourceCommitted,
+            "kills before the commit is durable",
+        ),
+        Row::rule(
+            R::SourcePerform2Gone,
+            R::SourcePerform2Whole,
+            "commits though the other copy is gone",
+        ),
+        Row::rule(
+            R::SourceCommitted,
+            R::SourceAbandoned,
+            "resumes after the commit",
+        ),
+        Row::rule(
+            R::SourceCommitted,
+            R::SourceCommittedDead,
+            "gives the licence before its copy is gone",
+        ),
+        Row::rule(
+            R::SourceCommittedDead,
+            R::QemuMute,
+            "never ends the job, nor gives the licence",
+        ),
+        Row::rule(
+            R::SourceAbandoned,
+            R::SourcePerformCompleted,
+            "grants what was given up",
+        ),
+        Row::rule(R::SourceAbandoned, R::QemuMute, "gives up and does nothing"),
+        Row::rule(R::SourceAbandonedDead, R::QemuMute, "never ends the job"),
+        Row::rule(
+            R::SourceGrantedStarted,
+            R::SourceCancelled,
+            "resumes though the destination runs",
+        ),
+        Row::rule(
+            R::SourceGrantedAborted,
+            R::SourceConfirm,
+            "kills though the destination aborted",
+        ),
+        Row::rule(
+            R::SourceGrantedInDoubt,
+            R::SourceCancelled,
+            "resumes when no answer comes",
+        )
+        .when(unreachable),
+        Row::rule(
+            R::SourceGrantedInDoubt,
+            R::SourceConfirm,
+            "kills before the destination has started",
+        ),
+        Row::rule(
+            R::SourceGrantedAmnesia,
+            R::SourceCancelled,
+            "believes a destination that forgot everything",
+        ),
+        Row::rule(
+            R::SourceGrantedDead,
+            R::SourcePerformDeadNotWhole,
+            "closes and gives the licence no more",
+        ),
+        Row::rule(
+            R::SourceGrantedDeadSettled,
+            R::QemuMute,
+            "never ends the job",
+        ),
+        Row::rule(
+            R::SourceConfirm,
+            R::SourceCancelled,
+            "resumes though the destination runs",
+        ),
+        Row::rule(R::SourceConfirmDead, R::QemuMute, "never ends the job"),
+        Row::rule(
+            R::SourceCancelled,
+            R::SourceConfirm,
+            "kills though the destination aborted",
+        ),
+        Row::rule(R::SourceCancelledDead, R::QemuMute, "never ends the job"),
+        Row::rule(
+            R::SourcePerformPostcopy,
+            R::SourcePerformGiveUp,
+            "gives up a guest that is split",
+        ),
+        Row::rule(
+            R::SourcePostcopyBroken,
+            R::QemuMute,
+            "never takes a broken stream up",
+        ),
+        Row::rule(
+            R::SourcePostcopyBroken,
+            R::SourcePostcopyLost,
+            "ends its half when the stream breaks",
+        ),
+        Row::rule(
+            R::SourcePostcopyLost,
+            R::QemuMute,
+            "keeps its half of a lost guest",
+        ),
+        Row::rule(
+            R::DestinationPrepareDead,
+            R::DestinationPrepareRunning,
+            "says started of a copy that never ran",
+        ),
+        Row::rule(
+            R::DestinationPrepareFailed,
+            R::QemuMute,
+            "waits for a stream that never comes",
+        ),
+        Row::rule(
+            R::DestinationPrepareAbandoned,
+            R::DestinationPrepareWaiting,
+            "waits for a source that gave up",
+        ),
+        Row::rule(
+            R::DestinationPrepareAbandoned,
+            R::DestinationFinishRetry,
+            "runs what the source gave up",
+        ),
+        Row::rule(
+            R::DestinationPrepareFinish,
+            R::DestinationFinishRetry,
+            "runs before the commit is durable",
+        ),
+        Row::rule(
+            R::DestinationPrepareWaiting,
+            R::DestinationPrepareAbandoned,
+            "gives up while the source decides",
+        ),
+        Row::rule(
+            R::DestinationPrepareAlone,
+            R::DestinationPrepareAbandoned,
+            "gives up when the source is not reached",
+        ),
+        Row::rule(
+            R::DestinationFinishRetry,
+            R::DestinationFinishRefusedSafe,
+            "takes a `cont` without a result for refused",
+        )
+        .when(cont_unknown),
+        Row::rule(
+            R::DestinationFinishRefused,
+            R::DestinationFinishRefusedSafe,
+            "gives back a guest whose source is not safe",
+        ),
+        Row::rule(
+            R::DestinationFinishRefusedSafe,
+            R::DestinationFinishRunning,
+            "says started after a refused `cont`",
+        ),
+        Row::rule(
+            R::DestinationFinishRunning,
+            R::DestinationFinishDeadUnsent,
+            "aborts a guest that runs",
+        ),
+        Row::rule(
+            R::DestinationFinishDead,
+            R::DestinationFinishDeadUnsent,
+            "aborts a guest that may have run",
+        ),
+        Row::rule(
+            R::DestinationFinishDeadUnsent,
+            R::DestinationFinishDead,
+            "says started of a copy that never ran",
+        ),
+        Row::rule(
+            R::DestinationPostcopyBroken,
+            R::DestinationPostcopyLost,
+            "ends its half when the stream breaks",
+        ),
+        Row::rule(
+            R::DestinationPostcopyLost,
+            R::QemuMute,
+            "keeps its half of a lost guest",
+        ),
+        Row::rule(
+            R::DestinationAborted,
+            R::DestinationAbortedDead,
+            "says aborted before its copy is gone",
+        ),
+        Row::rule(R::DestinationAbortedDead, R::QemuMute, "never says aborted"),
+        Row::fact(
+            "granted",
+            None,
+            R::SourcePerformCompleted,
+            "granted before QEMU said completed",
+        )
+        .when(source_in_device),
+        Row::fact(
+            "committed",
+            None,
+            R::DestinationFinishRetry,
+            "`cont` before committed",
+        )
+        .when(whole_without_licence),
+        Row::fact(
+            "committed",
+            Some(R::DestinationPrepareWaiting),
+            R::DestinationFinishRetry,
+            "`cont` before committed",
+        )
+        .when(whole_without_licence),
+        Row::fact(
+            "started",
+            Some(R::DestinationFinishRetry),
+            R::DestinationFinishRunning,
+            "started before `cont` succeeded",
+        )
+        .when(cont_unknown),
+        Row::fact(
+            "started",
+            Some(R::DestinationPrepareFinish),
+            R::DestinationPrepareRunning,
+            "started without `cont`",
+        ),
+        Row::fact(
+            "aborted",
+            Some(R::DestinationFinishRetry),
+            R::DestinationFinishDeadUnsent,
+            "aborted after committed",
+        )
+        .when(cont_unknown),
+        Row::fact(
+            "aborted",
+            Some(R::SourceGrantedInDoubt),
+            R::SourceAbandoned,
+            "resumed after granted, without aborted",
+        )
+        .when(unreachable),
+        Row::fact(
+            "abandoned",
+            Some(R::SourcePerformGiveUp),
+            R::SourceCancelled,
+            "resumed before abandoned is durable",
+        ),
+    ]
+};
+
+fn always(_: &Evidence) -> bool {
+    true
+}
+
+fn source(evidence: &Evidence) -> bool {
+    evidence.role == Role::Source
+}
+
+fn destination(evidence: &Evidence) -> bool {
+    evidence.role == Role::Destination
+}
+
+fn unreachable(evidence: &Evidence) -> bool {
+    evidence.peer == PeerAnswer::Unreachable
+}
+
+fn cont_unknown(evidence: &Evidence) -> bool {
+    evidence.facts.cont == ContIntent::Unknown
+}
+
+fn source_in_device(evidence: &Evidence) -> bool {
+    let is_device = evidence.observed.migration == Some(MigrationStatus::Device);
+    evidence.role == Role::Source && evidence.phase == Phase::Perform3 && is_device
+}
+
+fn whole_without_licence(evidence: &Evidence) -> bool {
+    let observed = &evidence.observed;
+    evidence.role == Role::Destination
+        && observed.process == Process::Alive
+        && observed.run_state == Some(RunState::Paused)
+        && observed.migration == Some(MigrationStatus::Completed)
+}

@@ -1,0 +1,263 @@
+//! What is done to a QEMU: commands, the end of its process, hands from outside.
+//!
+//! Invariant: answers are those of QEMU 7.2; what a sidecar kills is judged (P3).
+//! Not here: what it does by itself (`moves`).
+
+use journal_format::record::{
+    ClaimSeen, EffectCommand, EffectResult, MigrationStatus, Role, RunState,
+};
+
+use super::super::QemuNumber;
+use super::{Lab, Move, Stream, Told, parse_uri};
+use crate::engine::QemuEvent;
+
+const LOCKED: &str = "Failed to get \"write\" lock";
+
+fn refused(description: &str) -> EffectResult {
+    EffectResult::Refused {
+        class: "GenericError".to_owned(),
+        description: description.to_owned(),
+    }
+}
+
+impl Lab {
+    // The image.
+
+    /// Takes the image's lock, if there is one and nobody else has it.
+    pub(super) fn lock(&mut self, number: QemuNumber) -> bool {
+        let guest = &mut self.guests[self.qemus[number].guest];
+        let is_free = !guest.locks || guest.lock.is_none_or(|holder| holder == number);
+        if is_free {
+            guest.lock = Some(number);
+        }
+        is_free
+    }
+
+    pub(super) fn unlock(&mut self, number: QemuNumber) {
+        let guest = &mut self.guests[self.qemus[number].guest];
+        guest.lock.take_if(|holder| *holder == number);
+    }
+
+    // The end.
+
+    /// The process ends, for whatever reason.
+    pub fn end(&mut self, number: QemuNumber) {
+        if !self.qemus[number].alive {
+            return;
+        }
+        self.stop_executing(number);
+        self.qemus[number].alive = false;
+        self.unlock(number);
+        let guest = self.qemus[number].guest;
+        let split = self.guests[guest].split;
+        if split.is_some_and(|(one, other)| one == number || other == number) {
+            self.guests[guest].lost = true;
+            self.guests[guest].split = None;
+        }
+        self.told.push((number, Told::Ended));
+        self.break_stream(number);
+    }
+
+    /// Ends a process on a sidecar's word; P3 is judged.
+    fn kill(&mut self, number: QemuNumber) {
+        let guest = self.qemus[number].guest;
+        let others = || self.living(guest).filter(|other| *other != number);
+        let is_only = self.carries(number) && !others().any(|other| self.carries(other));
+        let qemu = &self.qemus[number];
+        let excused = qemu.presumed || qemu.forsaken || self.guests[guest].is_excused();
+        let split = self.guests[guest].split;
+        let splits = split.is_some_and(|(one, other)| one == number || other == number);
+        if qemu.alive && !excused && !self.guests[guest].lost {
+            if is_only {
+                self.breaks("P3: the last good copy is killed");
+            } else if qemu.is_sender() && self.carries(number) {
+                self.breaks("P3: a source is killed before its guest is anybody else's");
+            } else if splits {
+                self.breaks("P3: half of a guest that is split is killed");
+            }
+        }
+        self.end(number);
+    }
+
+    // Commands.
+
+    /// What a command does to a QEMU that can be reached.
+    pub fn execute(&mut self, number: QemuNumber, command: &EffectCommand) -> EffectResult {
+        let qemu = &mut self.qemus[number];
+        if !qemu.alive {
+            return match command {
+                EffectCommand::Kill => EffectResult::Done,
+                _ => EffectResult::NotSent {
+                    why: "QEMU is gone".to_owned(),
+                },
+            };
+        }
+        match command {
+            EffectCommand::Claim(claim) => {
+                if qemu.claim != ClaimSeen::Absent {
+                    return refused("attempt to add duplicate property 'phase-journal'");
+                }
+                qemu.claim = ClaimSeen::Present(*claim);
+            }
+            EffectCommand::Unclaim => qemu.claim = ClaimSeen::Absent,
+            EffectCommand::SetCapabilities { role, .. } => {
+                qemu.return_path = true;
+                qemu.late_activate = *role == Role::Destination;
+            }
+            EffectCommand::SetParameters { downtime_limit, .. } => {
+                qemu.downtime_limit = downtime_limit.unwrap_or(qemu.downtime_limit);
+                self.converge_if_near(number);
+            }
+            EffectCommand::MigrateIncoming { .. } => return self.listen(number),
+            EffectCommand::Migrate { uri } => return self.migrate(number, uri),
+            EffectCommand::MigrateContinue => return self.go_on(number),
+            EffectCommand::MigrateCancel => self.cancel(number),
+            EffectCommand::StartPostcopy => {
+                if qemu.status != MigrationStatus::Active {
+                    return refused("Postcopy must be started after migration has been started");
+                }
+                qemu.postcopy = true;
+                self.converge_if_near(number);
+            }
+            EffectCommand::MigrateRecover { .. } => {
+                if qemu.status != MigrationStatus::PostcopyPaused {
+                    return refused("Migrate recover can only be run when postcopy is paused.");
+                }
+                qemu.listening = true;
+            }
+            EffectCommand::MigrateResume { .. } => {
+                if qemu.status != MigrationStatus::PostcopyPaused {
+                    return refused("Cannot resume if there is no paused migration");
+                }
+                self.soon(number, Move::Reconnect, 50, 2_000);
+            }
+            EffectCommand::MigratePause => return self.pause(number),
+            EffectCommand::Cont => return self.cont(number),
+            EffectCommand::Stop => match qemu.run {
+                RunState::Inmigrate => qemu.autostart = false,
+                RunState::Running => self.set_run(number, RunState::Paused),
+                _ => {}
+            },
+            EffectCommand::Kill => self.kill(number),
+        }
+        EffectResult::Done
+    }
+
+    fn listen(&mut self, number: QemuNumber) -> EffectResult {
+        let qemu = &mut self.qemus[number];
+        if qemu.run != RunState::Inmigrate || qemu.listening {
+            return refused("The incoming migration has already been started");
+        }
+        qemu.listening = true;
+        self.tell(number, QemuEvent::Migration(MigrationStatus::Setup));
+        EffectResult::Done
+    }
+
+    fn migrate(&mut self, number: QemuNumber, uri: &str) -> EffectResult {
+        let qemu = &mut self.qemus[number];
+        match (&qemu.run, &qemu.status) {
+            (RunState::Postmigrate, _) => {
+                return refused("Can't migrate the vm that was paused due to previous migration");
+            }
+            (RunState::Inmigrate, _) => {
+                return refused("Guest is waiting for an incoming migration");
+            }
+            (
+                _,
+                MigrationStatus::None
+                | MigrationStatus::Completed
+                | MigrationStatus::Failed
+                | MigrationStatus::Cancelled,
+            ) => {}
+            _ => return refused("There's a migration process in progress"),
+        }
+        qemu.postcopy = false;
+        qemu.stream = Stream {
+            sends: true,
+            other: parse_uri(uri),
+            ..Stream::default()
+        };
+        self.set_status(number, MigrationStatus::Setup);
+        self.soon(number, Move::Connect, 100, 3_000);
+        EffectResult::Done
+    }
+
+    fn go_on(&mut self, number: QemuNumber) -> EffectResult {
+        if self.qemus[number].status != MigrationStatus::PreSwitchover {
+            return refused("Migration not in expected state: active");
+        }
+        if self.qemus[number].postcopy {
+            self.go_over(number);
+        } else {
+            self.set_status(number, MigrationStatus::Device);
+            self.soon(number, Move::Send, 50, 2_000);
+        }
+        EffectResult::Done
+    }
+
+    /// Post-copy: this end gives its stream up.
+    fn pause(&mut self, number: QemuNumber) -> EffectResult {
+        match self.qemus[number].status {
+            MigrationStatus::PostcopyActive | MigrationStatus::PostcopyRecover => {
+                self.set_status(number, MigrationStatus::PostcopyPaused);
+                self.break_stream(number);
+                EffectResult::Done
+            }
+            _ => refused("migrate-pause is currently only supported during postcopy-active"),
+        }
+    }
+
+    /// Always answers success; only `query-migrate` tells.
+    fn cancel(&mut self, number: QemuNumber) {
+        match self.qemus[number].status {
+            MigrationStatus::Setup
+            | MigrationStatus::Active
+            | MigrationStatus::PreSwitchover
+            | MigrationStatus::Device => {
+                self.set_status(number, MigrationStatus::Cancelling);
+                self.break_stream(number);
+                self.soon(number, Move::Cancelled, 50, 3_000);
+            }
+            MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecover => {
+                self.breaks("P3: migrate_cancel in post-copy: the guest is destroyed");
+            }
+            _ => {}
+        }
+    }
+
+    fn cont(&mut self, number: QemuNumber) -> EffectResult {
+        let refuses = self.qemus[number].refuse_cont;
+        match self.qemus[number].run.clone() {
+            // Nothing to be seen: it starts by itself when everything is loaded.
+            RunState::Inmigrate => self.qemus[number].autostart = true,
+            RunState::FinishMigrate => return refused("Migration is not finalized yet"),
+            RunState::Running => {}
+            _ if refuses || !self.lock(number) => return refused(LOCKED),
+            _ => self.set_run(number, RunState::Running),
+        }
+        EffectResult::Done
+    }
+
+    // Hands from outside.
+
+    /// Somebody continues it behind the sidecar's back.
+    pub fn foreign_cont(&mut self, number: QemuNumber) {
+        let qemu = &self.qemus[number];
+        let can_run = matches!(qemu.run, RunState::Paused | RunState::Postmigrate);
+        let guest = qemu.guest;
+        if qemu.alive && can_run && self.guests[guest].lock.is_none_or(|one| one == number) {
+            self.guests[guest].touched(self.now);
+            drop(self.cont(number));
+        }
+    }
+
+    /// Somebody stops it behind the sidecar's back.
+    pub fn foreign_stop(&mut self, number: QemuNumber) {
+        if self.runs(number) {
+            self.guests[self.qemus[number].guest].touched(self.now);
+            self.set_run(number, RunState::Paused);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The end of a run: faults stop, and everything must come to rest within bounded time (P4).
+//!
+//! Invariant: what is judged is what QEMUs do and what sidecars answer; a hold is only taken for right
+//! where what it is there for has happened.
+//! Not here: the promises that are judged all the while (`qemu`, `guest`, `ledger`, `monitor`).
+
+use journal_format::record::{Decision, RunState, WantedRunState};
+
+use super::host::Waiter;
+use super::manager::Heard;
+use super::world::{What, World};
+use super::{GuestNumber, HostNumber, Micros, QemuNumber};
+use crate::engine::{Answer, ControlRequest, DomainView, Input, Rule};
+
+/// How long sidecars have to come to rest: longer than each of their waits, some of which follow each
+/// other.
+const REST_MAX: Micros = 180_000_000;
+
+/// How often it is looked whether they have.
+const LOOK: Micros = 2_000_000;
+
+/// What an operator says of the other side when all is known.
+const STATEMENT: &str = "the other side was looked at, and its QEMU is fenced";
+
+impl World {
+    /// Faults stop. Everything comes to rest, or a promise is broken.
+    pub fn come_to_rest(&mut self) {
+        self.calm_down();
+        let held = self.rest(true);
+        if self.lab.broken.is_some() || held.is_empty() {
+            return;
+        }
+        // What is held for good is a human's, who can see everything.
+        for _ in 0..4 {
+            for (host, guest, rule) in self.held() {
+                self.coverage.held(&rule);
+                self.resolve(host, guest);
+            }
+            self.run_until(self.now + 10_000_000);
+        }
+        self.rest(false);
+    }
+
+    fn calm_down(&mut self) {
+        self.calm = true;
+        let under_way: Vec<usize> = self.under_way.keys().copied().collect();
+        for number in under_way {
+            self.is_over(number);
+        }
+        for host in 0..self.hosts.len() {
+            self.hosts[host].is_off = false;
+            self.hosts[host].lose_reply = false;
+            let disk = &self.hosts[host].disk;
+            disk.limit(None);
+            disk.plan_nothing();
+            self.after(0, What::Start(host));
+        }
+        self.network.mishap = None;
+        self.store.lose_answer = false;
+        self.settle_moment();
+        self.tell_manager(Heard::Calm);
+    }
+
+    /// Waits until nothing is open, or until it should have come to rest; what is still held then, and
+    /// may be.
+    fn rest(&mut self, may_hold: bool) -> Vec<(HostNumber, GuestNumber, String)> {
+        let end = self.now + REST_MAX;
+        while self.now < end && self.lab.broken.is_none() {
+            self.run_until(self.now + LOOK);
+            if self.is_at_rest() {
+                return Vec::new();
+            }
+        }
+        if self.lab.broken.is_some() {
+            return Vec::new();
+        }
+        let held = self.held();
+        self.judge_damage(&held);
+        for guest in 0..self.lab.guests.len() {
+            let of_guest = || held.iter().filter(|(_, one, _)| *one == guest);
+            if of_guest().next().is_none() {
+                if let Err(why) = self.is_right(guest) {
+                    self.lab.breaks(&why);
+                }
+                continue;
+            }
+            let is_permitted = of_guest().any(|(_, _, rule)| self.may_hold(guest, rule));
+            if !may_hold || !is_permitted {
+                let name = &self.lab.guests[guest].name;
+                let list: Vec<String> = of_guest()
+                    .map(|(host, _, rule)| format!("host {host}: '{rule}'"))
+                    .collect();
+                let why = format!("P4: {name} never settles ({})", list.join(", "));
+                self.lab.breaks(&why);
+            }
+        }
+        held
+    }
+
+    /// P6: only what damage may concern is held for it.
+    fn judge_damage(&mut self, held: &[(HostNumber, GuestNumber, String)]) {
+        for (host, guest, rule) in held {
+            let domain = self.lab.guests[*guest].domain;
+            let may_be = self.hosts[*host].ledger.borrow().may_be_damaged(domain);
+            if rule == Rule::JournalDamaged.name() && !may_be {
+                let name = &self.lab.guests[*guest].name;
+                let why = format!("P6: {name} is held at host {host} for damage of others");
+                self.lab.breaks(&why);
+            }
+        }
+    }
+
+    fn is_at_rest(&mut self) -> bool {
+        let up = self.hosts.iter().all(|host| host.sidecar.is_some());
+        if !up {
+            return false;
+        }
+        // Cheap first: what QEMUs show.
+        let guests = 0..self.lab.guests.len();
+        let is_right = guests.into_iter().all(|guest| self.is_right(guest).is_ok());
+        is_right && self.held().is_empty()
+    }
+
+    /// One copy, and what its owner wants of it; or none, and nobody's fault.
+    fn is_right(&self, guest: GuestNumber) -> Result<(), String> {
+        let one = &self.lab.guests[guest];
+        let holds = |number: &QemuNumber| {
+            let qemu = &self.lab.qemus[*number];
+            qemu.run != RunState::Inmigrate
+        };
+        let holders: Vec<QemuNumber> = self.lab.living(guest).filter(holds).collect();
+        let name = &one.name;
+        // What a hand from outside did, or a disk that lied, is looked at by humans.
+        if one.is_excused() {
+            return Ok(());
+        }
+        // A journal that is lost leaves what it knew of to a human.
+        if one.suspect && one.executes.is_none() {
+            return Ok(());
+        }
+        match holders.as_slice() {
+            [] => Ok(()),
+            [number] => {
+                let runs = self.lab.runs(*number);
+                let wants = one.wanted == Some(WantedRunState::Running);
+                match wants && !runs {
+                    true => Err(format!("P4: {name} does not run, in process {number}")),
+                    false => Ok(()),
+                }
+            }
+            // A journal that is lost leaves what it knew of to a human.
+            _ if one.suspect => Ok(()),
+            many => Err(format!("P4: {name} is left in the processes {many:?}")),
+        }
+    }
+
+    /// Every open job: host, guest, and the rule it is held under, if it is.
+    fn held(&mut self) -> Vec<(HostNumber, GuestNumber, String)> {
+        let mut held = Vec::new();
+        for (host, views) in self.ask_all() {
+            for view in views {
+                let guest = self.guest_of(view.uuid);
+                if let (Some(_), Some(guest)) = (view.job, guest) {
+                    let rule = view.held.map_or("", |held| held.rule);
+                    held.push((host, guest, rule.to_owned()));
+                }
+            }
+        }
+        held
+    }
+
+    fn ask_all(&mut self) -> Vec<(HostNumber, Vec<DomainView>)> {
+        self.judged.clear();
+        for host in 0..self.hosts.len() {
+            if let Some(token) = self.hosts[host].token(Waiter::Judge) {
+                let request = ControlRequest::QueryDomains { name: None };
+                self.feed(host, Input::Control { token, request });
+            }
+        }
+        self.run_until(self.now + 20_000);
+        let judged = core::mem::take(&mut self.judged);
+        judged
+            .into_iter()
+            .filter_map(|(host, result)| match result {
+                Ok(Answer::Domains(views)) => Some((host, views)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The holds that may stay, each only after what it is there for (DESIGN.md, section 7).
+    fn may_hold(&self, guest: GuestNumber, rule: &str) -> bool {
+        let one = &self.lab.guests[guest];
+        let Some(rule) = Rule::from_name(rule) else {
+            return false;
+        };
+        match rule {
+            // This copy may have run on by itself before it died.
+            Rule::SourcePerformDeadUnwatched => one.has_died || one.suspect,
+            Rule::SourcePerformDeadAsking => one.has_died && one.suspect,
+            // One of the journals is not what it was.
+            Rule::SourceGrantedAmnesia
+            | Rule::SourcePerform2Amnesia
+            | Rule::DestinationPrepareAmnesia
+            | Rule::JournalOlderThanQemu
+            | Rule::JournalDamaged
+            | Rule::StoreKeyForeign
+            | Rule::SourceStoreOlder
+            | Rule::DestinationStoreAmnesia
+            | Rule::ClaimedByAnother => one.suspect,
+            // The winner is gone before it could say that it started.
+            Rule::SourceStoreInDoubt => one.has_died,
+            // A hand from outside did what no migration does.
+            Rule::NoRuleForThis
+            | Rule::SourceGrantedOther
+            | Rule::SourceGrantedStartedUnproven
+            | Rule::SourceGrantedRunning => one.is_excused(),
+            _ => one.betrayed,
+        }
+    }
+
+    /// An operator who sees everything ends the copies that are not the guest, and says so.
+    fn resolve(&mut self, host: HostNumber, guest: GuestNumber) {
+        let living: Vec<QemuNumber> = self.lab.living(guest).collect();
+        let good = living
+            .iter()
+            .copied()
+            .filter(|number| self.lab.carries(*number))
+            .max_by_key(|number| {
+                let qemu = &self.lab.qemus[*number];
+                (
+                    self.lab.runs(*number),
+                    qemu.memory.is_some(),
+                    !qemu.is_sender(),
+                )
+            });
+        for number in &living {
+            if Some(*number) != good && self.lab.qemus[*number].host != host {
+                self.lab.end(*number);
+            }
+        }
+        self.settle_moment();
+        let here = good.is_some_and(|number| self.lab.qemus[number].host == host);
+        let any_here = living
+            .iter()
+            .any(|number| self.lab.qemus[*number].host == host);
+        let decisions = match (here, any_here) {
+            (true, _) => [Decision::Resume, Decision::Confirm],
+            (false, true) => [Decision::Kill, Decision::Confirm],
+            (false, false) => [Decision::Confirm, Decision::Kill],
+        };
+        for decision in decisions {
+            let name = self.lab.guests[guest].name.clone();
+            self.judged.clear();
+            let Some(token) = self.hosts[host].token(Waiter::Judge) else {
+                return;
+            };
+            let request = ControlRequest::Resolve {
+                name,
+                decision,
+                force: true,
+                statement: STATEMENT.to_owned(),
+                uid: 0,
+            };
+            self.say(|_| format!("operator: host {host}, guest {guest}: {decision}"));
+            self.coverage.resolved += 1;
+            // What a human does is no more judged by these rules.
+            self.lab.guests[guest].touched(self.now);
+            self.feed(host, Input::Control { token, request });
+            self.run_until(self.now + 200_000);
+            if self.judged.iter().any(|(_, result)| result.is_ok()) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A store with compare-and-swap that every sidecar reaches: an authority for migrations.
+//!
+//! Invariant: a change is made in one step with every other one; a request without an answer was
+//! carried out, or not, or will be.
+//! Not here: what follows from a key (the engine), when the store fails (`fault`).
+
+use std::collections::BTreeMap;
+
+use journal_format::number::MigrationId;
+use journal_format::record::{KeyChange, KeyValue};
+
+use super::world::{What, World};
+use super::{HostNumber, Micros};
+use crate::engine::{Input, STORE_WAIT_MS_MAX, StoreFailure, StoreRequest, StoreResult};
+
+const WAIT: Micros = STORE_WAIT_MS_MAX * 1_000;
+
+/// The store.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    keys: BTreeMap<MigrationId, KeyValue>,
+    requests: BTreeMap<u64, Request>,
+    count: u64,
+    /// It answers nobody and changes nothing.
+    pub(super) is_down: bool,
+    /// The answer to the next change is lost.
+    pub(super) lose_answer: bool,
+}
+
+#[derive(Debug)]
+struct Request {
+    host: HostNumber,
+    life: u32,
+    migration: MigrationId,
+    request: StoreRequest,
+    result: StoreResult,
+}
+
+impl Store {
+    fn carry_out(&mut self, migration: MigrationId, request: StoreRequest) -> Option<KeyValue> {
+        match request {
+            StoreRequest::Read => {}
+            StoreRequest::Change(KeyChange::Create(value)) => {
+                self.keys.entry(migration).or_insert(value);
+            }
+            StoreRequest::Change(KeyChange::Replace { expected, new }) => {
+                if let Some(value) = self.keys.get_mut(&migration)
+                    && *value == expected
+                {
+                    *value = new;
+                }
+            }
+            StoreRequest::Change(KeyChange::Delete) => {
+                self.keys.remove(&migration);
+            }
+        }
+        self.keys.get(&migration).copied()
+    }
+}
+
+impl World {
+    /// A sidecar asks the store.
+    pub(super) fn ask_store(
+        &mut self,
+        host: HostNumber,
+        migration: MigrationId,
+        request: StoreRequest,
+    ) {
+        let store = &mut self.store;
+        store.count += 1;
+        let number = store.count;
+        let asked = Request {
+            host,
+            life: self.hosts[host].life,
+            migration,
+            request,
+            result: Err(StoreFailure("no answer in time".to_owned())),
+        };
+        store.requests.insert(number, asked);
+        self.say(|_| format!("host {host}: asks the store: {request:?}"));
+        let delay = self.draw(self.shape.latencies.network);
+        self.after(delay, What::AtStore(number));
+    }
+
+    /// A request arrives; who sent it may be gone.
+    pub(super) fn at_store(&mut self, number: u64) {
+        let store = &mut self.store;
+        let Some((migration, request)) = store
+            .requests
+            .get(&number)
+            .map(|asked| (asked.migration, asked.request))
+        else {
+            return;
+        };
+        if store.is_down {
+            return self.after(WAIT, What::FromStore(number));
+        }
+        let value = store.carry_out(migration, request);
+        if matches!(request, StoreRequest::Change(_)) && core::mem::take(&mut store.lose_answer) {
+            return self.after(WAIT, What::FromStore(number));
+        }
+        if let Some(asked) = store.requests.get_mut(&number) {
+            asked.result = Ok(value);
+        }
+        let delay = self.draw(self.shape.latencies.network);
+        self.after(delay, What::FromStore(number));
+    }
+
+    /// The answer is back, or the wait for it is over.
+    pub(super) fn store_answers(&mut self, number: u64) {
+        let Some(asked) = self.store.requests.remove(&number) else {
+            return;
+        };
+        let Request {
+            host,
+            life,
+            migration,
+            result,
+            ..
+        } = asked;
+        if self.hosts[host].lives(life) {
+            self.feed(host, Input::StoreAnswered { migration, result });
+        }
+    }
+}

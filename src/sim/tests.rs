@@ -1,0 +1,114 @@
+//! A slice of the simulator for every day, and the seeds that found something.
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::exhaustive::{self, SUBJECTS};
+use super::mutants::MUTANTS;
+use super::{Fleet, Rates, Shape, minimise, promise_of, run, run_plan};
+
+/// Small enough for a build without optimisation.
+fn shape() -> Shape {
+    Shape {
+        domains: 3,
+        minutes: 1,
+        ..Shape::default()
+    }
+}
+
+#[test]
+fn nothing_fails_and_every_migration_completes() {
+    let shape = Shape {
+        faults: Rates::NONE,
+        ..shape()
+    };
+    let outcome = run(1, &shape);
+    assert_eq!(outcome.broken, None);
+    let coverage = &outcome.coverage;
+    assert!(coverage.migrations > 50, "{coverage:?}");
+    let completed = coverage.results.get("completed").copied();
+    assert_eq!(completed, Some(coverage.migrations), "{coverage:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let (one, other) = (run(3, &shape()), run(3, &shape()));
+    assert_eq!(one.digest, other.digest);
+    assert_eq!(one.coverage, other.coverage);
+    assert_ne!(one.digest, run(4, &shape()).digest);
+}
+
+#[test]
+fn fresh_seeds_break_no_promise() {
+    const RUNS: u64 = 3;
+    let first = RandomState::new().hash_one(0);
+    println!("seed={first}");
+    for seed in (0..RUNS).map(|run| first.wrapping_add(run)) {
+        let outcome = run(seed, &shape());
+        assert_eq!(outcome.broken, None, "seed={seed}");
+        assert!(outcome.coverage.migrations > 0, "seed={seed}");
+    }
+}
+
+/// Seeds of the shape above that once broke something, and what that was.
+const REGRESSIONS: &[(u64, &str)] = &[];
+
+#[test]
+fn what_was_found_stays_mended() {
+    for (seed, what) in REGRESSIONS {
+        assert_eq!(run(*seed, &shape()).broken, None, "seed={seed}: {what}");
+    }
+}
+
+/// All of them take minutes: `phase-journal sim --mutants`, with the feature of that name.
+#[test]
+fn wrong_rules_are_caught() {
+    const QUICK: [&str; 2] = ["source-perform-completed", "source-granted-started"];
+    for row in MUTANTS.iter().filter(|row| QUICK.contains(&row.name)) {
+        let caught = (0..20).find_map(|seed| row.run(seed, &shape()).broken);
+        assert!(caught.is_some(), "{}: {}", row.name, row.does);
+    }
+}
+
+#[test]
+fn a_schedule_is_minimised() {
+    use crate::engine::Rule;
+    use crate::engine::mutant::{self, Mutant};
+    // Killed as soon as everything was sent: no fault is needed for that.
+    let mutant = Mutant {
+        of: Some(Rule::SourcePerformCompleted),
+        wrong: Some(Rule::SourceConfirm),
+        when: |_| true,
+    };
+    let left = mutant::with(mutant, || {
+        let outcome = run(1, &shape());
+        let broken = outcome.broken.clone().unwrap_or_default();
+        assert_eq!(promise_of(&broken), "P3", "{broken}");
+        let left = minimise(&shape(), &outcome, 50);
+        let again = run_plan(1, &shape(), left.clone(), Box::new(Fleet::default()), true);
+        assert!(again.broken.is_some() && !again.story.is_empty());
+        assert_eq!(again.journals.len(), shape().hosts);
+        left
+    });
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// One in a few of them, others each time; all of them: `phase-journal sim --exhaustive`.
+#[test]
+fn crash_points_alone() {
+    const ONE_IN: u32 = 7;
+    let which = RandomState::new().hash_one(0) % u64::from(ONE_IN);
+    println!("which={which}");
+    for subject in SUBJECTS {
+        let batches = exhaustive::batches(1, subject);
+        assert!(batches.iter().all(|count| *count > 8), "{batches:?}");
+        let is_chosen = |point: &exhaustive::Point| {
+            let dies = exhaustive::DEATHS.contains(&point.at_batch);
+            let batch = u64::from(point.batch % ONE_IN);
+            dies && batch == which && point.also.is_none()
+        };
+        for point in exhaustive::points(batches).filter(is_chosen) {
+            let outcome = exhaustive::run_point(1, subject, point, false);
+            assert_eq!(outcome.broken, None, "{}: {point:?}", subject.name());
+        }
+    }
+}
