@@ -8,7 +8,12 @@ use journal_format::record::{Phase, RecordBody};
 use phase_journal::sidecar::COMMAND_NAMES;
 
 // The harness is written for a library of its own (fuzz/src/lib.rs).
-#[allow(unreachable_pub, dead_code, missing_debug_implementations)]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    missing_debug_implementations,
+    clippy::cast_possible_truncation
+)]
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 
