@@ -49,7 +49,11 @@ pub fn run(bytes: &[u8]) -> Option<&'static str> {
         Ok(Decoded::Known(record)) => {
             assert_eq!(body_size(&record.body), Some(body.len() as u64));
             let type_name = record.body.type_name();
-            assert_eq!(rebuilt(&whole, &[record.clone()]), batch, "{record:?}");
+            assert_eq!(
+                rebuilt(&whole, core::slice::from_ref(&record)),
+                batch,
+                "{record:?}"
+            );
             // What people are shown of it.
             serde_json::to_string(&record.body).expect("a body is shown as JSON");
             Some(type_name)
