@@ -188,7 +188,7 @@ fn told(
         }
     };
     let token = harness.token(life);
-    let before = format!("{:?}", life.engine);
+    let before = life.engine.clone().checkpoint();
     let input = Input::Control { token, request };
     let step = life.engine.step(harness.now(), input);
     let refusal = step.messages.iter().find_map(|message| match message {
@@ -201,7 +201,7 @@ fn told(
     if let Some(refusal) = &refusal {
         let is_quiet = step.append.is_empty() && step.effects.is_empty();
         assert!(is_quiet, "{refusal}: {step:?}");
-        assert_eq!(before, format!("{:?}", life.engine), "{refusal}");
+        assert_eq!(before, life.engine.clone().checkpoint(), "{refusal}");
         one_line(refusal);
     }
     harness.carry_out(life, step);

@@ -148,7 +148,8 @@ fn spoil(choices: &mut Bytes<'_>, json: &mut Value, other: Option<&Value>) {
             *text = match choices.below(3) {
                 0 => text.chars().take(choices.below(count + 1)).collect(),
                 1 => text.replace('9', "8").replace('4', "b"),
-                _ => text.repeat(choices.below(200)),
+                _ if count < 1_000 => text.repeat(choices.below(200)),
+                _ => String::new(),
             };
         }
         Value::Number(number) => {

@@ -50,7 +50,7 @@ pub fn run(bytes: &[u8]) -> Option<&'static str> {
             assert_eq!(body_size(&record.body), Some(body.len() as u64));
             let type_name = record.body.type_name();
             assert_eq!(
-                rebuilt(&whole, std::slice::from_ref(&record)),
+                rebuilt(&whole, core::slice::from_ref(&record)),
                 batch,
                 "{record:?}"
             );

@@ -87,6 +87,7 @@ impl Judge {
                 known.abandoned = true;
             }
             RecordBody::OutcomeLearned(learned) => {
+                let has_word = self.has_word(learned.migration);
                 let known = self.known(learned.migration, Role::Source);
                 // An operator may say how it ended whenever it is held.
                 let by_operator = learned.position.is_none();
@@ -95,11 +96,19 @@ impl Judge {
                     "an outcome of what was never granted"
                 );
                 let is_same = known.damaged && known.outcome == Some(learned.outcome);
-                assert!(known.outcome.is_none() || is_same, "two outcomes");
+                // And may say otherwise as long as it is not carried out.
+                let is_new_word = by_operator && has_word;
+                let is_first = known.outcome.is_none();
+                assert!(is_first || is_same || is_new_word, "two outcomes");
                 known.outcome = Some(learned.outcome);
             }
             RecordBody::MigrationCommitted(committed) => {
+                let has_word = self.has_word(committed.migration);
                 let known = self.migrations.entry(committed.migration).or_default();
+                // An operator may take back what was given up, against a statement that the source is fenced.
+                if has_word && known.role == Some(Role::Destination) && committed.cookie.is_none() {
+                    known.aborted = false;
+                }
                 let is_first = !known.committed || known.damaged;
                 // It runs, whoever continued it; that it was given up is not known any more.
                 let is_found = known.damaged && committed.cookie.is_none();

@@ -17,7 +17,7 @@ use super::scan::{self, BLOCK, SALT};
 /// A disk loses or mixes up bytes in units of this size.
 const SECTOR: usize = 512;
 /// The segment's size in bytes.
-const SIZE: usize = journal_format::SEGMENT_SIZE_MIN as usize;
+const SIZE: usize = 64 * 1024;
 
 /// A segment as it was written.
 struct Sound {
@@ -71,6 +71,7 @@ fn draft(choices: &mut Bytes<'_>) -> Draft {
 
 fn written(choices: &mut Bytes<'_>) -> Sound {
     let header = scan::header();
+    assert_eq!(header.size, SIZE as u64);
     let (mut file, mut chain, mut next) = (header.encode(), header.chain(), header.first);
     let (mut batches, mut records) = (Vec::new(), Vec::new());
     for _ in 0..choices.below(8) {
