@@ -5,6 +5,8 @@
 //! (a sync, a misdirected or lost write, bit rot) is counted, so that a loss can be explained.
 //! Not here: when it fails (`fault`).
 
+mod page;
+
 use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::io;
@@ -15,41 +17,12 @@ use journal_format::number::{Id128, SegmentNumber};
 
 use super::random::Random;
 use crate::journal::disk::{Disk, IoMode};
+use page::{Image, PAGE, Page, page_of, whole};
 
-const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
-
-/// A page without the zeros at its end.
-type Page = Rc<[u8]>;
-/// The pages of a file; what was never written, or is zero, takes no memory.
-type Image = Vec<Option<Page>>;
-
-/// The page that holds these bytes; none if they are zero.
-fn page_of(bytes: &[u8]) -> Option<Page> {
-    if bytes == &ZEROS[..bytes.len().min(PAGE)] {
-        return None;
-    }
-    let mut end = bytes.len();
-    while end >= CHUNK && is_zero(&bytes[end - CHUNK..end]) {
-        end -= CHUNK;
-    }
-    (end > 0).then(|| Rc::from(&bytes[..end]))
-}
-
-/// Zeros are looked for in pieces of this size.
-const CHUNK: usize = 64;
-
-/// A page with the zeros at its end.
-fn whole(page: Option<&Page>) -> [u8; PAGE] {
-    let mut bytes = [0; PAGE];
-    if let Some(page) = page {
-        bytes[..page.len()].copy_from_slice(page);
-    }
-    bytes
-}
 
 /// What happens to one of the next batches that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,12 +347,6 @@ fn crashed() -> io::Error {
 fn index(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes == &ZEROS[..bytes.len().min(PAGE)]
-}
-
-static ZEROS: [u8; PAGE] = [0; PAGE];
 
 impl Inode {
     fn page(image: &mut Image, number: usize) -> &mut Option<Page> {
