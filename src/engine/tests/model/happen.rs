@@ -393,13 +393,16 @@ impl Scene {
         {
             self.judge_licence(from);
         }
-        // Protocol v2: with that word the source ends its copy, and what becomes of this one after it
-        // is the protocol's own window.
-        let whole = PeerAnswer::Whole;
-        if self.scenario.handover == Handover::V2
-            && matches!(&response, PeerResponse::Answer { answer, .. } if *answer == whole)
-            && self.carries_guest(from)
-        {
+        // With that word the other side ends its copy, and what becomes of this one after it is no fault of
+        // the decision: the window of protocol v2, and of a destination whose `cont` was refused.
+        let answer = match &response {
+            PeerResponse::Answer { answer, .. } => Some(*answer),
+            PeerResponse::Prepared { .. } | PeerResponse::Refused { .. } => None,
+        };
+        let is_v2 = self.scenario.handover == Handover::V2;
+        let vouches = answer == Some(PeerAnswer::Whole) && is_v2
+            || answer == Some(PeerAnswer::GrantedAndSafe);
+        if vouches && self.carries_guest(from) {
             self.qemus[1 - from].forsaken = true;
         }
         if let Some(ask) = self.asks.iter_mut().find(|ask| ask.token == token) {
