@@ -172,6 +172,8 @@ impl fmt::Display for Refusal {
                 write!(f, "domain '{name}' cannot {wish}: its QEMU is {seen}")
             }
             Refusal::Claimed { name, claim } => {
+                // Whoever can reach the QEMU wrote that: it stays one line.
+                let claim = claim.replace(char::is_control, "\u{fffd}");
                 write!(
                     f,
                     "domain '{name}': its QEMU is claimed by another sidecar ({claim})"
