@@ -49,6 +49,14 @@ enum Act {
 /// evidence and histories give the same rule in the daemon and in `explain` (P7).
 #[must_use]
 pub fn decide_over(evidence: &Evidence, restated: &MigrationHistories) -> Option<Rule> {
+    let rule = agreed(evidence, restated);
+    #[cfg(any(test, feature = "mutants"))]
+    let rule = super::mutant::altered(evidence, rule);
+    rule
+}
+
+/// The rule that all histories come to.
+fn agreed(evidence: &Evidence, restated: &MigrationHistories) -> Option<Rule> {
     if evidence.observed.process == Process::OtherInstance {
         return Some(Rule::OtherInstance);
     }
