@@ -55,6 +55,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("jobs", &["jobs --json"]),
     ("inspect", &["inspect /var/lib/phase-journal"]),
     ("schema", &["schema > phase-journal.ksy"]),
+    (
+        "sim",
+        &[
+            "sim --runs 100",
+            "sim --seed 7 --config tools/fleet.toml --story",
+        ],
+    ),
     ("stats", &["stats /var/lib/phase-journal"]),
     (
         "libvirt",

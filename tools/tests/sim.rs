@@ -61,7 +61,7 @@ fn a_shape_that_is_none_is_refused() {
     ] {
         fs::write(&file, written).unwrap();
         let output = phase_journal(&["sim", "--config", path]);
-        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(output.status.code(), Some(3));
         let error = text(&output.stderr);
         assert!(error.contains(expected), "{error}");
     }
@@ -84,6 +84,9 @@ fn its_journals_are_opened_by_the_other_commands() {
         let dump = phase_journal(&["dump", path]);
         assert!(text(&dump.stdout).contains("job-begun"), "{dump:?}");
         let explain = phase_journal(&["explain", path]);
-        assert!(text(&explain.stdout).contains("decision"), "{explain:?}");
+        assert!(
+            text(&explain.stdout).contains("  rule      "),
+            "{explain:?}"
+        );
     }
 }
