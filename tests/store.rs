@@ -1,9 +1,9 @@
 //! Authority store on real QEMU: two sidecars in this process share a store in its memory. They are stopped by
-//! a signal to the process, which is a test's own (nextest).
+//! a signal to the process, so that only one of these tests runs at a time in it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use journal_format::number::MigrationId;
@@ -22,6 +22,9 @@ use serde_json::{Value, json};
 use crate::scenario::{NUMBERS, TIMEOUT};
 
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
+/// Whoever holds it is alone with the process's signals.
+static ALONE: Mutex<()> = Mutex::new(());
+
 const A: usize = 0;
 const B: usize = 1;
 
@@ -56,10 +59,13 @@ struct Host {
     qemus: Vec<Qemu>,
     sidecars: Vec<JoinHandle<Result<(), RunError>>>,
     scratch: Scratch,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Host {
     fn start() -> Host {
+        // A test that failed leaves nothing behind that the next one could mind.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let scratch = Scratch::create().unwrap();
         let disk = scratch.path().join("disk");
         let image = GuestImage::assemble(GuestOptions::ORDINARY).unwrap();
@@ -85,6 +91,7 @@ impl Host {
             qemus,
             sidecars: Vec::new(),
             scratch,
+            _alone: alone,
         };
         host.start_sidecars();
         for at in [A, B] {
