@@ -464,7 +464,8 @@ fn source_perform(evidence: &Evidence) -> Option<Rule> {
 /// it decided is carried out here before the destination hears of it.
 fn source_perform2_completed(evidence: &Evidence) -> Rule {
     match evidence.peer {
-        PeerAnswer::Whole => Rule::SourcePerform2Whole,
+        // Started without this side's word: a hand from outside continued it there, and what is here is older.
+        PeerAnswer::Whole | PeerAnswer::Started => Rule::SourcePerform2Whole,
         PeerAnswer::Aborted | PeerAnswer::NoSuchMigration => Rule::SourcePerform2Gone,
         PeerAnswer::Amnesia => Rule::SourcePerform2Amnesia,
         PeerAnswer::NotAsked
@@ -475,7 +476,6 @@ fn source_perform2_completed(evidence: &Evidence) -> Rule {
         | PeerAnswer::Abandoned
         | PeerAnswer::NotWhole
         | PeerAnswer::Deciding
-        | PeerAnswer::Started
         | PeerAnswer::Split
         | PeerAnswer::Lost
         | PeerAnswer::Committed => Rule::SourcePerform2Completed,

@@ -51,7 +51,7 @@ pub enum Rule {
     SourcePerformDeadNotWhole,
     /// v2: everything was sent, and how the destination's copy stands is not known.
     SourcePerform2Completed,
-    /// v2: everything was sent, and the destination's copy is whole.
+    /// v2: everything was sent, and the destination's copy is whole, or runs.
     SourcePerform2Whole,
     /// v2: everything was sent, and the destination's copy is gone.
     SourcePerform2Gone,

@@ -200,7 +200,7 @@ pub(super) const TABLE: &[(Rule, RuleText)] = &[
         RuleText {
             name: "source-perform2-whole",
             decision: Decision::Kill,
-            reason: "the destination's copy is whole: the guest is its, and this copy is ended before it is told so",
+            reason: "the destination's copy is whole, or runs already: the guest is its, and this copy is ended before it is told so",
             settled_by: "",
             libvirt: RESUMES,
         },

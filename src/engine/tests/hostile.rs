@@ -747,3 +747,26 @@ fn paused_guest_closed_by_an_operator_is_not_continued() {
     assert_eq!(told(&w), Some(false), "{:?}", w.replies);
     assert_eq!(w.running(), Vec::<usize>::new());
 }
+
+/// v2: somebody continues the guest at the destination before the source has decided. It runs there, and
+/// what the source has is older: there is nothing left to ask for.
+#[test]
+fn v2_destination_continued_before_the_decision() {
+    let mut w = World::of(Protocol::V2);
+    w.freeze = Some(MigrationStatus::Device);
+    w.migrate(A);
+    w.run_for(200);
+    w.partitioned = true;
+    w.thaw();
+    w.run_for(1_000);
+    assert_eq!(w.held(A), Some("source-perform2-completed"));
+    w.set_run(B, RunState::Running);
+    w.run_for(1_000);
+    assert!(w.has(B, |body| matches!(body, RecordBody::MigrationStarted(_))));
+    w.partitioned = false;
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.broken, None, "{}", w.story());
+    assert_eq!(w.open_jobs(), Vec::<String>::new(), "{}", w.story());
+    assert_eq!(w.running(), vec![B]);
+    assert!(!w.hosts[A].qemu.alive, "{}", w.story());
+}

@@ -508,6 +508,10 @@ fn rows() -> Vec<(Evidence, Option<Rule>)> {
             Some(Rule::SourcePerform2Whole),
         ),
         (
+            v2(perform2()).heard(PeerAnswer::Started),
+            Some(Rule::SourcePerform2Whole),
+        ),
+        (
             v2(perform2()).heard(PeerAnswer::Aborted),
             Some(Rule::SourcePerform2Gone),
         ),
