@@ -96,19 +96,17 @@ impl Judge {
                     "an outcome of what was never granted"
                 );
                 let is_same = known.damaged && known.outcome == Some(learned.outcome);
-                // And may say otherwise as long as it is not carried out.
-                let is_new_word = by_operator && has_word;
-                let is_first = known.outcome.is_none();
-                assert!(is_first || is_same || is_new_word, "two outcomes");
+                // Against the evidence too, with force; that it was said once is enough.
+                let is_otherwise = known.outcome != Some(learned.outcome);
+                let is_overruled = by_operator && has_word && is_otherwise;
+                assert!(
+                    known.outcome.is_none() || is_same || is_overruled,
+                    "two outcomes"
+                );
                 known.outcome = Some(learned.outcome);
             }
             RecordBody::MigrationCommitted(committed) => {
-                let has_word = self.has_word(committed.migration);
                 let known = self.migrations.entry(committed.migration).or_default();
-                // An operator may take back what was given up, against a statement that the source is fenced.
-                if has_word && known.role == Some(Role::Destination) && committed.cookie.is_none() {
-                    known.aborted = false;
-                }
                 let is_first = !known.committed || known.damaged;
                 // It runs, whoever continued it; that it was given up is not known any more.
                 let is_found = known.damaged && committed.cookie.is_none();

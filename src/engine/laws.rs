@@ -392,7 +392,7 @@ fn aborted(state: &MigrationState) -> Result<(), Breach> {
         return breach(Law::Fact, "aborted after it was started");
     }
     // An operator may do what no rule does.
-    let by_operator = state.last_rule.as_deref() == Some(Rule::OperatorResolved.name());
+    let by_operator = is_by_operator(state);
     let never_ran = match state.cont {
         ContIntent::Never | ContIntent::NotSent | ContIntent::Refused => true,
         ContIntent::Unknown | ContIntent::Done => false,
@@ -407,7 +407,10 @@ fn outcome_learned(state: &MigrationState, learned: &OutcomeLearned) -> Result<(
     if state.terms.role != Role::Source {
         return breach(Law::Fact, "an outcome is learned by the source alone");
     }
+    // With force an operator may say otherwise than the evidence; the word stands right before it.
+    let is_overruled = learned.position.is_none() && is_by_operator(state);
     match state.outcome {
+        Some(_) if is_overruled => Ok(()),
         Some(before) if is_between_the_sides(state) && before != learned.outcome => {
             breach(Law::Fact, format!("{} after {before}", learned.outcome))
         }
@@ -424,11 +427,15 @@ fn phase_entered(state: &MigrationState, phase: Phase) -> Result<(), Breach> {
             format!("{phase} is no phase of a {protocol} {role}"),
         );
     }
-    let by_operator = state.last_rule.as_deref() == Some(Rule::OperatorResolved.name());
-    if is_between_the_sides(state) && !by_operator && !follows(state.phase, phase) {
+    if is_between_the_sides(state) && !is_by_operator(state) && !follows(state.phase, phase) {
         return breach(Law::Phase, format!("{phase} after {}", state.phase));
     }
     Ok(())
+}
+
+/// Was the last decision an operator's word?
+fn is_by_operator(state: &MigrationState) -> bool {
+    state.last_rule.as_deref() == Some(Rule::OperatorResolved.name())
 }
 
 /// Is this a phase of that side of that protocol?

@@ -1,7 +1,8 @@
 //! An operator's word on a held domain.
 //!
 //! Invariant: what could make a second copy run, or end the last good one, needs force and a recorded
-//! statement; the word is recorded before anything follows from it.
+//! statement; the word is recorded before anything follows from it. Nothing is held any more after a word until
+//! it is decided anew, so that a second one cannot be about what the first one settled.
 //! Not here: what is held, and why (`decide`).
 
 use journal_format::number::MigrationId;
@@ -67,6 +68,10 @@ impl Turn<'_> {
         if decision == Decision::Resume && is_split && evidence.role == Role::Source {
             return Err(self.wrong_state(domain, "be resumed: the guest is split over both sides"));
         }
+        let is_given_up = self.migration(id).is_some_and(|known| known.state.aborted);
+        if decision == Decision::Resume && is_given_up {
+            return Err(self.wrong_state(domain, "be resumed: this copy was given up for good"));
+        }
         if touched && unreachable {
             return Err(self.wrong_state(domain, "be resolved by kill or resume"));
         }
@@ -83,6 +88,7 @@ impl Turn<'_> {
         };
         self.append(Some(domain), RecordBody::OperatorResolved(resolved));
         let decided = self.decided(id, Rule::OperatorResolved, decision, evidence);
+        self.live(id).rule = None;
         match (
             decision,
             self.migration(id).map(|known| known.state.terms.role),
@@ -107,14 +113,22 @@ impl Turn<'_> {
             // The decision is this side's; what follows from it is done under the rules.
             return self.grant(id);
         }
-        let learned = OutcomeLearned {
-            migration: id,
-            outcome: Outcome::Committed,
-            position: None,
-        };
-        self.record(id, RecordBody::OutcomeLearned(learned));
+        self.overrule(id, Outcome::Committed);
         self.enter(id, Phase::Confirm3);
         self.intend(id, EffectCommand::Kill);
+    }
+
+    /// Source: that is the outcome from here on, whatever it was.
+    fn overrule(&mut self, id: MigrationId, outcome: Outcome) {
+        let known = self.migration(id).and_then(|known| known.state.outcome);
+        if known != Some(outcome) {
+            let learned = OutcomeLearned {
+                migration: id,
+                outcome,
+                position: None,
+            };
+            self.record(id, RecordBody::OutcomeLearned(learned));
+        }
     }
 
     fn resolve_source_resume(&mut self, id: MigrationId) {
@@ -122,12 +136,7 @@ impl Turn<'_> {
             .migration(id)
             .is_some_and(|known| known.state.granted.is_some());
         if granted {
-            let learned = OutcomeLearned {
-                migration: id,
-                outcome: Outcome::Aborted,
-                position: None,
-            };
-            self.record(id, RecordBody::OutcomeLearned(learned));
+            self.overrule(id, Outcome::Aborted);
             self.enter(id, Phase::Confirm3Cancelled);
         } else {
             self.abandon(id, "an operator resolved it", true);

@@ -52,7 +52,7 @@ fn cancel(world: &mut World, at: usize) {
 }
 
 /// A granted, B's sidecar is down and B undecided and whole.
-fn granted_b_undecided() -> World {
+pub(super) fn granted_b_undecided() -> World {
     for crash in crash_points(Protocol::V3, B) {
         let mut world = World::new();
         world.hosts[B].crash = Some(crash);

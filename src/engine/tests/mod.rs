@@ -5,6 +5,7 @@ mod gap;
 mod hostile;
 mod manager;
 mod model;
+mod operator;
 mod postcopy;
 mod product;
 mod rows;
