@@ -1,8 +1,9 @@
 //! Authority manager: the outcome is the manager's word, given by a command or by what it does to QEMU.
 //!
 //! Invariant: a verdict is taken only after this side's QEMU was looked at and the other side was asked, and
-//! never against what they say; it is recorded before anything follows from it. Aborted is the destination's
-//! to take first, so that of two contradictory verdicts only one is taken while the sides can talk.
+//! never against what they say; it is recorded where it is taken, before anything follows from it there. While
+//! the sides can talk the destination takes it first, aborted as well as committed: whatever two verdicts
+//! contradict each other, it takes one, and the source follows.
 //! Not here: which rule holds without one (`decide::authority`).
 
 use journal_format::number::{Lsn, MigrationId};
@@ -138,6 +139,9 @@ impl Turn<'_> {
         };
         let is_late = self.now.saturating_sub(waiting.since) > VERDICT_WAIT_MS_MAX;
         match judgement {
+            Wait if is_late && evidence.role == Role::Source => {
+                Refuse("the destination did not say that it took it, and still may")
+            }
             Wait if is_late => Refuse("the other side did not say how it stands"),
             judgement => judgement,
         }
@@ -149,10 +153,19 @@ impl Turn<'_> {
             (Some(Role::Source), Outcome::Aborted) => PeerRequest::Abandon { migration: id },
             _ => PeerRequest::Ask { migration: id },
         };
+        let live = self.live(id);
+        // The manager waits for it.
+        live.ask_delay = 0;
         if !waiting.answered {
-            self.live(id).ask_at = 0;
+            live.ask_at = 0;
         }
         self.ask(id, Asked::Verdict, request);
+    }
+
+    /// Source: has the manager said committed, and the destination is to take that first?
+    pub(crate) fn passes_on_committed(&self, id: MigrationId) -> bool {
+        let waiting = self.engine.live.get(&id).and_then(|live| live.verdict);
+        waiting.is_some_and(|waiting| waiting.outcome == Outcome::Committed)
     }
 
     /// The ask on behalf of a verdict came to an end.
@@ -338,14 +351,9 @@ fn judge_source(evidence: &Evidence, outcome: Outcome, answered: bool) -> Judgem
         (Outcome::Aborted, PeerAnswer::Started | PeerAnswer::Split | PeerAnswer::Lost) => {
             Refuse(ELSEWHERE)
         }
-        (
-            Outcome::Committed,
-            PeerAnswer::Whole
-            | PeerAnswer::Deciding
-            | PeerAnswer::Started
-            | PeerAnswer::Split
-            | PeerAnswer::Lost,
-        ) => Take,
+        (Outcome::Committed, PeerAnswer::Started | PeerAnswer::Split | PeerAnswer::Lost) => Take,
+        // Nothing is ended here any more.
+        (Outcome::Committed, PeerAnswer::Whole | PeerAnswer::Deciding) if dead => Take,
         (Outcome::Committed, PeerAnswer::Aborted) => Refuse(WITHDRAWN),
         (Outcome::Committed, PeerAnswer::NotWhole) => Refuse("the destination's copy is not whole"),
         (

@@ -629,11 +629,25 @@ impl Turn<'_> {
             return self.refuse(token, envelope, "too many ask about this migration");
         }
         live.looking.push(token);
+        if self.awaits_verdict(id) {
+            // A source asks when it has a verdict: this side asks for it at once.
+            self.live(id).ask_at = 0;
+        }
         match self.look_for(id) {
             true => {}
             // Nothing to look at any more.
             false => self.answer_lookers(id),
         }
+    }
+
+    /// Destination: is the outcome the manager's word, and not known here?
+    fn awaits_verdict(&self, id: MigrationId) -> bool {
+        self.migration(id).is_some_and(|known| {
+            let terms = &known.state.terms;
+            terms.role == Role::Destination
+                && terms.authority == Authority::Manager
+                && !migration_decided(self, id)
+        })
     }
 
     fn asked_acknowledge(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
@@ -746,7 +760,11 @@ impl Turn<'_> {
             (None, Some(_)) if !licence => (PeerAnswer::Performing, None),
             // A source that may have been continued or cancelled is no safe copy to fall back to.
             (None, Some(cookie)) if safe && !state.source_touched => {
-                (PeerAnswer::GrantedAndSafe, Some(cookie))
+                let answer = match self.passes_on_committed(id) {
+                    true => PeerAnswer::Committed,
+                    false => PeerAnswer::GrantedAndSafe,
+                };
+                (answer, Some(cookie))
             }
             (None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
             (_, None) if state.abandoned => (PeerAnswer::Abandoned, None),

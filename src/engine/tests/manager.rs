@@ -1,7 +1,9 @@
 //! Authority manager: without its word both sides hold; its word is taken once, and never against what the two
 //! sides see.
 
-use journal_format::record::{Authority, Outcome, RecordBody, RunState, VerdictBy, WantedRunState};
+use journal_format::record::{
+    Authority, EffectCommand, Outcome, RecordBody, RunState, VerdictBy, WantedRunState,
+};
 
 use super::world::{A, B, Crash, World};
 use super::{SETTLE_MS, assert_settled};
@@ -185,8 +187,7 @@ fn a_verdict_against_the_evidence_is_refused() {
 
     // What was started is never taken back, nor given back to the source.
     let mut world = waiting();
-    world.stall =
-        Some(|at, command| at == A && *command == journal_format::record::EffectCommand::Kill);
+    world.stall = Some(|at, command| at == A && *command == EffectCommand::Kill);
     assert!(verdict(&mut world, B, Outcome::Committed).is_ok());
     world.run_for(2_000);
     assert_eq!(world.running(), vec![B]);
@@ -317,4 +318,84 @@ fn a_paused_guest_stays_paused() {
         assert!(world.hosts[at].qemu.alive && !world.hosts[1 - at].qemu.alive);
         assert_eq!(world.wanted(at), Some(WantedRunState::Paused));
     }
+}
+
+/// Two contradictory verdicts whose questions cross on their way, and are answered before either is taken.
+#[test]
+fn crossing_verdicts_do_not_lose_the_guest() {
+    let pairs = [
+        [Outcome::Committed, Outcome::Aborted],
+        [Outcome::Aborted, Outcome::Committed],
+    ];
+    for verdicts in pairs {
+        for order in [[A, B], [B, A]] {
+            for held in [[true, true], [true, false], [false, true], [false, false]] {
+                for between in [0, 50, 100] {
+                    let mut world = waiting();
+                    world.hold_asks = held;
+                    world.run_for(3_000);
+                    let before = world.replies.len();
+                    for at in order {
+                        give(&mut world, at, verdicts[at]);
+                        world.run_for(between);
+                    }
+                    world.run_for(1_000);
+                    world.release_asks();
+                    world.run_for(SETTLE_MS);
+                    let what = format!("{verdicts:?} {order:?} held {held:?} between {between}");
+                    assert_settled(&world, &what);
+                    let taken: Vec<usize> = world.replies[before..]
+                        .iter()
+                        .filter(|(_, reply)| reply.is_ok())
+                        .map(|(at, _)| *at)
+                        .collect();
+                    assert!(taken.len() <= 1, "{what}: both were taken");
+                    for at in [A, B] {
+                        let is_taken = taken.contains(&at);
+                        assert_eq!(recorded(&world, at).is_some(), is_taken, "{what}");
+                    }
+                    if let Some(at) = taken.first() {
+                        let runs = match verdicts[*at] {
+                            Outcome::Committed => B,
+                            Outcome::Aborted => A,
+                        };
+                        assert_eq!(world.running(), vec![runs], "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The source's copy is not ended on the manager's word alone while the destination can be heard.
+#[test]
+fn a_committed_source_waits_for_the_destination_to_have_started() {
+    let mut world = waiting();
+    world.stall = Some(|at, command| at == B && *command == EffectCommand::Cont);
+    give(&mut world, A, Outcome::Committed);
+    world.run_for(2_000);
+    assert!(world.has(B, |body| matches!(body, RecordBody::MigrationCommitted(_))));
+    assert!(world.hosts[A].qemu.alive, "{}", world.story());
+    assert_eq!(recorded(&world, A), None);
+    world.unstall();
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "started at last");
+    assert_eq!(world.running(), vec![B]);
+    let said = world.replies.last();
+    assert!(matches!(said, Some((A, Ok(_)))), "{said:?}");
+}
+
+/// A copy that is being ended slowly is not yet one that the source may be ended for.
+#[test]
+fn a_word_against_the_one_before_waits_for_what_became_of_that() {
+    let mut world = waiting();
+    world.stall = Some(|at, command| at == B && *command == EffectCommand::Kill);
+    let refused = verdict(&mut world, A, Outcome::Aborted);
+    assert!(why(refused).contains("still may"));
+    assert!(verdict(&mut world, A, Outcome::Committed).is_err());
+    assert!(world.hosts[A].qemu.alive, "{}", world.story());
+    world.unstall();
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "aborted, as it was said first");
+    assert_eq!(world.running(), vec![A]);
 }
