@@ -154,7 +154,7 @@ pub fn decide(evidence: &Evidence) -> Option<Rule> {
 }
 
 /// Is this the QEMU, and this journal the one, that the job was begun with? Comes before all else.
-fn identity(evidence: &Evidence) -> Option<Rule> {
+pub(crate) fn identity(evidence: &Evidence) -> Option<Rule> {
     let observed = &evidence.observed;
     if observed.process == Process::OtherInstance {
         return Some(Rule::OtherInstance);

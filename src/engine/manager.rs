@@ -12,7 +12,7 @@ use journal_format::record::{
     RecordBody, Role, VerdictBy, VerdictGiven,
 };
 
-use super::decide::{RunClass, StatusClass, is_takeable, run_class, status_class};
+use super::decide::{RunClass, StatusClass, identity, is_takeable, run_class, status_class};
 use super::live::{Asked, PendingVerdict};
 use super::turn::Turn;
 use super::{Answer, JobTarget, PeerRequest, Refusal, Rule, Token};
@@ -130,6 +130,9 @@ impl Turn<'_> {
         let judgement = match (evidence.role, waiting.outcome) {
             _ if evidence.journal_damaged => {
                 Refuse("records that may concern it are damaged; resolve settles it")
+            }
+            _ if identity(evidence).is_some() => {
+                Refuse("its QEMU is not the one, or not known to be, that the job was begun with")
             }
             (Role::Source, outcome) => judge_source(evidence, outcome, waiting.answered),
             (Role::Destination, outcome) => {

@@ -2,7 +2,7 @@
 //! sides see.
 
 use journal_format::record::{
-    Authority, EffectCommand, Outcome, RecordBody, RunState, VerdictBy, WantedRunState,
+    Authority, ClaimSeen, EffectCommand, Outcome, RecordBody, RunState, VerdictBy, WantedRunState,
 };
 
 use super::world::{A, B, Crash, World};
@@ -398,4 +398,27 @@ fn a_word_against_the_one_before_waits_for_what_became_of_that() {
     world.run_for(SETTLE_MS);
     assert_settled(&world, "aborted, as it was said first");
     assert_eq!(world.running(), vec![A]);
+}
+
+/// A verdict is no licence to touch a QEMU that may be somebody else's.
+#[test]
+fn a_verdict_on_a_qemu_that_is_not_the_job_s_is_refused() {
+    for at in [A, B] {
+        for outcome in Outcome::ALL {
+            for other_side_away in [false, true] {
+                let mut world = waiting();
+                if other_side_away {
+                    world.crash(1 - at);
+                }
+                world.hosts[at].qemu.claim = ClaimSeen::Foreign("somebody".to_owned());
+                let written = world.names(at).len();
+                let said = why(verdict(&mut world, at, *outcome));
+                assert!(said.contains("QEMU is not the one"), "{said}");
+                world.run_for(5_000);
+                let later = &world.names(at)[written..];
+                let effects = later.iter().filter(|name| **name == "effect-intended");
+                assert_eq!(effects.count(), 0, "{outcome} at {at}\n{}", world.story());
+            }
+        }
+    }
 }
