@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
 use crate::past::{Item, Past, Recorded};
-use crate::text::{plain, time};
+use crate::text::{json_line, plain, time};
 use crate::words;
 use otherwise::{otherwise, rule};
 use whatif::{Restart, Supposed, Word};
@@ -171,7 +171,7 @@ pub(crate) fn run(
             .collect();
         let gaps: Vec<Value> = gaps.iter().map(words::gap_json).collect();
         let all = json!({"decisions": decisions, "open-jobs": open, "gaps": gaps});
-        writeln!(out, "{all}")?;
+        writeln!(out, "{}", json_line(&all))?;
     } else {
         for one in &explained {
             as_text(one, out)?;
@@ -370,7 +370,8 @@ fn suppose(
     let (restart, cited) = whatif::restart(&args.directory, supposed, wants)?;
     if json {
         let jobs: Vec<Value> = restart.jobs.iter().map(job_json).collect();
-        writeln!(out, "{}", json!({"last": restart.last, "jobs": jobs}))?;
+        let all = json!({"last": restart.last, "jobs": jobs});
+        writeln!(out, "{}", json_line(&all))?;
     } else {
         supposed_text(&restart, &cited, out)?;
     }
