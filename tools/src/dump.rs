@@ -102,7 +102,7 @@ pub(crate) fn run(args: &DumpArgs, json: bool, out: &mut impl Write) -> Result<F
 
 fn show(
     args: &DumpArgs,
-    filter: Filter,
+    mut filter: Filter,
     journals: &[PathBuf],
     format: Format,
     out: &mut impl Write,
@@ -150,12 +150,21 @@ fn show(
     };
     let mut found = Found::Nothing;
     last.iter().try_for_each(|line| sheet.write(line))?;
+    let mut is_known = !outcomes.is_empty();
     for outcome in outcomes {
+        match &outcome.filter {
+            // Of several journals one is enough to know a name.
+            Some(seen) => filter.learn(seen),
+            None => is_known = false,
+        }
         found = found.max(outcome.found);
         outcome.end.iter().try_for_each(|line| sheet.write(line))?;
     }
     sheet.flush()?;
-    Ok(found)
+    match filter.not_found().filter(|_| is_known) {
+        Some(why) => Err(ToolError::Argument(why)),
+        None => Ok(found),
+    }
 }
 
 /// One journal to be walked over.
@@ -253,9 +262,6 @@ impl Walk {
             // It may stand where nothing was looked for.
             look_for_names(&disk, &mut filter)?;
         }
-        if let Some(why) = filter.not_found().filter(|_| is_whole) {
-            return Err(ToolError::Argument(why));
-        }
         let end = match ending {
             // For programs `--headers` tells of the end.
             Ending::Torn { segment, at } if !printer.is_json() => {
@@ -270,7 +276,11 @@ impl Walk {
                 None
             }
         };
-        Ok(Outcome { found, end })
+        Ok(Outcome {
+            found,
+            end,
+            filter: is_whole.then_some(filter),
+        })
     }
 }
 
@@ -280,6 +290,8 @@ pub(crate) struct Outcome {
     pub(crate) found: Found,
     /// What is to be said of the journal's end.
     pub(crate) end: Option<Line>,
+    /// What was found of what was asked for; `None` if it was stopped before it could know.
+    filter: Option<Filter>,
 }
 
 /// Goes over the whole journal for names alone.

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use journal_format::number::Lsn;
+use journal_format::number::{DomainId, Id128, Lsn};
 use journal_format::record::{
     Decided, Decoded, MigrationHistories, OperatorResolved, RecordBody, StoreAnswer,
 };
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
 use crate::past::{Item, Past, Recorded};
-use crate::text::{plain, time};
+use crate::text::{json_line, plain, time};
 use crate::words;
 use otherwise::{otherwise, rule};
 use whatif::{Restart, Supposed, Word};
@@ -33,7 +33,7 @@ pub(crate) use whatif::Look;
 pub(crate) struct ExplainArgs {
     /// The journal's directory
     directory: PathBuf,
-    /// Only this domain
+    /// Only this domain (name or UUID)
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
     /// Only this job (the LSN of its first record)
@@ -66,6 +66,13 @@ fn store_word(text: &str) -> Result<StoreAnswer, String> {
 }
 
 impl ExplainArgs {
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            domain: self.domain.as_deref(),
+            job: self.job.map(Lsn),
+        }
+    }
+
     /// What is supposed, if anything is.
     fn supposed(&self) -> Option<Supposed> {
         let any = self.at.is_some()
@@ -83,6 +90,70 @@ impl ExplainArgs {
 
 /// Records of open jobs that are kept for citing, at the most.
 const CITED_MAX: usize = 100_000;
+
+/// Whose decisions are asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked<'a> {
+    /// A name or a UUID.
+    domain: Option<&'a str>,
+    job: Option<Lsn>,
+}
+
+impl Asked<'_> {
+    fn is(&self, job: Lsn, domain: Option<DomainId>, name: Option<&str>) -> bool {
+        let is_of = |wanted: &str| {
+            name == Some(wanted) || domain.is_some() && Id128::parse(wanted).map(DomainId) == domain
+        };
+        self.job.is_none_or(|wanted| wanted == job) && self.domain.is_none_or(is_of)
+    }
+
+    /// What is to be said if no record is of it.
+    fn not_found(&self) -> Option<ToolError> {
+        let why = match (self.job, self.domain) {
+            (None, None) => return None,
+            (None, Some(domain)) => format!("the journal has no job of a domain '{domain}'"),
+            (Some(job), None) => format!("there is no job {job} in the journal"),
+            (Some(job), Some(domain)) => {
+                format!("there is no job {job} of a domain '{domain}' in the journal")
+            }
+        };
+        Some(ToolError::Argument(why))
+    }
+}
+
+/// Records that a decision may cite: those of each domain's newest job, until it ends.
+#[derive(Debug)]
+struct Citable {
+    records: BTreeMap<Lsn, Recorded>,
+    most: usize,
+}
+
+impl Citable {
+    fn new(most: usize) -> Citable {
+        Citable {
+            records: BTreeMap::new(),
+            most,
+        }
+    }
+
+    /// Takes a record in, if it is of a job. Nothing is decided any more about a job that ended, nor about the
+    /// one before a domain's next.
+    fn see(&mut self, recorded: &Recorded) {
+        let (Decoded::Known(record), Some(job)) = (&recorded.record, recorded.job) else {
+            return;
+        };
+        if self.records.len() < self.most {
+            self.records.insert(record.lsn, recorded.clone());
+        }
+        match &record.body {
+            RecordBody::JobBegun(_) => self.records.retain(|_, known| {
+                known.job == Some(job) || known.record.domain() != record.domain
+            }),
+            RecordBody::JobEnded(_) => self.records.retain(|_, known| known.job != Some(job)),
+            _ => {}
+        }
+    }
+}
 
 /// A decision and what is said about it.
 struct Explained {
@@ -171,7 +242,7 @@ pub(crate) fn run(
             .collect();
         let gaps: Vec<Value> = gaps.iter().map(words::gap_json).collect();
         let all = json!({"decisions": decisions, "open-jobs": open, "gaps": gaps});
-        writeln!(out, "{all}")?;
+        writeln!(out, "{}", json_line(&all))?;
     } else {
         for one in &explained {
             as_text(one, out)?;
@@ -213,10 +284,12 @@ struct Read {
 }
 
 fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
+    let asked = args.asked();
     let mut explained = Vec::new();
     let mut gaps = Vec::new();
     let mut open: BTreeMap<Lsn, Recorded> = BTreeMap::new();
-    let mut seen: BTreeMap<Lsn, Recorded> = BTreeMap::new();
+    let mut citable = Citable::new(CITED_MAX);
+    let mut is_known = false;
     let mut resolved: Option<OperatorResolved> = None;
     let ending = Past::open(&args.directory)?.read(|item| {
         let recorded = match item {
@@ -227,17 +300,14 @@ fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
                 return Ok(());
             }
         };
-        let of_domain = args.domain.is_none() || recorded.name == args.domain;
-        let of_job = args.job.is_none_or(|job| recorded.job == Some(Lsn(job)));
         let (Decoded::Known(record), Some(job)) = (&recorded.record, recorded.job) else {
             return Ok(());
         };
-        if !of_domain || !of_job {
+        if !asked.is(job, record.domain, recorded.name.as_deref()) {
             return Ok(());
         }
-        if seen.len() < CITED_MAX {
-            seen.insert(record.lsn, (*recorded).clone());
-        }
+        is_known = true;
+        citable.see(&recorded);
         match &record.body {
             RecordBody::JobBegun(_) => drop(open.insert(job, (*recorded).clone())),
             RecordBody::MigrationState(state) if state.open => {
@@ -249,7 +319,7 @@ fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
                 let cited = decided
                     .based_on
                     .iter()
-                    .filter_map(|lsn| seen.get(lsn).cloned());
+                    .filter_map(|lsn| citable.records.get(lsn).cloned());
                 explained.push(Explained {
                     at: (*recorded).clone(),
                     decided: decided.clone(),
@@ -265,10 +335,8 @@ fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
         }
         Ok(())
     })?;
-    if let (Some(domain), true) = (&args.domain, seen.is_empty()) {
-        return Err(ToolError::Argument(format!(
-            "the journal has no job of a domain '{domain}'"
-        )));
+    if let Some(error) = asked.not_found().filter(|_| !is_known) {
+        return Err(error);
     }
     Ok(Read {
         explained,
@@ -360,17 +428,11 @@ fn suppose(
     json: bool,
     out: &mut impl Write,
 ) -> Result<Found, ToolError> {
-    let wants = |job: Lsn, name: Option<&str>| {
-        args.job.is_none_or(|wanted| job == Lsn(wanted))
-            && args
-                .domain
-                .as_deref()
-                .is_none_or(|wanted| name == Some(wanted))
-    };
-    let (restart, cited) = whatif::restart(&args.directory, supposed, wants)?;
+    let (restart, cited) = whatif::restart(&args.directory, supposed, args.asked())?;
     if json {
         let jobs: Vec<Value> = restart.jobs.iter().map(job_json).collect();
-        writeln!(out, "{}", json!({"last": restart.last, "jobs": jobs}))?;
+        let all = json!({"last": restart.last, "jobs": jobs});
+        writeln!(out, "{}", json_line(&all))?;
     } else {
         supposed_text(&restart, &cited, out)?;
     }
@@ -493,4 +555,70 @@ fn as_json(one: &Explained) -> Value {
 
 fn open_json(job: Lsn, last: &Recorded) -> Value {
     json!({"job": job, "name": last.name, "last": last.record.lsn()})
+}
+
+#[cfg(test)]
+mod tests {
+    use journal_format::batch::BatchHeader;
+    use journal_format::number::{BootId, Chain, Epoch, SegmentNumber};
+    use journal_format::record::{JobBegun, JobEnded, JobKind, JobResult, Record};
+
+    use super::*;
+
+    fn record(lsn: u64, job: u64, body: RecordBody) -> Recorded {
+        let batch = BatchHeader {
+            segment: SegmentNumber(1),
+            offset: 4096,
+            first: Lsn(lsn),
+            records: 1,
+            length: 64,
+            epoch: Epoch(1),
+            chain: Chain(0),
+            boot: BootId(Id128::NIL),
+            wall: 0,
+            monotonic: 0,
+            content: 0,
+        };
+        let domain = Some(DomainId(Id128::NIL));
+        Recorded {
+            record: Decoded::Known(Record {
+                lsn: Lsn(lsn),
+                previous: None,
+                domain,
+                body,
+            }),
+            batch,
+            offset: 4096,
+            size: 64,
+            name: None,
+            job: Some(Lsn(job)),
+            migration: None,
+            phase: None,
+        }
+    }
+
+    /// However many jobs a journal has, the newest one's records are there to be cited.
+    #[test]
+    fn records_of_jobs_that_are_over_make_room() {
+        let mut citable = Citable::new(4);
+        for job in (1..100).step_by(5) {
+            let begun = RecordBody::JobBegun(JobBegun {
+                kind: JobKind::Save,
+                migration: None,
+            });
+            let ended = RecordBody::JobEnded(JobEnded {
+                job: Lsn(job),
+                result: JobResult::Completed,
+                detail: String::new(),
+            });
+            citable.see(&record(job, job, begun));
+            citable.see(&record(job + 1, job, RecordBody::Sealed));
+            let kept: Vec<u64> = citable.records.keys().map(|lsn| lsn.0).collect();
+            assert_eq!(kept, [job, job + 1]);
+            citable.see(&record(job + 2, job, ended));
+            assert!(citable.records.is_empty());
+            // What is still heard of it.
+            citable.see(&record(job + 3, job, RecordBody::Sealed));
+        }
+    }
 }

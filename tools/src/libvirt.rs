@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::error::{Found, ToolError};
 use crate::explain::Look;
 use crate::explain::otherwise::{Otherwise, otherwise};
-use crate::text::plain;
+use crate::text::{json_line, plain};
 use status::{AsyncJob, State, Status};
 use table::{Deed, Would};
 
@@ -86,7 +86,7 @@ pub(crate) fn run(
         }
     }
     if json {
-        writeln!(out, "{}", Value::Array(all))?;
+        writeln!(out, "{}", json_line(&Value::Array(all)))?;
     }
     out.flush()?;
     let count = failed.len();
@@ -379,7 +379,8 @@ impl Said {
             })
         });
         json!({
-            "file": path,
+            // A path need not be text.
+            "file": path.to_string_lossy(),
             "name": status.name,
             "uuid": status.uuid,
             "pid": status.pid,

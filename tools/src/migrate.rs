@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Found, ToolError};
 use crate::online::{WAIT, absolute, runtime, some, text};
-use crate::text::size;
+use crate::text::{json_line, size};
 
 /// How often the progress is asked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -100,7 +100,7 @@ pub(crate) fn run(
             .ok_or_else(|| ToolError::Answer(begun.to_string()))?;
         if args.no_wait {
             if json {
-                writeln!(out, "{begun}")?;
+                writeln!(out, "{}", json_line(&begun))?;
             } else {
                 writeln!(out, "job {job}, migration {}", text(&begun, "migration"))?;
             }
@@ -127,7 +127,7 @@ fn conclude(
     match watched {
         Watched::Ended(ended) => {
             if json {
-                writeln!(out, "{ended}")?;
+                writeln!(out, "{}", json_line(&ended))?;
             } else {
                 writeln!(
                     out,
@@ -145,7 +145,7 @@ fn conclude(
         }
         Watched::Held(domain) => {
             if json {
-                writeln!(out, "{domain}")?;
+                writeln!(out, "{}", json_line(&domain))?;
             } else {
                 let held = &domain["held"];
                 writeln!(out, "job {job} is held: {}", text(held, "reason"))?;

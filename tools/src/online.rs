@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
 use crate::error::{Found, ToolError};
-use crate::text::plain;
+use crate::text::{json_line, plain};
 
 /// How long the sidecar may take to greet and to answer.
 pub(crate) const WAIT: Duration = Duration::from_secs(15);
@@ -155,7 +155,7 @@ impl Online {
             .collect();
         if self.json {
             let all = json!({"journal": journal, "domains": domains, "jobs": jobs});
-            writeln!(out, "{all}")?;
+            writeln!(out, "{}", json_line(&all))?;
         } else {
             writeln!(
                 out,
@@ -184,7 +184,7 @@ impl Online {
     pub(crate) fn domains(&self, out: &mut impl Write) -> Result<Found, ToolError> {
         let domains = self.list("query-domains", json!({}))?;
         if self.json {
-            writeln!(out, "{}", Value::Array(domains))?;
+            writeln!(out, "{}", json_line(&Value::Array(domains)))?;
         } else {
             show_domains(&domains, out)?;
         }
@@ -195,7 +195,7 @@ impl Online {
         let arguments = some([("name", json!(args.domain)), ("job", json!(args.job))]);
         let jobs = self.list("query-jobs", arguments)?;
         if self.json {
-            writeln!(out, "{}", Value::Array(jobs))?;
+            writeln!(out, "{}", json_line(&Value::Array(jobs)))?;
         } else {
             show_jobs(&jobs, out)?;
         }
@@ -214,7 +214,7 @@ impl Online {
         ]);
         let decisions = self.list("query-decisions", arguments)?;
         if self.json {
-            writeln!(out, "{}", Value::Array(decisions))?;
+            writeln!(out, "{}", json_line(&Value::Array(decisions)))?;
             return Ok(Found::Nothing);
         }
         for one in &decisions {
@@ -240,7 +240,7 @@ impl Online {
                     writeln!(out, "{key:<10} {}", text(&journal, key))?;
                 }
             }
-            _ => writeln!(out, "{journal}")?,
+            _ => writeln!(out, "{}", json_line(&journal))?,
         }
         Ok(Found::Nothing)
     }
@@ -269,7 +269,7 @@ impl Online {
         ]);
         let domain = self.call("domain-add", arguments)?;
         if self.json {
-            writeln!(out, "{domain}")?;
+            writeln!(out, "{}", json_line(&domain))?;
         } else {
             show_domains(&[domain], out)?;
         }
@@ -324,7 +324,7 @@ impl Online {
     /// Somebody's word, and where it is on record.
     fn decided(&self, decision: &Value, out: &mut impl Write) -> Result<Found, ToolError> {
         if self.json {
-            writeln!(out, "{decision}")?;
+            writeln!(out, "{}", json_line(decision))?;
         } else {
             let (name, lsn) = (text(decision, "name"), text(decision, "lsn"));
             writeln!(
@@ -338,7 +338,7 @@ impl Online {
 
     fn done(&self, answer: &Value, out: &mut impl Write) -> Result<Found, ToolError> {
         if self.json {
-            writeln!(out, "{answer}")?;
+            writeln!(out, "{}", json_line(answer))?;
         }
         Ok(Found::Nothing)
     }

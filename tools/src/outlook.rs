@@ -1,15 +1,15 @@
 //! What recovery would do with an open job, and what that depends on.
 //!
 //! Invariant: found by asking the engine's own table for every QEMU that a side may have and every answer of the
-//! other one; nothing here decides.
+//! other one; nothing here decides, nor says what an answer tells (`suppose_answer`).
 //! Not here: how it is shown (`inspect`).
 
 use std::collections::BTreeMap;
 
 use journal_format::record::{
-    Authority, Decision, Evidence, MigrationStatus, Outcome, PeerAnswer, Process, Role, RunState,
+    Authority, Decision, Evidence, MigrationStatus, PeerAnswer, Process, Role, RunState,
 };
-use phase_journal::engine::{OpenJob, Rule};
+use phase_journal::engine::{OpenJob, Rule, can_say, suppose_answer};
 
 /// What recovery would come to.
 pub(crate) struct Outlook {
@@ -33,9 +33,8 @@ impl Outlook {
         let (mut on_qemu, mut on_peer) = (false, false);
         let mut first_row: Option<Vec<Option<Rule>>> = None;
         for observed in looks(&job.evidence) {
-            let rules: Vec<Option<Rule>> = PeerAnswer::ALL
-                .iter()
-                .map(|peer| job.rule(&with_answer(&observed, *peer)))
+            let rules: Vec<Option<Rule>> = with_answers(&observed)
+                .map(|answered| job.rule(&answered))
                 .collect();
             on_peer |= rules.windows(2).any(|pair| pair[0] != pair[1]);
             for rule in rules.iter().flatten() {
@@ -81,33 +80,17 @@ impl Outlook {
     }
 }
 
-/// The evidence after the other side's answer. What a destination says of the outcome to a source that gave it
-/// the licence is recorded as a fact before anything is decided on it.
-fn with_answer(evidence: &Evidence, peer: PeerAnswer) -> Evidence {
-    let mut answered = evidence.clone();
-    answered.peer = peer;
-    let decides = evidence.authority == Authority::Destination;
-    let awaits = decides && evidence.role == Role::Source && evidence.facts.granted;
-    if awaits && evidence.facts.outcome.is_none() {
-        answered.facts.outcome = match peer {
-            PeerAnswer::Started | PeerAnswer::Split => Some(Outcome::Committed),
-            PeerAnswer::Aborted => Some(Outcome::Aborted),
-            PeerAnswer::NotAsked
-            | PeerAnswer::Unreachable
-            | PeerAnswer::Amnesia
-            | PeerAnswer::NoSuchMigration
-            | PeerAnswer::Performing
-            | PeerAnswer::Granted
-            | PeerAnswer::GrantedAndSafe
-            | PeerAnswer::Abandoned
-            | PeerAnswer::NotWhole
-            | PeerAnswer::Whole
-            | PeerAnswer::Deciding
-            | PeerAnswer::Committed
-            | PeerAnswer::Lost => None,
-        };
-    }
-    answered
+/// The evidence after each answer that the other side may give. An outcome that is on record is not taken back
+/// by any.
+fn with_answers(evidence: &Evidence) -> impl Iterator<Item = Evidence> + '_ {
+    let speaker = evidence.role.other();
+    let answers = PeerAnswer::ALL.iter();
+    let answers = answers.filter(move |answer| can_say(speaker, **answer));
+    answers.map(|answer| {
+        let mut answered = suppose_answer(evidence, *answer);
+        answered.facts.outcome = evidence.facts.outcome.or(answered.facts.outcome);
+        answered
+    })
 }
 
 /// The evidence with each QEMU that a side of a migration may have: dead, mute, and every run state with every

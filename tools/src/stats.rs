@@ -61,9 +61,20 @@ pub(crate) fn run(args: &StatsArgs, json: bool, out: &mut impl Write) -> Result<
     let mut found = Found::Nothing;
     let mut values = Vec::new();
     let labels = merge::labels(&args.journals);
-    for (index, (journal, label)) in args.journals.iter().zip(labels).enumerate() {
-        let (stats, here) = read(journal, Filter::new(&args.filter)?)?;
+    let mut asked = Filter::new(&args.filter)?;
+    let mut counted = Vec::new();
+    for journal in &args.journals {
+        let mut filter = asked.clone();
+        let (stats, here) = read(journal, &mut filter)?;
         found = found.max(here);
+        // Of several journals one is enough to know a name.
+        asked.learn(&filter);
+        counted.push(stats);
+    }
+    if let Some(why) = asked.not_found() {
+        return Err(ToolError::Argument(why));
+    }
+    for (index, (stats, label)) in counted.iter().zip(labels).enumerate() {
         if json {
             values.push(stats.json());
             continue;
@@ -85,14 +96,14 @@ pub(crate) fn run(args: &StatsArgs, json: bool, out: &mut impl Write) -> Result<
     Ok(found)
 }
 
-fn read(journal: &Path, mut filter: Filter) -> Result<(Stats, Found), ToolError> {
+fn read(journal: &Path, filter: &mut Filter) -> Result<(Stats, Found), ToolError> {
     let disk = source::open(journal)?;
     let mut past = Past::of(disk.clone())?;
     filter.settle_boot(&boots(&disk, past.segments()))?;
     let mut stats = Stats::default();
     let mut found = Found::Nothing;
     // It is never stopped.
-    let _ = past.read_some(&mut filter, |item| {
+    let _ = past.read_some(filter, |item| {
         match item {
             Item::Gap(gap) => {
                 found = Found::Damage;
@@ -106,10 +117,7 @@ fn read(journal: &Path, mut filter: Filter) -> Result<(Stats, Found), ToolError>
     if past.ending() == Ending::Damaged {
         found = Found::Damage;
     }
-    match filter.not_found() {
-        Some(why) => Err(ToolError::Argument(why)),
-        None => Ok((stats, found)),
-    }
+    Ok((stats, found))
 }
 
 /// What one kind of records takes.

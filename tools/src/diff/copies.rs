@@ -15,7 +15,7 @@ use super::DiffArgs;
 use crate::error::{Found, ToolError};
 use crate::past::{Item, Past, Recorded};
 use crate::print::record_json;
-use crate::text::{count, plain};
+use crate::text::{count, json_line, plain};
 use crate::words;
 
 /// Entries that wait to be compared, at the most.
@@ -242,7 +242,7 @@ fn report(
             "differences": differences.found,
             "shown": shown,
         });
-        writeln!(out, "{all}")?;
+        writeln!(out, "{}", json_line(&all))?;
         return Ok(());
     }
     let name = |path: &Path| plain(&path.display().to_string());

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::DiffArgs;
 use crate::error::{Found, ToolError};
 use crate::past::Past;
-use crate::text::{count, plain, time};
+use crate::text::{count, json_line, plain, time};
 use crate::timeline::{Group, Story, Track, Wanted, cited, in_order, load};
 
 /// What a journal has that others may have seen: its openings, and its last record.
@@ -67,7 +67,7 @@ pub(super) fn run(args: &DiffArgs, json: bool, out: &mut impl Write) -> Result<F
                 plain(&book.aligned)
             )?;
             for (_, _, why) in &book.lost {
-                writeln!(out, "{sign} !! {why}")?;
+                writeln!(out, "{sign} !! {}", plain(why))?;
             }
         }
     }
@@ -82,7 +82,7 @@ pub(super) fn run(args: &DiffArgs, json: bool, out: &mut impl Write) -> Result<F
     }
     if json {
         let all = json!({"migrations": shown, "contradictions": found});
-        writeln!(out, "{all}")?;
+        writeln!(out, "{}", json_line(&all))?;
     } else {
         match found {
             0 => writeln!(out, "the sides agree")?,

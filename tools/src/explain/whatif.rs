@@ -22,6 +22,7 @@ use phase_journal::engine::{
 };
 
 use super::otherwise::without_answer;
+use super::{Asked, CITED_MAX, Citable};
 use crate::error::ToolError;
 use crate::past::{Item, Past, Recorded};
 use crate::words;
@@ -201,7 +202,6 @@ pub(crate) struct Job {
 }
 
 /// What the journal's records tell that the engine does not say again.
-#[derive(Default)]
 struct Read {
     told: Told,
     last: Option<(Lsn, BootId, Epoch)>,
@@ -215,16 +215,18 @@ struct Read {
     claims: BTreeMap<DomainId, ClaimSeen>,
     terms: BTreeMap<MigrationId, MigrationTerms>,
     positions: BTreeMap<MigrationId, Position>,
-    cited: BTreeMap<Lsn, Recorded>,
+    cited: Citable,
+    /// A record is of what was asked for.
+    is_known: bool,
 }
 
 /// Restarts from a journal, and supposes.
 pub(crate) fn restart(
     directory: &Path,
     supposed: &Supposed,
-    wants: impl Fn(Lsn, Option<&str>) -> bool,
+    asked: Asked<'_>,
 ) -> Result<(Restart, BTreeMap<Lsn, Recorded>), ToolError> {
-    let mut read = read(directory, supposed.at)?;
+    let mut read = read(directory, supposed.at, asked)?;
     let Some((last, _, _)) = read.last else {
         return Err(ToolError::Argument(match supposed.at {
             Some(at) => format!("the journal has no record {at}, nor one before it"),
@@ -236,11 +238,14 @@ pub(crate) fn restart(
             "there is no record {at}: the journal ends with record {last}"
         )));
     }
+    if let Some(error) = asked.not_found().filter(|_| !read.is_known) {
+        return Err(error);
+    }
     let jobs: BTreeMap<Lsn, Job> = read
         .open
         .iter()
         .map(|(job, domain)| (*job, *domain, read.names.get(domain).cloned()))
-        .filter(|(job, _, name)| wants(*job, name.as_deref()))
+        .filter(|(job, domain, name)| asked.is(*job, Some(*domain), name.as_deref()))
         .map(|(job, domain, name)| {
             let unseen = supposed.look == Look::default() && !read.seen.contains_key(&domain);
             let job = Job {
@@ -255,7 +260,7 @@ pub(crate) fn restart(
         })
         .collect();
     let damaged = read.damaged;
-    let cited = std::mem::take(&mut read.cited);
+    let cited = std::mem::replace(&mut read.cited, Citable::new(0)).records;
     let mut stage = Stage::new(read, supposed, jobs);
     stage.run();
     let jobs = stage.jobs.into_values().collect();
@@ -269,14 +274,26 @@ pub(crate) fn restart(
     ))
 }
 
-fn read(directory: &Path, at: Option<Lsn>) -> Result<Read, ToolError> {
+fn read(directory: &Path, at: Option<Lsn>, asked: Asked<'_>) -> Result<Read, ToolError> {
     let past = Past::open(directory)?;
     let mut read = Read {
         journal: past
             .segments()
             .iter()
             .find_map(|file| file.header.as_ref().ok().map(|head| head.journal)),
-        ..Read::default()
+        told: Told::default(),
+        last: None,
+        wall: 0,
+        monotonic: 0,
+        damaged: false,
+        names: BTreeMap::new(),
+        open: BTreeMap::new(),
+        seen: BTreeMap::new(),
+        claims: BTreeMap::new(),
+        terms: BTreeMap::new(),
+        positions: BTreeMap::new(),
+        cited: Citable::new(CITED_MAX),
+        is_known: false,
     };
     let mut batch: Option<Lsn> = None;
     past.read(|item| {
@@ -295,6 +312,9 @@ fn read(directory: &Path, at: Option<Lsn>) -> Result<Read, ToolError> {
                 let within = at.is_none_or(|at| recorded.record.lsn() <= at);
                 if within || batch == Some(recorded.batch.first) {
                     batch = Some(recorded.batch.first);
+                    read.is_known |= recorded.job.is_some_and(|job| {
+                        asked.is(job, recorded.record.domain(), recorded.name.as_deref())
+                    });
                     read.take(&recorded);
                 }
             }
@@ -314,9 +334,7 @@ impl Read {
         };
         self.told.add(&History::Record(record.clone()));
         let Some(domain) = record.domain else { return };
-        if recorded.job.is_some() {
-            self.cited.insert(record.lsn, recorded.clone());
-        }
+        self.cited.see(recorded);
         match &record.body {
             RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => {
                 self.names.insert(domain, state.name.clone());
@@ -356,9 +374,6 @@ impl Read {
             }
             RecordBody::JobEnded(ended) => {
                 self.open.remove(&ended.job);
-                // Nothing is decided about it any more.
-                self.cited
-                    .retain(|_, recorded| recorded.job != Some(ended.job));
             }
             RecordBody::MigrationForgotten(named) => {
                 self.terms.remove(&named.migration);

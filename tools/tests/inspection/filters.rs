@@ -325,3 +325,33 @@ fn several_journals_in_the_order_of_their_times() {
     assert_eq!(last.len(), 3);
     refused(&on("dump", &paths, &["--follow"]), "one journal");
 }
+
+/// A fleet's journals: a guest is in some of them.
+#[test]
+fn of_several_journals_one_is_enough_to_know_a_name() {
+    let journal = journal(true);
+    let other = tempfile::tempdir().unwrap();
+    fs::copy(
+        golden("every-record.seg"),
+        other.path().join("0000000000000001.seg"),
+    )
+    .unwrap();
+    let both = [journal.path(), other.path()];
+    let job = ["--job", "4", "--migration", "22222222-2222-2222-2222-222222222222"];
+    for verb in ["dump", "stats"] {
+        for arguments in [&["--domain", "web-1"][..], &job] {
+            refused(&on(verb, &[other.path()], arguments), "there is no");
+            let text = said(&on(verb, &both, arguments), 0);
+            assert!(text.contains("job-begun"), "{verb} {arguments:?}: {text}");
+        }
+        for arguments in [
+            &["--domain", "web-2"][..],
+            &["--domain", "web-1", "--domain", "web-2"],
+        ] {
+            let output = on(verb, &both, arguments);
+            assert_eq!(output.status.code(), Some(3), "{output:?}");
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert!(error.contains("no domain 'web-2'"), "{verb}: {error}");
+        }
+    }
+}

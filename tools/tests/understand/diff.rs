@@ -162,9 +162,25 @@ fn one_domain() {
     );
 }
 
-/// Names from a journal do not command a terminal.
+/// Names from a journal do not command a terminal, not in JSON either, which escapes only some of them.
 #[test]
 fn names_are_shown_plain() {
+    let hostile = journals(one_named("web\u{9b}31m\u{202e}"));
+    for arguments in [
+        vec!["diff", "a", "b"],
+        vec!["diff", "a", "b", "--json"],
+        vec!["explain", "a"],
+        vec!["explain", "a", "--json"],
+        vec!["explain", "a", "--at", "20"],
+        vec!["explain", "a", "--at", "20", "--json"],
+    ] {
+        let said = shown(hostile.path(), &arguments);
+        let is_obeyed = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(
+            said.contains("202e") && !said.contains(is_obeyed),
+            "{arguments:?}: {said}"
+        );
+    }
     let journals = journals(one_named("web\u{1b}[31m"));
     let said = shown(journals.path(), &["diff", "a", "b"]);
     assert!(

@@ -241,11 +241,6 @@ fn one_job_among_many() {
     assert!(jobs > 1, "{all}");
     let one = of(&["--domain", "db-1"]);
     assert!(one.contains("db-1") && !one.contains("web-0 ("), "{one}");
-    let none = of(&["--domain", "nobody"]);
-    assert!(
-        none.contains("no job is open") && none.ends_with("exit code 0\n"),
-        "{none}"
-    );
 }
 
 /// What holds still is said again, though the journal has it already.
@@ -273,6 +268,43 @@ fn nothing_is_open() {
         let said = shown(journals.path(), &arguments);
         assert!(said.contains("no job is open"), "{said}");
         assert!(said.ends_with("exit code 0\n"), "{said}");
+    }
+}
+
+/// A slip of the fingers is no reassuring answer.
+#[test]
+fn who_is_not_there_is_an_error() {
+    let journals = journals(one(&[]));
+    let uuid = "11001111-1111-1111-0000-000000000000";
+    for (arguments, says) in [
+        (vec!["--domain", "nobody"], "no job of a domain 'nobody'"),
+        (vec!["--job", "999"], "no job 999"),
+        (
+            vec!["--job", "4", "--domain", "nobody"],
+            "no job 4 of a domain 'nobody'",
+        ),
+    ] {
+        for supposed in [&[][..], &["--at", "20"], &["--peer", "aborted"]] {
+            let all = [&["explain", "a"], arguments.as_slice(), supposed].concat();
+            let said = shown(journals.path(), &all);
+            assert!(
+                said.contains(says) && said.ends_with("exit code 3\n"),
+                "{all:?}: {said}"
+            );
+        }
+    }
+    for domain in ["web-1", uuid] {
+        let said = shown(journals.path(), &["explain", "a", "--domain", domain]);
+        assert!(said.contains(" web-1 (job 4, record "), "{said}");
+        // It is there, and its job is over.
+        let said = shown(
+            journals.path(),
+            &["explain", "a", "--domain", domain, "--peer", "aborted"],
+        );
+        assert!(
+            said.contains("no job is open") && said.ends_with("exit code 0\n"),
+            "{said}"
+        );
     }
 }
 

@@ -1,8 +1,11 @@
 //! libvirt's status files: every job and phase, and what is no status file.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use crate::{printed, run, shown};
 
@@ -342,4 +345,28 @@ fn what_cannot_be_read() {
         "{said}"
     );
     assert!(said.ends_with("exit code 3\n"), "{said}");
+}
+
+/// A path is bytes, and a name may hold what a terminal obeys: neither ends the command or is printed raw.
+#[test]
+fn paths_and_names_that_are_no_text() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join(OsStr::from_bytes(b"web-\xff.xml"));
+    let text = status("web\u{9b}31m\u{202e}", "running", "booted", "");
+    fs::write(&path, text).unwrap();
+    for json in [&[][..], &["--json"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_phase-journal"))
+            .arg("libvirt")
+            .args(json)
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let is_obeyed = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(
+            said.contains("202e") && !said.contains(is_obeyed),
+            "{said}"
+        );
+    }
 }
