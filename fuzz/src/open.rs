@@ -400,13 +400,12 @@ fn no_more_is_lost(
 }
 
 fn fault(choices: &mut Bytes<'_>) -> Fault {
-    // Not a sync that fails and lies afterwards: what it was about was never acknowledged, may be read until
-    // the power fails, and is missing then, before a whole checkpoint (`src/journal/tests`).
-    match choices.below(5) {
+    match choices.below(6) {
         0 => Fault::CrashBefore,
         1 => Fault::CrashAfter,
         2 => Fault::CrashTorn(choices.below(32)),
         3 => Fault::Error(choices.pick(&[5, 28])),
-        _ => Fault::Short(choices.number()),
+        4 => Fault::Short(choices.number()),
+        _ => Fault::LostSync(5),
     }
 }

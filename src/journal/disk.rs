@@ -112,6 +112,10 @@ pub trait Disk {
     /// Makes the file's bytes and length durable.
     fn sync(&self, file: &Self::File) -> io::Result<()>;
 
+    /// As [`Disk::sync`]; and what is read from now on is what the disk has. A page cache takes bytes whose
+    /// sync failed once for clean: it goes on showing them, and no later sync brings them to the disk.
+    fn sync_and_forget_cache(&self, file: &Self::File) -> io::Result<()>;
+
     /// Gives a file another name, in place of a file that has it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
@@ -402,6 +406,14 @@ impl Disk for OsDisk {
 
     fn sync(&self, file: &OsFile) -> io::Result<()> {
         file.buffered.sync_all()
+    }
+
+    fn sync_and_forget_cache(&self, file: &OsFile) -> io::Result<()> {
+        self.sync(file)?;
+        // Nothing is dirty now, so that all of it goes. A file system that takes no advice has no cache to forget.
+        match rustix::fs::fadvise(&file.buffered, 0, None, rustix::fs::Advice::DontNeed) {
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -128,7 +128,7 @@ pub(super) fn survey<D: Disk>(
 }
 
 /// What the last writer wrote may be in the page cache only. It is believed from here on, so that it
-/// must not go with the next power failure.
+/// must not go with the next power failure: either it is on the disk now, or it is not read any more.
 fn sync_newest<D: Disk>(disk: &D, files: &[SegmentFile]) -> Result<(), OpenError> {
     let Some(newest) = files.last() else {
         return Ok(());
@@ -136,7 +136,8 @@ fn sync_newest<D: Disk>(disk: &D, files: &[SegmentFile]) -> Result<(), OpenError
     let name = newest.number.file_name();
     let path = disk.path().join(&name);
     let file = disk.open(&name).map_err(OpenError::io(&path, "open"))?;
-    disk.sync(&file).map_err(OpenError::io(&path, "sync"))
+    disk.sync_and_forget_cache(&file)
+        .map_err(OpenError::io(&path, "sync"))
 }
 
 /// A file from elsewhere is somebody's mistake, which is to be mended by hand: going on beside it

@@ -592,6 +592,15 @@ impl Disk for TestDisk {
         file.state()?.sync(file.inode)
     }
 
+    fn sync_and_forget_cache(&self, file: &TestFile) -> io::Result<()> {
+        let mut state = file.state()?;
+        state.sync(file.inode)?;
+        let inode = state.inodes.get_mut(&file.inode).ok_or_else(crashed)?;
+        inode.live.clone_from(&inode.durable);
+        inode.lost.clear();
+        Ok(())
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.living()?;
         let fault = state.begin()?;
@@ -699,6 +708,10 @@ mod tests {
         assert_eq!(disk.sync(&file).unwrap_err().raw_os_error(), Some(5));
         disk.sync(&file).unwrap();
         assert_eq!(disk.read("a").unwrap()[0], 2, "the page cache shows it");
+        let forgetful = disk.copy();
+        let file = forgetful.open("a").unwrap();
+        forgetful.sync_and_forget_cache(&file).unwrap();
+        assert_eq!(forgetful.read("a").unwrap()[0], 1, "what the disk has");
         disk.restart(Survival::Nothing);
         assert_eq!(disk.read("a").unwrap()[0], 1, "the disk never had it");
     }

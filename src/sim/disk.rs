@@ -725,6 +725,17 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn sync_and_forget_cache(&self, file: &SimFile) -> io::Result<()> {
+        self.sync(file)?;
+        let mut state = file.state()?;
+        // A disk that lies has it in a cache of its own.
+        if !state.lying {
+            let inode = state.inodes.get_mut(&file.inode).ok_or_else(crashed)?;
+            inode.live.clone_from(&inode.durable);
+        }
+        Ok(())
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.living()?;
         if !state.live.contains_key(from) {

@@ -476,6 +476,9 @@ impl Disk for Worn {
     fn sync(&self, file: &Handle) -> io::Result<()> {
         self.disk.sync(&file.1)
     }
+    fn sync_and_forget_cache(&self, file: &Handle) -> io::Result<()> {
+        self.disk.sync_and_forget_cache(&file.1)
+    }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.disk.rename(from, to)
     }

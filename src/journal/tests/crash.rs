@@ -343,3 +343,41 @@ fn needed_records_outlive_a_crash_loop() {
     assert_eq!(tags(&records(&place.read())), [0; 0]);
     assert_eq!(segments(&place.journal), 2, "two checkpoints");
 }
+
+/// A page cache shows what a failed sync was about until the power fails. An opening that believed it would
+/// miss it at the next one, and take it for acknowledged records that are lost.
+#[test]
+fn what_only_the_page_cache_shows_is_not_believed() {
+    let mut ended = Vec::new();
+    // The opening ends at any of its operations, or goes well.
+    for operation in 0.. {
+        let place = Place::new();
+        let mut log = place.begin();
+        append(&mut log, 0..3).unwrap();
+        let next = place.journal.operations();
+        place.journal.plan(next + 1, Fault::LostSync(5));
+        append(&mut log, 3..6).unwrap_err();
+        drop(log);
+        place.journal.restart(Survival::Everything);
+        let next = place.journal.operations();
+        place.journal.plan(next + operation, Fault::CrashAfter);
+        let is_ready = place.open().is_ok_and(|opened| begin(opened).is_ok());
+        ended.push(is_ready);
+        place.journal.restart(Survival::Nothing);
+
+        let opened = place.open().unwrap();
+        assert_ne!(opened.ending(), Ending::Damaged, "{operation}");
+        let mut history = opened.history().iter();
+        let gap = history.find(|past| matches!(past, Past::Gap(_)));
+        assert_eq!(gap, None, "{operation}");
+        begin(opened).unwrap();
+        let entries = place.read();
+        let gap = entries.iter().find(|entry| matches!(entry, Entry::Gap(_)));
+        assert_eq!(gap, None, "{operation}");
+        assert_eq!(tags(&records(&entries)), [0, 1, 2], "{operation}");
+        if is_ready {
+            break;
+        }
+    }
+    assert!(ended.len() > 5, "{ended:?}");
+}
