@@ -6,8 +6,8 @@
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
     Authority, ClaimSeen, DEFINITION_SIZE_MAX, DomainState, EffectCommand, EffectResult, Instance,
-    JobBegun, JobKind, MigrationStatus, MigrationTerms, Observed, Phase, Process, Protocol,
-    RecordBody, Role, RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
+    JobBegun, JobKind, JobResult, MigrationStatus, MigrationTerms, Observed, Phase, Process,
+    Protocol, RecordBody, Role, RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -643,12 +643,18 @@ impl Turn<'_> {
         Ok(None)
     }
 
-    /// Did the last job of this domain send everything, and get the guest back because the destination
-    /// never runs it? A paused guest then stands here as QEMU left it.
+    /// Did the last job of this domain send everything, and get the guest back, because the destination never
+    /// runs it or because no licence ever went out? A paused guest then stands here as QEMU left it.
     fn was_given_back(&self, id: DomainId) -> bool {
         let last = self.domain(id).and_then(|one| one.state.last_job.as_ref());
         last.is_some_and(|last| {
-            last.kind == JobKind::MigrationOut && last.phase == Some(Phase::Confirm3Cancelled)
+            let is_here = match last.result {
+                JobResult::Failed | JobResult::Cancelled => true,
+                JobResult::Completed | JobResult::Crashed => false,
+            };
+            let unlicensed = matches!(last.phase, Some(Phase::Perform2 | Phase::Perform3));
+            last.kind == JobKind::MigrationOut
+                && (last.phase == Some(Phase::Confirm3Cancelled) || unlicensed && is_here)
         })
     }
 

@@ -239,7 +239,38 @@ fn source_abandoned(evidence: &Evidence) -> Rule {
             | RunClass::Paused
             | RunClass::FinishMigrate
             | RunClass::Postmigrate,
-        ) => Rule::SourceAbandoned,
+        ) => match run {
+            // It runs already.
+            RunClass::Running => Rule::SourceAbandoned,
+            RunClass::Ran
+            | RunClass::Paused
+            | RunClass::Inmigrate
+            | RunClass::FinishMigrate
+            | RunClass::Postmigrate
+            | RunClass::Unknown => not_beside_another(evidence),
+        },
+    }
+}
+
+/// No second copy is made to run where the destination's was continued from outside.
+fn not_beside_another(evidence: &Evidence) -> Rule {
+    match evidence.peer {
+        PeerAnswer::Started => Rule::SourceAbandonedStarted,
+        PeerAnswer::NotAsked
+        | PeerAnswer::Unreachable
+        | PeerAnswer::Amnesia
+        | PeerAnswer::NoSuchMigration
+        | PeerAnswer::Performing
+        | PeerAnswer::Granted
+        | PeerAnswer::GrantedAndSafe
+        | PeerAnswer::Abandoned
+        | PeerAnswer::NotWhole
+        | PeerAnswer::Whole
+        | PeerAnswer::Deciding
+        | PeerAnswer::Aborted
+        | PeerAnswer::Split
+        | PeerAnswer::Lost
+        | PeerAnswer::Committed => Rule::SourceAbandoned,
     }
 }
 

@@ -458,6 +458,7 @@ impl Turn<'_> {
             | Rule::SourceCommitted
             | Rule::SourceCommittedDead
             | Rule::SourceAbandoned
+            | Rule::SourceAbandonedStarted
             | Rule::SourceAbandonedDead
             | Rule::SourceGrantedStarted
             | Rule::SourceGrantedStartedUnproven
@@ -508,7 +509,7 @@ impl Turn<'_> {
         authority == Some(Authority::Store)
     }
 
-    fn refuse_prepare(&mut self, id: MigrationId, why: &str) {
+    pub(crate) fn refuse_prepare(&mut self, id: MigrationId, why: &str) {
         if let Some(token) = self.live(id).prepare.take() {
             let saw = self.live(id).peer_position;
             self.peer_reply(

@@ -283,6 +283,7 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::SourcePerform2Completed
         | Rule::SourcePerform2Gone
         | Rule::SourcePerform2Amnesia
+        | Rule::SourceAbandonedStarted
         | Rule::SourceGrantedStartedUnproven
         | Rule::SourceGrantedAmnesia
         | Rule::SourceGrantedRunning

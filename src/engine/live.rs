@@ -51,8 +51,8 @@ pub(crate) struct PendingVerdict {
     pub(crate) uid: u32,
     /// In milliseconds since boot.
     pub(crate) since: u64,
-    /// The other side answered, or cannot be reached.
-    pub(crate) answered: bool,
+    /// What the question on its behalf came to; nothing else that is heard meanwhile stands for that.
+    pub(crate) answered: Option<PeerAnswer>,
 }
 
 /// The key in the store, as far as this life of the process knows it.

@@ -15,10 +15,11 @@ use journal_format::record::{
 use super::decide::{RunClass, StatusClass, identity, is_takeable, run_class, status_class};
 use super::live::{Asked, PendingVerdict};
 use super::turn::Turn;
-use super::{Answer, JobTarget, PeerRequest, Refusal, Rule, Token};
+use super::{Answer, JobTarget, PEER_WAIT_MS_MAX, PeerRequest, Refusal, Rule, Token};
 
-/// How long a verdict waits for the other side to be clear, in milliseconds.
-const VERDICT_WAIT_MS_MAX: u64 = 5_000;
+/// How long a verdict waits for the other side to be clear, in milliseconds: longer than any answer of this side
+/// that may still be on its way there.
+const VERDICT_WAIT_MS_MAX: u64 = PEER_WAIT_MS_MAX + 2_000;
 
 /// What is to become of a verdict.
 enum Judgement {
@@ -43,7 +44,7 @@ impl Turn<'_> {
                     outcome,
                     uid,
                     since,
-                    answered: false,
+                    answered: None,
                 });
                 self.look_for(id);
                 self.advance(id);
@@ -127,6 +128,13 @@ impl Turn<'_> {
         evidence: &Evidence,
     ) -> Judgement {
         let live = self.engine.live.get(&id);
+        // A question of a former life that arrives late may look like amnesia.
+        let mut answered = waiting.answered == Some(evidence.peer);
+        let waits_for = self.now.saturating_sub(waiting.since);
+        if evidence.role == Role::Source && evidence.peer == PeerAnswer::Unreachable {
+            // The destination may be about to take a licence that was shown before.
+            answered &= waits_for > PEER_WAIT_MS_MAX;
+        }
         let judgement = match (evidence.role, waiting.outcome) {
             _ if evidence.journal_damaged => {
                 Refuse("records that may concern it are damaged; resolve settles it")
@@ -134,13 +142,13 @@ impl Turn<'_> {
             _ if identity(evidence).is_some() => {
                 Refuse("its QEMU is not the one, or not known to be, that the job was begun with")
             }
-            (Role::Source, outcome) => judge_source(evidence, outcome, waiting.answered),
+            (Role::Source, outcome) => judge_source(evidence, outcome, answered),
             (Role::Destination, outcome) => {
                 let licensed = live.is_some_and(|live| live.cookie.is_some());
-                judge_destination(evidence, outcome, licensed, waiting.answered)
+                judge_destination(evidence, outcome, licensed, answered)
             }
         };
-        let is_late = self.now.saturating_sub(waiting.since) > VERDICT_WAIT_MS_MAX;
+        let is_late = waits_for > VERDICT_WAIT_MS_MAX;
         match judgement {
             Wait if is_late && evidence.role == Role::Source => {
                 Refuse("the destination did not say that it took it, and still may")
@@ -159,22 +167,24 @@ impl Turn<'_> {
         let live = self.live(id);
         // The manager waits for it.
         live.ask_delay = 0;
-        if !waiting.answered {
+        if waiting.answered != Some(live.peer) {
             live.ask_at = 0;
         }
         self.ask(id, Asked::Verdict, request);
     }
 
-    /// Source: has the manager said committed, and the destination is to take that first?
-    pub(crate) fn passes_on_committed(&self, id: MigrationId) -> bool {
+    /// Source: what the manager has said, and the destination is to take first.
+    pub(crate) fn passes_on(&self, id: MigrationId) -> Option<Outcome> {
         let waiting = self.engine.live.get(&id).and_then(|live| live.verdict);
-        waiting.is_some_and(|waiting| waiting.outcome == Outcome::Committed)
+        waiting.map(|waiting| waiting.outcome)
     }
 
     /// The ask on behalf of a verdict came to an end.
     pub(crate) fn verdict_answered(&mut self, id: MigrationId) {
-        if let Some(waiting) = &mut self.live(id).verdict {
-            waiting.answered = true;
+        let live = self.live(id);
+        let peer = live.peer;
+        if let Some(waiting) = &mut live.verdict {
+            waiting.answered = Some(peer);
         }
     }
 
@@ -210,6 +220,10 @@ impl Turn<'_> {
             }
         };
         self.record_verdict(id, outcome, VerdictBy::Command, Some(uid));
+        #[cfg(any(test, feature = "mutants"))]
+        if super::mutant::is_wrong(evidence, Rule::ManagerVerdict) {
+            return self.reply(token, Ok(Answer::Done {}));
+        }
         let decided = self.decided(id, Rule::ManagerVerdict, decision, evidence.clone());
         let facts = &evidence.facts;
         match (evidence.role, outcome) {
@@ -349,7 +363,12 @@ fn judge_source(evidence: &Evidence, outcome: Outcome, answered: bool) -> Judgem
     }
     match (outcome, evidence.peer) {
         // The manager drives both sides, and has the word where they cannot talk.
-        (_, PeerAnswer::Unreachable | PeerAnswer::Amnesia | PeerAnswer::NoSuchMigration) => Take,
+        (_, PeerAnswer::Unreachable) => Take,
+        // What it took may be among what it does not know; and what looks like that may be a message of a
+        // former life that comes late.
+        (_, PeerAnswer::Amnesia | PeerAnswer::NoSuchMigration) => {
+            Refuse("the destination does not know of it any more; resolve settles it")
+        }
         (Outcome::Aborted, PeerAnswer::Aborted) => Take,
         (Outcome::Aborted, PeerAnswer::Started | PeerAnswer::Split | PeerAnswer::Lost) => {
             Refuse(ELSEWHERE)

@@ -34,6 +34,11 @@ pub(crate) fn altered(evidence: &Evidence, rule: Option<Rule>) -> Option<Rule> {
     }
 }
 
+/// Is a word that the table never comes to, of an operator or a manager, not carried out by this thread?
+pub(crate) fn is_wrong(evidence: &Evidence, rule: Rule) -> bool {
+    altered(evidence, Some(rule)) != Some(rule)
+}
+
 /// Decides wrongly meanwhile.
 pub fn with<T>(mutant: Mutant, work: impl FnOnce() -> T) -> T {
     MUTANT.set(Some(mutant));

@@ -99,11 +99,14 @@ impl Turn<'_> {
             return;
         }
         self.pause_asking(id);
-        match result {
-            Err(failure) => self.peer_failed(id, asked, &failure),
+        let counts = match result {
+            Err(failure) => {
+                self.peer_failed(id, asked, &failure);
+                true
+            }
             Ok((envelope, response)) => self.peer_said(id, asked, envelope, response),
-        }
-        if asked == Asked::Verdict && self.migration(id).is_some() {
+        };
+        if counts && asked == Asked::Verdict && self.migration(id).is_some() {
             self.verdict_answered(id);
         }
         if let Some(domain) = self.migration(id).map(|migration| migration.domain) {
@@ -158,13 +161,14 @@ impl Turn<'_> {
         }
     }
 
+    /// False for an answer that says nothing any more.
     fn peer_said(
         &mut self,
         id: MigrationId,
         asked: Asked,
         envelope: Envelope,
         response: PeerResponse,
-    ) {
+    ) -> bool {
         let seen = self.seen_of(id);
         let intact = is_intact(seen, envelope.sender) && self.remembers(envelope.saw);
         let (answer, cookie) = match response {
@@ -173,23 +177,24 @@ impl Turn<'_> {
                     self.prepared(id, nonce, envelope.sender);
                 }
                 self.live(id).listens = asked == Asked::Resume && intact;
-                return;
+                return true;
             }
             PeerResponse::Refused { why } => {
                 if asked == Asked::Prepare {
                     self.prepare_failed(id, &why, true);
                 }
-                return;
+                return true;
             }
             // No yes and no no: it lost what it had, and prepares nothing.
             PeerResponse::Answer { answer, .. } if asked == Asked::Prepare => {
-                return self.prepare_failed(id, answer.name(), true);
+                self.prepare_failed(id, answer.name(), true);
+                return true;
             }
             PeerResponse::Answer { answer, cookie } => (answer, cookie),
         };
         if intact && is_late(seen, envelope.sender) {
             // Something newer was heard meanwhile; it is asked again.
-            return;
+            return false;
         }
         let answer = if intact { answer } else { PeerAnswer::Amnesia };
         if intact {
@@ -215,6 +220,7 @@ impl Turn<'_> {
         } else if kept && useless {
             self.forget(id);
         }
+        true
     }
 
     /// The destination is ready: perform begins.
@@ -747,6 +753,7 @@ impl Turn<'_> {
         }
         // This half is gone; whether the other one needs it, its own QEMU says.
         let lost = state.postcopy && dead && !is_confirmed(state.phase);
+        let passes_on = self.passes_on(id);
         match (state.outcome, state.granted) {
             (Some(Outcome::Committed), Some(_)) if lost => (PeerAnswer::Lost, None),
             (Some(Outcome::Aborted), _) => (PeerAnswer::Abandoned, None),
@@ -759,10 +766,11 @@ impl Turn<'_> {
             // Whoever ran on, is damaged, or was closed by an operator gives no licence again.
             (None, Some(_)) if !licence => (PeerAnswer::Performing, None),
             // A source that may have been continued or cancelled is no safe copy to fall back to.
+            (None, Some(_)) if passes_on == Some(Outcome::Aborted) => (PeerAnswer::Abandoned, None),
             (None, Some(cookie)) if safe && !state.source_touched => {
-                let answer = match self.passes_on_committed(id) {
-                    true => PeerAnswer::Committed,
-                    false => PeerAnswer::GrantedAndSafe,
+                let answer = match passes_on {
+                    Some(Outcome::Committed) => PeerAnswer::Committed,
+                    Some(Outcome::Aborted) | None => PeerAnswer::GrantedAndSafe,
                 };
                 (answer, Some(cookie))
             }

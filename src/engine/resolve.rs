@@ -8,7 +8,7 @@
 use journal_format::number::MigrationId;
 use journal_format::record::{
     Decision, EffectCommand, JobResult, MigrationCommitted, OperatorResolved, Outcome,
-    OutcomeLearned, Phase, Process, Protocol, RecordBody, Role, TEXT_SIZE_MAX,
+    OutcomeLearned, PeerAnswer, Phase, Process, Protocol, RecordBody, Role, TEXT_SIZE_MAX,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -87,6 +87,10 @@ impl Turn<'_> {
             uid,
         };
         self.append(Some(domain), RecordBody::OperatorResolved(resolved));
+        #[cfg(any(test, feature = "mutants"))]
+        if super::mutant::is_wrong(&evidence, Rule::OperatorResolved) {
+            return Ok(Answer::Done {});
+        }
         let decided = self.decided(id, Rule::OperatorResolved, decision, evidence);
         self.live(id).rule = None;
         match (
@@ -94,7 +98,15 @@ impl Turn<'_> {
             self.migration(id).map(|known| known.state.terms.role),
         ) {
             (Decision::Confirm, _) => {
-                self.end(id, JobResult::Failed, "an operator closed it as it was");
+                // What v2's source committed is the destination's, whatever is left here.
+                let committed = self
+                    .migration(id)
+                    .is_some_and(|known| known.state.committed);
+                let result = match committed {
+                    true => JobResult::Completed,
+                    false => JobResult::Failed,
+                };
+                self.end(id, result, "an operator closed it as it was");
             }
             (Decision::Kill, Some(Role::Source)) => self.resolve_source_kill(id),
             (Decision::Resume, Some(Role::Source)) => self.resolve_source_resume(id),
@@ -108,6 +120,13 @@ impl Turn<'_> {
     }
 
     fn resolve_source_kill(&mut self, id: MigrationId) {
+        if self
+            .migration(id)
+            .is_some_and(|known| known.state.abandoned)
+        {
+            // Whose it is was said when it was given up.
+            return self.intend(id, EffectCommand::Kill);
+        }
         let protocol = self.migration(id).map(|known| known.state.terms.protocol);
         if protocol == Some(Protocol::V2) {
             // The decision is this side's; what follows from it is done under the rules.
@@ -141,7 +160,10 @@ impl Turn<'_> {
         } else {
             self.abandon(id, "an operator resolved it", true);
         }
-        self.live(id).effect_at = 0;
+        let live = self.live(id);
+        // Whoever was started there was told to the operator.
+        live.peer = PeerAnswer::NotAsked;
+        live.effect_at = 0;
     }
 
     fn resolve_destination_kill(&mut self, id: MigrationId) {

@@ -63,6 +63,8 @@ pub enum Rule {
     SourceCommittedDead,
     /// Given up, alive.
     SourceAbandoned,
+    /// Given up, and the guest was started at the destination all the same.
+    SourceAbandonedStarted,
     /// Given up, dead.
     SourceAbandonedDead,
     /// Granted, and the destination runs.

@@ -7,9 +7,9 @@
 use journal_format::number::{DomainId, Lsn, MigrationId, Position};
 use journal_format::record::{
     ClaimSeen, Decided, Decision, Draft, Effect, EffectCommand, EffectFinished, EffectIntended,
-    EffectResult, Evidence, JobEnded, JobResult, MigrationStatus, Observed, Phase, PhaseEntered,
-    Process, QemuObserved, RecordBody, Role, RunState, StoreAnswer, TEXT_SIZE_MAX, WantedChanged,
-    WantedReason, WantedRunState,
+    EffectResult, Evidence, JobEnded, JobResult, MigrationState, MigrationStatus, Observed,
+    PeerAnswer, Phase, PhaseEntered, Process, QemuObserved, RecordBody, Role, RunState,
+    StoreAnswer, TEXT_SIZE_MAX, WantedChanged, WantedReason, WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -113,7 +113,7 @@ impl<'a> Turn<'a> {
             facts: migration.facts(),
             observed,
             claim: domain.state.claim,
-            peer: live.peer,
+            peer: peer_of(live, &migration.state),
             watched: live.stop_seen
                 && !live.watch_broken
                 && !live.recovering
@@ -549,6 +549,7 @@ impl<'a> Turn<'a> {
         };
         self.append(Some(domain), RecordBody::JobEnded(ended));
         self.drop_wish(id, "the job ended");
+        self.refuse_prepare(id, "the job ended");
         self.refuse_resume(id, "the job ended");
         self.refuse_verdict(id, "the job ended");
         let live = self.live(id);
@@ -710,5 +711,15 @@ fn shortened(result: &EffectResult) -> EffectResult {
         },
         EffectResult::NotSent { why } => EffectResult::NotSent { why: short(why) },
         EffectResult::Unknown { why } => EffectResult::Unknown { why: short(why) },
+    }
+}
+
+/// What the other side says. A source that gave up and heard that the guest was started there all the same does
+/// not forget it, until an operator who was told so has spoken.
+fn peer_of(live: &Live, state: &MigrationState) -> PeerAnswer {
+    let is_known = state.abandoned && state.peer_answer == PeerAnswer::Started;
+    match is_known && state.last_rule.as_deref() != Some(Rule::OperatorResolved.name()) {
+        true => PeerAnswer::Started,
+        false => live.peer,
     }
 }

@@ -596,8 +596,10 @@ impl Disk for TestDisk {
         let mut state = file.state()?;
         state.sync(file.inode)?;
         let inode = state.inodes.get_mut(&file.inode).ok_or_else(crashed)?;
-        inode.live.clone_from(&inode.durable);
-        inode.lost.clear();
+        if !inode.lost.is_empty() {
+            inode.live.clone_from(&inode.durable);
+            inode.lost.clear();
+        }
         Ok(())
     }
 

@@ -158,6 +158,11 @@ pub const MUTANTS: &[Row] = {
             "grants what was given up",
         ),
         Row::rule(R::SourceAbandoned, R::QemuMute, "gives up and does nothing"),
+        Row::rule(
+            R::SourceAbandonedStarted,
+            R::SourceCommittedDead,
+            "ends the job of a guest that it stopped",
+        ),
         Row::rule(R::SourceAbandonedDead, R::QemuMute, "never ends the job"),
         Row::rule(
             R::SourceGrantedStarted,

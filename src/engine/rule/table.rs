@@ -256,6 +256,16 @@ pub(super) const TABLE: &[(Rule, RuleText)] = &[
         },
     ),
     (
+        Rule::SourceAbandonedStarted,
+        RuleText {
+            name: "source-abandoned-started",
+            decision: Decision::Hold,
+            reason: "given up before a licence went out, but the guest was started at the destination from outside: this copy is older, and is not continued beside it",
+            settled_by: "resolve, after looking at both sides",
+            libvirt: RESUMES,
+        },
+    ),
+    (
         Rule::SourceAbandonedDead,
         RuleText {
             name: "source-abandoned-dead",

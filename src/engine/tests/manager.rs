@@ -37,7 +37,7 @@ fn give(world: &mut World, at: usize, outcome: Outcome) {
 fn verdict(world: &mut World, at: usize, outcome: Outcome) -> Result<Answer, Refusal> {
     let before = world.replies.len();
     give(world, at, outcome);
-    for _ in 0..200 {
+    for _ in 0..400 {
         world.run_for(50);
         if world.replies.len() > before {
             let (from, reply) = world.replies.remove(before);

@@ -10,6 +10,7 @@ mod postcopy;
 mod product;
 mod rows;
 mod store;
+mod untold;
 mod world;
 
 use journal_format::number::{Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, Position};

@@ -45,7 +45,7 @@ fn a_second_word_before_the_first_is_carried_out() {
 
 /// Against the evidence, with force: the last word counts, and the journal is sound with both in it.
 #[test]
-fn a_word_that_overrules_the_one_before() {
+pub(super) fn a_word_that_overrules_the_one_before() {
     let mut w = granted_b_undecided();
     w.run_for(2_000);
     w.fail = Some(|at, command| {

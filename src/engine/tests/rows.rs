@@ -294,6 +294,10 @@ fn rows() -> Vec<(Evidence, Option<Rule>)> {
             Some(Rule::SourceAbandoned),
         ),
         (
+            abandoned(completed()).heard(P::Started),
+            Some(Rule::SourceAbandonedStarted),
+        ),
+        (
             abandoned(completed()).dead(),
             Some(Rule::SourceAbandonedDead),
         ),

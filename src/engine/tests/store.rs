@@ -264,7 +264,7 @@ fn without_the_store_both_sides_hold() {
 /// The source won aborted, and somebody continued the destination's copy all the same: held, never killed,
 /// until an operator says which copy goes.
 #[test]
-fn a_destination_that_runs_against_the_key_is_held() {
+pub(super) fn a_destination_that_runs_against_the_key_is_held() {
     let mut world = of_store();
     world.store.down = true;
     world.migrate(A);
@@ -576,7 +576,7 @@ fn a_destination_that_lost_its_journal_holds() {
 
 /// A store that was put back says less than before: nothing follows from it, and nobody wins by it.
 #[test]
-fn a_store_that_was_put_back_is_not_believed() {
+pub(super) fn a_store_that_was_put_back_is_not_believed() {
     let mut world = of_store();
     world.stall = Some(|at, command| at == B && *command == EffectCommand::Cont);
     world.migrate(A);

@@ -46,6 +46,8 @@ pub(crate) struct Qemu {
     /// The guest's counter.
     pub(crate) memory: u64,
     pub(crate) refuse_cont: bool,
+    /// Another process answers on its socket.
+    pub(crate) is_another: bool,
 }
 
 /// Where a process dies.
@@ -145,6 +147,7 @@ fn qemu(run: RunState, pid: u32, boot: BootId) -> Qemu {
         postcopy: false,
         memory: 0,
         refuse_cont: false,
+        is_another: false,
     }
 }
 
@@ -160,6 +163,7 @@ impl Qemu {
 
     fn observed(&self) -> Observed {
         let process = match (self.alive, self.mute) {
+            _ if self.is_another => Process::OtherInstance,
             (false, _) => Process::Dead,
             (true, true) => Process::Mute,
             (true, false) => Process::Alive,

@@ -379,5 +379,5 @@ fn what_only_the_page_cache_shows_is_not_believed() {
             break;
         }
     }
-    assert!(ended.len() > 5, "{ended:?}");
+    assert!(ended.len() > 2, "some of them end in the middle: {ended:?}");
 }

@@ -337,7 +337,12 @@ fn of_several_journals_one_is_enough_to_know_a_name() {
     )
     .unwrap();
     let both = [journal.path(), other.path()];
-    let job = ["--job", "4", "--migration", "22222222-2222-2222-2222-222222222222"];
+    let job = [
+        "--job",
+        "4",
+        "--migration",
+        "22222222-2222-2222-2222-222222222222",
+    ];
     for verb in ["dump", "stats"] {
         for arguments in [&["--domain", "web-1"][..], &job] {
             refused(&on(verb, &[other.path()], arguments), "there is no");

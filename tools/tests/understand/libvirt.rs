@@ -364,9 +364,6 @@ fn paths_and_names_that_are_no_text() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let said = String::from_utf8(output.stdout).unwrap();
         let is_obeyed = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
-        assert!(
-            said.contains("202e") && !said.contains(is_obeyed),
-            "{said}"
-        );
+        assert!(said.contains("202e") && !said.contains(is_obeyed), "{said}");
     }
 }

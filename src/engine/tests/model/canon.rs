@@ -112,6 +112,8 @@ pub(crate) fn fingerprint(scene: &Scene) -> Fingerprint {
         key,
         key_asks,
         key_strays,
+        words,
+        apart,
         broken: _,
         log: _,
         ..
@@ -130,6 +132,7 @@ pub(crate) fn fingerprint(scene: &Scene) -> Fingerprint {
     asks.iter().for_each(|ask| canon.ask(ask));
     strays.iter().for_each(|stray| canon.stray(stray));
     canon.plain(key);
+    canon.plain(&(words, apart));
     for ask in key_asks {
         canon.number(ask.from as u64);
         canon.request_for_key(ask.request);
@@ -265,7 +268,7 @@ impl Canon {
 
     /// A time gone by, in ticks, as far as anything is judged by it.
     fn since(&mut self, now: u64, time: u64) {
-        const JUDGED_MS_MAX: u64 = 5_000;
+        const JUDGED_MS_MAX: u64 = 12_000;
         let gone = now.saturating_sub(time).min(JUDGED_MS_MAX + self.tick_ms);
         self.number(gone / self.tick_ms);
     }
@@ -298,6 +301,8 @@ impl Canon {
             mutes,
             foreign,
             stops,
+            starts,
+            verdicts,
             key_late,
             key_repeated,
             gone,
@@ -306,7 +311,7 @@ impl Canon {
         self.plain(&(crashes, lost, late, repeated, refused, unknown));
         self.plain(&(not_sent, device, breaks, deaths, journals_lost, rollbacks));
         self.plain(&(damages, mutes, foreign, stops, early_ticks));
-        self.plain(&(key_late, key_repeated, gone));
+        self.plain(&(key_late, key_repeated, gone, starts, verdicts));
     }
 
     fn qemu(&mut self, qemu: &Qemu) {

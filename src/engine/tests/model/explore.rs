@@ -125,6 +125,8 @@ fn is_faultless(action: Action) -> bool {
             | Kind::BreaksUnnoticed
             | Kind::ForeignCont
             | Kind::ForeignStop
+            | Kind::ForeignStart
+            | Kind::Says(_)
             | Kind::KeyLate
             | Kind::KeyRepeat
             | Kind::KeyStray
@@ -344,7 +346,8 @@ fn describe(scene: &Scene, action: Action) -> String {
         | Kind::Breaks
         | Kind::BreaksUnnoticed
         | Kind::ForeignCont
-        | Kind::ForeignStop => String::new(),
+        | Kind::ForeignStop
+        | Kind::ForeignStart => String::new(),
         Kind::KeyServed | Kind::KeyAnswer | Kind::KeyLate | Kind::KeyRepeat => {
             let ask = &scene.key_asks[at];
             format!("of {} {:?}", side(ask.from), ask.request)

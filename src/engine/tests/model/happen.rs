@@ -13,7 +13,9 @@ use journal_format::record::{
 
 use super::qemu::refused;
 use super::scenario::{Detail, Handover};
-use super::scene::{A, Action, Ask, B, DOMAIN, Durable, Kind, Request, Scene, Stray, Way, id};
+use super::scene::{
+    A, Action, Ask, B, DOMAIN, Durable, Kind, Request, Scene, Stray, Way, id, verdict,
+};
 use crate::engine::state::ran_on;
 use crate::engine::{
     Config, Engine, Envelope, Gap, History, Input, Message, Now, PeerFailure, PeerRequest,
@@ -204,6 +206,14 @@ impl Scene {
                 self.left.stops -= 1;
                 self.stop_from_outside();
             }
+            Kind::ForeignStart => {
+                self.left.starts -= 1;
+                self.start_from_outside();
+            }
+            Kind::Says(outcome) => {
+                self.left.verdicts -= 1;
+                self.ask_control(at, verdict(outcome));
+            }
         }
     }
 
@@ -253,6 +263,7 @@ impl Scene {
     fn answer(&mut self, number: usize, kind: Kind) {
         let ask = self.asks.remove(number);
         let migration = ask.request.migration();
+        self.apart[ask.from] = kind != Kind::Answer;
         let result = match (kind, ask.way) {
             (Kind::Answer, Way::Back(envelope, response)) => Ok((envelope, response)),
             // It never left: nobody listens there.
@@ -280,7 +291,7 @@ impl Scene {
         host.just_grew |= may_be_old && host.backup.is_none() && !step.append.is_empty();
         for draft in &step.append {
             self.say(|| format!("{} records {:?}", side(at), draft.body));
-            self.judge_record(&draft.body);
+            self.judge_record(at, &draft.body);
         }
         // Without records it is the same as a crash before it.
         if !step.append.is_empty() && self.dies(at) {
@@ -310,14 +321,28 @@ impl Scene {
     }
 
     /// The end of a copy is decided once and for all: at that moment the other one must be good.
-    fn judge_record(&mut self, body: &RecordBody) {
+    fn judge_record(&mut self, at: usize, body: &RecordBody) {
         let ends = match body {
+            RecordBody::VerdictGiven(given) => return self.judge_word(at, given.outcome),
             RecordBody::MigrationAborted(_) | RecordBody::MigrationAbandoned(_) => B,
             RecordBody::OutcomeLearned(learned) if learned.outcome == Outcome::Committed => A,
             RecordBody::MigrationStarted(named) => return self.judge_started(named.migration),
             _ => return,
         };
         self.forsake(ends);
+    }
+
+    /// Where the sides cannot talk the manager's word counts as it is: what it ends there is no fault of the
+    /// sidecars, nor what two words against each other come to.
+    fn judge_word(&mut self, at: usize, outcome: Outcome) {
+        self.words[at] = Some(outcome);
+        if !self.apart[at] {
+            return;
+        }
+        let is_against_other = self.words[1 - at].is_some_and(|other| other != outcome);
+        self.qemus[A].presumed |= at == A && outcome == Outcome::Committed || is_against_other;
+        self.qemus[B].forsaken |= is_against_other;
+        self.qemus[A].foreign |= is_against_other;
     }
 
     /// That copy is to end: right, if the other one is good without it.

@@ -375,6 +375,12 @@ impl Scene {
         self.set_run(A, RunState::Running);
     }
 
+    /// A hand from outside continues the destination.
+    pub(super) fn start_from_outside(&mut self) {
+        self.qemus[B].foreign = true;
+        self.set_run(B, RunState::Running);
+    }
+
     /// A hand from outside stops the destination.
     pub(super) fn stop_from_outside(&mut self) {
         self.set_run(B, RunState::Paused);
@@ -401,8 +407,8 @@ impl Scene {
     /// The guest begins to execute here: P2 and P8, and what becomes of the other copies.
     fn judge_start(&mut self, at: usize) {
         let other = 1 - at;
-        // What somebody did to the source from outside excuses what is wrong because of it.
-        let is_outside = self.qemus[A].foreign;
+        // What somebody did to a copy from outside excuses what is wrong because of it.
+        let is_outside = self.qemus[A].foreign || self.qemus[B].foreign;
         if self.qemus[other].running() && !is_outside {
             self.breaks("P2: two copies run");
         }
@@ -411,6 +417,10 @@ impl Scene {
         }
         if at == A && is_postcopy(&self.qemus[A].status) {
             self.breaks("P2: half a guest runs");
+        }
+        let is_managers = self.scenario.handover == Handover::Manager;
+        if at == B && is_managers && !is_outside && !self.used(|left| left.verdicts) {
+            self.breaks("P2: the guest is started without the manager's word");
         }
         if self.scenario.paused && !is_outside {
             self.breaks("P8: a guest that its owner paused runs");

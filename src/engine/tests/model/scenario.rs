@@ -18,7 +18,8 @@
 //!   by then or never;
 //! - the store loses nothing; a request for the key is carried out once at the most times it was sent, or
 //!   (if it is late) never; a store that is down is one whose requests are late;
-//! - one migration, one domain, one boot of each host; no owner's commands, no `resolve`, no manager.
+//! - a manager that gives a verdict does not wait for the answer to the one before;
+//! - one migration, one domain, one boot of each host; no owner's commands, no `resolve`.
 //!
 //! Reduced without losing anything are:
 //! - scenes that differ only in what `canon` makes relative (LSNs, times, tokens): the engine only compares
@@ -76,6 +77,10 @@ pub(crate) struct Faults {
     pub(crate) foreign: u8,
     /// A hand from outside stops the guest at the destination.
     pub(crate) stops: u8,
+    /// A hand from outside continues the destination's whole copy.
+    pub(crate) starts: u8,
+    /// The manager gives a verdict, either one, on either side.
+    pub(crate) verdicts: u8,
     /// Requests for the key whose asker does not wait long enough: they are carried out later, or never.
     pub(crate) key_late: u8,
     /// Requests for the key that arrive twice.
@@ -108,6 +113,8 @@ impl Faults {
             mutes: sums(self.mutes, other.mutes),
             foreign: sum(self.foreign, other.foreign),
             stops: sum(self.stops, other.stops),
+            starts: sum(self.starts, other.starts),
+            verdicts: sum(self.verdicts, other.verdicts),
             key_late: sum(self.key_late, other.key_late),
             key_repeated: sum(self.key_repeated, other.key_repeated),
             gone: sums(self.gone, other.gone),
@@ -121,6 +128,7 @@ impl Faults {
         let of_store = self.key_late + self.key_repeated + self.gone[A] + self.gone[B];
         (handover.is_postcopy() || self.breaks == 0)
             && (handover == Handover::Store || of_store == 0)
+            && (handover == Handover::Manager || self.verdicts == 0)
     }
 }
 
@@ -139,6 +147,8 @@ impl fmt::Display for Faults {
             (self.breaks, "stream breaks"),
             (self.foreign, "foreign cont"),
             (self.stops, "foreign stop"),
+            (self.starts, "foreign start"),
+            (self.verdicts, "verdict"),
             (self.key_late, "key request late"),
             (self.key_repeated, "key request repeated"),
             (self.early_ticks, "early tick"),
@@ -187,6 +197,8 @@ pub(crate) const NONE: Faults = Faults {
     mutes: [0, 0],
     foreign: 0,
     stops: 0,
+    starts: 0,
+    verdicts: 0,
     key_late: 0,
     key_repeated: 0,
     gone: [0, 0],
@@ -194,7 +206,7 @@ pub(crate) const NONE: Faults = Faults {
 };
 
 /// Each fault by itself.
-pub(crate) const EACH: [(&str, Faults); 27] = [
+pub(crate) const EACH: [(&str, Faults); 30] = [
     ("nothing", NONE),
     ("question lost", Faults { lost: 1, ..NONE }),
     ("question late", Faults { late: 1, ..NONE }),
@@ -330,6 +342,21 @@ pub(crate) const EACH: [(&str, Faults); 27] = [
     ),
     ("foreign stop", Faults { stops: 1, ..NONE }),
     ("foreign cont", Faults { foreign: 1, ..NONE }),
+    ("foreign start", Faults { starts: 1, ..NONE }),
+    (
+        "a verdict",
+        Faults {
+            verdicts: 1,
+            ..NONE
+        },
+    ),
+    (
+        "two verdicts",
+        Faults {
+            verdicts: 2,
+            ..NONE
+        },
+    ),
 ];
 
 /// How long what a monitor says is on its way to its sidecar.
@@ -374,23 +401,28 @@ pub(crate) enum Handover {
     NewerPostcopy,
     /// v3, and a store decides.
     Store,
+    /// v3, and the outcome is the manager's word.
+    Manager,
 }
 
 impl Handover {
-    pub(crate) const ALL: [Handover; 5] = [
+    pub(crate) const ALL: [Handover; 6] = [
         Handover::V3,
         Handover::V2,
         Handover::Postcopy,
         Handover::NewerPostcopy,
         Handover::Store,
+        Handover::Manager,
     ];
 
     pub(crate) fn protocol(self) -> Protocol {
         match self {
             Handover::V2 => Protocol::V2,
-            Handover::V3 | Handover::Postcopy | Handover::NewerPostcopy | Handover::Store => {
-                Protocol::V3
-            }
+            Handover::V3
+            | Handover::Postcopy
+            | Handover::NewerPostcopy
+            | Handover::Store
+            | Handover::Manager => Protocol::V3,
         }
     }
 
@@ -399,6 +431,7 @@ impl Handover {
             Handover::V2 => Authority::Source,
             Handover::V3 | Handover::Postcopy | Handover::NewerPostcopy => Authority::Destination,
             Handover::Store => Authority::Store,
+            Handover::Manager => Authority::Manager,
         }
     }
 
@@ -410,7 +443,7 @@ impl Handover {
     /// May its memory follow the guest?
     pub(crate) fn is_postcopy(self) -> bool {
         match self {
-            Handover::V2 | Handover::V3 | Handover::Store => false,
+            Handover::V2 | Handover::V3 | Handover::Store | Handover::Manager => false,
             Handover::Postcopy | Handover::NewerPostcopy => true,
         }
     }
@@ -424,6 +457,7 @@ impl fmt::Display for Handover {
             Handover::Postcopy => "postcopy",
             Handover::NewerPostcopy => "newer-postcopy",
             Handover::Store => "store",
+            Handover::Manager => "manager",
         })
     }
 }
@@ -525,13 +559,17 @@ impl Scene {
             [] => true,
             [one] => {
                 let is_stopped = self.scenario.paused || self.used(|left| left.stops);
-                one.newest && !one.split.partial && (one.running() || is_stopped)
+                (one.newest || self.qemus[B].foreign)
+                    && !one.split.partial
+                    && (one.running() || is_stopped)
             }
+            // A hand from outside continued the guest at the destination while it was given back to the source.
+            [_, destination] => destination.foreign && destination.running(),
             _ => false,
         }
     }
 
-    fn used(&self, count: impl Fn(&Faults) -> u8) -> bool {
+    pub(super) fn used(&self, count: impl Fn(&Faults) -> u8) -> bool {
         count(&self.left) < count(&self.scenario.faults)
     }
 
@@ -564,6 +602,16 @@ impl Scene {
             Rule::SourceStoreInDoubt | Rule::SourceStoreDead => gone(B),
             // A copy without a licence, or whose `cont` was refused, and whose source is gone.
             Rule::DestinationPrepareAlone | Rule::DestinationFinishRefused => gone(A),
+            // The same, and the other side knows; or the source won aborted meanwhile.
+            Rule::SourceAbandonedStarted | Rule::DestinationStoreContradicted => {
+                self.qemus[B].foreign
+            }
+            // Without the manager's word, which the end of a QEMU is too, and which may be in a journal that is not
+            // what it was.
+            Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {
+                let is_silent = self.words == [None, None];
+                lost || is_silent && self.qemus.iter().all(|qemu| qemu.alive)
+            }
             Rule::SourceStoreOlder | Rule::DestinationStoreAmnesia | Rule::StoreKeyForeign => lost,
             // Whether the destination's copy is whole cannot be known from a journal that is lost.
             Rule::SourcePerformDeadAsking => died && (lost || gone(B)),

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use journal_format::number::{BootId, DomainId, Id128, JournalId, Lsn, MigrationId};
-use journal_format::record::{Effect, EffectCommand, Instance, KeyValue, RunState};
+use journal_format::record::{Effect, EffectCommand, Instance, KeyValue, Outcome, RunState};
 
 use super::qemu::{Move, Qemu, Stream};
 use super::scenario::{Faults, Restarts, Scenario};
@@ -18,7 +18,8 @@ use super::store::{KeyAsk, KeyStray};
 use crate::engine::live::Pending;
 use crate::engine::state::State;
 use crate::engine::{
-    ControlRequest, Engine, Envelope, Input, PeerRequest, PeerResponse, StoreRequest, Token,
+    ControlRequest, Engine, Envelope, Input, JobTarget, PeerRequest, PeerResponse, StoreRequest,
+    Token,
 };
 
 pub(crate) const A: usize = 0;
@@ -155,6 +156,9 @@ pub(crate) enum Kind {
     BreaksUnnoticed,
     ForeignCont,
     ForeignStop,
+    ForeignStart,
+    /// The manager says so to that side.
+    Says(Outcome),
     /// The store carries a request out.
     KeyServed,
     /// The asker hears its answer.
@@ -196,6 +200,10 @@ pub(crate) struct Scene {
     pub(crate) key_asks: Vec<KeyAsk>,
     /// Requests for the key that nobody waits for any more.
     pub(crate) key_strays: Vec<KeyStray>,
+    /// Authority manager: its word, as each side has it on record.
+    pub(crate) words: [Option<Outcome>; 2],
+    /// Did the last question of that side come to nothing?
+    pub(crate) apart: [bool; 2],
     next_token: u64,
     /// The promise that was broken, if one was.
     pub(crate) broken: Option<&'static str>,
@@ -265,6 +273,8 @@ impl Scene {
             key: None,
             key_asks: Vec::new(),
             key_strays: Vec::new(),
+            words: [None, None],
+            apart: [false, false],
             next_token: 1,
             broken: None,
             splits: false,
@@ -358,6 +368,10 @@ impl Scene {
                 Kind::ForeignStop,
                 self.qemus[B].running() && self.left.stops > 0,
             ),
+            (
+                Kind::ForeignStart,
+                self.qemus[B].holds_guest() && !self.qemus[B].running() && self.left.starts > 0,
+            ),
         ];
         list.extend(of(A, moves.chain(faults)));
         list
@@ -415,6 +429,8 @@ impl Scene {
             (Kind::Wakes, qemu.alive && qemu.mute),
             (Kind::Dies, qemu.alive && left.deaths[at] > 0),
             (Kind::Goes, !host.gone && left.gone[at] > 0),
+            (Kind::Says(Outcome::Committed), up && left.verdicts > 0),
+            (Kind::Says(Outcome::Aborted), up && left.verdicts > 0),
         ];
         list.extend(of(at, faults));
     }
@@ -524,6 +540,15 @@ impl Durable {
             epoch: engine.config.epoch.0,
             journal: engine.config.journal,
         }
+    }
+}
+
+/// The manager's word.
+pub(super) fn verdict(outcome: Outcome) -> ControlRequest {
+    ControlRequest::Verdict {
+        target: JobTarget::Domain("g".to_owned()),
+        outcome,
+        uid: 0,
     }
 }
 

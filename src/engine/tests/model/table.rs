@@ -3,7 +3,9 @@
 //! Invariant: a row is one wrong rule and the smallest faults that were found to catch it.
 //! Not here: how a mutant is put in the engine's place (`mutants`).
 
+mod manager;
 mod postcopy;
+mod runs;
 mod store;
 
 use journal_format::record::{ContIntent, Evidence, MigrationStatus, PeerAnswer, Phase, Role};
@@ -13,12 +15,15 @@ use super::scenario::{Faults, Handover, NONE};
 use crate::engine::Rule;
 use crate::engine::decide::is_whole;
 
+pub(crate) use runs::RUNS;
+
 const V2: Handover = Handover::V2;
 const V3: Handover = Handover::V3;
 
 /// All rows.
 pub(crate) fn table() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().chain(postcopy::ROWS).chain(store::ROWS)
+    let others = postcopy::ROWS.iter().chain(store::ROWS);
+    ROWS.iter().chain(others).chain(manager::ROWS)
 }
 
 /// The rows of v2 and v3, in the order of the decision table; then the facts of the handover and their order.
@@ -259,6 +264,20 @@ const ROWS: &[Row] = &[
         "gives up and does nothing",
     )
     .breaks("P4", V3, Faults { crashes: 1, ..NONE }),
+    Row::rule(
+        Rule::SourceAbandonedStarted,
+        Rule::SourceCommittedDead,
+        "ends the job of a guest that it stopped",
+    )
+    .breaks(
+        "P4",
+        V3,
+        Faults {
+            crashes: 1,
+            starts: 1,
+            ..NONE
+        },
+    ),
     Row::rule(
         Rule::SourceAbandonedDead,
         Rule::QemuMute,
@@ -639,48 +658,6 @@ pub(crate) const FACTS: [&str; 6] = [
     "started",
     "aborted",
     "abandoned",
-];
-
-/// Why nothing can be told of the manager's rules.
-const NO_MANAGER: &str = "no scenario has a manager yet; `manager` has single schedules";
-
-/// Rules of which no wrong variant can be told here, and why.
-pub(crate) const UNTOLD: &[(Rule, &str)] = &[
-    (
-        Rule::OtherInstance,
-        "a process here keeps its socket; `rows` and `hostile` have another one on it",
-    ),
-    (
-        Rule::NoRuleForThis,
-        "a QEMU here shows no state that the table does not know; `product` has them all",
-    ),
-    (
-        Rule::OperatorResolved,
-        "the word of an operator; the table never comes to it",
-    ),
-    (
-        Rule::StoreKeyForeign,
-        "there is one migration of that name here; `store` has a key of another one",
-    ),
-    (
-        Rule::SourceStoreOlder,
-        "the store here loses nothing; `store` has one that was put back",
-    ),
-    (
-        Rule::DestinationStoreContradicted,
-        "only what is broken from outside leads there; `store` has it",
-    ),
-    (Rule::ManagerVerdict, NO_MANAGER),
-    (Rule::SourceVerdictAwaited, NO_MANAGER),
-    (Rule::SourceVerdictCont, NO_MANAGER),
-    (Rule::SourceVerdictQuit, NO_MANAGER),
-    (Rule::DestinationVerdictAwaited, NO_MANAGER),
-    (Rule::DestinationVerdictCont, NO_MANAGER),
-    (Rule::DestinationVerdictQuit, NO_MANAGER),
-    (
-        Rule::SourceGrantedStartedUnproven,
-        "QEMU begins no other migration in postmigrate, so that completed stays completed",
-    ),
 ];
 
 fn source(evidence: &Evidence) -> bool {

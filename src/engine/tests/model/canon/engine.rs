@@ -238,7 +238,7 @@ impl Canon {
             canon.token(pending.token);
             canon.plain(&pending.outcome);
             canon.since(now, pending.since);
-            canon.flags(&[pending.answered]);
+            canon.plain(&pending.answered);
         });
         self.flags(&[*recovering, *stop_seen, *watch_broken, *may_converge]);
         self.plain(converging);
