@@ -2,7 +2,7 @@
 //! sides, crashed at every batch, between QEMUs and a wire that do what they like.
 //!
 //! The ordinary tests are a slice. All of it is gone through by
-//! `MODEL_CRASHES=1 cargo test --release --lib model -- --nocapture`: each fault by itself and with so
+//! `MODEL_CRASHES=1 cargo test --profile explore --lib model -- --nocapture`: each fault by itself and with so
 //! many crashes; `each_pair_of_faults` besides two of them together. `MODEL_ONLY` takes the scenarios whose
 //! title contains it; `MODEL_HANDOVER` (`v2`, `v3`, `postcopy`, `newer-postcopy`, `store`, `manager`) some of them;
 //! `MODEL_DETAIL` (`swift`, `coarse`, `prompt`, `fine`) and `MODEL_RESTARTS` (`late`, `anytime`) allow more

@@ -19,7 +19,7 @@ mod engine;
 use std::hash::{Hash, Hasher};
 
 use journal_format::number::{Epoch, Id128, JournalId, Lsn, OpeningId, Position};
-use journal_format::record::{ClaimSeen, Cookie, EffectCommand, EffectResult, Opening};
+use journal_format::record::{ClaimSeen, Cookie, EffectCommand, EffectResult, Opening, Outcome};
 
 use super::qemu::{Qemu, Stream};
 use super::scenario::Faults;
@@ -112,6 +112,7 @@ pub(crate) fn fingerprint(scene: &Scene) -> Fingerprint {
         key,
         key_asks,
         key_strays,
+        said,
         words,
         apart,
         broken: _,
@@ -132,6 +133,10 @@ pub(crate) fn fingerprint(scene: &Scene) -> Fingerprint {
     asks.iter().for_each(|ask| canon.ask(ask));
     strays.iter().for_each(|stray| canon.stray(stray));
     canon.plain(key);
+    canon.plain(&(
+        said.contains(&Outcome::Committed),
+        said.contains(&Outcome::Aborted),
+    ));
     canon.plain(&(words, apart));
     for ask in key_asks {
         canon.number(ask.from as u64);

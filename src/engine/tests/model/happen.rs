@@ -212,6 +212,7 @@ impl Scene {
             }
             Kind::Says(outcome) => {
                 self.left.verdicts -= 1;
+                self.said.push(outcome);
                 self.ask_control(at, verdict(outcome));
             }
         }
@@ -339,7 +340,8 @@ impl Scene {
         if !self.apart[at] {
             return;
         }
-        let is_against_other = self.words[1 - at].is_some_and(|other| other != outcome);
+        // Also one that was refused because the destination might still take it.
+        let is_against_other = self.said.iter().any(|other| *other != outcome);
         self.qemus[A].presumed |= at == A && outcome == Outcome::Committed || is_against_other;
         self.qemus[B].forsaken |= is_against_other;
         self.qemus[A].foreign |= is_against_other;

@@ -200,7 +200,9 @@ pub(crate) struct Scene {
     pub(crate) key_asks: Vec<KeyAsk>,
     /// Requests for the key that nobody waits for any more.
     pub(crate) key_strays: Vec<KeyStray>,
-    /// Authority manager: its word, as each side has it on record.
+    /// Authority manager: what it said to either side, taken or refused.
+    pub(crate) said: Vec<Outcome>,
+    /// Its word, as each side has it on record.
     pub(crate) words: [Option<Outcome>; 2],
     /// Did the last question of that side come to nothing?
     pub(crate) apart: [bool; 2],
@@ -273,6 +275,7 @@ impl Scene {
             key: None,
             key_asks: Vec::new(),
             key_strays: Vec::new(),
+            said: Vec::new(),
             words: [None, None],
             apart: [false, false],
             next_token: 1,
