@@ -192,9 +192,11 @@ impl<D: Disk, M: Machine> Node<D, M> {
             };
             self.machine.set_no_room(why);
         }
-        let mut whole = Step::default();
-        for input in inputs {
-            let mut step = self.machine.step(now, input);
+        let mut steps = inputs
+            .into_iter()
+            .map(|input| self.machine.step(now, input));
+        let mut whole = steps.next().unwrap_or_default();
+        for mut step in steps {
             whole.append.append(&mut step.append);
             whole.effects.append(&mut step.effects);
             whole.messages.append(&mut step.messages);

@@ -153,6 +153,9 @@ impl Turn<'_> {
             Wait if is_late && evidence.role == Role::Source => {
                 Refuse("the destination did not say that it took it, and still may")
             }
+            Wait if is_late && waiting.outcome == Outcome::Aborted => {
+                Refuse("the source did not say that its copy stands there whole")
+            }
             Wait if is_late => Refuse("the other side did not say how it stands"),
             judgement => judgement,
         }
@@ -438,6 +441,8 @@ fn judge_destination(
         (Outcome::Aborted, PeerAnswer::Committed) => {
             Refuse("the source was told committed: this copy is the guest")
         }
+        // Its QEMU may be gone, and this copy be the only one.
+        (Outcome::Aborted, PeerAnswer::Granted | PeerAnswer::Performing) => Wait,
         (Outcome::Aborted, _) => Take,
         (
             Outcome::Committed,

@@ -257,7 +257,6 @@ impl Turn<'_> {
         let authority = state.terms.authority;
         let granted = state.granted.is_some();
         let open = state.open;
-        let is_waiting = state.terms.authority == Authority::Manager && !state.committed;
         let damaged = self
             .domain(migration.domain)
             .is_some_and(|domain| domain.state.damaged);
@@ -273,15 +272,6 @@ impl Turn<'_> {
                 None => PeerAnswer::Performing,
             },
             (Role::Source | Role::Destination, other) => other,
-        };
-        let answer = match (answer, self.live(id).peer) {
-            // The licence is repeated until the manager speaks, and says less than an answer.
-            (PeerAnswer::Granted, known @ (PeerAnswer::GrantedAndSafe | PeerAnswer::Committed))
-                if is_waiting =>
-            {
-                known
-            }
-            (other, _) => other,
         };
         let changed = self.live(id).peer != answer;
         self.live(id).peer = answer;
@@ -600,7 +590,15 @@ impl Turn<'_> {
             return self.answer(token, envelope, self.absence(), None);
         }
         self.wait(id, token, envelope);
-        self.heard(id, PeerAnswer::Granted, envelope.sender, Some(cookie));
+        let is_waiting = self.migration(id).is_some_and(|known| {
+            known.state.terms.authority == Authority::Manager && !known.state.committed
+        });
+        let answer = match self.live(id).peer {
+            // The licence is repeated until the manager speaks, and says less than an answer.
+            known @ (PeerAnswer::GrantedAndSafe | PeerAnswer::Committed) if is_waiting => known,
+            _ => PeerAnswer::Granted,
+        };
+        self.heard(id, answer, envelope.sender, Some(cookie));
         self.look_for(id);
         self.advance(id);
     }

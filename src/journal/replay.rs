@@ -159,7 +159,11 @@ pub(super) fn stream<D: Disk>(
     }
 
     let mut cursor = Cursor::new(&header);
-    window.resize(WINDOW_SIZE, 0);
+    let size = usize::try_from(header.batches_end() - cursor.at()).unwrap_or(usize::MAX);
+    let size = size.min(WINDOW_SIZE);
+    if window.len() < size {
+        window.resize(size, 0);
+    }
     // What of the window is filled, and where in the segment it begins.
     let (mut filled, mut begin) = (0, cursor.at());
     let mut is_at_end = false;
@@ -190,7 +194,7 @@ pub(super) fn stream<D: Disk>(
         window.copy_within(at..filled, 0);
         (filled, begin) = (filled - at, cursor.at());
         let left = usize::try_from(header.batches_end() - begin).unwrap_or(usize::MAX);
-        let until = WINDOW_SIZE.min(left);
+        let until = size.min(left);
         let count = read(begin + filled as u64, &mut window[filled..until])?;
         filled += count;
         is_at_end = count == 0 || filled == left;

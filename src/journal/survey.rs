@@ -78,6 +78,8 @@ pub(super) fn survey<D: Disk>(
         from: checkpoint.map(|(_, lsn)| lsn),
         openings: None,
         previous: BTreeMap::new(),
+        held: Vec::new(),
+        gaps: Vec::new(),
         failed: None,
         each,
     };
@@ -86,6 +88,7 @@ pub(super) fn survey<D: Disk>(
         teller.see(&seen);
         ControlFlow::Continue(())
     })?;
+    teller.flush();
     let Teller {
         openings,
         previous,
@@ -311,6 +314,10 @@ struct Teller<'a, D: Disk, F> {
     openings: Option<Vec<Opening>>,
     /// The last record of each domain.
     previous: BTreeMap<DomainId, Lsn>,
+    /// A batch of a segment that is not whole. The gaps inside it come behind it, and are told in their
+    /// places: what is told behind a gap says which domains it does not concern (P6).
+    held: Vec<(Decoded, SegmentNumber)>,
+    gaps: Vec<Gap>,
     /// Why nothing more is told.
     failed: Option<OpenError>,
     each: &'a mut F,
@@ -332,17 +339,32 @@ impl<D: Disk, F: FnMut(Past)> Teller<'_, D, F> {
                     why: Cause::Damaged(why),
                 })),
             },
-            Seen::Begun { .. } | Seen::Record { .. } => {}
-            Seen::Entry(Entry::Gap(gap)) if gap.last >= from => self.tell(Past::Gap(gap.clone())),
+            Seen::Begun { .. } => self.flush(),
+            Seen::Record { .. } => {}
+            Seen::Entry(Entry::Gap(gap)) if gap.last >= from => self.gaps.push(gap.clone()),
             Seen::Entry(Entry::Gap(_)) => {}
             Seen::Entry(Entry::Batch(batch)) => {
-                for placed in &batch.records {
-                    if placed.record.lsn() >= from {
-                        self.tell_record(placed.record.clone(), batch.header.segment);
-                    }
-                }
+                self.flush();
+                let records = batch.records.iter().map(|placed| &placed.record);
+                let told = records.filter(|record| record.lsn() >= from);
+                let segment = batch.header.segment;
+                self.held.extend(told.cloned().map(|one| (one, segment)));
             }
         }
+    }
+
+    /// Tells what is held back.
+    fn flush(&mut self) {
+        let mut gaps = core::mem::take(&mut self.gaps);
+        gaps.sort_by_key(|gap| gap.first);
+        let mut gaps = gaps.into_iter().peekable();
+        for (record, segment) in core::mem::take(&mut self.held) {
+            while let Some(gap) = gaps.next_if(|gap| gap.first <= record.lsn()) {
+                self.tell(Past::Gap(gap));
+            }
+            self.tell_record(record, segment);
+        }
+        gaps.for_each(|gap| self.tell(Past::Gap(gap)));
     }
 
     fn tell_record(&mut self, record: Decoded, segment: SegmentNumber) {

@@ -60,7 +60,7 @@ struct Inode {
     durable: Image,
     length: u64,
     durable_length: u64,
-    /// Pages that differ, or may.
+    /// Pages that differ, or may; some more than once.
     dirty: Vec<u32>,
     links: u32,
     lock: Option<u64>,
@@ -371,7 +371,7 @@ impl Inode {
                 *page = page_of(&bytes);
             }
             let number = u32::try_from(number).unwrap_or(u32::MAX);
-            if self.dirty.last() != Some(&number) && !self.dirty.contains(&number) {
+            if self.dirty.last() != Some(&number) {
                 self.dirty.push(number);
             }
             at += count;
@@ -394,6 +394,8 @@ impl Inode {
         if self.durable_length != self.length && random.coin() {
             self.durable_length = self.length;
         }
+        self.dirty.sort_unstable();
+        self.dirty.dedup();
         for number in self.dirty.drain(..) {
             let number = number as usize;
             let live = whole(self.live.get(number).and_then(Option::as_ref));

@@ -3,20 +3,23 @@
 //! Invariant: each pair is a world of its own; what was gone through is counted.
 //! Not here: fleets and chance (`run`).
 
-use journal_format::record::{Authority, Protocol, WantedRunState};
+use journal_format::record::{Authority, Outcome, Protocol, WantedRunState};
 
 use super::disk::BatchFault;
 use super::fault::{Fault, Planned};
 use super::manager::{Desk, Heard, How, Manager};
 use super::shape::{Rates, Shape};
 use super::world::World;
-use super::{HostNumber, Micros, Outcome};
-use crate::engine::ControlRequest;
+use super::{HostNumber, Micros};
+use crate::engine::{ControlRequest, JobTarget};
 
 /// When the migration is asked for.
 const BEGIN: Micros = 1_000_000;
 /// When every migration without faults is over.
 const OVER: Micros = 4_000_000;
+
+/// How often a manager says its verdict, in milliseconds.
+const VERDICT_MS: u64 = 500;
 
 /// The ways to die at a batch.
 pub const DEATHS: [BatchFault; 3] = [
@@ -44,7 +47,7 @@ pub struct Subject {
 }
 
 /// One of each kind.
-pub const SUBJECTS: [Subject; 5] = [
+pub const SUBJECTS: [Subject; 6] = [
     Subject {
         how: How {
             protocol: Protocol::V2,
@@ -90,18 +93,33 @@ pub const SUBJECTS: [Subject; 5] = [
         },
         paused: false,
     },
+    Subject {
+        how: How {
+            protocol: Protocol::V3,
+            authority: Authority::Manager,
+            postcopy: false,
+            downtime_limit: None,
+        },
+        paused: false,
+    },
 ];
 
 impl Subject {
     /// Its name in reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        match (self.how.protocol, self.how.postcopy, self.paused) {
-            (Protocol::V2, _, _) => "v2",
-            (Protocol::V3, false, false) if self.how.authority == Authority::Store => "v3, store",
-            (Protocol::V3, true, _) => "post-copy",
-            (Protocol::V3, false, true) => "v3, paused guest",
-            (Protocol::V3, false, false) => "v3",
+        match (
+            self.how.protocol,
+            self.how.authority,
+            self.how.postcopy,
+            self.paused,
+        ) {
+            (Protocol::V2, _, _, _) => "v2",
+            (Protocol::V3, Authority::Store, _, _) => "v3, store",
+            (Protocol::V3, Authority::Manager, _, _) => "v3, manager",
+            (Protocol::V3, _, true, _) => "post-copy",
+            (Protocol::V3, _, false, true) => "v3, paused guest",
+            (Protocol::V3, _, false, false) => "v3",
         }
     }
 }
@@ -148,8 +166,24 @@ impl Manager for Once {
             }
             3 => {
                 desk.migrate(0, 1, 0, self.subject.how);
+                if self.subject.how.authority == Authority::Manager {
+                    desk.wake_in(VERDICT_MS);
+                }
             }
-            _ => {}
+            // Until it is taken, by either side.
+            step => {
+                let target = JobTarget::Domain(desk.name(0).to_owned());
+                let outcome = Outcome::Committed;
+                let uid = 0;
+                let host = HostNumber::from(step % 2 == 0);
+                let request = ControlRequest::Verdict {
+                    target,
+                    outcome,
+                    uid,
+                };
+                desk.ask(host, request);
+                desk.wake_in(VERDICT_MS);
+            }
         }
     }
 }
@@ -211,7 +245,7 @@ pub fn points(batches: [u32; 2]) -> impl Iterator<Item = Point> {
 
 /// Goes through one point.
 #[must_use]
-pub fn run_point(seed: u64, subject: Subject, point: Point, story: bool) -> Outcome {
+pub fn run_point(seed: u64, subject: Subject, point: Point, story: bool) -> super::Outcome {
     let mut world = world(seed, subject);
     if story {
         world.tell_story();

@@ -95,13 +95,17 @@ pub enum Fault {
     StoreDown,
     /// The store's answer to the next change is lost.
     StoreAnswerLost,
+    /// The next licence names another authority when it arrives.
+    OtherAuthority,
+    /// A sidecar is restarted with another store, and later with its own.
+    OtherStore,
     /// The manager dies.
     ManagerCrash,
 }
 
 impl Fault {
     /// Every fault, in the order of their names here.
-    pub const ALL: [Fault; 34] = [
+    pub const ALL: [Fault; 36] = [
         Fault::CrashBefore,
         Fault::CrashTorn,
         Fault::CrashAfter,
@@ -135,6 +139,8 @@ impl Fault {
         Fault::ReplacedQemu,
         Fault::StoreDown,
         Fault::StoreAnswerLost,
+        Fault::OtherAuthority,
+        Fault::OtherStore,
         Fault::ManagerCrash,
     ];
 
@@ -175,6 +181,8 @@ impl Fault {
             Fault::ReplacedQemu => "replaced-qemu",
             Fault::StoreDown => "store-down",
             Fault::StoreAnswerLost => "store-answer-lost",
+            Fault::OtherAuthority => "other-authority",
+            Fault::OtherStore => "other-store",
             Fault::ManagerCrash => "manager-crash",
         }
     }
@@ -206,6 +214,7 @@ impl Fault {
             Fault::ForeignClaim => rates.foreign_claim,
             Fault::ReplacedQemu => rates.replaced_qemu,
             Fault::StoreDown | Fault::StoreAnswerLost => rates.store / 2,
+            Fault::OtherAuthority | Fault::OtherStore => rates.other_authority / 2,
             Fault::ManagerCrash => rates.manager_crash,
         }
     }
@@ -221,11 +230,16 @@ impl Fault {
             Fault::StoreDown => [10_000, 10_000_000],
             Fault::LyingSync => [1_000, 500_000],
             Fault::OlderJournal => [1_000, 3_000_000],
-            Fault::ReplacedQemu => [100_000, 5_000_000],
+            Fault::ReplacedQemu | Fault::OtherStore => [100_000, 5_000_000],
             _ => [0, 0],
         }
     }
 }
+
+/// How long a migration takes that nothing happens to, and for how long a fault keeps a guest from the
+/// next one, both about and in microseconds: so that rates are what they say they are.
+const MIGRATION: Micros = 300_000;
+const PAUSE_BY_A_FAULT: Micros = 1_500_000;
 
 /// What a run of that seed meets. Most runs know only some kinds of faults, so that rare ones are
 /// also met without the others.
@@ -234,8 +248,10 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
     let mut random = Random::new(seed).fork(2);
     let end = shape.minutes * 60_000_000;
     let [least, most] = shape.latencies.rest;
-    // A migration takes some hundred milliseconds.
-    let each = (least + most) / 2 + 600_000;
+    let rates = Fault::ALL.map(|fault| u64::from(fault.rate(&shape.faults)));
+    // Of each guest there is one migration at a time, and what fails keeps it waiting.
+    let pauses = rates.iter().sum::<u64>() * PAUSE_BY_A_FAULT / 1_000_000;
+    let each = (least + most) / 2 + MIGRATION + pauses;
     let migrations = shape.domains as u64 * end / each.max(1);
     let mut plan = Vec::new();
     for fault in Fault::ALL {
@@ -442,7 +458,8 @@ impl World {
                     return false;
                 }
                 qemu.claim = ClaimSeen::Foreign("another program's".to_owned());
-                self.lab.guests[self.lab.qemus[victim].guest].suspect = true;
+                let (at, guest) = (self.lab.qemus[victim].host, self.lab.qemus[victim].guest);
+                self.lab.guests[guest].suspects.insert(at);
             }
             Fault::ReplacedQemu => {
                 let Some(victim) = self.victim(rest) else {
@@ -462,6 +479,15 @@ impl World {
                 self.under_way.insert(number, Vec::new());
             }
             Fault::StoreAnswerLost => self.store.lose_answer = true,
+            Fault::OtherAuthority => self.network.other_authority = true,
+            Fault::OtherStore => {
+                if self.hosts[host].has_other_store || self.hosts[host].is_off {
+                    return false;
+                }
+                self.hosts[host].has_other_store = true;
+                self.kill_sidecar(host);
+                self.under_way.insert(number, vec![host]);
+            }
             Fault::ManagerCrash => self.tell_manager(Heard::Restarted),
         }
         true
@@ -496,7 +522,9 @@ impl World {
     pub(super) fn suspect(&mut self, host: HostNumber) {
         for guest in &mut self.lab.guests {
             let mut of_guest = guest.qemus.iter();
-            guest.suspect |= of_guest.any(|one| self.lab.qemus[*one].host == host);
+            if of_guest.any(|one| self.lab.qemus[*one].host == host) {
+                guest.suspects.insert(host);
+            }
         }
     }
 
@@ -528,6 +556,10 @@ impl World {
                 self.network.mend(*to, *from);
             }
             (Fault::OneWay, [from, to]) => self.network.mend(*from, *to),
+            (Fault::OtherStore, [host]) => {
+                self.hosts[*host].has_other_store = false;
+                self.kill_sidecar(*host);
+            }
             (Fault::FullDisk, [host]) => self.hosts[*host].disk.limit(None),
             (Fault::LyingSync, [host]) => {
                 if !self.hosts[*host].is_off {

@@ -2,15 +2,18 @@
 //! migration ended in any way.
 //!
 //! Invariant: it boots a guest anew only when every sidecar answered that no job of it is open and no
-//! process with it is left; it ends a QEMU only while that waits for a guest.
+//! process with it is left; it ends a QEMU only while that waits for a guest. Where the outcome is its own
+//! to say, it says the same one from first to last.
 //! Not here: what a manager can do (`manager`).
 
 use journal_format::number::Lsn;
-use journal_format::record::{Authority, Decision, JobKind, Protocol, WantedRunState};
+use journal_format::record::{
+    Authority, Decision, JobKind, MigrationStatus, Outcome, Protocol, RunState, WantedRunState,
+};
 
 use super::manager::{Desk, Heard, How, Manager, RequestId};
 use super::{GuestNumber, HostNumber};
-use crate::engine::{Answer, ControlRequest, DomainView, Notice, Refusal};
+use crate::engine::{Answer, ControlRequest, DomainView, JobTarget, Notice, Refusal};
 
 /// How often it looks after its guests, in milliseconds.
 const ROUND_MS: u64 = 100;
@@ -18,6 +21,11 @@ const ROUND_MS: u64 = 100;
 const AGAIN_MS: u64 = 500;
 /// How often it looks in vain before a human gives a guest up.
 const IN_VAIN_MAX: u32 = 20;
+/// How long it waits for its verdict to show, in milliseconds.
+const VERDICT_MS: u64 = 300;
+/// How many of its verdicts, in a million, are aborted, and how many are given by its own `cont` or `quit`.
+const ABORTED: u32 = 250_000;
+const BY_HAND: u32 = 300_000;
 /// How long a migration may take before it is given up, in milliseconds.
 const PATIENCE_MS: u64 = 20_000;
 
@@ -60,6 +68,22 @@ struct Care {
     step: Step,
     /// How often nothing was settled.
     in_vain: u32,
+    /// The outcome of the last migration, if that is the manager's to say: on record with it.
+    verdict: Option<Outcome>,
+    /// When it is said again.
+    verdict_at: u64,
+}
+
+impl Care {
+    fn new(home: HostNumber, step: Step) -> Care {
+        Care {
+            home,
+            step,
+            in_vain: 0,
+            verdict: None,
+            verdict_at: 0,
+        }
+    }
 }
 
 /// The manager.
@@ -86,9 +110,8 @@ impl Manager for Fleet {
             Heard::Restarted => {
                 for care in &mut self.care {
                     *care = Care {
-                        home: 0,
-                        step: look_at_once(),
-                        in_vain: 0,
+                        verdict: care.verdict,
+                        ..Care::new(0, look_at_once())
                     };
                 }
             }
@@ -109,11 +132,7 @@ impl Fleet {
         for guest in 0..desk.guests() {
             let home = guest % desk.hosts();
             let step = Step::Registering(desk.add_domain(home, guest));
-            self.care.push(Care {
-                home,
-                step,
-                in_vain: 0,
-            });
+            self.care.push(Care::new(home, step));
         }
     }
 
@@ -127,6 +146,12 @@ impl Fleet {
 
     fn round(&mut self, guest: GuestNumber, desk: &mut Desk<'_>) {
         let now = desk.now_ms();
+        let care = &self.care[guest];
+        let may_be_open = matches!(care.step, Step::Moving { .. } | Step::Looking { .. });
+        if let (Some(outcome), true) = (care.verdict, may_be_open && care.verdict_at <= now) {
+            self.care[guest].verdict_at = now + VERDICT_MS;
+            say_outcome(guest, outcome, desk);
+        }
         match &self.care[guest].step {
             Step::Resting { until } if *until <= now && !self.is_calm => {
                 self.begin_something(guest, desk);
@@ -208,6 +233,13 @@ impl Fleet {
             (Step::Preparing(to, _), _) if is_fine => {
                 let to = *to;
                 let how = draw_how(desk);
+                self.care[guest].verdict =
+                    (how.authority == Authority::Manager).then(|| {
+                        match desk.random().chance(ABORTED) {
+                            true => Outcome::Aborted,
+                            false => Outcome::Committed,
+                        }
+                    });
                 Step::Asking(desk.migrate(home, to, guest, how))
             }
             (Step::Asking(..), Some(Ok(Answer::Migrating { job, .. }))) => {
@@ -355,6 +387,48 @@ fn heard(result: Option<&Result<Answer, Refusal>>) -> Said {
     }
 }
 
+/// Says the outcome, where both copies are seen or anywhere, by a command; or by its own hand.
+fn say_outcome(guest: GuestNumber, outcome: Outcome, desk: &mut Desk<'_>) {
+    let shows = |desk: &Desk<'_>, run: &RunState| {
+        (0..desk.hosts()).find(|host| {
+            desk.process(*host, guest).is_some_and(|observed| {
+                observed.run_state.as_ref() == Some(run)
+                    && observed.migration == Some(MigrationStatus::Completed)
+            })
+        })
+    };
+    let source = shows(desk, &RunState::Postmigrate);
+    let destination = shows(desk, &RunState::Paused);
+    let by_hand = desk.random().chance(BY_HAND);
+    let quits = desk.random().coin();
+    if let (Some(source), Some(destination), true) = (source, destination, by_hand) {
+        let (winner, loser) = match outcome {
+            Outcome::Committed => (destination, source),
+            Outcome::Aborted => (source, destination),
+        };
+        match quits {
+            true => desk.quit_by_hand(loser, guest),
+            false => desk.cont_by_hand(winner, guest),
+        };
+        return;
+    }
+    let known = if desk.random().coin() {
+        source
+    } else {
+        destination
+    };
+    let host = known.unwrap_or_else(|| {
+        let hosts = desk.hosts();
+        desk.random().index(hosts)
+    });
+    let request = ControlRequest::Verdict {
+        target: JobTarget::Domain(desk.name(guest).to_owned()),
+        outcome,
+        uid: 0,
+    };
+    desk.ask(host, request);
+}
+
 fn draw_how(desk: &mut Desk<'_>) -> How {
     let mix = desk.shape().migrations.clone();
     let kind = desk.random().below(1_000_000);
@@ -362,15 +436,17 @@ fn draw_how(desk: &mut Desk<'_>) -> How {
     let is_v2 = kind < v2;
     let is_postcopy = !is_v2 && kind < v2 + postcopy;
     let in_store = desk.random().chance(mix.store) && !is_postcopy;
+    let is_own = desk.random().chance(mix.manager) && !is_postcopy;
     How {
         protocol: match is_v2 {
             true => Protocol::V2,
             false => Protocol::V3,
         },
-        authority: match (is_v2, in_store) {
-            (true, _) => Authority::Source,
-            (false, true) => Authority::Store,
-            (false, false) => Authority::Destination,
+        authority: match (is_v2, in_store, is_own) {
+            (true, _, _) => Authority::Source,
+            (false, true, _) => Authority::Store,
+            (false, false, true) => Authority::Manager,
+            (false, false, false) => Authority::Destination,
         },
         postcopy: is_postcopy,
         downtime_limit: None,

@@ -4,6 +4,8 @@
 //! copy counted to is the guest, and P2 and P8 are judged by it alone.
 //! Not here: the processes that copies live in (`qemu`).
 
+use std::collections::BTreeSet;
+
 use journal_format::number::DomainId;
 use journal_format::record::WantedRunState;
 
@@ -37,11 +39,11 @@ pub struct Guest {
     pub outside: Option<Micros>,
     /// A disk lied about what it had of this guest's journals, which no journal can tell.
     pub betrayed: bool,
-    /// A QEMU of it died of itself since it was booted.
+    /// A QEMU of it ended without a sidecar's doing since it was booted.
     pub has_died: bool,
-    /// A journal that its open migration stands in is, or may be, not what was written to it; or
-    /// somebody else claims a QEMU of it.
-    pub suspect: bool,
+    /// Hosts whose journal is, or may be, not what was written to it, or where somebody else claims its
+    /// QEMU: until a job of it begins there, whatever stood in that journal before may come up.
+    pub suspects: BTreeSet<HostNumber>,
     /// Every process of it.
     pub qemus: Vec<QemuNumber>,
     /// Another process that serves the monitor socket on a host.
@@ -69,7 +71,7 @@ impl Guest {
             outside: None,
             betrayed: false,
             has_died: false,
-            suspect: false,
+            suspects: BTreeSet::new(),
             qemus: Vec::new(),
             decoy: None,
         }
@@ -83,7 +85,6 @@ impl Guest {
         self.outside = None;
         self.betrayed = false;
         self.has_died = false;
-        self.suspect = false;
         self.wanted = Some(WantedRunState::Running);
         self.newest
     }
@@ -94,6 +95,12 @@ impl Guest {
         self.decoy
             .filter(|(at, _)| *at == host)
             .map(|(_, qemu)| qemu)
+    }
+
+    /// Does one of its migrations stand, or may stand, in a journal that is not what was written to it?
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        !self.suspects.is_empty()
     }
 
     /// May what is wrong with it have been made so from outside, or by a disk?

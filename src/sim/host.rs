@@ -115,10 +115,14 @@ pub(super) struct Host {
     pub(super) tail_lost: bool,
     /// Records are missing in the journal as it was read last.
     has_gaps: bool,
+    /// Records were missing when this sidecar was started.
+    lacks_records: bool,
     /// An older copy of the journal, to be put back.
     pub(super) backup: Option<super::disk::Backup>,
     /// The reply to one of the next effects is lost.
     pub(super) lose_reply: bool,
+    /// Its sidecar is started with another store than those of the other hosts.
+    pub(super) has_other_store: bool,
     /// Times that the journal failed to open, one after the other.
     failures: u32,
 }
@@ -154,8 +158,10 @@ impl Host {
             lies: 0,
             tail_lost: false,
             has_gaps: false,
+            lacks_records: false,
             backup: None,
             lose_reply: false,
+            has_other_store: false,
             failures: 0,
         }
     }
@@ -243,14 +249,20 @@ impl World {
             })
             .collect();
         host.has_gaps |= !lost.is_empty();
+        host.lacks_records = !lost.is_empty();
         let ledger = Rc::clone(&host.ledger);
+        let store = match host.has_other_store {
+            // One of its own: nothing that is begun meanwhile has it for its authority.
+            true => format!("{STORE}-{at}"),
+            false => STORE.to_owned(),
+        };
         let make = |config| Noted::new(Engine::resume(config, known), ledger);
         let opening = Node::open_with(
             opened,
             make,
             host.boot,
             peer_name(at),
-            Some(STORE.to_owned()),
+            Some(store),
             time,
             CrashSwitch::default(),
         );
@@ -430,17 +442,13 @@ impl World {
         };
         let (effects, messages) = sidecar.outbox.take().unwrap_or_default();
         // Who watches changes first, so that effects for a new domain find its monitor.
-        let mut others = Vec::with_capacity(messages.len());
-        for message in messages {
-            match message {
-                Message::Watch { .. } | Message::Unwatch { .. } => self.watch(at, message),
-                other => others.push(other),
-            }
+        for message in &messages {
+            self.watch(at, message);
         }
         for effect in effects {
             self.hand_effect(at, effect);
         }
-        for message in others {
+        for message in messages {
             self.deliver(at, message);
         }
         let life = self.hosts[at].life;
@@ -531,13 +539,14 @@ impl World {
         match notice {
             Notice::JobBegun(job) => {
                 self.say(|_| format!("host {at}: {} begins {}", job.name, job.kind));
-                if job.kind == journal_format::record::JobKind::MigrationOut {
-                    self.coverage.migrations += 1;
-                    // Whatever was open before is closed.
-                    if let Some(guest) = self.guest_of(job.domain) {
-                        self.lab.guests[guest].suspect = false;
-                        self.lab.guests[guest].has_died = false;
+                let begins = job.kind == journal_format::record::JobKind::MigrationOut;
+                self.coverage.migrations += u64::from(begins);
+                if let Some(guest) = self.guest_of(job.domain) {
+                    // Whatever was open before is closed, at this host.
+                    if !self.hosts[at].lacks_records {
+                        self.lab.guests[guest].suspects.remove(&at);
                     }
+                    self.lab.guests[guest].has_died &= !begins;
                 }
             }
             Notice::JobEnded(job) => {

@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
-use journal_format::record::{Draft, Evidence, KeyChange, KeyValue, Outcome, Record, RecordBody};
+use journal_format::record::{
+    Decided, Decision, Draft, Evidence, KeyChange, KeyValue, Outcome, PeerAnswer, Record,
+    RecordBody,
+};
 
 use super::coverage::Coverage;
 use crate::engine::{Engine, Input, Now, Rule, Step, decide};
@@ -26,6 +29,10 @@ pub(super) enum Fact {
     SourceEnds,
     /// The guest counts as started at this side.
     Started(MigrationId),
+    /// A licence was taken.
+    Committed(MigrationId),
+    /// The manager said which copy ends, and the other side could not be asked.
+    ManagersWord,
 }
 
 /// What one journal owes.
@@ -124,10 +131,13 @@ impl Ledger {
                 Some(Fact::DestinationEnds)
             }
             RecordBody::MigrationStarted(named) => Some(Fact::Started(named.migration)),
+            RecordBody::MigrationCommitted(committed) => committed
+                .cookie
+                .map(|cookie| Fact::Committed(cookie.migration)),
             RecordBody::Decided(decided) => {
                 self.coverage.decided(&decided.rule);
                 self.judge_decision(&decided.rule, &decided.evidence);
-                None
+                is_managers_word(decided).then_some(Fact::ManagersWord)
             }
             _ => None,
         };
@@ -142,9 +152,10 @@ impl Ledger {
             self.breaks(format!("P7: a decision under '{name}', which is no rule"));
             return;
         };
-        // An operator's word is no row of the table; over damage the histories decide, and `explain`
+        // An operator's or a manager's word is no row of the table; over damage the histories decide, and `explain`
         // goes over them.
-        if rule == Rule::OperatorResolved || evidence.journal_damaged {
+        if matches!(rule, Rule::OperatorResolved | Rule::ManagerVerdict) || evidence.journal_damaged
+        {
             return;
         }
         let again = decide(evidence);
@@ -321,6 +332,16 @@ impl Ledger {
         let newest = self.records.back();
         newest.map_or("none", |draft| draft.body.type_name())
     }
+}
+
+/// Nobody but the manager can know then whether the other copy is good: it drives both sides itself, and
+/// its word is the decision (DESIGN.md, section 6, authority manager).
+fn is_managers_word(decided: &Decided) -> bool {
+    let is_alone = matches!(
+        decided.evidence.peer,
+        PeerAnswer::Unreachable | PeerAnswer::Amnesia | PeerAnswer::NoSuchMigration
+    );
+    is_alone && decided.rule == Rule::ManagerVerdict.name() && decided.decision == Decision::Kill
 }
 
 fn proposes_aborted(change: &KeyChange) -> bool {

@@ -7,7 +7,7 @@
 use core::fmt;
 
 use journal_format::number::{Id128, MigrationId};
-use journal_format::record::{Authority, Observed, Protocol, WantedRunState};
+use journal_format::record::{Authority, EffectCommand, Observed, Protocol, WantedRunState};
 
 use super::host::{Waiter, peer_name};
 use super::qemu::uri;
@@ -243,9 +243,47 @@ impl<'a> Desk<'a> {
     /// Ends whatever a host has of a guest, as a human does who gives it up.
     pub fn destroy(&mut self, host: HostNumber, guest: GuestNumber) {
         while let Some(number) = self.newest_process(host, guest) {
+            // To a journal that still has a job of it this is a crash.
+            self.world.lab.guests[guest].has_died = true;
             self.world.lab.end(number);
         }
         self.world.settle_moment();
+    }
+
+    /// Authority manager: continues a guest's QEMU past its sidecar, if the guest waits there with all that
+    /// was sent, and its owner wants it to run.
+    pub fn cont_by_hand(&mut self, host: HostNumber, guest: GuestNumber) -> bool {
+        let wants = self.world.lab.guests[guest].wanted == Some(WantedRunState::Running);
+        let Some(number) = self.newest_process(host, guest).filter(|_| wants) else {
+            return false;
+        };
+        let waits = self.has_sent_or_loaded(number);
+        if waits {
+            drop(self.world.lab.execute(number, &EffectCommand::Cont));
+            self.world.settle_moment();
+        }
+        waits
+    }
+
+    /// Authority manager: ends a guest's QEMU past its sidecar, if everything was sent from there or to it.
+    pub fn quit_by_hand(&mut self, host: HostNumber, guest: GuestNumber) -> bool {
+        let Some(number) = self.newest_process(host, guest) else {
+            return false;
+        };
+        let waits = self.has_sent_or_loaded(number);
+        if waits {
+            self.world.lab.guests[guest].has_died = true;
+            self.world.lab.end(number);
+            self.world.settle_moment();
+        }
+        waits
+    }
+
+    fn has_sent_or_loaded(&self, number: QemuNumber) -> bool {
+        use journal_format::record::{MigrationStatus, RunState};
+        let qemu = &self.world.lab.qemus[number];
+        let stands = matches!(qemu.run, RunState::Paused | RunState::Postmigrate);
+        stands && !qemu.mute && qemu.status == MigrationStatus::Completed
     }
 
     /// Asks a sidecar. The answer comes as [`Heard::Answered`], or none does.
@@ -378,6 +416,9 @@ impl World {
         {
             self.owner_was_answered(name, *wanted, pending.before, &result);
         }
+        if let (Asked::Add(guest), Ok(_)) = (&pending.request, &result) {
+            self.was_registered(pending.host, *guest);
+        }
         if let Err(refusal) = &result {
             let host = pending.host;
             self.say(|_| format!("host {host}: refuses: {refusal}"));
@@ -387,6 +428,20 @@ impl World {
             result: Some(&result),
         };
         self.tell_manager(heard);
+    }
+
+    /// What the owner wants is recorded at registration, from what QEMU shows: whoever registers a copy that
+    /// stands still, after its journal was lost, says that it is to.
+    fn was_registered(&mut self, host: HostNumber, guest: GuestNumber) {
+        use journal_format::record::RunState;
+        let mut living = self.lab.living(guest);
+        let stands = living.any(|number| {
+            let qemu = &self.lab.qemus[number];
+            qemu.host == host && !matches!(qemu.run, RunState::Running | RunState::Inmigrate)
+        });
+        if stands && self.lab.guests[guest].wanted == Some(WantedRunState::Running) {
+            self.lab.guests[guest].wanted = None;
+        }
     }
 
     fn owner_was_answered(

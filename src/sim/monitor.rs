@@ -90,12 +90,12 @@ fn is_moving(status: Option<&MigrationStatus>) -> bool {
 
 impl World {
     /// The engine says which QEMU is watched, or that none is any more.
-    pub(super) fn watch(&mut self, at: HostNumber, message: Message) {
+    pub(super) fn watch(&mut self, at: HostNumber, message: &Message) {
         let (domain, watched) = match message {
             Message::Watch {
                 domain, instance, ..
-            } => (domain, Some(instance)),
-            Message::Unwatch { domain } => (domain, None),
+            } => (*domain, Some(*instance)),
+            Message::Unwatch { domain } => (*domain, None),
             _ => return,
         };
         let Some(guest) = self.guest_of(domain) else {

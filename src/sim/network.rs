@@ -4,11 +4,14 @@
 //! engine knows; what was perhaps sent is never called not sent.
 //! Not here: what is asked and answered (the engine), when a link fails (`fault`).
 
-use journal_format::number::{Id128, Nonce};
+use std::collections::{BTreeMap, BTreeSet};
+
+use journal_format::number::{Id128, MigrationId, Nonce};
+use journal_format::record::{Authority, PeerAnswer};
 
 use super::host::{Waiter, parse_peer};
 use super::world::{What, World};
-use super::{HostNumber, Micros};
+use super::{GuestNumber, HostNumber, Micros};
 use crate::engine::{Envelope, Input, PEER_WAIT_MS_MAX, PeerFailure, PeerRequest, PeerResponse};
 
 /// A question on its way.
@@ -46,6 +49,12 @@ pub(super) struct Network {
     cuts: Vec<Vec<u32>>,
     /// What happens to the next message.
     pub(super) mishap: Option<Mishap>,
+    /// The next licence names another authority when it arrives.
+    pub(super) other_authority: bool,
+    /// What was prepared at a host, by the guest's name.
+    prepared: BTreeMap<(HostNumber, MigrationId), String>,
+    /// Licences that reached it.
+    licensed: BTreeSet<(HostNumber, MigrationId)>,
     asks: u64,
 }
 
@@ -54,6 +63,9 @@ impl Network {
         Network {
             cuts: vec![vec![0; hosts]; hosts],
             mishap: None,
+            other_authority: false,
+            prepared: BTreeMap::new(),
+            licensed: BTreeSet::new(),
             asks: 0,
         }
     }
@@ -64,6 +76,42 @@ impl Network {
 
     pub(super) fn mend(&mut self, from: HostNumber, to: HostNumber) {
         self.cuts[from][to] = self.cuts[from][to].saturating_sub(1);
+    }
+
+    /// Notes what arrives, and changes it on its way if that is due.
+    fn deliver(&mut self, to: HostNumber, request: &mut PeerRequest) {
+        match request {
+            PeerRequest::Prepare {
+                migration, name, ..
+            } => drop(self.prepared.insert((to, *migration), name.clone())),
+            PeerRequest::Finish { cookie } if core::mem::take(&mut self.other_authority) => {
+                cookie.authority = match cookie.authority {
+                    Authority::Destination => Authority::Store,
+                    Authority::Store => Authority::Manager,
+                    Authority::Manager => Authority::Source,
+                    Authority::Source => Authority::Destination,
+                };
+            }
+            PeerRequest::Finish { cookie } => drop(self.licensed.insert((to, cookie.migration))),
+            _ => {}
+        }
+    }
+
+    /// An answer with a licence arrives.
+    fn deliver_answer(&mut self, to: HostNumber, response: &PeerResponse) {
+        if let PeerResponse::Answer {
+            cookie: Some(cookie),
+            ..
+        } = response
+        {
+            self.licensed.insert((to, cookie.migration));
+        }
+    }
+
+    /// Was that migration prepared at this host, and no licence that is its own ever came here?
+    pub(super) fn lacks_licence(&self, at: HostNumber, migration: MigrationId) -> bool {
+        let key = (at, migration);
+        self.prepared.contains_key(&key) && !self.licensed.contains(&key)
     }
 
     fn is_cut(&self, from: HostNumber, to: HostNumber) -> bool {
@@ -106,12 +154,12 @@ impl World {
         let delay = self.draw(self.shape.latencies.network);
         if self.network.is_cut(from, to) || self.network.is_cut(to, from) {
             // No connection comes about.
-            return self.after(WAIT, What::NoAnswer(number));
+            return self.at_end_of_wait(WAIT, What::NoAnswer(number));
         }
         match self.network.mishap.take() {
             Some(Mishap::Lost) => {
                 self.mark_sent(number);
-                self.after(WAIT, What::NoAnswer(number));
+                self.at_end_of_wait(WAIT, What::NoAnswer(number));
             }
             Some(Mishap::Repeated) => {
                 let later = self.random.between(100, 3_000_000);
@@ -122,7 +170,7 @@ impl World {
                 let later = self.random.between(1_000, 15_000_000);
                 self.mark_sent(number);
                 self.comes(number, delay + later, What::Question(number));
-                self.after(WAIT, What::NoAnswer(number));
+                self.at_end_of_wait(WAIT, What::NoAnswer(number));
             }
             None => self.comes(number, delay, What::Question(number)),
         }
@@ -149,16 +197,15 @@ impl World {
         ask.coming = ask.coming.saturating_sub(1);
         let (from, to) = (ask.from, ask.to);
         if self.hosts[to].sidecar.is_none() {
-            let delay = match self.hosts[to].is_off {
+            return match self.hosts[to].is_off {
                 // Nobody says that nobody is there.
-                true => WAIT,
-                false => 100,
+                true => self.at_end_of_wait(WAIT, What::NoAnswer(number)),
+                false => self.after(100, What::NoAnswer(number)),
             };
-            return self.after(delay, What::NoAnswer(number));
         }
         ask.sent = true;
         if self.network.is_cut(from, to) {
-            return self.after(WAIT, What::NoAnswer(number));
+            return self.at_end_of_wait(WAIT, What::NoAnswer(number));
         }
         self.put_question(number);
     }
@@ -175,7 +222,8 @@ impl World {
         let Some(ask) = self.asks.get(&number) else {
             return;
         };
-        let (to, envelope, request) = (ask.to, ask.envelope, ask.request.clone());
+        let (to, envelope, mut request) = (ask.to, ask.envelope, ask.request.clone());
+        self.network.deliver(to, &mut request);
         let nonce = Nonce(Id128(self.hosts[to].random.bytes()));
         let Some(token) = self.hosts[to].token(Waiter::Peer(number)) else {
             return;
@@ -189,7 +237,7 @@ impl World {
                 request,
             },
         );
-        self.after(WAIT, What::NoAnswer(number));
+        self.at_end_of_wait(WAIT, What::NoAnswer(number));
     }
 
     /// A sidecar answers.
@@ -213,34 +261,57 @@ impl World {
         self.after(delay, What::Response(number));
     }
 
-    /// Protocol v2: with the word that its copy is whole the source ends its own, and what becomes of
-    /// that copy afterwards is the protocol's own window.
+    /// A word that a side says of its own copy is used a moment later, and what becomes of that copy in
+    /// between loses the guest whatever is decided. In v2 a destination that says whole is the guest from
+    /// then on: that is the protocol's own window. A source that says that it is safe is believed for as
+    /// long as it takes to use its word (both are limits that ARCHITECTURE.md names).
     fn judge_answer(&mut self, to: HostNumber, number: u64, response: &PeerResponse) {
-        use journal_format::record::PeerAnswer;
-        let PeerResponse::Answer {
-            answer: PeerAnswer::Whole,
-            ..
-        } = response
-        else {
+        let PeerResponse::Answer { answer, .. } = response else {
             return;
         };
         let Some(ask) = self.asks.get(&number) else {
             return;
         };
-        let (migration, from) = (ask.request.migration(), ask.from);
-        let _ = migration;
-        for guest in 0..self.lab.guests.len() {
-            let of_guest: Vec<usize> = self.lab.living(guest).collect();
-            let here = |one: &&usize| self.lab.qemus[**one].host == to;
-            let is_whole = of_guest
-                .iter()
-                .filter(here)
-                .any(|one| self.lab.carries(*one));
-            for one in of_guest {
-                let qemu = &self.lab.qemus[one];
-                if is_whole && qemu.host == from && qemu.is_sender() {
-                    self.lab.qemus[one].forsaken = true;
+        let (from, migration) = (ask.from, ask.request.migration());
+        match answer {
+            PeerAnswer::Whole => {
+                if let Some(guest) = self.guest_prepared(to, migration) {
+                    self.rely_on_destination(guest, to, from);
                 }
+            }
+            PeerAnswer::GrantedAndSafe => {
+                let guest = self.guest_prepared(from, migration);
+                let living = guest.map(|guest| self.lab.living(guest).collect());
+                for number in living.unwrap_or(Vec::new()) {
+                    let qemu = &self.lab.qemus[number];
+                    let vouches = qemu.host == to && qemu.is_sender() && self.lab.carries(number);
+                    if vouches {
+                        self.lab.qemus[number].vouched = Some(self.now);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The guest of a migration that was prepared at that host.
+    fn guest_prepared(&self, at: HostNumber, migration: MigrationId) -> Option<GuestNumber> {
+        let name = self.network.prepared.get(&(at, migration))?;
+        let mut guests = self.lab.guests.iter();
+        guests.position(|guest| guest.name == *name)
+    }
+
+    fn rely_on_destination(&mut self, guest: GuestNumber, at: HostNumber, source: HostNumber) {
+        let of_guest: Vec<usize> = self.lab.living(guest).collect();
+        let here = |one: &&usize| self.lab.qemus[**one].host == at;
+        let is_whole = of_guest
+            .iter()
+            .filter(here)
+            .any(|one| self.lab.carries(*one));
+        for one in of_guest {
+            let qemu = &self.lab.qemus[one];
+            if is_whole && qemu.host == source && qemu.is_sender() {
+                self.lab.qemus[one].forsaken = true;
             }
         }
     }
@@ -250,7 +321,9 @@ impl World {
         let Some(ask) = self.asks.get_mut(&number) else {
             return;
         };
+        let from = ask.from;
         if let Some(answer) = ask.answer.take() {
+            self.network.deliver_answer(from, &answer.1);
             self.end_ask(number, Ok(answer));
         }
     }

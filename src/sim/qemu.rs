@@ -123,6 +123,8 @@ pub struct Qemu {
     pub forsaken: bool,
     /// The guest counts as started elsewhere, though it may not have been.
     pub presumed: bool,
+    /// When its sidecar last said that this is a copy to fall back to, and that was so.
+    pub(super) vouched: Option<Micros>,
 }
 
 impl Qemu {
@@ -214,6 +216,7 @@ impl Lab {
             survives,
             forsaken: false,
             presumed: false,
+            vouched: None,
         });
         let qemus = &self.qemus;
         let known = &mut self.guests[guest].qemus;

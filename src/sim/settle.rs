@@ -135,7 +135,7 @@ impl World {
             return Ok(());
         }
         // A journal that is lost leaves what it knew of to a human.
-        if one.suspect && one.executes.is_none() {
+        if one.is_suspect() && one.executes.is_none() {
             return Ok(());
         }
         match holders.as_slice() {
@@ -149,7 +149,7 @@ impl World {
                 }
             }
             // A journal that is lost leaves what it knew of to a human.
-            _ if one.suspect => Ok(()),
+            _ if one.is_suspect() => Ok(()),
             many => Err(format!("P4: {name} is left in the processes {many:?}")),
         }
     }
@@ -191,13 +191,19 @@ impl World {
     /// The holds that may stay, each only after what it is there for (DESIGN.md, section 7).
     fn may_hold(&self, guest: GuestNumber, rule: &str) -> bool {
         let one = &self.lab.guests[guest];
+        // A hand from outside did what no migration does, or a disk lied: any state may be the result, and
+        // whoever looks at it is human.
+        if one.is_excused() {
+            return true;
+        }
         let Some(rule) = Rule::from_name(rule) else {
             return false;
         };
         match rule {
             // This copy may have run on by itself before it died.
-            Rule::SourcePerformDeadUnwatched => one.has_died || one.suspect,
-            Rule::SourcePerformDeadAsking => one.has_died && one.suspect,
+            Rule::SourcePerformDeadUnwatched => one.has_died || one.is_suspect(),
+            // The other side can be asked, so it says amnesia.
+            Rule::SourcePerformDeadAsking => one.is_suspect(),
             // One of the journals is not what it was.
             Rule::SourceGrantedAmnesia
             | Rule::SourcePerform2Amnesia
@@ -207,15 +213,19 @@ impl World {
             | Rule::StoreKeyForeign
             | Rule::SourceStoreOlder
             | Rule::DestinationStoreAmnesia
-            | Rule::ClaimedByAnother => one.suspect,
-            // The winner is gone before it could say that it started.
-            Rule::SourceStoreInDoubt => one.has_died,
-            // A hand from outside did what no migration does.
-            Rule::NoRuleForThis
-            | Rule::SourceGrantedOther
-            | Rule::SourceGrantedStartedUnproven
-            | Rule::SourceGrantedRunning => one.is_excused(),
-            _ => one.betrayed,
+            | Rule::ClaimedByAnother => one.is_suspect(),
+            // The winner is gone before the key says that it started, or its journal is: it knows
+            // nothing of its commit, which stands in the store, so that nobody moves that on and no
+            // aborted can be put there.
+            Rule::SourceStoreInDoubt => one.has_died || one.is_suspect(),
+            // The source's copy is dead, and the destination's journal is not the one that took the
+            // migration: it says amnesia to every question, so nothing it lacks proves anything, and
+            // there may be a commit of the lost journal on its way to the store. A dead source never
+            // proposes aborted: with the peer gone this hold is named in section 6.
+            Rule::SourceStoreDead => one.is_suspect(),
+            // A QEMU ended that the manager may have continued before: only a word tells.
+            Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => one.has_died,
+            _ => false,
         }
     }
 

@@ -90,6 +90,8 @@ pub struct Rates {
     pub replaced_qemu: u32,
     /// The store is down for a while, or its answer to a change is lost.
     pub store: u32,
+    /// A licence names another authority on its way, or a sidecar is restarted with another store.
+    pub other_authority: u32,
     /// The manager dies and knows nothing any more.
     pub manager_crash: u32,
     /// The manager gives a migration up, or asks twice.
@@ -108,6 +110,8 @@ pub struct Mix {
     pub postcopy: u32,
     /// Of those by v3, the ones whose authority is the store.
     pub store: u32,
+    /// Of the rest of them, the ones whose authority is the manager.
+    pub manager: u32,
 }
 
 impl Default for Shape {
@@ -142,6 +146,7 @@ impl Default for Mix {
             v2: 250_000,
             postcopy: 200_000,
             store: 300_000,
+            manager: 200_000,
         }
     }
 }
@@ -171,6 +176,7 @@ impl Default for Rates {
             foreign_claim: 3_000,
             replaced_qemu: 3_000,
             store: 20_000,
+            other_authority: 6_000,
             manager_crash: 20_000,
             manager_cancel: 40_000,
             owner: 60_000,
@@ -203,6 +209,7 @@ impl Rates {
         foreign_claim: 0,
         replaced_qemu: 0,
         store: 0,
+        other_authority: 0,
         manager_crash: 0,
         manager_cancel: 0,
         owner: 0,

@@ -5,7 +5,7 @@
 //! Not here: what each part does (`host`, `monitor`, `network`, `qemu`, `fault`), judging (`settle`).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use journal_format::number::{BootId, DomainId, HostId, Id128};
 use journal_format::record::EffectCommand;
@@ -71,6 +71,9 @@ pub(super) enum What {
     Over(usize),
 }
 
+/// How long a word is on its way: the answer, a look at QEMU, and the batch that uses it.
+const VOUCHED: Micros = 5_000;
+
 #[derive(Debug)]
 struct Due {
     at: Micros,
@@ -101,6 +104,8 @@ pub struct World {
     pub(super) shape: Shape,
     pub(super) now: Micros,
     queue: BinaryHeap<Reverse<Due>>,
+    /// The ends of waits that are all equally long: due in the order in which they began.
+    waits: VecDeque<Due>,
     numbers: u64,
     pub(super) random: Random,
     pub(super) lab: Lab,
@@ -133,7 +138,7 @@ impl World {
     pub fn new(seed: u64, shape: &Shape, plan: Vec<Planned>, manager: Box<dyn Manager>) -> World {
         let mut random = Random::new(seed);
         let lab = Lab::new(random.fork(1));
-        let segment_sizes = [128, 256, 1024, 2048].map(|kib: u64| kib * 1024);
+        let segment_sizes = [128, 256, 512, 1024].map(|kib: u64| kib * 1024);
         let hosts = (0..shape.hosts)
             .map(|number| {
                 let mut own = random.fork(100 + number as u64);
@@ -153,6 +158,7 @@ impl World {
             shape: shape.clone(),
             now: 0,
             queue: BinaryHeap::new(),
+            waits: VecDeque::new(),
             numbers: 0,
             lab,
             hosts,
@@ -210,6 +216,33 @@ impl World {
             number: self.numbers,
             what,
         }));
+    }
+
+    /// The end of a wait that is as long as every other one that is put here.
+    pub(super) fn at_end_of_wait(&mut self, wait: Micros, what: What) {
+        self.numbers += 1;
+        self.waits.push_back(Due {
+            at: self.now + wait,
+            number: self.numbers,
+            what,
+        });
+    }
+
+    /// What happens next, if that is before `end`.
+    fn next_due(&mut self, end: Micros) -> Option<Due> {
+        let first = self.queue.peek().map(|Reverse(due)| (due.at, due.number));
+        let wait = self.waits.front().map(|due| (due.at, due.number));
+        let (at, is_wait) = match (first, wait) {
+            (Some(first), Some(wait)) if wait < first => (wait.0, true),
+            (Some(first), _) => (first.0, false),
+            (None, Some(wait)) => (wait.0, true),
+            (None, None) => return None,
+        };
+        match (at <= end, is_wait) {
+            (false, _) => None,
+            (true, true) => self.waits.pop_front(),
+            (true, false) => self.queue.pop().map(|Reverse(due)| due),
+        }
     }
 
     /// A number that was never given before.
@@ -279,11 +312,7 @@ impl World {
     /// Lets everything happen up to that time, or until something is broken.
     pub fn run_until(&mut self, end: Micros) {
         while self.lab.broken.is_none() {
-            match self.queue.peek() {
-                Some(Reverse(due)) if due.at <= end => {}
-                Some(_) | None => break,
-            }
-            let Some(Reverse(due)) = self.queue.pop() else {
+            let Some(due) = self.next_due(end) else {
                 break;
             };
             self.now = due.at;
@@ -410,13 +439,33 @@ impl World {
                 for number in here.iter().chain(&elsewhere) {
                     let others = || here.iter().chain(&elsewhere).filter(|one| *one != number);
                     let waits = !self.lab.qemus[*number].is_sender();
-                    if waits && others().any(|other| self.lab.carries(*other)) {
+                    let is_good = |other: &QemuNumber| self.lab.carries(*other);
+                    if waits && (others().any(is_good) || self.was_vouched_for(guest)) {
                         self.lab.qemus[*number].forsaken = true;
                     }
                 }
             }
             Fact::Started(_) => self.judge_started(guest, &here, &elsewhere),
+            Fact::ManagersWord => {
+                for number in here {
+                    self.lab.qemus[number].forsaken = true;
+                }
+            }
+            // Whoever else decides, a licence is for this very migration and on its terms.
+            Fact::Committed(migration) if self.network.lacks_licence(host, migration) => {
+                let name = &self.lab.guests[guest].name;
+                let why = format!("P2: host {host} takes {name} on a licence that is none");
+                self.lab.breaks(&why);
+            }
+            Fact::Committed(_) => {}
         }
+    }
+
+    /// Did a copy of it die between its sidecar's word that it is one to fall back to and the use of that?
+    fn was_vouched_for(&self, guest: GuestNumber) -> bool {
+        let since = self.now.saturating_sub(VOUCHED);
+        let mut of_guest = self.lab.guests[guest].qemus.iter();
+        of_guest.any(|one| self.lab.qemus[*one].vouched.is_some_and(|at| at >= since))
     }
 
     fn judge_started(&mut self, guest: GuestNumber, here: &[QemuNumber], elsewhere: &[QemuNumber]) {

@@ -44,6 +44,9 @@ pub(crate) struct SimArgs {
     /// A fleet's shape: hosts, guests, latencies, fault rates (TOML; see tools/fleet.toml)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Runs that may be spent on taking faults out of the schedule of a violation; 0: it is told as it is
+    #[arg(long, value_name = "RUNS", default_value_t = MINIMISING_RUNS_MAX)]
+    minimise: usize,
     /// Print what happens, line by line
     #[arg(long)]
     story: bool,
@@ -167,6 +170,13 @@ fn progress(args: &SimArgs, runs: u64, all: &Coverage, begun: Instant) -> String
     )
 }
 
+/// What this process has used: whatever else runs on the machine.
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+fn processor_seconds() -> f64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}
+
 #[allow(clippy::cast_precision_loss, reason = "for people")]
 fn per_second(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds.max(1e-9)
@@ -193,9 +203,10 @@ fn summary(
     writeln!(out, "seeds       {first} to {last}: no promise was broken")?;
     writeln!(
         out,
-        "migrations  {} in {runs} runs, {:.0} a second",
+        "migrations  {} in {runs} runs, {:.0} a second, {:.0} a second of the processor",
         all.migrations,
-        per_second(all.migrations, seconds)
+        per_second(all.migrations, seconds),
+        per_second(all.migrations, processor_seconds())
     )?;
     writeln!(
         out,
@@ -245,7 +256,7 @@ fn report(
     out: &mut impl Write,
 ) -> Result<(), ToolError> {
     let seed = outcome.seed;
-    let plan = sim::minimise(shape, outcome, MINIMISING_RUNS_MAX);
+    let plan = sim::minimise(shape, outcome, args.minimise);
     let again = sim::run_plan(seed, shape, plan.clone(), Box::new(Fleet::default()), true);
     let broken = again.broken.as_deref().unwrap_or("gone when run again");
     writeln!(out, "\nminimised to {} faults: {broken}", plan.len())?;

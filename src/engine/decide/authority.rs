@@ -72,7 +72,10 @@ pub(super) fn source_manager(evidence: &Evidence) -> Rule {
     match observed.process {
         // What the manager may have said at the destination comes first.
         Process::Dead if evidence.peer == PeerAnswer::NotAsked => return Rule::SourceGrantedDead,
-        Process::Dead => return Rule::SourceVerdictQuit,
+        // Watched from its stop to its end, it was ended as it stood there. Else the manager may have continued
+        // it before, which is its verdict too, and the opposite one.
+        Process::Dead if evidence.watched => return Rule::SourceVerdictQuit,
+        Process::Dead => return Rule::SourceVerdictAwaited,
         Process::Mute | Process::OtherInstance => return Rule::SourceVerdictAwaited,
         Process::Alive => {}
     }
@@ -119,6 +122,15 @@ fn is_licensed(evidence: &Evidence) -> bool {
     }
 }
 
+/// The same, or the source has not said anything that speaks against it.
+fn may_be_licensed(evidence: &Evidence) -> bool {
+    let is_silent = matches!(
+        evidence.peer,
+        PeerAnswer::NotAsked | PeerAnswer::Unreachable | PeerAnswer::Amnesia
+    );
+    is_silent || is_licensed(evidence)
+}
+
 /// Nothing is decided in this journal, and its QEMU is alive and waits or is whole.
 pub(super) fn destination_undecided(evidence: &Evidence) -> Option<Rule> {
     let takeable = is_takeable(evidence);
@@ -157,6 +169,10 @@ fn destination_store(evidence: &Evidence, takeable: bool) -> Option<Rule> {
 /// Nothing is decided, and QEMU is gone.
 pub(super) fn destination_dead(evidence: &Evidence) -> Rule {
     match evidence.authority {
+        // Nobody saw whether the manager continued it before, which is its verdict too, and the opposite one.
+        Authority::Manager if evidence.recovering && may_be_licensed(evidence) => {
+            Rule::DestinationVerdictAwaited
+        }
         Authority::Manager if is_licensed(evidence) => Rule::DestinationVerdictQuit,
         Authority::Destination | Authority::Store | Authority::Source | Authority::Manager => {
             Rule::DestinationPrepareDead

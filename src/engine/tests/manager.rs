@@ -221,6 +221,43 @@ fn a_verdict_counts_where_the_other_side_is_away() {
     }
 }
 
+/// A source whose QEMU is gone does not say so in words: that it no longer vouches for its copy is enough.
+/// Found by the simulator.
+#[test]
+fn aborted_waits_for_a_source_that_vouches_for_its_copy() {
+    let mut world = waiting();
+    world.crash(A);
+    world.kill(A);
+    world.restart(A);
+    let said = why(verdict(&mut world, B, Outcome::Aborted));
+    assert!(said.contains("stands there whole"), "{said}");
+    // Nor is its end taken for the manager's `quit`: it may have been continued before.
+    assert_eq!(world.held(A), Some("source-verdict-awaited"));
+    assert_eq!(world.running(), Vec::<usize>::new());
+    assert!(verdict(&mut world, A, Outcome::Committed).is_ok());
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "the copy at the destination was the only one");
+    assert_eq!(world.running(), vec![B]);
+}
+
+/// A QEMU that the manager continued, and that ended before its sidecar was back. Found by the simulator.
+#[test]
+fn an_end_that_nobody_watched_is_no_verdict() {
+    for (at, word) in [
+        (A, "source-verdict-awaited"),
+        (B, "destination-verdict-awaited"),
+    ] {
+        let mut world = waiting();
+        world.crash(at);
+        world.kill(at);
+        world.restart(at);
+        world.run_for(SETTLE_MS);
+        assert_eq!(world.held(at), Some(word), "{}", world.story());
+        assert_eq!(recorded(&world, at), None);
+        assert_eq!(world.running(), Vec::<usize>::new());
+    }
+}
+
 #[test]
 fn the_manager_s_own_cont_is_its_verdict() {
     for (at, outcome) in [(A, Outcome::Aborted), (B, Outcome::Committed)] {

@@ -99,6 +99,41 @@ fn a_sound_journal_is_clean() {
     assert!(check_accounted(&place, "sound").is_empty());
 }
 
+/// What stands behind a gap says which domains it does not concern: so it is told behind it, inside a batch
+/// too. Found by the simulator.
+#[test]
+fn a_gap_inside_a_batch_is_told_in_its_place() {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..5).unwrap();
+    append(&mut log, 5..6).unwrap();
+    drop(log);
+    // The body of the third record of five.
+    let bytes = place.journal.read(&name(1)).unwrap();
+    let batches = place.read();
+    let [.., Entry::Batch(batch), Entry::Batch(_)] = batches.as_slice() else {
+        panic!("{batches:?}");
+    };
+    let at = usize::try_from(batch.records[3].offset).unwrap() - 1;
+    let at = (0..at).rev().find(|at| bytes[*at] != 0).unwrap();
+    damage(&place, 1, at, &[bytes[at] ^ 1]);
+    let resumed = place.open().unwrap();
+    let told: Vec<(u64, bool)> = resumed
+        .history()
+        .iter()
+        .map(|past| match past {
+            Past::Record(record) => (record.lsn.0, true),
+            Past::Gap(gap) => (gap.first.0, false),
+        })
+        .collect();
+    let first = batch.records[0].record.lsn().0;
+    let from = told.iter().position(|(lsn, _)| *lsn == first).unwrap();
+    let expected: Vec<(u64, bool)> = (first..first + 5)
+        .map(|lsn| (lsn, lsn != first + 2))
+        .collect();
+    assert_eq!(told[from..from + 5], expected);
+}
+
 #[test]
 fn every_flipped_bit_is_found_and_costs_only_what_it_hit() {
     let sound = three_segments();

@@ -252,13 +252,21 @@ fn of_manager() -> Vec<(Evidence, Option<Rule>)> {
         // The manager may have spoken at the destination: it is asked before the end counts.
         (manager(granted()).dead(), Some(Rule::SourceGrantedDead)),
         (
-            manager(granted()).dead().heard(P::Whole),
+            manager(granted())
+                .dead()
+                .heard(P::Whole)
+                .but(|one| one.watched = true),
             Some(Rule::SourceVerdictQuit),
         ),
         (
-            manager(granted()).dead().heard(P::Unreachable),
+            manager(granted())
+                .dead()
+                .heard(P::Unreachable)
+                .but(|one| one.watched = true),
             Some(Rule::SourceVerdictQuit),
         ),
+        // It may have been continued before it ended.
+        (manager(granted()).dead().heard(P::Whole), waits),
         (
             manager(granted()).outcome(Outcome::Committed),
             Some(Rule::SourceGrantedStarted),
@@ -290,13 +298,27 @@ fn of_manager() -> Vec<(Evidence, Option<Rule>)> {
             Some(Rule::DestinationVerdictCont),
         ),
         (
-            manager(whole()).dead().heard(P::Granted),
+            manager(whole())
+                .dead()
+                .heard(P::Granted)
+                .but(|one| one.recovering = false),
             Some(Rule::DestinationVerdictQuit),
+        ),
+        (
+            manager(whole())
+                .dead()
+                .heard(P::Granted)
+                .but(|one| one.recovering = true),
+            Some(Rule::DestinationVerdictAwaited),
         ),
         // Ended before a licence came: a crash like any other.
         (
-            manager(prepare()).dead(),
+            manager(prepare()).dead().heard(P::Performing),
             Some(Rule::DestinationPrepareDead),
+        ),
+        (
+            manager(prepare()).dead(),
+            Some(Rule::DestinationVerdictAwaited),
         ),
     ]
 }
