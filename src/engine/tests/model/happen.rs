@@ -344,7 +344,9 @@ impl Scene {
         let is_against_other = self.said.iter().any(|other| *other != outcome);
         self.qemus[A].presumed |= at == A && outcome == Outcome::Committed || is_against_other;
         self.qemus[B].forsaken |= is_against_other;
-        self.qemus[A].foreign |= is_against_other;
+        for qemu in &mut self.qemus {
+            qemu.foreign |= is_against_other;
+        }
     }
 
     /// That copy is to end: right, if the other one is good without it.

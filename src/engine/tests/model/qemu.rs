@@ -419,7 +419,9 @@ impl Scene {
             self.breaks("P2: half a guest runs");
         }
         let is_managers = self.scenario.handover == Handover::Manager;
-        if at == B && is_managers && !is_outside && !self.used(|left| left.verdicts) {
+        // That it ended the other copy is its word too.
+        let has_word = self.used(|left| left.verdicts) || !self.qemus[A].alive;
+        if at == B && is_managers && !is_outside && !has_word {
             self.breaks("P2: the guest is started without the manager's word");
         }
         if self.scenario.paused && !is_outside {
