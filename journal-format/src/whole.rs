@@ -46,6 +46,18 @@ impl Cursor {
         }
     }
 
+    /// Before a batch that is said to be there, with that first LSN and behind that chain value:
+    /// [`Cursor::advance`] tells whether it is.
+    #[must_use]
+    pub fn before(segment: &SegmentHeader, at: u64, first: Lsn, chain: Chain) -> Cursor {
+        Cursor {
+            at,
+            next: first,
+            chain,
+            ..Cursor::new(segment)
+        }
+    }
+
     /// Where the next batch begins, in bytes from the start of the segment.
     #[must_use]
     pub fn at(&self) -> u64 {

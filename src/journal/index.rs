@@ -1,68 +1,75 @@
-//! An index over the journal: where the records of a domain, of a job, or around an LSN or a time lie.
+//! An index over the journal: in which stretches of it the records of a domain lie.
 //! Invariant: derived. It is never asked whether something is durable or true; what it says is looked
 //! up in the journal; when it is missing, damaged, of another journal or ahead of this one, it is
-//! made anew. No append waits for it.
-//! Not here: the journal's own reading (`read`); deciding when to catch up (the caller, on a thread
-//! of its own).
+//! made anew. No append waits for it. Its size goes with the journal's length in extents and the domains
+//! in each segment, not with its records: of ten million it is some 14 MiB, so that it opens at once.
+//! Not here: the journal's own reading (`read`, `extent`); deciding when to catch up (the caller, on a
+//! thread of its own).
+//!
+//! It is coarse, as block range indexes are (PostgreSQL's BRIN): whoever looks something up reads whole
+//! extents and leaves out what is not asked for. A job needs no entries: its number is the place of its
+//! first record, which names the domain.
 
 mod compare;
-mod jobs;
+mod gather;
 mod keys;
 mod store;
 
 use core::fmt;
+use core::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use journal_format::number::{DomainId, JournalId, Lsn, SegmentNumber};
-use journal_format::record::{Decoded, RecordBody};
-use journal_format::scan::Batch;
+use journal_format::number::{Chain, DomainId, JournalId, Lsn, SegmentNumber};
 
 use super::disk::Disk;
-use super::read::{Entry, ReadError, Reader};
+use super::read::{ReadError, Reader};
 pub use compare::{Comparison, compare, is_in_use};
-use jobs::JobsOfBatch;
+use gather::{Gathered, LastBatch, begun};
 use keys::{
-    BATCHES, META_KEY, TIMES, batch_key, decode_batch, decode_meta, decode_name_key, decode_place,
-    decode_time_key, domain_key, encode_batch, encode_job, encode_meta, encode_place, job_key,
-    name_key, name_prefix, needs, sortable, time_key, unsortable,
+    BY_DOMAINS, EXTENTS, InSegment, META_KEY, decode_domain_key, decode_extent, decode_meta,
+    decode_name_key, domain_key, domains_of, encode_extent, encode_meta, extent_key, is_let_go,
+    name_prefix,
 };
 use store::Store;
 
-/// Where a record lies.
+/// Bytes of a segment that are one extent: little enough to be read at once, so much that few entries
+/// tell of a journal.
+pub const EXTENT_SIZE: u64 = 256 * 1024;
+
+/// Domains and names that are kept until they are written to the index.
+const GATHERED_MAX: usize = 65_536;
+
+/// The batches that begin in one [`EXTENT_SIZE`] of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The record.
-    pub lsn: Lsn,
+pub struct Extent {
     /// The segment.
     pub segment: SegmentNumber,
-    /// Where in it, in bytes.
-    pub offset: u64,
-    /// The number of its type.
-    pub kind: u16,
-}
-
-/// Where a batch lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchPlace {
-    /// Its first record.
+    /// Which extent of it, counted from 0; one in which no batch begins is not told of.
+    pub number: u16,
+    /// The first record.
     pub first: Lsn,
-    /// Its last record.
+    /// The last record.
     pub last: Lsn,
-    /// The segment.
-    pub segment: SegmentNumber,
-    /// Where in it, in bytes.
-    pub offset: u64,
-    /// When it was written, in nanoseconds since 1970.
-    pub wall: u64,
+    /// Where its first batch begins, in bytes from the start of the segment.
+    pub begin: u64,
+    /// Where its last batch ends.
+    pub end: u64,
+    /// The chain value before its first batch.
+    pub before: Chain,
+    /// The latest time at which a batch of it was written, in nanoseconds since 1970.
+    pub latest: u64,
 }
 
-/// Whose records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DomainOrJob {
-    /// A domain's.
-    Domain(DomainId),
-    /// A job's.
-    Job(Lsn),
+impl Extent {
+    /// The same with batches behind it.
+    fn joined(&self, behind: &Extent) -> Extent {
+        Extent {
+            last: behind.last,
+            end: behind.end,
+            latest: self.latest.max(behind.latest),
+            ..*self
+        }
+    }
 }
 
 /// How far the index has read, and of what.
@@ -74,14 +81,32 @@ pub struct Meta {
     pub last: Lsn,
     /// The segment it lies in.
     pub segment: SegmentNumber,
-    /// The chain value after the batch it lies in: tells this history from another one.
-    pub chain: u32,
+    /// Where its batch begins, in bytes from the start of the segment.
+    pub at: u64,
+    /// The chain value after that batch: tells this history from another one.
+    pub chain: Chain,
 }
 
-/// What a batch adds to the index.
-struct Changes {
-    place: BatchPlace,
-    entries: Vec<(Vec<u8>, Vec<u8>)>,
+impl Meta {
+    fn of(journal: JournalId, end: LastBatch) -> Meta {
+        let LastBatch {
+            last,
+            segment,
+            at,
+            chain,
+        } = end;
+        Meta {
+            journal,
+            last,
+            segment,
+            at,
+            chain,
+        }
+    }
+
+    fn is_end(&self, end: LastBatch) -> bool {
+        *self == Meta::of(self.journal, end)
+    }
 }
 
 /// Why the index cannot be used. The journal is not affected.
@@ -163,8 +188,6 @@ pub struct Index {
     meta: Option<Meta>,
     /// Nothing before this is in the index, as far as that was looked after.
     oldest: Lsn,
-    /// The latest time of a batch.
-    latest: Option<u64>,
 }
 
 impl Index {
@@ -253,6 +276,106 @@ impl Index {
         self.meta.map(|meta| meta.last)
     }
 
+    /// The extents that hold records of a domain, from a segment on, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn of_domain(
+        &self,
+        domain: DomainId,
+        from: SegmentNumber,
+        limit: usize,
+    ) -> Result<Vec<Extent>, IndexError> {
+        self.store.read(|db| {
+            let mut extents = Vec::new();
+            for segment in segments(db)?.into_iter().filter(|segment| *segment >= from) {
+                // What does not decode is left out: the index is never believed.
+                let here = db.get(domain_key(segment, domain))?;
+                let here = here.and_then(|value| InSegment::decode(&value));
+                let here: Vec<u16> = here.unwrap_or_default().extents().collect();
+                let (Some(first), Some(last)) = (here.first(), here.last()) else {
+                    continue;
+                };
+                // One range is read much faster than as many single entries.
+                let all = extent_key(segment, *first)..=extent_key(segment, *last);
+                for item in db.range(all) {
+                    let (key, value) = item?;
+                    let extent = decode_extent(&key, &value);
+                    extents.extend(extent.filter(|extent| here.contains(&extent.number)));
+                    if extents.len() == limit {
+                        return Ok(extents);
+                    }
+                }
+            }
+            Ok(extents)
+        })
+    }
+
+    /// The extents of a segment, in order.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn of_segment(&self, segment: SegmentNumber) -> Result<Vec<Extent>, IndexError> {
+        let keys = extent_key(segment, 0)..=extent_key(segment, u16::MAX);
+        self.store.read(|db| {
+            let mut extents = Vec::new();
+            for item in db.range(keys) {
+                let (key, value) = item?;
+                extents.extend(decode_extent(&key, &value));
+            }
+            Ok(extents)
+        })
+    }
+
+    /// The segment from which on a domain has so many decisions: whoever wants just the newest of them
+    /// need not read what lies before it. `None`: it has none.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn newest_decisions(
+        &self,
+        domain: DomainId,
+        limit: usize,
+    ) -> Result<Option<SegmentNumber>, IndexError> {
+        self.store.read(|db| {
+            let (mut from, mut found) = (None, 0);
+            for segment in segments(db)?.into_iter().rev() {
+                let here = db.get(domain_key(segment, domain))?;
+                let here = here.and_then(|value| InSegment::decode(&value));
+                let decisions = here.map_or(0, |here| here.decisions);
+                if decisions > 0 {
+                    from = Some(segment);
+                    found += usize::try_from(decisions).unwrap_or(usize::MAX);
+                }
+                if found >= limit {
+                    break;
+                }
+            }
+            Ok(from)
+        })
+    }
+
+    /// The segment of the first batch, in the order of LSNs, that was written at that time or later, in
+    /// nanoseconds since 1970. `None`: all the index has is older.
+    ///
+    /// A clock may be set back. All segments before this one are older than the time that was asked for;
+    /// behind it there may again be batches with an earlier time than that.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn segment_at_time(&self, wall: u64) -> Result<Option<SegmentNumber>, IndexError> {
+        self.store.read(|db| {
+            for item in db.range(EXTENTS.start.as_slice()..EXTENTS.end.as_slice()) {
+                let (key, value) = item?;
+                let extent = decode_extent(&key, &value);
+                if let Some(extent) = extent.filter(|extent| extent.latest >= wall) {
+                    return Ok(Some(extent.segment));
+                }
+            }
+            Ok(None)
+        })
+    }
+
     /// Adds what the journal has beyond the index, and forgets what it has let go.
     ///
     /// # Errors
@@ -263,187 +386,124 @@ impl Index {
                 directory: self.store.directory().to_path_buf(),
             });
         }
-        let mut reader = Reader::open(disk.clone())?;
         let mut caught_up = CaughtUp::default();
-        if let Some(meta) = self.meta
-            && !self.continues(&meta, &mut reader)?
-        {
+        let mut reader = Reader::open(disk.clone())?;
+        let mut is_continued =
+            reader.journal().is_none() || self.add(&mut reader, &mut caught_up)?;
+        if !is_continued {
             self.clear()?;
             caught_up.rebuilt = true;
             reader = Reader::open(disk.clone())?;
+            is_continued = self.add(&mut reader, &mut caught_up)?;
         }
-        let oldest = reader
-            .segments()
-            .iter()
-            .find_map(|file| file.header.as_ref().ok());
-        let oldest = oldest.map(|head| head.first);
-        let Some(journal) = reader.journal() else {
-            return Ok(caught_up);
-        };
-        for entry in reader {
-            if let Entry::Batch(batch) = entry? {
-                caught_up.added += self.add(journal, &batch)?;
-            }
-        }
-        if let Some(oldest) = oldest {
-            self.forget_before(oldest)?;
+        debug_assert!(is_continued, "an empty index continues every journal");
+        let mut files = reader.segments().iter();
+        let oldest = files.find_map(|file| Some((file.number, file.header.as_ref().ok()?.first)));
+        if let Some((segment, first)) = oldest {
+            self.forget_before(segment, first)?;
         }
         Ok(caught_up)
     }
 
-    /// Is the index of this journal, and of this history of it? Leaves the reader behind what the
-    /// index has.
-    fn continues<D: Disk>(&self, meta: &Meta, reader: &mut Reader<D>) -> Result<bool, IndexError> {
-        if reader.journal() != Some(meta.journal) {
-            return Ok(false);
-        }
-        reader.skip_to(meta.segment);
-        for entry in reader.by_ref() {
-            if let Entry::Batch(batch) = entry? {
-                let last = batch.header.last();
-                if last >= meta.last {
-                    let same = batch.header.segment == meta.segment && batch.chain.0 == meta.chain;
-                    return Ok(last == meta.last && same);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// The batch that a record is in, or was in; where a gap took it, or the journal let it go, the
-    /// first batch behind it. `None`: all the index has is older.
-    ///
-    /// # Errors
-    /// [`IndexError::Store`].
-    pub fn place_of_lsn(&self, lsn: Lsn) -> Result<Option<BatchPlace>, IndexError> {
-        self.store.read(|db| {
-            let mut before = db.range(BATCHES.start.as_slice()..=batch_key(lsn).as_slice());
-            if let Some(item) = before.next_back() {
-                let (key, value) = item?;
-                let place = decode_batch(&key, &value).filter(|place| place.last >= lsn);
-                if place.is_some() {
-                    return Ok(place);
-                }
-            }
-            let behind = db.range(batch_key(lsn).as_slice()..BATCHES.end.as_slice());
-            for item in behind {
-                let (key, value) = item?;
-                let place = decode_batch(&key, &value).filter(|place| place.first >= lsn);
-                if place.is_some() {
-                    return Ok(place);
-                }
-            }
-            Ok(None)
-        })
-    }
-
-    /// The first batch, in the order of LSNs, that was written at that time or later, in nanoseconds
-    /// since 1970. `None`: all the index has is older.
-    ///
-    /// A clock may be set back. Everything before this batch is older than the time that was asked
-    /// for; behind it there may again be batches with an earlier time than that. So whoever reads on
-    /// from here misses nothing of that time, and whoever wants just a stretch of time looks at each
-    /// batch's own.
-    ///
-    /// # Errors
-    /// [`IndexError::Store`].
-    pub fn place_at_time(&self, wall: u64) -> Result<Option<BatchPlace>, IndexError> {
-        self.store.read(|db| {
-            let mut later = db.range(time_key(wall).as_slice()..TIMES.end.as_slice());
-            let Some(item) = later.next() else {
-                return Ok(None);
-            };
-            let (_, first) = item?;
-            let Some(first) = unsortable(&first).map(Lsn) else {
-                return Ok(None);
-            };
-            let key = batch_key(first);
-            let value = db.get(&key)?;
-            Ok(value.and_then(|value| decode_batch(&key, &value)))
-        })
-    }
-
-    /// The records of a domain from an LSN on, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// [`IndexError::Store`].
-    pub fn of_domain(
-        &self,
-        domain: DomainId,
-        from: Lsn,
-        limit: usize,
-    ) -> Result<Vec<Place>, IndexError> {
-        self.range(
-            &domain_key(domain, from),
-            &domain_key(domain, Lsn(u64::MAX)),
-            limit,
-        )
-    }
-
-    /// The records of a job from an LSN on, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// [`IndexError::Store`].
-    pub fn of_job(&self, job: Lsn, from: Lsn, limit: usize) -> Result<Vec<Place>, IndexError> {
-        self.range(&job_key(job, from), &job_key(job, Lsn(u64::MAX)), limit)
-    }
-
-    /// The oldest among the newest `limit` records of one type (by its name) that a domain or job has:
-    /// whoever wants just those need not read what lies before it.
-    ///
-    /// # Errors
-    /// [`IndexError::Store`].
-    pub fn newest(
-        &self,
-        of: DomainOrJob,
-        kind: &str,
-        limit: usize,
-    ) -> Result<Option<Place>, IndexError> {
-        let number = RecordBody::TYPES.iter().find(|(_, name)| *name == kind);
-        let number = number.map(|(number, _)| *number);
-        let key = |lsn| match of {
-            DomainOrJob::Domain(domain) => domain_key(domain, lsn),
-            DomainOrJob::Job(job) => job_key(job, lsn),
+    /// Adds what the reader has beyond the index. `false`, and nothing is added: the index is of another
+    /// journal, or of another history of it.
+    fn add<D: Disk>(
+        &mut self,
+        reader: &mut Reader<D>,
+        caught_up: &mut CaughtUp,
+    ) -> Result<bool, IndexError> {
+        let Some(journal) = reader.journal() else {
+            return Ok(true);
         };
-        self.store.read(|db| {
-            let mut oldest = None;
-            let mut found = 0;
-            for item in db.range(key(Lsn(0))..=key(Lsn(u64::MAX))).rev() {
-                let (key, value) = item?;
-                let place = decode_place(&key, &value);
-                if let Some(place) = place.filter(|place| Some(place.kind) == number) {
-                    oldest = Some(place);
-                    found += 1;
-                    if found >= limit {
-                        break;
+        let had = self.meta;
+        if let Some(meta) = had {
+            if journal != meta.journal {
+                return Ok(false);
+            }
+            reader.skip_to(meta.segment);
+        }
+        // Until the batch that the index ends with, it has everything.
+        let mut is_behind = had.is_none();
+        let mut shows_known = false;
+        let mut gathered = Gathered::default();
+        let mut failed = None;
+        let read = reader.replay_until(|seen| {
+            if let Some((header, chain)) = begun(&seen) {
+                let here = LastBatch::of(header, chain);
+                shows_known = !is_behind;
+                if shows_known && had.is_some_and(|had| here.last >= had.last) {
+                    if !had.is_some_and(|had| had.is_end(here)) {
+                        return ControlFlow::Break(());
+                    }
+                    is_behind = true;
+                }
+                let is_next = gathered
+                    .end
+                    .is_some_and(|end| end.segment != header.segment);
+                if is_next || gathered.len() >= GATHERED_MAX {
+                    caught_up.added += gathered.records;
+                    if let Err(error) = self.write(journal, &std::mem::take(&mut gathered)) {
+                        failed = Some(error);
+                        return ControlFlow::Break(());
                     }
                 }
             }
-            Ok(oldest)
-        })
+            if !shows_known {
+                gathered.add(&seen);
+            }
+            ControlFlow::Continue(())
+        });
+        // What was told of a batch of which reading was broken off is not all of it.
+        let _ = read?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if is_behind {
+            caught_up.added += gathered.records;
+            self.write(journal, &gathered)?;
+        }
+        Ok(is_behind)
     }
 
-    fn range(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Place>, IndexError> {
-        self.store.read(|db| {
-            let mut places = Vec::new();
-            for item in db.range(from..=to).take(limit) {
-                let (key, value) = item?;
-                // What does not decode is left out: the index is never believed.
-                if let Some(place) = decode_place(&key, &value) {
-                    places.push(place);
-                }
+    /// Writes what batches of one segment add, all or nothing.
+    fn write(&mut self, journal: JournalId, gathered: &Gathered) -> Result<(), IndexError> {
+        let Some(end) = gathered.end else {
+            return Ok(());
+        };
+        let meta = Meta::of(journal, end);
+        let has_begun = self.meta.is_some_and(|meta| meta.segment == end.segment);
+        self.store.run("write", |db| {
+            let mut changes = sled::Batch::default();
+            let earlier = |key: &[u8]| match has_begun {
+                true => db.get(key),
+                false => Ok(None),
+            };
+            for extent in gathered.extents() {
+                let key = extent_key(extent.segment, extent.number);
+                let known = earlier(&key)?.and_then(|value| decode_extent(&key, &value));
+                let all = known.map_or(*extent, |known| known.joined(extent));
+                changes.insert(key, encode_extent(&all));
             }
-            Ok(places)
-        })
+            for (domain, here) in gathered.domains() {
+                let key = domain_key(end.segment, *domain);
+                let known = earlier(&key)?.and_then(|value| InSegment::decode(&value));
+                let mut all = known.unwrap_or_default();
+                all.join(here);
+                changes.insert(key, all.encode());
+            }
+            for (key, value) in gathered.names() {
+                changes.insert(key, value);
+            }
+            changes.insert(META_KEY, encode_meta(&meta));
+            db.apply_batch(changes)
+        })?;
+        self.meta = Some(meta);
+        Ok(())
     }
 
     fn open_store(directory: &Path) -> Result<Index, IndexError> {
         let store = Store::open(directory)?;
-        let (meta, last) = store.read(|db| {
-            let mut times = db.range(TIMES.start.as_slice()..TIMES.end.as_slice());
-            Ok((db.get(META_KEY)?, times.next_back().transpose()?))
-        })?;
-        let meta = match meta {
+        let meta = match store.read(|db| db.get(META_KEY))? {
             None => None,
             Some(bytes) => Some(decode_meta(&bytes).ok_or_else(|| IndexError::Store {
                 directory: directory.to_path_buf(),
@@ -455,89 +515,22 @@ impl Index {
             store,
             meta,
             oldest: Lsn(0),
-            latest: last.and_then(|(key, _)| decode_time_key(&key)),
         })
     }
 
-    /// What a batch adds to the index, but for times and the index's own end.
-    fn changes(&self, batch: &Batch) -> Result<Changes, IndexError> {
-        let mut entries = Vec::new();
-        let mut jobs = JobsOfBatch {
-            store: &self.store,
-            new: Vec::new(),
-        };
-        for placed in &batch.records {
-            let (lsn, domain) = (placed.record.lsn(), placed.record.domain());
-            let kind = match &placed.record {
-                Decoded::Known(record) => record.body.type_number(),
-                Decoded::Unknown { kind, .. } => *kind,
-            };
-            let value = encode_place(batch.header.segment, placed.offset, kind);
-            if let Decoded::Known(record) = &placed.record
-                && let Some(job) = jobs.job(lsn, &record.body)?
-            {
-                entries.push((job_key(job, lsn), value.clone()));
-            }
-            if let Some(domain) = domain {
-                if let Some(name) = name_told(&placed.record) {
-                    entries.push((name_key(name, domain), lsn.0.to_le_bytes().to_vec()));
-                }
-                entries.push((domain_key(domain, lsn), value));
-            }
-        }
-        let place = BatchPlace {
-            first: batch.header.first,
-            last: batch.header.last(),
-            segment: batch.header.segment,
-            offset: batch.header.offset,
-            wall: batch.header.wall,
-        };
-        for (key, job) in jobs.new {
-            entries.push((key, encode_job(job, place.last).to_vec()));
-        }
-        entries.push((batch_key(place.first), encode_batch(&place)));
-        Ok(Changes { place, entries })
-    }
-
-    /// Adds a batch, all or nothing; returns how many of its records were added.
-    fn add(&mut self, journal: JournalId, batch: &Batch) -> Result<u64, IndexError> {
-        let Changes { place, entries } = self.changes(batch)?;
-        let mut changes = sled::Batch::default();
-        for (key, value) in entries {
-            changes.insert(key, value);
-        }
-        let is_latest = self.latest.is_none_or(|latest| place.wall > latest);
-        if is_latest {
-            changes.insert(time_key(place.wall), &sortable(place.first.0));
-        }
-        let meta = Meta {
-            journal,
-            last: batch.header.last(),
-            segment: batch.header.segment,
-            chain: batch.chain.0,
-        };
-        changes.insert(META_KEY, encode_meta(&meta));
-        self.store.run("write", |db| db.apply_batch(changes))?;
-        self.meta = Some(meta);
-        if is_latest {
-            self.latest = Some(place.wall);
-        }
-        Ok(batch.records.len() as u64)
-    }
-
-    /// Forgets the records before `oldest`: the journal has let them go.
-    fn forget_before(&mut self, oldest: Lsn) -> Result<(), IndexError> {
+    /// Forgets what lies before that segment and its first record: the journal has let it go.
+    fn forget_before(&mut self, segment: SegmentNumber, oldest: Lsn) -> Result<(), IndexError> {
         if oldest == self.oldest {
             return Ok(());
         }
-        self.latest = self.store.run("prune", |db| {
+        self.store.run("prune", |db| {
             for item in db.iter() {
                 let (key, value) = item?;
-                if needs(&key, &value).is_some_and(|lsn| lsn < oldest) {
+                if is_let_go(&key, &value, segment, oldest) {
                     db.remove(key)?;
                 }
             }
-            renew_times(db)
+            Ok(())
         })?;
         self.oldest = oldest;
         Ok(())
@@ -547,40 +540,26 @@ impl Index {
         let directory = self.store.directory();
         tracing::warn!(directory = %directory.display(), "the index is not of this journal");
         self.meta = None;
-        self.latest = None;
         self.store.run("clear", |db| db.clear())
     }
 }
 
-/// The name that a record gives its domain.
-fn name_told(record: &Decoded) -> Option<&str> {
-    match record {
-        Decoded::Known(record) => match &record.body {
-            RecordBody::DomainAdded(state) | RecordBody::DomainState(state) => Some(&state.name),
-            _ => None,
-        },
-        Decoded::Unknown { .. } => None,
-    }
-}
-
-/// Makes the keys by time anew from the batches: a batch that was later than all behind it may have
-/// gone. Returns the latest time.
-fn renew_times(db: &sled::Db) -> Result<Option<u64>, sled::Error> {
-    for item in db.range(TIMES.start.as_slice()..TIMES.end.as_slice()) {
+/// The segments in which domains have records, oldest first.
+fn segments(db: &sled::Db) -> Result<Vec<SegmentNumber>, sled::Error> {
+    let mut segments = Vec::new();
+    let mut from = BY_DOMAINS.start.to_vec();
+    while let Some(item) = db.range(from.as_slice()..BY_DOMAINS.end.as_slice()).next() {
         let (key, _) = item?;
-        db.remove(key)?;
-    }
-    let mut latest = None;
-    for item in db.range(BATCHES.start.as_slice()..BATCHES.end.as_slice()) {
-        let (key, value) = item?;
-        if let Some(place) = decode_batch(&key, &value)
-            && latest.is_none_or(|latest| place.wall > latest)
-        {
-            latest = Some(place.wall);
-            db.insert(time_key(place.wall), &sortable(place.first.0))?;
+        let next = decode_domain_key(&key).and_then(|here| {
+            segments.push(here);
+            here.next()
+        });
+        match next {
+            Some(next) => from = domains_of(next),
+            None => break,
         }
     }
-    Ok(latest)
+    Ok(segments)
 }
 
 /// Deletes an index.

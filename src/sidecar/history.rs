@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use journal_format::number::{DomainId, Lsn};
+use journal_format::number::{DomainId, Lsn, SegmentNumber};
 use journal_format::record::{Decided, Decision, Decoded, Evidence, Record, RecordBody};
 use serde::Serialize;
 use serde_json::Value;
@@ -20,8 +20,8 @@ use super::arguments::QueryDecisions;
 use crate::engine::Rule;
 use crate::journal::INDEX_NAME;
 use crate::journal::disk::OsDisk;
-use crate::journal::index::{CaughtUp, DomainOrJob, Index};
-use crate::journal::read::{Entry, ReadError, Reader};
+use crate::journal::index::{CaughtUp, Index};
+use crate::journal::read::{Entry, ReadError, Reader, SegmentFile};
 
 /// The journal's past.
 #[derive(Clone, Debug)]
@@ -84,18 +84,23 @@ impl History {
             catch_up(&mut index, &directory);
             // Only now: what the index tells of must not lie behind the segments that are read.
             let mut reader = open()?;
-            let of = match (query.job, domain) {
-                (Some(job), _) => Some(DomainOrJob::Job(job)),
-                (None, Some(domain)) => Some(DomainOrJob::Domain(domain)),
-                (None, None) => None,
-            };
-            if let (Some(index), Some(of)) = (&*index, of) {
-                match index.newest(of, "decided", query.limit) {
-                    Ok(Some(place)) => reader.skip_to(place.segment),
-                    // Nothing is concluded from an index that knows of none.
-                    Ok(None) => {}
-                    Err(error) => warn!(%error, "the whole journal is read"),
+            match (query.job, domain, &*index) {
+                // Nothing of a job stands before its first record, whose LSN is its number.
+                (Some(job), _, _) => {
+                    let begins = segment_of(reader.segments(), job);
+                    begins
+                        .into_iter()
+                        .for_each(|segment| reader.skip_to(segment));
                 }
+                (None, Some(domain), Some(index)) => {
+                    match index.newest_decisions(domain, query.limit) {
+                        Ok(Some(segment)) => reader.skip_to(segment),
+                        // Nothing is concluded from an index that knows of none.
+                        Ok(None) => {}
+                        Err(error) => warn!(%error, "the whole journal is read"),
+                    }
+                }
+                (None, _, _) => {}
             }
             let made = collect(reader, &query).map_err(|error| error.to_string())?;
             serde_json::to_value(made).map_err(|error| error.to_string())
@@ -129,6 +134,13 @@ fn catch_up(index: &mut Option<Index>, journal: &Path) {
 
 fn told(CaughtUp { added, rebuilt }: CaughtUp) {
     debug!(added, rebuilt, "index");
+}
+
+/// The segment that a record is in, if the journal still has it.
+fn segment_of(files: &[SegmentFile], lsn: Lsn) -> Option<SegmentNumber> {
+    let heads = files.iter().filter_map(|file| file.header.as_ref().ok());
+    let head = heads.take_while(|head| head.first <= lsn).last();
+    head.map(|head| head.number)
 }
 
 /// The newest decisions that match, oldest first. What is damaged or of a newer version is left out.
@@ -400,6 +412,34 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert_eq!(jobs(&history).await, [10, 11, 10, 101, 102, 103]);
         assert_eq!(last_in_index(&history).await, Some(Lsn(11)));
+    }
+
+    /// With the index less is read, and the same is found.
+    #[tokio::test]
+    async fn the_newest_are_found_where_the_index_says_that_they_begin() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = OsDisk::new(directory.path());
+        drop(written(&disk));
+        drop(written(&disk));
+        drop(written(&disk));
+        let history = History::new(directory.path().to_owned());
+        let query = |job: Option<Lsn>, limit| QueryDecisions {
+            name: job.is_none().then(|| "one".to_owned()),
+            job,
+            limit,
+        };
+        let id = DomainId(Id128([1; 16]));
+        for (limit, expected) in [(1, 3), (3, 3), (4, 2), (7, 1), (100, 1)] {
+            let made = history.decisions(query(None, limit), Some(id)).await;
+            let made = made.unwrap();
+            assert_eq!(made.as_array().unwrap().len(), limit.min(9));
+            let index = history.index.lock().await;
+            let begin = index.as_ref().unwrap().newest_decisions(id, limit);
+            assert_eq!(begin.unwrap(), Some(SegmentNumber(expected)), "{limit}");
+        }
+        // A job of that number begins in the second segment: the first has nothing of it.
+        let made = history.decisions(query(Some(Lsn(11)), 100), None).await;
+        assert_eq!(made.unwrap().as_array().unwrap().len(), 2);
     }
 
     /// Somebody makes the index anew, or nothing can be written there.

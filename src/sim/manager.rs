@@ -434,8 +434,8 @@ impl World {
     /// stands still, after its journal was lost, says that it is to.
     fn was_registered(&mut self, host: HostNumber, guest: GuestNumber) {
         use journal_format::record::RunState;
-        let mut living = self.lab.living(guest);
-        let stands = living.any(|number| {
+        // In one statement: what goes over the living ones borrows them until it is dropped.
+        let stands = self.lab.living(guest).any(|number| {
             let qemu = &self.lab.qemus[number];
             qemu.host == host && !matches!(qemu.run, RunState::Running | RunState::Inmigrate)
         });

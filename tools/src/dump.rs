@@ -4,13 +4,14 @@
 //! and is in the exit code.
 //! Not here: which records (`filter`), what a line looks like (`print`), several journals (`merge`).
 
+use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use journal_format::number::Lsn;
+use journal_format::number::{Lsn, SegmentNumber};
 use journal_format::record::RecordBody;
 use phase_journal::journal::OsDisk;
 use phase_journal::journal::read::{Ending, SegmentFile};
@@ -21,7 +22,7 @@ use crate::error::{Found, ToolError};
 use crate::filter::{Filter, FilterArgs};
 use crate::follow;
 use crate::headers;
-use crate::indexed;
+use crate::indexed::{self, Opened};
 use crate::merge;
 use crate::past::{Item, Known, Past};
 use crate::print::{Format, Line, Printer, Sheet};
@@ -107,6 +108,9 @@ fn show(
     format: Format,
     out: &mut impl Write,
 ) -> Result<Found, ToolError> {
+    if format != Format::Table {
+        filter = filter.without_phase();
+    }
     // A system call for each line would take most of the time.
     let mut sheet = Sheet::new(BufWriter::with_capacity(BUFFER_SIZE, out));
     let is_backwards = args.reverse || args.last.is_some();
@@ -197,7 +201,9 @@ impl Walk {
             shows_progress,
         } = self;
         let files = Past::of(disk.clone())?.segments().to_vec();
-        filter.settle_boot(&boots(&disk, &files))?;
+        if filter.counts_boots() {
+            filter.settle_boot(&boots(&disk, &files))?;
+        }
         let mut found = Found::Nothing;
         let mut wall = 0;
         let mut is_whole = true;
@@ -226,22 +232,43 @@ impl Walk {
                 let mut known = Known::default();
                 let mut from = from;
                 let mut is_stopped = false;
-                if let Some(domain) = filter.only_domain().map(str::to_owned) {
-                    let after =
-                        indexed::read(&disk, &files, &domain, &mut filter, &mut known, &mut show)?;
-                    from = from.max(after.next);
-                    is_stopped = after.is_stopped;
+                // Each file is looked into for that: only if it is needed, and after what is shown at once.
+                let begins = LazyCell::new(|| stretches(&disk, &files));
+                let first = files.first().map(|file| file.number);
+                let begin_of = |from| match from > Lsn::FIRST {
+                    true => stretch_of(&begins, &files, from).or(first),
+                    false => first,
+                };
+                let (of, since) = (filter.only_of(), filter.since());
+                let opened = match of.is_some() || since.is_some() {
+                    true => Opened::of(&disk, &files),
+                    false => None,
+                };
+                if let Some(opened) = opened {
+                    let at_time = since.and_then(|since| opened.segment_at_time(since));
+                    let at_time = at_time.and_then(|segment| first_lsn(&files, segment));
+                    from = at_time.map_or(from, |first| from.max(first));
+                    if let (Some(of), Some(begin)) = (of, begin_of(from)) {
+                        let range = (begin, to);
+                        let after = indexed::read(
+                            opened,
+                            &files,
+                            &of,
+                            range,
+                            &mut filter,
+                            &mut known,
+                            &mut show,
+                        )?;
+                        from = from.max(after.next);
+                        is_stopped = after.is_stopped;
+                    }
                     filter.begin_at(from);
                 }
                 let mut past = Past::of(disk.clone())?.knowing(known);
                 if !shows_progress {
                     past = past.silent();
                 }
-                let begins = match from > Lsn::FIRST {
-                    true => stretches(&disk, &files),
-                    false => Vec::new(),
-                };
-                if let Some(begin) = stretch_of(&begins, &files, from) {
+                if let Some(begin) = begin_of(from) {
                     past.only(begin, None);
                 }
                 let stopped = match is_stopped {
@@ -302,6 +329,12 @@ fn look_for_names(disk: &OsDisk, filter: &mut Filter) -> Result<(), ToolError> {
     let _ = past.read_some(&mut names, |_| Ok(ControlFlow::Continue(())))?;
     filter.learn(&names);
     Ok(())
+}
+
+/// The first LSN of a segment.
+fn first_lsn(files: &[SegmentFile], segment: SegmentNumber) -> Option<Lsn> {
+    let file = files.iter().find(|file| file.number == segment)?;
+    Some(file.header.as_ref().ok()?.first)
 }
 
 /// Does it stand before that LSN, where nothing is asked for?

@@ -6,14 +6,14 @@
 pub(crate) mod otherwise;
 mod whatif;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 use journal_format::number::{DomainId, Id128, Lsn};
 use journal_format::record::{
-    Decided, Decoded, MigrationHistories, OperatorResolved, RecordBody, StoreAnswer,
+    Decided, Decision, Decoded, MigrationHistories, OperatorResolved, RecordBody, StoreAnswer,
 };
 use phase_journal::engine::{Rule, disagreement};
 use phase_journal::journal::read::{Ending, Gap};
@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
 use crate::past::{Item, Past, Recorded};
+use crate::terminal::{self, Paint};
 use crate::text::{json_line, plain, time};
 use crate::words;
 use otherwise::{otherwise, rule};
@@ -124,16 +125,28 @@ impl Asked<'_> {
 /// Records that a decision may cite: those of each domain's newest job, until it ends.
 #[derive(Debug)]
 struct Citable {
-    records: BTreeMap<Lsn, Recorded>,
+    of: HashMap<Option<DomainId>, BTreeMap<Lsn, Recorded>>,
+    count: usize,
     most: usize,
 }
 
 impl Citable {
     fn new(most: usize) -> Citable {
         Citable {
-            records: BTreeMap::new(),
+            of: HashMap::new(),
+            count: 0,
             most,
         }
+    }
+
+    /// All of them.
+    fn into_records(self) -> BTreeMap<Lsn, Recorded> {
+        self.of.into_values().flatten().collect()
+    }
+
+    /// A record of a domain.
+    fn record(&self, domain: Option<DomainId>, lsn: Lsn) -> Option<&Recorded> {
+        self.of.get(&domain)?.get(&lsn)
     }
 
     /// Takes a record in, if it is of a job. Nothing is decided any more about a job that ended, nor about the
@@ -142,15 +155,19 @@ impl Citable {
         let (Decoded::Known(record), Some(job)) = (&recorded.record, recorded.job) else {
             return;
         };
-        if self.records.len() < self.most {
-            self.records.insert(record.lsn, recorded.clone());
+        let known = self.of.entry(record.domain).or_default();
+        let before = known.len();
+        if self.count < self.most {
+            known.insert(record.lsn, recorded.clone());
         }
         match &record.body {
-            RecordBody::JobBegun(_) => self.records.retain(|_, known| {
-                known.job == Some(job) || known.record.domain() != record.domain
-            }),
-            RecordBody::JobEnded(_) => self.records.retain(|_, known| known.job != Some(job)),
+            RecordBody::JobBegun(_) => known.retain(|_, known| known.job == Some(job)),
+            RecordBody::JobEnded(_) => known.retain(|_, known| known.job != Some(job)),
             _ => {}
+        }
+        self.count = self.count + known.len() - before;
+        if known.is_empty() {
+            self.of.remove(&record.domain);
         }
     }
 }
@@ -225,37 +242,43 @@ pub(crate) fn run(
     if let Some(supposed) = args.supposed() {
         return suppose(args, &supposed, json, out);
     }
-    let Read {
-        explained,
-        open,
-        gaps,
-        ending,
-    } = read(args)?;
-    let reproduced = explained
-        .iter()
-        .all(|one| matches!(one.again(), Again::Same | Again::Operator));
+    let paint = Paint::of_stdout();
+    // Decisions are shown as they come: a long journal has more than should be kept.
+    let (mut decisions, mut reproduced) = (0_u64, true);
+    let Read { open, gaps, ending } = read(args, |one| {
+        reproduced &= matches!(one.again(), Again::Same | Again::Operator);
+        decisions += 1;
+        if json {
+            let before = if decisions == 1 { DECISIONS } else { "," };
+            write!(out, "{before}{}", json_line(&as_json(one)))?;
+            return Ok(());
+        }
+        as_text(one, paint, out)
+    })?;
     if json {
-        let decisions: Vec<Value> = explained.iter().map(as_json).collect();
         let open: Vec<Value> = open
             .iter()
             .map(|(job, last)| open_json(*job, last))
             .collect();
         let gaps: Vec<Value> = gaps.iter().map(words::gap_json).collect();
-        let all = json!({"decisions": decisions, "open-jobs": open, "gaps": gaps});
-        writeln!(out, "{}", json_line(&all))?;
+        let before = if decisions == 0 { DECISIONS } else { "" };
+        let (gaps, open) = (json_line(&json!(gaps)), json_line(&json!(open)));
+        writeln!(out, "{before}],\"gaps\":{gaps},\"open-jobs\":{open}}}")?;
     } else {
-        for one in &explained {
-            as_text(one, out)?;
-        }
-        if explained.is_empty() {
+        if decisions == 0 {
             writeln!(out, "no decision is recorded")?;
         }
         for gap in &gaps {
-            writeln!(out, "{}", words::gap_line(gap))?;
+            writeln!(
+                out,
+                "{}",
+                paint.text(terminal::Look::Bad, &words::gap_line(gap))
+            )?;
         }
         for (job, last) in &open {
             let name = plain(last.name.as_deref().unwrap_or("-"));
-            writeln!(out, "job {job} of {name} is open; its last record:")?;
+            let line = format!("job {job} of {name} is open; its last record:");
+            writeln!(out, "{}", paint.text(terminal::Look::Doubt, &line))?;
             writeln!(out, "  {}", words::line(last))?;
             writeln!(
                 out,
@@ -273,9 +296,11 @@ pub(crate) fn run(
     })
 }
 
-/// What a journal has to be explained.
+/// What stands before the decisions in JSON.
+const DECISIONS: &str = "{\"decisions\":[";
+
+/// What a journal has to be explained, beside its decisions.
 struct Read {
-    explained: Vec<Explained>,
     /// Open jobs, each with its last record.
     open: BTreeMap<Lsn, Recorded>,
     /// What is missing may have held a decision.
@@ -283,15 +308,19 @@ struct Read {
     ending: Ending,
 }
 
-fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
+/// Hands the decisions that are asked for to `each`.
+fn read(
+    args: &ExplainArgs,
+    mut each: impl FnMut(&Explained) -> Result<(), ToolError>,
+) -> Result<Read, ToolError> {
     let asked = args.asked();
-    let mut explained = Vec::new();
     let mut gaps = Vec::new();
     let mut open: BTreeMap<Lsn, Recorded> = BTreeMap::new();
     let mut citable = Citable::new(CITED_MAX);
     let mut is_known = false;
     let mut resolved: Option<OperatorResolved> = None;
-    let ending = Past::open(&args.directory)?.read(|item| {
+    // What is read is printed meanwhile.
+    let ending = Past::open(&args.directory)?.silent().read(|item| {
         let recorded = match item {
             Item::Record(recorded) => recorded,
             Item::Batch(..) => return Ok(()),
@@ -316,16 +345,14 @@ fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
             RecordBody::JobEnded(_) => drop(open.remove(&job)),
             RecordBody::OperatorResolved(word) => resolved = Some(word.clone()),
             RecordBody::Decided(decided) => {
-                let cited = decided
-                    .based_on
-                    .iter()
-                    .filter_map(|lsn| citable.records.get(lsn).cloned());
-                explained.push(Explained {
+                let based_on = decided.based_on.iter();
+                let cited = based_on.filter_map(|lsn| citable.record(record.domain, *lsn));
+                each(&Explained {
                     at: (*recorded).clone(),
                     decided: decided.clone(),
-                    cited: cited.collect(),
+                    cited: cited.cloned().collect(),
                     resolved: resolved.take(),
-                });
+                })?;
             }
             _ => {
                 if let Some(last) = open.get_mut(&job) {
@@ -338,25 +365,20 @@ fn read(args: &ExplainArgs) -> Result<Read, ToolError> {
     if let Some(error) = asked.not_found().filter(|_| !is_known) {
         return Err(error);
     }
-    Ok(Read {
-        explained,
-        open,
-        gaps,
-        ending,
-    })
+    Ok(Read { open, gaps, ending })
 }
 
-fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
+fn as_text(one: &Explained, paint: Paint, out: &mut impl Write) -> Result<(), ToolError> {
     let decided = &one.decided;
     let name = plain(one.at.name.as_deref().unwrap_or("-"));
-    writeln!(
-        out,
+    let title = format!(
         "{} {name} (job {}, record {}, {} UTC)",
         decided.decision.name().to_uppercase(),
         decided.job,
         one.at.record.lsn(),
         time(one.at.batch.wall)
-    )?;
+    );
+    writeln!(out, "{}", paint.text(look_of(decided), &title))?;
     writeln!(out, "  rule      {}", plain(&decided.rule))?;
     writeln!(out, "  because   {}", words::reason(&decided.rule))?;
     if let Some(resolved) = &one.resolved {
@@ -381,8 +403,20 @@ fn as_text(one: &Explained, out: &mut impl Write) -> Result<(), ToolError> {
             )
         }
     };
+    let again = match one.again() {
+        Again::Same | Again::Operator => again,
+        Again::Unknown | Again::Other(_) => paint.text(terminal::Look::Bad, &again),
+    };
     writeln!(out, "  again     {again}\n")?;
     Ok(())
+}
+
+/// How a decision's title stands out: as in a dump, a hold does more than the others.
+fn look_of(decided: &Decided) -> terminal::Look {
+    match decided.decision {
+        Decision::Hold => terminal::Look::Doubt,
+        Decision::Kill | Decision::Resume | Decision::Confirm => terminal::Look::Title,
+    }
 }
 
 /// What a decision rests on, what would settle it, what other evidence would have led to, and what
@@ -489,13 +523,14 @@ fn supposed_text(
 
 fn would_text(would: &Would<'_>, out: &mut impl Write) -> Result<(), ToolError> {
     let decided = would.decided;
-    writeln!(
-        out,
+    let title = format!(
         "{} {} (job {}, supposed)",
         decided.decision.name().to_uppercase(),
         plain(&would.job.name),
         would.job.job
-    )?;
+    );
+    let paint = Paint::of_stdout();
+    writeln!(out, "{}", paint.text(look_of(decided), &title))?;
     writeln!(out, "  rule      {}", plain(&decided.rule))?;
     writeln!(out, "  because   {}", words::reason(&decided.rule))?;
     reasons(decided, would.histories, &would.cited, out)
@@ -613,10 +648,12 @@ mod tests {
             });
             citable.see(&record(job, job, begun));
             citable.see(&record(job + 1, job, RecordBody::Sealed));
-            let kept: Vec<u64> = citable.records.keys().map(|lsn| lsn.0).collect();
+            let kept = citable.of.values().flat_map(BTreeMap::keys);
+            let kept: Vec<u64> = kept.map(|lsn| lsn.0).collect();
             assert_eq!(kept, [job, job + 1]);
             citable.see(&record(job + 2, job, ended));
-            assert!(citable.records.is_empty());
+            assert!(citable.of.is_empty());
+            assert_eq!(citable.count, 0);
             // What is still heard of it.
             citable.see(&record(job + 3, job, RecordBody::Sealed));
         }

@@ -13,7 +13,8 @@ use journal_format::record::{Decision, Decoded, Phase, RecordBody};
 use phase_journal::journal::decoded::Head;
 
 use crate::error::ToolError;
-use crate::past::{Choose, Known, Recorded, Teaches};
+use crate::indexed::Of;
+use crate::past::{Choose, Known, Recorded, Teaches, is_job_told_before};
 use crate::when;
 
 /// The number of the type of effects' results.
@@ -70,6 +71,17 @@ struct WantedDomain {
     name: String,
     id: Option<DomainId>,
     is_found: bool,
+    /// The domains of that name, and which version of names that is of.
+    named: (u64, Vec<DomainId>),
+}
+
+impl WantedDomain {
+    fn is(&mut self, domain: DomainId, known: &Known) -> bool {
+        if self.named.0 != known.names_version() {
+            self.named = (known.names_version(), known.named(&self.name).to_vec());
+        }
+        self.id == Some(domain) || self.named.1.contains(&domain)
+    }
 }
 
 /// Which boot.
@@ -99,6 +111,8 @@ pub(crate) struct Filter {
     since: u64,
     until: u64,
     boot: WantedBoot,
+    /// Is it shown in which phase of its job a record is?
+    shows_phase: bool,
 }
 
 fn wrong<T>(what: &str, value: &str, good: &[&str]) -> Result<T, ToolError> {
@@ -128,6 +142,7 @@ impl Filter {
             name: name.clone(),
             id: Id128::parse(name).map(DomainId),
             is_found: false,
+            named: (0, Vec::new()),
         };
         let boot = match args.boot.as_deref() {
             None => WantedBoot::Any,
@@ -164,6 +179,7 @@ impl Filter {
             since: time(&args.since, 0)?,
             until: time(&args.until, u64::MAX)?,
             boot,
+            shows_phase: true,
         })
     }
 
@@ -181,6 +197,30 @@ impl Filter {
     /// The last LSN that is asked for.
     pub(crate) fn to(&self) -> Lsn {
         self.to
+    }
+
+    /// The same where the phase of a record's job is not shown.
+    pub(crate) fn without_phase(self) -> Filter {
+        Filter {
+            shows_phase: false,
+            ..self
+        }
+    }
+
+    /// Does anything of what is asked for depend on the job that records before tell?
+    fn needs_jobs(&self) -> bool {
+        let is_any_told_before = self.kinds.iter().any(|kind| is_job_told_before(*kind));
+        self.shows_phase
+            || self.kinds.is_empty()
+            || is_any_told_before
+            || self.job.is_some()
+            || self.migration.is_some()
+            || !self.phases.is_empty()
+    }
+
+    /// Is a boot asked for by a count from the last one?
+    pub(crate) fn counts_boots(&self) -> bool {
+        matches!(self.boot, WantedBoot::Back(_))
     }
 
     /// Which boot a count from the last one backwards means, of those in the journal, oldest first.
@@ -227,11 +267,17 @@ impl Filter {
         }
     }
 
-    /// The domain that is asked for, if just one is.
-    pub(crate) fn only_domain(&self) -> Option<&str> {
-        match self.domains.as_slice() {
-            [one] => Some(&one.name),
-            _ => None,
+    /// The time from which on records are asked for, in nanoseconds since 1970.
+    pub(crate) fn since(&self) -> Option<u64> {
+        Some(self.since).filter(|since| *since > 0)
+    }
+
+    /// The domain whose records are asked for, if they are of just one.
+    pub(crate) fn only_of(&self) -> Option<Of> {
+        match (self.domains.as_slice(), self.job) {
+            ([one], _) => Some(Of::Domain(one.name.clone())),
+            ([], Some(job)) => Some(Of::Job(job)),
+            (_, _) => None,
         }
     }
 
@@ -269,12 +315,10 @@ fn kind_of(text: &str) -> Result<u16, ToolError> {
 
 impl Filter {
     /// Is it about a domain that is asked for, as far as is known?
-    fn is_of_wanted(&self, domain: Option<DomainId>, known: &Known) -> bool {
-        let is_of = |wanted: &WantedDomain| {
-            let named = domain.and_then(|id| known.name(id));
-            domain.is_some() && (wanted.id == domain || named == Some(&wanted.name))
-        };
-        self.domains.is_empty() || self.domains.iter().any(is_of)
+    fn is_of_wanted(&mut self, domain: Option<DomainId>, known: &Known) -> bool {
+        let mut domains = self.domains.iter_mut();
+        domains.len() == 0
+            || domain.is_some_and(|domain| domains.any(|wanted| wanted.is(domain, known)))
     }
 }
 
@@ -283,7 +327,7 @@ impl Choose for Filter {
         match teaches {
             // It may be the very name that is asked for.
             Teaches::Name => true,
-            Teaches::Job => self.is_of_wanted(head.domain, known),
+            Teaches::Job => self.needs_jobs() && self.is_of_wanted(head.domain, known),
             Teaches::Effect => {
                 let shown = self.kinds.is_empty() || self.kinds.contains(&EFFECT_FINISHED);
                 shown && self.is_of_wanted(head.domain, known)

@@ -1,34 +1,46 @@
-//! One domain's records by the journal's index: they begin to be shown at once, however long the journal is.
+//! One domain's records, one job's, or those of a time, by the journal's index: they begin to be shown at once,
+//! however long the journal is.
 //!
 //! Invariant: shows what going over the journal shows, or hands over to that: every record is read from the
-//! journal itself, and each names the one of its domain before it, so that none can be missing unnoticed.
+//! journal itself, and each names the one of its domain before it, so that none of those between the domain's
+//! coming and going can be missing unnoticed.
 //! The index is left alone if it is somebody else's or in use.
 //! Not here: going over the journal (`past`).
 
 use std::fs;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
+use std::thread::{self, JoinHandle};
 
-use journal_format::number::{DomainId, Id128, Lsn};
-use journal_format::record::Decoded;
+use journal_format::batch::BatchHeader;
+use journal_format::number::{DomainId, Id128, Lsn, SegmentNumber};
+use journal_format::record::RecordBody;
+use journal_format::whole::RecordView;
 use phase_journal::journal::decoded::Head;
 use phase_journal::journal::disk::Disk;
-use phase_journal::journal::index::{self, BatchPlace, Index};
-use phase_journal::journal::lookup::Lookup;
+use phase_journal::journal::extent::{Extents, Shown};
+use phase_journal::journal::index::{Index, Meta};
 use phase_journal::journal::read::SegmentFile;
 use phase_journal::journal::{INDEX_NAME, OsDisk};
 
 use crate::error::ToolError;
 use crate::past::{Choose, Item, Known, Place};
 
-/// Places that are asked for before anything is shown.
-const FIRST_MAX: usize = 200;
-/// Places that are asked for in all: what lies behind them is read from the journal.
-const PLACES_MAX: usize = 100_000;
+/// Extents that are asked for: what lies behind them is read from the journal.
+const EXTENTS_MAX: usize = 1_000_000;
 
-/// A larger index is left alone: opening sled's file takes time and memory by its size (250 MiB: a tenth of a
-/// second and 50 MiB), and going over the journal then begins to print sooner.
-const INDEX_SIZE_MAX: u64 = 128 * 1024 * 1024;
+/// A larger index is left alone: opening sled's file takes time and memory by its size. One of ten million
+/// records has some 14 MiB.
+const INDEX_SIZE_MAX: u64 = 64 * 1024 * 1024;
+
+/// Whose records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// A domain's, by its name or identity.
+    Domain(String),
+    /// Those of the domain that a job is of, which its first record tells.
+    Job(Lsn),
+}
 
 /// Where going over the journal is to go on.
 #[derive(Debug)]
@@ -39,167 +51,242 @@ pub(crate) struct After {
     pub(crate) is_stopped: bool,
 }
 
-/// Hands the records of a domain that are chosen to `each`, as far as the index leads. Nothing is shown, and
-/// `next` is the first LSN, where it cannot be used.
+/// An index that can be used: it is there, ours, not in use, and of this history of this journal.
+pub(crate) struct Opened {
+    index: Index,
+    meta: Meta,
+    reader: Extents<OsDisk>,
+}
+
+impl Opened {
+    /// Opens the index of the journal that these files are of.
+    pub(crate) fn of(disk: &OsDisk, files: &[SegmentFile]) -> Option<Opened> {
+        let mut heads = files.iter().filter_map(|file| file.header.as_ref().ok());
+        let journal = heads.next()?.journal;
+        let directory = disk.path().join(INDEX_NAME);
+        // Opening it writes to it: what belongs to somebody else is left as it is, and to its owner.
+        let owner = fs::metadata(&directory).ok()?.uid();
+        if owner != rustix::process::geteuid().as_raw() || !disk.is_directory() {
+            return None;
+        }
+        let files_of_index = fs::read_dir(&directory).ok()?;
+        let sizes = files_of_index.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+        if sizes.sum::<u64>() > INDEX_SIZE_MAX {
+            return None;
+        }
+        let index = Index::open_as_it_is(&directory).ok()??;
+        let meta = index.meta()?;
+        let mut reader = Extents::new(disk.clone(), journal);
+        reader.has_end(&meta).then_some(Opened {
+            index,
+            meta,
+            reader,
+        })
+    }
+
+    /// The segment that holds the first batch of a time or later; all before it is older.
+    pub(crate) fn segment_at_time(&self, wall: u64) -> Option<SegmentNumber> {
+        let found = self.index.segment_at_time(wall).ok()?;
+        // All that the index has is older: what is behind it may not be.
+        Some(found.unwrap_or(self.meta.segment))
+    }
+
+    /// Whose records are asked for, if there is just one domain of that name; `begin` is the segment that a
+    /// job begins in.
+    fn domain(&mut self, of: &Of, begin: SegmentNumber) -> Option<DomainId> {
+        match of {
+            Of::Domain(name) => match Id128::parse(name) {
+                Some(id) => Some(DomainId(id)),
+                None => match self.index.domains_named(name).ok()?.as_slice() {
+                    [one] => Some(*one),
+                    _ => None,
+                },
+            },
+            Of::Job(job) => self.domain_of(begin, *job),
+        }
+    }
+
+    /// The domain that a record is about, which lies in that segment.
+    fn domain_of(&mut self, segment: SegmentNumber, lsn: Lsn) -> Option<DomainId> {
+        let extents = self.index.of_segment(segment).ok()?;
+        let mut extents = extents.iter();
+        let extent = extents.find(|extent| (extent.first..=extent.last).contains(&lsn))?;
+        let mut domain = None;
+        self.reader.show(extent, |_, view| {
+            if view.lsn == lsn {
+                domain = view.domain;
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        domain
+    }
+}
+
+/// Hands the records of a domain that are chosen to `each`, as far as the index leads, from the segment
+/// `begin` (which must begin with a checkpoint, or be the first) up to the one that holds `to`. Nothing is
+/// shown, and `next` is the first LSN, where it cannot be used. The index is closed: whoever reads may take his
+/// time, and a sidecar that starts wants it.
 pub(crate) fn read(
-    disk: &OsDisk,
+    mut opened: Opened,
     files: &[SegmentFile],
-    domain: &str,
+    of: &Of,
+    (begin, to): (SegmentNumber, Lsn),
     choose: &mut impl Choose,
     known: &mut Known,
-    mut each: impl FnMut(Item) -> Result<ControlFlow<()>, ToolError>,
+    each: impl FnMut(Item) -> Result<ControlFlow<()>, ToolError>,
 ) -> Result<After, ToolError> {
-    let after = After {
+    let nothing = After {
         next: Lsn::FIRST,
         is_stopped: false,
     };
-    let Some((index, id, end)) = open(disk, files, domain) else {
-        return Ok(after);
+    // If that cannot be read, what is lost there would be taken for what was let go.
+    let file = files.iter().find(|file| file.number == begin);
+    let oldest = file.and_then(|file| file.header.as_ref().ok());
+    let id = opened.domain(of, begin);
+    let extents = id.map(|id| opened.index.of_domain(id, begin, EXTENTS_MAX));
+    let Opened {
+        index,
+        meta: Meta { last, .. },
+        mut reader,
+    } = opened;
+    let _closing = Closing::begin(index);
+    let (Some(oldest), Some(id), Some(Ok(extents))) = (oldest, id, extents) else {
+        return Ok(nothing);
     };
-    let oldest = files.iter().find_map(|file| file.header.as_ref().ok());
-    let Some(oldest) = oldest.map(|header| header.first) else {
-        return Ok(after);
-    };
-    let Some(journal) = index.meta().map(|meta| meta.journal) else {
-        return Ok(after);
-    };
+    let oldest = oldest.first;
     let mut shower = Shower {
-        lookup: Lookup::new(disk.clone(), journal),
         id,
         oldest,
         before: None,
-        after,
+        removed: None,
+        next: Lsn::FIRST,
+        choose,
         known,
+        each,
+        ended: Ended::No,
     };
-    let first = places(&index, id, Lsn::FIRST, FIRST_MAX);
-    let is_all = first.len() < FIRST_MAX;
-    let from = first.last().map_or(end, |(place, _)| place.lsn);
-    if !shower.show(first, choose, &mut each)? {
-        return Ok(shower.after);
-    }
-    let mut is_all = is_all;
-    if !is_all {
-        let rest = places(&index, id, Lsn(from.0.saturating_add(1)), PLACES_MAX);
-        is_all = rest.len() < PLACES_MAX;
-        // Whoever reads may take his time, and a sidecar that starts wants the index.
-        drop(index);
-        if !shower.show(rest, choose, &mut each)? {
-            return Ok(shower.after);
+    for extent in &extents {
+        if extent.first > to {
+            break;
+        }
+        let shown = reader.show(extent, |header, view| shower.see(header, view));
+        match (shown, std::mem::replace(&mut shower.ended, Ended::No)) {
+            (Shown::Whole, Ended::No) => {}
+            (Shown::Whole | Shown::NotThere | Shown::Stopped, Ended::Failed(error)) => {
+                return Err(error);
+            }
+            (Shown::Whole | Shown::NotThere | Shown::Stopped, ended) => {
+                return Ok(After {
+                    next: shower.next,
+                    is_stopped: matches!(ended, Ended::Enough),
+                });
+            }
         }
     }
-    if is_all {
-        shower.after.next = Lsn(end.0.saturating_add(1));
-    }
-    Ok(shower.after)
+    // What lies beyond `to` was not looked at, and is not asked for.
+    let looked_at = if extents.len() < EXTENTS_MAX {
+        last
+    } else {
+        extents.last().map_or(last, |extent| extent.last)
+    };
+    Ok(After {
+        next: Lsn(looked_at.min(to).0.saturating_add(1)),
+        is_stopped: false,
+    })
 }
 
-/// Places of a domain's records from an LSN on, as far as the index knows their batches.
-fn places(index: &Index, id: DomainId, from: Lsn, limit: usize) -> Vec<(index::Place, BatchPlace)> {
-    let places = index.of_domain(id, from, limit).unwrap_or_default();
-    let mut batch: Option<BatchPlace> = None;
-    let mut found = Vec::new();
-    for place in places {
-        if batch.is_none_or(|batch| batch.last < place.lsn) {
-            batch = index.place_of_lsn(place.lsn).ok().flatten();
-        }
-        match batch {
-            Some(batch) => found.push((place, batch)),
-            None => break,
-        }
-    }
-    found
+/// Why showing was ended.
+#[derive(Debug)]
+enum Ended {
+    No,
+    /// Nobody wants more.
+    Enough,
+    /// It is to go on without the index.
+    HandOver,
+    Failed(ToolError),
 }
 
 /// Shows records in the order of their places.
-struct Shower<'a> {
-    lookup: Lookup<OsDisk>,
+struct Shower<'a, C, E> {
     id: DomainId,
-    /// The first LSN that the journal still has.
+    /// The first LSN that is looked at.
     oldest: Lsn,
     /// The last record of the domain that was looked at.
     before: Option<Lsn>,
-    after: After,
+    /// The same, if it took the domain away.
+    removed: Option<Lsn>,
+    /// The first LSN that was not looked at.
+    next: Lsn,
+    choose: &'a mut C,
     known: &'a mut Known,
+    each: E,
+    ended: Ended,
 }
 
-impl Shower<'_> {
-    /// `false`: it is to go on without the index, or not at all.
-    fn show(
-        &mut self,
-        places: Vec<(index::Place, BatchPlace)>,
-        choose: &mut impl Choose,
-        each: &mut impl FnMut(Item) -> Result<ControlFlow<()>, ToolError>,
-    ) -> Result<bool, ToolError> {
-        for (place, batch) in places {
-            let Some(found) = self.lookup.record(&place, &batch) else {
-                return Ok(false);
-            };
-            let previous = previous(&found.record);
-            let follows = match self.before {
-                Some(before) => previous == Some(before),
-                None => previous.is_none_or(|previous| previous < self.oldest),
-            };
-            // One is missing here, or the domain begins anew: the journal itself tells which.
-            if !follows || found.record.domain() != Some(self.id) {
-                return Ok(false);
-            }
-            self.before = Some(place.lsn);
-            self.after.next = Lsn(place.lsn.0.saturating_add(1));
-            let head = Head::of(&found.record);
-            let stands = Place {
-                batch: found.batch,
-                offset: place.offset,
-                size: found.size,
-            };
-            let recorded = self.known.recorded(found.record, stands);
-            let is_wanted =
-                choose.wants(&recorded) && choose.may_want(&recorded.batch, &head, self.known);
-            if is_wanted && each(Item::Record(Box::new(recorded)))?.is_break() {
-                self.after.is_stopped = true;
-                return Ok(false);
-            }
+impl<C, E> Shower<'_, C, E>
+where
+    C: Choose,
+    E: FnMut(Item) -> Result<ControlFlow<()>, ToolError>,
+{
+    fn see(&mut self, header: &BatchHeader, view: &RecordView<'_>) -> ControlFlow<()> {
+        if view.domain != Some(self.id) {
+            return ControlFlow::Continue(());
         }
-        Ok(true)
+        let ended = match self.show(header, view) {
+            Ok(Ended::No) => return ControlFlow::Continue(()),
+            Ok(ended) => ended,
+            Err(error) => Ended::Failed(error),
+        };
+        self.ended = ended;
+        ControlFlow::Break(())
+    }
+
+    fn show(&mut self, header: &BatchHeader, view: &RecordView<'_>) -> Result<Ended, ToolError> {
+        let follows = match (self.before, view.previous) {
+            (Some(before), Some(previous)) => previous == before,
+            // It was taken away, and begins anew.
+            (Some(_), None) => self.removed == self.before,
+            (None, Some(previous)) => previous < self.oldest,
+            (None, None) => true,
+        };
+        // One is missing here: the journal itself tells which.
+        let Some(record) = view.decode().ok().filter(|_| follows) else {
+            return Ok(Ended::HandOver);
+        };
+        self.before = Some(view.lsn);
+        if view.kind == RecordBody::DomainRemoved.type_number() {
+            self.removed = Some(view.lsn);
+        }
+        self.next = Lsn(view.lsn.0.saturating_add(1));
+        let stands = Place {
+            batch: *header,
+            offset: view.offset,
+            size: view.end() - view.offset,
+        };
+        let head = Head::of(&record);
+        let recorded = self.known.recorded(record, stands);
+        let is_wanted = self.choose.wants(&recorded)
+            && self.choose.may_want(&recorded.batch, &head, self.known);
+        let is_enough = is_wanted && (self.each)(Item::Record(Box::new(recorded)))?.is_break();
+        Ok(if is_enough { Ended::Enough } else { Ended::No })
     }
 }
 
-fn previous(record: &Decoded) -> Option<Lsn> {
-    match record {
-        Decoded::Known(record) => record.previous,
-        Decoded::Unknown { previous, .. } => *previous,
+/// An index that is being closed: sled syncs its file, and nothing waits for that but the end.
+struct Closing(Option<JoinHandle<()>>);
+
+impl Closing {
+    fn begin(index: Index) -> Closing {
+        Closing(Some(thread::spawn(move || drop(index))))
     }
 }
 
-/// The index, if it is there, ours, and of this history of this journal; the domain of that name or identity,
-/// if there is just one; and the last LSN in the index.
-fn open(disk: &OsDisk, files: &[SegmentFile], domain: &str) -> Option<(Index, DomainId, Lsn)> {
-    let directory = disk.path().join(INDEX_NAME);
-    // Opening it writes to it: what belongs to somebody else is left as it is, and to its owner.
-    let owner = fs::metadata(&directory).ok()?.uid();
-    if owner != rustix::process::geteuid().as_raw() || !disk.is_directory() {
-        return None;
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // Closing does not panic, and if it did, what was read would stand.
+            let _ = thread.join();
+        }
     }
-    let files_of_index = fs::read_dir(&directory).ok()?;
-    let sizes = files_of_index.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
-    if sizes.sum::<u64>() > INDEX_SIZE_MAX {
-        return None;
-    }
-    let index = Index::open_as_it_is(&directory).ok()??;
-    let meta = index.meta()?;
-    let journal = files
-        .iter()
-        .find_map(|file| file.header.as_ref().ok())?
-        .journal;
-    let end = index.place_of_lsn(meta.last).ok()??;
-    if !Lookup::new(disk.clone(), journal).has_end(&meta, &end) {
-        return None;
-    }
-    let id = match Id128::parse(domain) {
-        Some(id) => DomainId(id),
-        None => match index.domains_named(domain).ok()?.as_slice() {
-            [one] => *one,
-            _ => return None,
-        },
-    };
-    Some((index, id, meta.last))
 }

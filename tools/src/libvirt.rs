@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use crate::error::{Found, ToolError};
 use crate::explain::Look;
 use crate::explain::otherwise::{Otherwise, otherwise};
+use crate::terminal::{self, Paint};
 use crate::text::{json_line, plain};
 use status::{AsyncJob, State, Status};
 use table::{Deed, Would};
@@ -347,13 +348,17 @@ impl Said {
         let pid = status
             .pid
             .map_or("no pid".to_owned(), |pid| format!("pid {pid}"));
-        writeln!(
-            out,
+        let title = format!(
             "{} ({}, {pid}): {}",
             plain(&status.name),
             plain(uuid),
             plain(&status.said())
-        )?;
+        );
+        let look = match self.is_in_doubt() {
+            true => terminal::Look::Doubt,
+            false => terminal::Look::Title,
+        };
+        writeln!(out, "{}", Paint::of_stdout().text(look, &title))?;
         for (number, would) in self.libvirt.iter().enumerate() {
             let label = if number == 0 { "libvirt" } else { "" };
             writeln!(out, "  {label:<9} {}", would.text())?;

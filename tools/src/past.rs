@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use journal_format::batch::BatchHeader;
 use journal_format::number::{Chain, DomainId, JournalId, Lsn, MigrationId, SegmentNumber};
@@ -241,6 +242,10 @@ pub(crate) struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     names: HashMap<DomainId, String>,
+    /// The domains of each name.
+    named: HashMap<String, Vec<DomainId>>,
+    /// Another one after each change of a name, and in no other [`Known`]; 0 while there is none.
+    names_version: u64,
     /// The open or last job of each domain: what a record without a job of its own is about.
     jobs: HashMap<DomainId, Lsn>,
     effects: HashMap<Lsn, Option<Lsn>>,
@@ -279,6 +284,25 @@ static TEACHES: LazyLock<Vec<Option<Teaches>>> = LazyLock::new(|| {
     teaches
 });
 
+/// The types of records that do not name their job: those before them tell it.
+static JOB_TOLD_BEFORE: LazyLock<Vec<u16>> = LazyLock::new(|| {
+    let is_one = |name: &str| match name {
+        "effect-finished" | "peer-heard" | "peer-prepared" | "outcome-learned" => true,
+        "store-intended" | "store-read" | "verdict-given" => true,
+        // These name it.
+        "migration-state" | "migration-histories" => false,
+        _ => name.starts_with("migration-"),
+    };
+    let types = RecordBody::TYPES.iter();
+    let told_before = types.filter(|(_, name)| is_one(name));
+    told_before.map(|(number, _)| *number).collect()
+});
+
+/// Do records before one of that type tell which job it is of?
+pub(crate) fn is_job_told_before(kind: u16) -> bool {
+    JOB_TOLD_BEFORE.contains(&kind)
+}
+
 impl Teaches {
     /// What a record of a type tells.
     pub(crate) fn of(kind: u16) -> Option<Teaches> {
@@ -286,10 +310,27 @@ impl Teaches {
     }
 }
 
+/// Where versions of names are counted.
+static NAMES_VERSIONS: AtomicU64 = AtomicU64::new(1);
+
 impl Known {
-    /// A domain's name.
-    pub(crate) fn name(&self, domain: DomainId) -> Option<&str> {
-        self.names.get(&domain).map(String::as_str)
+    /// The domains that have a name.
+    pub(crate) fn named(&self, name: &str) -> &[DomainId] {
+        self.named.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// What names are known: while it stays the same, [`Known::named`] does.
+    pub(crate) fn names_version(&self) -> u64 {
+        self.names_version
+    }
+
+    fn learn_name(&mut self, domain: DomainId, name: &str) {
+        let before = self.names.insert(domain, name.to_owned());
+        if let Some(others) = before.and_then(|before| self.named.get_mut(&before)) {
+            others.retain(|other| *other != domain);
+        }
+        self.named.entry(name.to_owned()).or_default().push(domain);
+        self.names_version = NAMES_VERSIONS.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A record with its name and job. Each record is shown to it once, in order.
@@ -305,7 +346,7 @@ impl Known {
             if let RecordBody::DomainAdded(state) | RecordBody::DomainState(state) = &known.body
                 && self.names.get(&domain) != Some(&state.name)
             {
-                self.names.insert(domain, state.name.clone());
+                self.learn_name(domain, &state.name);
             }
             job = self.job(lsn, domain, &known.body);
             standing = self.standing(job, &known.body);

@@ -5,6 +5,7 @@
 //! Not here: which items (`filter`), in which order (`dump`, `backwards`, `merge`).
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader};
@@ -23,6 +24,9 @@ use crate::past::{Item, Recorded};
 use crate::terminal::{Look, Paint};
 use crate::text::{hex as digits, json_line, plain, time};
 use crate::words;
+
+/// No line waits longer for those behind it before it is shown.
+const FLUSHED_AFTER: Duration = Duration::from_millis(50);
 
 /// How records are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -317,6 +321,8 @@ pub(crate) struct Sheet<W> {
     out: W,
     paint: Paint,
     opening: Option<(Epoch, BootId)>,
+    /// When what was written was last brought to its reader.
+    flushed: Option<Instant>,
 }
 
 impl<W: Write> Sheet<W> {
@@ -325,6 +331,7 @@ impl<W: Write> Sheet<W> {
             out,
             paint: Paint::of_stdout(),
             opening: None,
+            flushed: None,
         }
     }
 
@@ -336,6 +343,10 @@ impl<W: Write> Sheet<W> {
             writeln!(self.out, "{}", self.paint.text(Look::Faint, &heading))?;
         }
         writeln!(self.out, "{}", line.text)?;
+        // The first line at once, and what trickles in as it comes.
+        if self.flushed.is_none_or(|at| at.elapsed() >= FLUSHED_AFTER) {
+            self.flush()?;
+        }
         Ok(())
     }
 
@@ -346,6 +357,7 @@ impl<W: Write> Sheet<W> {
 
     pub(crate) fn flush(&mut self) -> Result<(), ToolError> {
         self.out.flush()?;
+        self.flushed = Some(Instant::now());
         Ok(())
     }
 }

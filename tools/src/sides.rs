@@ -3,17 +3,16 @@
 //!
 //! Invariant: only what two journals say is compared; where records are missing, nothing follows from their
 //! absence. A journal that is older than what another one saw of it is told of as that, and not as wrong.
-//! Not here: what one journal alone must keep (`phase_journal::engine::laws`).
+//! Not here: what one journal alone must keep (`phase_journal::engine::laws`); how it is shown (`verify`,
+//! `diff`).
 
 use std::collections::BTreeMap;
 
-use journal_format::number::{JournalId, Lsn, MigrationId, Nonce, Position};
+use journal_format::number::{Epoch, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position};
 use journal_format::record::{
-    Authority, MigrationState, MigrationTerms, Outcome, PeerAnswer, Protocol, Record, RecordBody,
-    Role,
+    Authority, Cookie, JobResult, MigrationState, MigrationTerms, Outcome, PeerAnswer, Protocol,
+    Record, RecordBody, Role,
 };
-
-use crate::examine::Examined;
 
 /// Something that two journals say differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +21,27 @@ pub(crate) struct Contradiction {
     pub(crate) migration: Option<MigrationId>,
     /// A promise was broken; else a copy is only older.
     pub(crate) is_broken: bool,
+    /// The source's journal and the destination's, or nothing where it concerns a whole journal.
+    between: String,
     /// How.
-    pub(crate) how: String,
+    how: String,
+}
+
+impl Contradiction {
+    /// With the migration and the journals.
+    pub(crate) fn text(&self) -> String {
+        match self.migration {
+            Some(migration) => {
+                format!("migration {migration} {}: {}", self.between, self.how)
+            }
+            None => self.how.clone(),
+        }
+    }
+
+    /// Where it stands under its migration already.
+    pub(crate) fn how(&self) -> &str {
+        &self.how
+    }
 }
 
 /// What one journal says of a migration.
@@ -33,20 +51,36 @@ struct Story {
     /// Its begin was read, so that what is not here did not happen, if nothing is lost.
     from_begin: bool,
     prepared: Option<Nonce>,
-    granted: Option<(Lsn, Nonce)>,
+    granted: Option<(Lsn, Cookie)>,
     abandoned: Option<Lsn>,
-    committed: Option<(Lsn, Option<Nonce>)>,
+    committed: Option<(Lsn, Option<Cookie>)>,
     started: Option<Lsn>,
     aborted: Option<Lsn>,
     outcome: Option<(Lsn, Outcome, Option<Position>)>,
-    /// The record in which the other side said aborted, and where that stood.
-    heard_aborted: Option<(Lsn, Option<Position>)>,
+    ended: Option<(Lsn, JobResult)>,
+    /// Of each answer that was heard, the one that the other side gave first: the record, and where that
+    /// side stood.
+    heard: Vec<(PeerAnswer, Lsn, Position)>,
     resolved: bool,
 }
 
 impl Story {
     fn is(&self, role: Role) -> bool {
         self.terms.as_ref().is_some_and(|terms| terms.role == role)
+    }
+
+    fn hear(&mut self, lsn: Lsn, answer: PeerAnswer, position: Position) {
+        let known = self.heard.iter_mut().find(|(known, _, _)| *known == answer);
+        match known {
+            Some((_, _, first)) if first.lsn <= position.lsn => {}
+            Some(known) => *known = (answer, lsn, position),
+            None => self.heard.push((answer, lsn, position)),
+        }
+    }
+
+    fn ended(&self, results: &[JobResult]) -> Option<Lsn> {
+        let (lsn, result) = self.ended?;
+        results.contains(&result).then_some(lsn)
     }
 }
 
@@ -55,12 +89,26 @@ impl Story {
 pub(crate) struct Side {
     label: String,
     journal: Option<JournalId>,
+    openings: BTreeMap<Epoch, OpeningId>,
     last: Lsn,
     has_gaps: bool,
     stories: BTreeMap<MigrationId, Story>,
     by_job: BTreeMap<Lsn, MigrationId>,
-    /// The furthest that was seen of other journals: the record, and the position.
-    seen: BTreeMap<JournalId, (Lsn, Lsn)>,
+    /// The furthest that was seen of each life of other journals: the record, and the LSN.
+    seen: BTreeMap<(JournalId, Epoch, OpeningId), (Lsn, Lsn)>,
+}
+
+/// What is known of a journal when it was read to its end.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// Its identity, if that can be read.
+    pub(crate) journal: Option<JournalId>,
+    /// Its openings, as far as they are told.
+    pub(crate) openings: BTreeMap<Epoch, OpeningId>,
+    /// Its last record.
+    pub(crate) last: Lsn,
+    /// Something of it is lost.
+    pub(crate) has_gaps: bool,
 }
 
 /// All journals together.
@@ -68,6 +116,19 @@ pub(crate) struct Side {
 pub(crate) struct Sides(Vec<Side>);
 
 impl Side {
+    pub(crate) fn begin(label: &str) -> Side {
+        Side {
+            label: label.to_owned(),
+            journal: None,
+            openings: BTreeMap::new(),
+            last: Lsn(0),
+            has_gaps: false,
+            stories: BTreeMap::new(),
+            by_job: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
     /// Takes in a record.
     pub(crate) fn see(&mut self, record: &Record) {
         let lsn = record.lsn;
@@ -87,20 +148,21 @@ impl Side {
             }
             RecordBody::PeerHeard(heard) => {
                 self.saw(lsn, heard.position);
-                if heard.answer == PeerAnswer::Aborted {
-                    self.story(heard.migration).heard_aborted = Some((lsn, heard.position));
+                if let Some(position) = heard.position {
+                    self.story(heard.migration)
+                        .hear(lsn, heard.answer, position);
                 }
             }
             RecordBody::MigrationGranted(granted) => {
-                let cookie = &granted.cookie;
-                self.story(cookie.migration).granted = Some((lsn, cookie.nonce));
+                let cookie = granted.cookie;
+                self.story(cookie.migration).granted = Some((lsn, cookie));
             }
             RecordBody::MigrationAbandoned(abandoned) => {
                 self.story(abandoned.migration).abandoned = Some(lsn);
             }
             RecordBody::MigrationCommitted(committed) => {
-                let nonce = committed.cookie.map(|cookie| cookie.nonce);
-                self.story(committed.migration).committed = Some((lsn, nonce));
+                self.saw(lsn, committed.cookie.map(|cookie| cookie.granted));
+                self.story(committed.migration).committed = Some((lsn, committed.cookie));
             }
             RecordBody::MigrationStarted(named) => {
                 self.story(named.migration).started = Some(lsn);
@@ -118,6 +180,11 @@ impl Side {
                     self.story(migration).resolved = true;
                 }
             }
+            RecordBody::JobEnded(ended) => {
+                if let Some(migration) = self.by_job.get(&ended.job).copied() {
+                    self.story(migration).ended = Some((lsn, ended.result));
+                }
+            }
             _ => {}
         }
     }
@@ -130,10 +197,10 @@ impl Side {
         if story.from_begin {
             return;
         }
-        let nonce = state.granted.map(|cookie| cookie.nonce);
+        let granted = state.granted.map(|cookie| (lsn, cookie));
         story.terms = Some(state.terms.clone());
         story.prepared = story.prepared.or(state.terms.nonce);
-        story.granted = story.granted.or(nonce.map(|nonce| (lsn, nonce)));
+        story.granted = story.granted.or(granted);
         story.abandoned = story.abandoned.or(state.abandoned.then_some(lsn));
         story.committed = story.committed.or(state.committed.then_some((lsn, None)));
         story.started = story.started.or(state.started.then_some(lsn));
@@ -148,7 +215,8 @@ impl Side {
 
     fn saw(&mut self, lsn: Lsn, position: Option<Position>) {
         if let Some(position) = position {
-            let furthest = self.seen.entry(position.journal).or_insert((lsn, Lsn(0)));
+            let life = (position.journal, position.epoch, position.opening);
+            let furthest = self.seen.entry(life).or_insert((lsn, Lsn(0)));
             if position.lsn > furthest.1 {
                 *furthest = (lsn, position.lsn);
             }
@@ -156,30 +224,35 @@ impl Side {
     }
 
     /// The journal was read to its end.
-    pub(crate) fn end(&mut self, examined: &Examined) {
-        self.journal = examined.report.journal;
-        self.last = examined.report.last.unwrap_or(Lsn(0));
-        self.has_gaps = !examined.report.gaps.is_empty();
+    pub(crate) fn end(&mut self, end: End) {
+        let End {
+            journal,
+            openings,
+            last,
+            has_gaps,
+        } = end;
+        self.journal = journal;
+        self.openings = openings;
+        self.last = last;
+        self.has_gaps = has_gaps;
     }
 
     fn is_named(&self) -> String {
         format!("'{}'", self.label)
     }
+
+    /// Was all of the migration read, so that what is not here did not happen?
+    fn is_whole(&self, story: &Story) -> bool {
+        story.from_begin && !self.has_gaps
+    }
+
+    /// Does a position lie within what was read?
+    fn covers(&self, position: &Position) -> bool {
+        Some(position.journal) == self.journal && position.lsn <= self.last
+    }
 }
 
 impl Sides {
-    pub(crate) fn begin(&self, label: &str) -> Side {
-        Side {
-            label: label.to_owned(),
-            journal: None,
-            last: Lsn(0),
-            has_gaps: false,
-            stories: BTreeMap::new(),
-            by_job: BTreeMap::new(),
-            seen: BTreeMap::new(),
-        }
-    }
-
     pub(crate) fn add(&mut self, side: Side) {
         self.0.push(side);
     }
@@ -211,19 +284,19 @@ impl Sides {
     pub(crate) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = self.older_ones();
         for (migration, source, given, destination, taken) in self.pairs() {
+            let between = format!("from {} to {}", source.is_named(), destination.is_named());
             let mut say = |how: String| {
                 found.push(Contradiction {
                     migration: Some(migration),
                     is_broken: true,
-                    how: format!(
-                        "migration {migration} from {} to {}: {how}",
-                        source.is_named(),
-                        destination.is_named()
-                    ),
+                    between: between.clone(),
+                    how,
                 });
             };
             compare_terms(given, taken, &mut say);
-            compare_facts(source, given, destination, taken, &mut say);
+            compare_licences(source, given, taken, &mut say);
+            compare_facts(given, taken, &mut say);
+            compare_words(source, given, destination, taken, &mut say);
         }
         found
     }
@@ -232,22 +305,31 @@ impl Sides {
     fn older_ones(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
         for side in &self.0 {
-            for (journal, (lsn, seen)) in &side.seen {
-                let others = self
-                    .0
-                    .iter()
-                    .filter(|other| other.journal == Some(*journal));
-                found.extend(others.filter(|other| other.last < *seen).map(|other| Contradiction {
-                    migration: None,
-                    is_broken: false,
-                    how: format!(
-                        "{} ends at lsn {}, but {} saw its lsn {seen} by its own lsn {lsn}: it is an older \
-                         copy, or has lost its end",
+            for ((journal, epoch, opening), (lsn, seen)) in &side.seen {
+                let is_it = |other: &&Side| other.journal == Some(*journal);
+                for other in self.0.iter().filter(is_it) {
+                    let known = other.openings.get(epoch);
+                    let lacks = match known {
+                        _ if other.last < *seen => format!("ends at lsn {}", other.last),
+                        Some(known) if known != opening => {
+                            format!("had another life in epoch {epoch}")
+                        }
+                        // Old segments are let go.
+                        Some(_) | None => continue,
+                    };
+                    let how = format!(
+                        "{} {lacks}, but {} saw its lsn {seen} by its own lsn {lsn}: it is an older copy, or \
+                         has lost its end",
                         other.is_named(),
-                        other.last,
                         side.is_named()
-                    ),
-                }));
+                    );
+                    found.push(Contradiction {
+                        migration: None,
+                        is_broken: false,
+                        between: String::new(),
+                        how,
+                    });
+                }
             }
         }
         found
@@ -260,22 +342,23 @@ fn compare_terms(given: &Story, taken: &Story, say: &mut impl FnMut(String)) {
     };
     let mut differ = |what: &str, one: &str, other: &str| {
         if one != other {
-            say(format!("the {what} is {one} there and {other} here"));
+            say(format!(
+                "{what}: the source says {one}, the destination {other}"
+            ));
         }
     };
     differ("protocol", given.protocol.name(), taken.protocol.name());
     differ("authority", given.authority.name(), taken.authority.name());
+    let yes = |is: bool| if is { "yes" } else { "no" };
+    differ("post-copy", yes(given.postcopy), yes(taken.postcopy));
+    let store = |terms: &MigrationTerms| terms.store.clone().unwrap_or_else(|| "none".to_owned());
+    differ("store", &store(given), &store(taken));
+    differ("URI", &given.uri, &taken.uri);
 }
 
-fn compare_facts(
-    source: &Side,
-    given: &Story,
-    destination: &Side,
-    taken: &Story,
-    say: &mut impl FnMut(String),
-) {
+/// The licence that was taken must be the one that was given.
+fn compare_licences(source: &Side, given: &Story, taken: &Story, say: &mut impl FnMut(String)) {
     let protocol = given.terms.as_ref().map(|terms| terms.protocol);
-    let authority = given.terms.as_ref().map(|terms| terms.authority);
     let offered = taken.terms.as_ref().and_then(|terms| terms.nonce);
     if let (Some(prepared), Some(offered)) = (given.prepared, offered)
         && prepared != offered
@@ -284,64 +367,133 @@ fn compare_facts(
     }
     // In v2 the source's commit is the licence.
     let licence = match protocol {
-        Some(Protocol::V2) => given.committed.and_then(|(lsn, nonce)| Some((lsn, nonce?))),
+        Some(Protocol::V2) => given
+            .committed
+            .and_then(|(lsn, cookie)| Some((lsn, cookie?))),
         Some(Protocol::V3) | None => given.granted,
     };
     match (licence, taken.committed) {
-        (Some((_, granted)), Some((lsn, Some(shown)))) if granted != shown => say(format!(
-            "committed (lsn {lsn}) with another licence than the one that was granted"
+        (Some((granted, given)), Some((lsn, Some(shown)))) if given != shown => say(format!(
+            "committed (lsn {lsn}) with another licence than the one that was granted (lsn {granted})"
         )),
-        (None, Some((lsn, Some(_)))) if given.from_begin && !source.has_gaps => say(format!(
+        (None, Some((lsn, Some(_)))) if source.is_whole(given) => say(format!(
             "committed (lsn {lsn}) with a licence that the source never granted"
         )),
         (_, _) => {}
     }
-    let ran = taken.started.or(taken.committed.map(|(lsn, _)| lsn));
-    if let (Some(abandoned), Some(lsn)) = (given.abandoned, ran) {
-        say(format!(
-            "the source abandoned it (lsn {abandoned}) and went on, the destination committed (lsn {lsn})"
-        ));
-    }
-    if let (Some((learned, Outcome::Aborted, _)), Some(lsn)) = (given.outcome, taken.started) {
-        say(format!(
-            "two copies: the source learnt aborted (lsn {learned}) and went on, the destination started \
-             (lsn {lsn})"
-        ));
-    }
-    if let (Some((learned, Outcome::Committed, _)), Some(lsn)) = (given.outcome, taken.aborted) {
-        say(format!(
-            "no copy: the source learnt committed (lsn {learned}) and ended its copy, the destination \
-             aborted (lsn {lsn})"
-        ));
-    }
-    let is_whole = taken.from_begin && !destination.has_gaps;
-    let covers = |position: Option<Position>| {
-        let of_this = position.filter(|position| Some(position.journal) == destination.journal);
-        of_this.is_some_and(|position| position.lsn <= destination.last)
+}
+
+/// Facts that cannot both be.
+fn compare_facts(given: &Story, taken: &Story, say: &mut impl FnMut(String)) {
+    let mut both = |one: Option<Lsn>, other: Option<Lsn>, how: &dyn Fn(Lsn, Lsn) -> String| {
+        if let (Some(one), Some(other)) = (one, other) {
+            say(how(one, other));
+        }
     };
-    if let Some((heard, position)) = given.heard_aborted
-        && is_whole
-        && covers(position)
-        && taken.aborted.is_none()
-    {
-        let how = match taken.committed {
-            Some((lsn, _)) => format!("after it had committed (lsn {lsn})"),
-            None => "without recording it".to_owned(),
-        };
-        say(format!(
-            "the destination answered aborted (heard at lsn {heard}) {how}"
-        ));
+    let learnt = |is: Outcome| {
+        let outcome = given.outcome.filter(|(_, outcome, _)| *outcome == is);
+        outcome.map(|(lsn, _, _)| lsn)
+    };
+    let ran = taken.started.or(taken.committed.map(|(lsn, _)| lsn));
+    both(given.abandoned, ran, &|one, other| {
+        format!(
+            "the source gave up (lsn {one}) and went on, and the destination committed (lsn {other})"
+        )
+    });
+    both(learnt(Outcome::Aborted), taken.started, &|one, other| {
+        format!(
+            "two copies: the source learnt aborted (lsn {one}) and went on, the destination started (lsn {other})"
+        )
+    });
+    both(learnt(Outcome::Committed), taken.aborted, &|one, other| {
+        format!(
+            "no copy: the source learnt committed (lsn {one}) and ended its copy, the destination aborted \
+             (lsn {other})"
+        )
+    });
+    // An operator may have said otherwise than the other side knows.
+    if given.resolved || taken.resolved {
+        return;
     }
-    let decides = authority == Some(Authority::Destination);
-    if let Some((learned, Outcome::Committed, position)) = given.outcome
+    let stays = [JobResult::Failed, JobResult::Cancelled];
+    let goes = [JobResult::Completed];
+    both(given.ended(&stays), taken.ended(&goes), &|one, other| {
+        format!("both say that the guest is theirs (source lsn {one}, destination lsn {other})")
+    });
+    both(given.ended(&goes), taken.ended(&stays), &|one, other| {
+        format!(
+            "both say that the guest is the other's (source lsn {one}, destination lsn {other})"
+        )
+    });
+}
+
+/// What was heard must have been so when it was said.
+fn compare_words(
+    source: &Side,
+    given: &Story,
+    destination: &Side,
+    taken: &Story,
+    say: &mut impl FnMut(String),
+) {
+    let sides = [
+        ("destination", given, destination, taken),
+        ("source", taken, source, given),
+    ];
+    for (name, listener, speaker, told) in sides {
+        for (answer, heard, position) in &listener.heard {
+            let Some(fact) = fact_of(*answer, given, taken) else {
+                continue;
+            };
+            let is_there = fact.is_some_and(|fact| fact <= position.lsn);
+            if !is_there && speaker.is_whole(told) && speaker.covers(position) {
+                let committed = taken.committed.filter(|_| *answer == PeerAnswer::Aborted);
+                let how = match committed {
+                    Some((lsn, _)) => format!("after it had committed (lsn {lsn})"),
+                    None => format!("and had not recorded it by its lsn {}", position.lsn),
+                };
+                say(format!(
+                    "the {name} answered {answer} (heard at lsn {heard}) {how}"
+                ));
+            }
+        }
+    }
+    let decides = given.terms.as_ref().map(|terms| terms.authority) == Some(Authority::Destination);
+    if let Some((learned, Outcome::Committed, Some(position))) = given.outcome
         && decides
-        && is_whole
-        && covers(position)
+        && destination.is_whole(taken)
+        && destination.covers(&position)
         && taken.started.is_none()
         && !taken.resolved
     {
         say(format!(
             "the source learnt committed (lsn {learned}) of a destination that never started the guest"
         ));
+    }
+}
+
+/// The record of what an answer says, if it says something that is recorded.
+fn fact_of(answer: PeerAnswer, source: &Story, destination: &Story) -> Option<Option<Lsn>> {
+    match answer {
+        PeerAnswer::Started => Some(destination.started),
+        PeerAnswer::Aborted => Some(destination.aborted),
+        PeerAnswer::Granted | PeerAnswer::GrantedAndSafe => {
+            let granted = source.granted.map(|(lsn, _)| lsn);
+            Some(granted.or(source.committed.map(|(lsn, _)| lsn)))
+        }
+        PeerAnswer::Abandoned => {
+            let outcome = source.outcome.map(|(lsn, _, _)| lsn);
+            Some(source.abandoned.or(outcome))
+        }
+        PeerAnswer::NotAsked
+        | PeerAnswer::Unreachable
+        | PeerAnswer::Amnesia
+        | PeerAnswer::NoSuchMigration
+        | PeerAnswer::Performing
+        | PeerAnswer::NotWhole
+        | PeerAnswer::Whole
+        | PeerAnswer::Deciding
+        | PeerAnswer::Split
+        | PeerAnswer::Committed
+        | PeerAnswer::Lost => None,
     }
 }

@@ -149,3 +149,97 @@ fn golden_journals_of_every_version() {
         }
     }
 }
+
+/// Of how many bytes one is damaged in golden journals: a sample, unless something else is said. All of them take
+/// an hour or two.
+fn step() -> usize {
+    let said = std::env::var("PHASE_JOURNAL_DAMAGE_STEP").ok();
+    said.map_or(5003, |said| said.parse().unwrap())
+}
+
+/// Runs every command that reads, on a journal and its whole copy: each ends with what it found, or with an
+/// error in one line.
+fn read_by_all(journal: &Path, whole: &Path, what: &str) {
+    let (journal, whole) = (journal.to_str().unwrap(), whole.to_str().unwrap());
+    for (arguments, is_json) in [
+        (&["verify", journal, "--no-index"][..], false),
+        (&["verify", journal, whole, "--no-index", "--json"], true),
+        (&["inspect", journal], false),
+        (&["stats", journal, "--json"], true),
+        (&["dump", journal, "--json", "--headers"], true),
+        (&["dump", journal, "-o", "hex", "--reverse"], false),
+        (&["dump", journal, "--domain", "web-1"], false),
+        (&["explain", journal, "--json"], true),
+        (
+            &["explain", journal, "--at", "9", "--peer", "committed"],
+            false,
+        ),
+        (&["timeline", journal, "--svg"], false),
+        (&["diff", journal, whole], false),
+    ] {
+        let all = [&["phase-journal"], arguments].concat();
+        let mut out = Vec::new();
+        let ended = run(&Cli::try_parse_from(&all).unwrap(), &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let said = || format!("{what}: {arguments:?}: {text}");
+        let is_obeyed = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(is_obeyed), "{}", said());
+        match ended {
+            Ok(_) if is_json => {
+                for line in text.lines() {
+                    assert!(
+                        serde_json::from_str::<serde_json::Value>(line).is_ok(),
+                        "{}",
+                        said()
+                    );
+                }
+            }
+            Ok(_) => {}
+            Err(ToolError::Output(error)) => panic!("{}: {error}", said()),
+            Err(error) => assert!(!error.to_string().contains('\n'), "{}: {error}", said()),
+        }
+    }
+}
+
+/// Golden journals, each with a byte changed, and each cut off there: at what is not zero, and here and there at
+/// what is.
+#[test]
+fn golden_journals_damaged_anywhere() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../journal-format/tests/golden");
+    let scratch = tempfile::tempdir().unwrap();
+    let mut files: Vec<PathBuf> = fs::read_dir(golden)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    // One sample goes over all files, so that it meets other bytes in each.
+    let mut seen = 0_usize;
+    let step = step();
+    let mut count = 0;
+    for whole in files {
+        let bytes = fs::read(&whole).unwrap();
+        let journal = scratch.path().join(whole.file_name().unwrap());
+        fs::write(&journal, &bytes).unwrap();
+        let file = OpenOptions::new().write(true).open(&journal).unwrap();
+        let places = (0..bytes.len()).rev();
+        for at in places.filter(|at| bytes[*at] != 0 || at % 64 == 63) {
+            seen += 1;
+            if !seen.is_multiple_of(step) {
+                continue;
+            }
+            count += 1;
+            for change in [0x01, 0xff] {
+                let changed = [bytes[at] ^ change];
+                file.write_all_at(&changed, at as u64).unwrap();
+                let what = format!("{} with byte {at} changed by {change}", journal.display());
+                read_by_all(&journal, &whole, &what);
+            }
+            file.write_all_at(&bytes[at..=at], at as u64).unwrap();
+            file.set_len(at as u64).unwrap();
+            let what = format!("{} cut off at {at}", journal.display());
+            read_by_all(&journal, &whole, &what);
+            file.write_all_at(&bytes[at..], at as u64).unwrap();
+        }
+    }
+    assert!(count > 20, "{count} of {seen}");
+}

@@ -62,6 +62,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// One line of nothing but visible characters: names and messages come from outside, and a terminal
 /// obeys what it is shown.
 pub(crate) fn plain(text: &str) -> String {
+    // Nearly every line.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
         if is_obeyed(character) {

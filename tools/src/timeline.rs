@@ -27,12 +27,21 @@ use crate::error::{Found, ToolError};
 use axis::Scale;
 
 pub(crate) use html::in_order;
-pub(crate) use load::{cited, load};
-pub(crate) use model::{Group, Story, Track};
+pub(crate) use load::load;
+pub(crate) use model::{Group, Story};
 
 /// What to draw, and how.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("form").required(true))]
+#[command(
+    group = clap::ArgGroup::new("form").required(true),
+    after_help = "\
+Examples:
+  phase-journal timeline host-a/journal host-b/journal --html -o evacuation.html
+  phase-journal timeline /var/lib/phase-journal --domain web-1 --last 1 --svg -o web-1.svg
+
+A picture holds up to 2000 jobs and 200,000 records, all of them in memory (about 1 KiB each); of longer journals \
+choose with --domain, --job, --migration or --last: the rest is gone over and not kept."
+)]
 pub(crate) struct TimelineArgs {
     /// The journals' directories: one, or those of all hosts that took part
     #[arg(required = true, value_name = "DIRECTORY")]

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use journal_format::number::Lsn;
 use journal_format::record::RecordBody;
 use phase_journal::journal::read::Ending;
 use phase_journal::journal::verify::{Report, Verdict};
@@ -17,7 +18,7 @@ use crate::agreement::{self, Agreement};
 use crate::error::{Found, ToolError};
 use crate::examine::{Examined, examine};
 use crate::merge;
-use crate::sides::{Contradiction, Sides};
+use crate::sides::{Contradiction, End, Side, Sides};
 use crate::terminal::{Look, Paint};
 use crate::text::{count, json_line, plain, size};
 use crate::words::{gap_json, gap_line};
@@ -73,14 +74,14 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
     let mut sides = Sides::default();
     let mut verified = Vec::new();
     for (journal, label) in args.journals.iter().zip(merge::labels(&args.journals)) {
-        let mut side = sides.begin(label.as_deref().map_or("", str::trim_end));
+        let mut side = Side::begin(label.as_deref().map_or("", str::trim_end));
         let are_compared = args.journals.len() > 1;
         let examined = examine(journal, |record, _| {
             if are_compared {
                 side.see(record);
             }
         })?;
-        side.end(&examined);
+        side.end(end_of(&examined));
         sides.add(side);
         let agreement = match args.no_index {
             true => Agreement::NotAsked,
@@ -131,6 +132,16 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         contradictions_text(&contradictions, sides.shared(), paint, out)?;
     }
     Ok(found)
+}
+
+fn end_of(examined: &Examined) -> End {
+    let openings = examined.openings.iter();
+    End {
+        journal: examined.report.journal,
+        openings: openings.map(|one| (one.epoch, one.opening)).collect(),
+        last: examined.report.last.unwrap_or(Lsn(0)),
+        has_gaps: !examined.report.gaps.is_empty(),
+    }
 }
 
 fn one_text(one: &Verified, paint: Paint, out: &mut impl Write) -> Result<(), ToolError> {
@@ -295,7 +306,7 @@ fn contradictions_text(
             true => ("!!", Look::Bad),
             false => ("--", Look::Doubt),
         };
-        let line = plain(&format!("{mark} {}", one.how));
+        let line = plain(&format!("{mark} {}", one.text()));
         writeln!(out, "{}", paint.text(look, &line))?;
     }
     let both = format!("{} with both sides here", count(shared, "migration"));
@@ -311,7 +322,7 @@ fn contradictions_text(
 }
 
 fn contradiction_json(one: &Contradiction) -> Value {
-    json!({"migration": one.migration, "broken": one.is_broken, "how": one.how})
+    json!({"migration": one.migration, "broken": one.is_broken, "how": one.text()})
 }
 
 fn one_json(one: &Verified) -> Value {

@@ -153,3 +153,36 @@ fn nothing_is_painted_where_nobody_looks() {
         assert!(output.stderr.is_empty(), "{verb}");
     }
 }
+
+/// Colours only add to what is said, all commands have them, and NO_COLOR takes them away.
+#[test]
+fn what_is_painted_says_the_same() {
+    let (journal, whole) = (journal(false), journal(true));
+    let damaged = golden("damaged-middle.seg");
+    for (verb, paths) in [
+        ("inspect", vec![journal.path()]),
+        ("stats", vec![journal.path()]),
+        ("verify", vec![damaged.as_path()]),
+        ("dump", vec![damaged.as_path()]),
+        ("explain", vec![journal.path()]),
+        ("diff", vec![journal.path(), whole.path()]),
+    ] {
+        let ran = |variables: &[&str]| {
+            let mut command = command(&[verb]);
+            command.args(&paths);
+            for variable in variables {
+                command.env(variable, "1");
+            }
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        let (plain, painted) = (ran(&[]), ran(&["CLICOLOR_FORCE"]));
+        let mut pieces = painted.split('\u{1b}');
+        let mut without = pieces.next().unwrap().to_owned();
+        for piece in pieces.by_ref() {
+            without.push_str(piece.split_once('m').unwrap().1);
+        }
+        assert_eq!(without, plain, "{verb}");
+        assert_ne!(painted, plain, "{verb}");
+        assert_eq!(ran(&["CLICOLOR_FORCE", "NO_COLOR"]), plain, "{verb}");
+    }
+}

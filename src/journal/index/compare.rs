@@ -4,15 +4,18 @@
 //! their number and the sum of their checksums, by kind.
 //! Not here: making it agree (`Index::catch_up`).
 
+use core::ops::ControlFlow;
 use std::path::Path;
 
-use journal_format::number::Lsn;
+use journal_format::number::{Lsn, SegmentNumber};
 
-use super::keys::{BATCH, BY_DOMAIN, BY_JOB, needs};
+use super::gather::{Gathered, LastBatch, begun};
+use super::keys::{BY_DOMAIN, EXTENT, is_let_go};
 use super::store;
-use super::{Index, IndexError, Meta};
+use super::{Index, IndexError};
 use crate::journal::disk::Disk;
 use crate::journal::read::{Entry, Reader};
+use crate::journal::replay::Seen;
 
 /// How an index compares with its journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,38 +57,50 @@ pub fn compare<D: Disk + Clone>(directory: &Path, disk: &D) -> Result<Comparison
     }
     let mut expected = Sums::default();
     let (mut records, mut oldest, mut is_damaged) = (0, None, false);
+    let mut gathered = Gathered::default();
     let mut end = None;
-    for entry in reader.by_ref() {
-        match entry? {
-            // Lost records may be in the index, which knew them.
-            Entry::Gap(_) => is_damaged = true,
-            Entry::Batch(batch) if batch.header.first <= meta.last => {
-                oldest.get_or_insert(batch.header.first);
-                let changes = index.changes(&batch)?;
-                records += batch.records.len() as u64;
-                changes
-                    .entries
-                    .iter()
-                    .for_each(|(key, value)| expected.add(key, value));
-                end = Some((batch.header.last(), batch.header.segment, batch.chain));
+    let mut sum = |gathered: &Gathered| {
+        records += gathered.records;
+        gathered
+            .entries()
+            .for_each(|(key, value)| expected.add(&key, &value));
+    };
+    let read = reader.replay_until(|seen| {
+        // Lost records may be in the index, which knew them.
+        is_damaged |= matches!(seen, Seen::Entry(Entry::Gap(_)));
+        if let Some((header, chain)) = begun(&seen) {
+            if header.first > meta.last {
+                return ControlFlow::Break(());
             }
-            Entry::Batch(_) => break,
+            oldest.get_or_insert((header.segment, header.first));
+            if gathered
+                .end
+                .is_some_and(|end| end.segment != header.segment)
+            {
+                sum(&std::mem::take(&mut gathered));
+            }
+            end = Some(LastBatch::of(header, chain));
         }
-    }
-    if !ends_with(&meta, end) {
+        gathered.add(&seen);
+        ControlFlow::Continue(())
+    });
+    // What the index does not reach is not looked at.
+    let _ = read?;
+    sum(&gathered);
+    if !end.is_some_and(|end| meta.is_end(end)) {
         let how = format!(
             "it ends with lsn {}, which is not in the journal as it says",
             meta.last
         );
         return Ok(Comparison::Differs(how));
     }
-    let oldest = oldest.unwrap_or(Lsn::FIRST);
+    let (segment, first) = oldest.unwrap_or((SegmentNumber::FIRST, Lsn::FIRST));
     let found = index.store.read(|db| {
         let mut found = Sums::default();
         for item in db.iter() {
             let (key, value) = item?;
             // What the journal let go, it may still have.
-            if needs(&key, &value).is_some_and(|lsn| lsn >= oldest) {
+            if !is_let_go(&key, &value, segment, first) {
                 found.add(&key, &value);
             }
         }
@@ -98,24 +113,11 @@ pub fn compare<D: Disk + Clone>(directory: &Path, disk: &D) -> Result<Comparison
     })
 }
 
-fn ends_with(
-    meta: &Meta,
-    end: Option<(
-        Lsn,
-        journal_format::number::SegmentNumber,
-        journal_format::number::Chain,
-    )>,
-) -> bool {
-    end.is_some_and(|(last, segment, chain)| {
-        last == meta.last && segment == meta.segment && chain.0 == meta.chain
-    })
-}
-
 /// Number of entries and sum of their checksums, for each kind that is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sums([(u64, u64); 3]);
+struct Sums([(u64, u64); 2]);
 
-const KINDS: [(u8, &str); 3] = [(BY_DOMAIN, "domain"), (BY_JOB, "job"), (BATCH, "batch")];
+const KINDS: [(u8, &str); 2] = [(BY_DOMAIN, "domain"), (EXTENT, "extent")];
 
 impl Sums {
     fn add(&mut self, key: &[u8], value: &[u8]) {

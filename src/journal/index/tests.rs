@@ -2,16 +2,17 @@
 
 use std::os::unix::fs::FileExt;
 
-use journal_format::number::{BootId, HostId, Id128, MigrationId};
+use journal_format::number::{BootId, HostId, Id128};
 use journal_format::record::{
-    CheckpointBegun, CheckpointEnded, Draft, EffectCommand, EffectFinished, EffectIntended,
-    EffectResult, Instance, Opening, Phase, PhaseEntered,
+    CheckpointBegun, CheckpointEnded, Draft, Opening, Phase, PhaseEntered, RecordBody,
 };
 use tempfile::TempDir;
 
+use std::collections::HashMap;
 use std::fs;
 
 use super::*;
+use crate::journal::extent::{Extents, Shown};
 use crate::journal::testing::TestDisk;
 use crate::journal::{Checkpoint, Durable, Log, OpenOptions, Retention, Timestamps};
 
@@ -25,11 +26,15 @@ fn id(number: u8) -> DomainId {
 }
 
 fn open(disk: &TestDisk, retained_bytes_max: u64) -> Log<TestDisk> {
+    open_with(disk, retained_bytes_max, 64 * 1024)
+}
+
+fn open_with(disk: &TestDisk, retained_bytes_max: u64, segment_size: u64) -> Log<TestDisk> {
     let host = HostId(Id128([7; 16]));
     let boot = BootId(Id128([8; 16]));
     let options = OpenOptions {
-        first_segment_size: 64 * 1024,
-        segment_size: 64 * 1024,
+        first_segment_size: segment_size,
+        segment_size,
         retention: Retention {
             bytes_max: retained_bytes_max,
             ..Retention::DEFAULT
@@ -63,47 +68,46 @@ fn checkpoint(opening: Opening) -> Checkpoint {
 
 /// A batch of so many records, written at that time.
 fn batch(log: &mut Log<TestDisk>, wall: u64, records: usize) {
-    let drafts = vec![
-        Draft {
-            domain: Some(id(1)),
-            body: RecordBody::PhaseEntered(PhaseEntered {
-                job: Lsn(100),
-                phase: Phase::Begin3,
-            }),
-        };
-        records
-    ];
+    let drafts = vec![phase_of(1, 100); records];
     let now = Timestamps { wall, monotonic: 0 };
     log.append(&drafts, now, ())
         .map(Durable::into_inner)
         .unwrap();
 }
 
-/// Appends a phase of a job of a domain.
-fn phase(log: &mut Log<TestDisk>, domain: u8, job: u64) {
-    let body = RecordBody::PhaseEntered(PhaseEntered {
-        job: Lsn(job),
-        phase: Phase::Begin3,
-    });
-    append(log, domain, body);
+fn phase_of(domain: u8, job: u64) -> Draft {
+    Draft {
+        domain: Some(id(domain)),
+        body: RecordBody::PhaseEntered(PhaseEntered {
+            job: Lsn(job),
+            phase: Phase::Begin3,
+        }),
+    }
 }
 
-fn append(log: &mut Log<TestDisk>, domain: u8, body: RecordBody) {
-    let drafts = [Draft {
-        domain: Some(id(domain)),
-        body,
-    }];
-    log.append(&drafts, NOW, ())
+/// Appends a phase of a job of a domain.
+fn phase(log: &mut Log<TestDisk>, domain: u8, job: u64) {
+    log.append(&[phase_of(domain, job)], NOW, ())
         .map(Durable::into_inner)
         .unwrap();
 }
 
-fn lsns(places: Result<Vec<Place>, IndexError>) -> Vec<u64> {
-    places
-        .unwrap()
-        .into_iter()
-        .map(|place| place.lsn.0)
-        .collect()
+/// The records of a domain that are found by the index.
+fn found(index: &Index, disk: &TestDisk, domain: u8) -> Vec<u64> {
+    let mut extents = Extents::new(disk.clone(), index.meta().unwrap().journal);
+    let mut found = Vec::new();
+    for extent in index.of_domain(id(domain), SegmentNumber(0), 1000).unwrap() {
+        let before = found.len();
+        let shown = extents.show(&extent, |_, view| {
+            if view.domain == Some(id(domain)) {
+                found.push(view.lsn.0);
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(shown, Shown::Whole, "{extent:?}");
+        assert!(found.len() > before, "nothing is in {extent:?}");
+    }
+    found
 }
 
 /// A journal with records of domain 1 at 3 and 5, of domain 2 at 4, and an index directory.
@@ -117,7 +121,7 @@ fn small() -> (TestDisk, Log<TestDisk>, TempDir) {
 }
 
 #[test]
-fn records_are_found_by_domain_and_by_job() {
+fn records_are_found_by_domain() {
     let (disk, mut log, directory) = small();
     let (mut index, caught_up) = Index::open(directory.path(), &disk).unwrap();
     assert_eq!(
@@ -127,11 +131,8 @@ fn records_are_found_by_domain_and_by_job() {
             rebuilt: false
         }
     );
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5]);
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(4), 10)), [5]);
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 1)), [3]);
-    assert_eq!(lsns(index.of_job(Lsn(200), Lsn(0), 10)), [4]);
-    assert_eq!(lsns(index.of_domain(id(3), Lsn(0), 10)), [0; 0]);
+    assert_eq!(found(&index, &disk, 1), [3, 5]);
+    assert_eq!(found(&index, &disk, 3), [0; 0]);
 
     phase(&mut log, 2, 200);
     assert_eq!(
@@ -141,73 +142,9 @@ fn records_are_found_by_domain_and_by_job() {
             rebuilt: false
         }
     );
-    assert_eq!(lsns(index.of_domain(id(2), Lsn(0), 10)), [4, 6]);
+    assert_eq!(found(&index, &disk, 2), [4, 6]);
     assert_eq!(index.catch_up(&disk).unwrap().added, 0);
     assert_eq!(index.last(), Some(Lsn(6)));
-}
-
-#[test]
-fn where_the_newest_of_a_type_begin() {
-    let (disk, mut log, directory) = small();
-    phase(&mut log, 1, 300);
-    append(&mut log, 1, RecordBody::DomainRemoved);
-    let (index, _) = Index::open(directory.path(), &disk).unwrap();
-    let begin = |of, kind, limit| {
-        let place = index.newest(of, kind, limit).unwrap();
-        place.map(|place| place.lsn.0)
-    };
-    // Domain 1 has phases at 3, 5 and 6, and another record at 7.
-    let domain = DomainOrJob::Domain(id(1));
-    assert_eq!(begin(domain, "phase-entered", 1), Some(6));
-    assert_eq!(begin(domain, "phase-entered", 2), Some(5));
-    assert_eq!(begin(domain, "phase-entered", 9), Some(3));
-    assert_eq!(begin(domain, "decided", 9), None);
-    assert_eq!(begin(domain, "no-such-type", 9), None);
-    let job = DomainOrJob::Job(Lsn(100));
-    assert_eq!(begin(job, "phase-entered", 1), Some(5));
-}
-
-#[test]
-fn a_place_is_where_the_record_lies() {
-    let (disk, _log, directory) = small();
-    let (index, _) = Index::open(directory.path(), &disk).unwrap();
-    let places = index.of_domain(id(1), Lsn(0), 10).unwrap();
-    for (place, entry) in places.iter().zip([2, 4]) {
-        assert_eq!((place.segment, place.kind), (SegmentNumber(1), 9));
-        assert_eq!(place.offset / 4096, entry, "one batch is one block here");
-        let bytes = disk.read(&place.segment.file_name()).unwrap();
-        let at = usize::try_from(place.offset).unwrap();
-        assert_eq!(
-            bytes[at..at + 8],
-            place.lsn.0.to_le_bytes(),
-            "a record begins with its LSN"
-        );
-    }
-}
-
-#[test]
-fn an_effect_s_result_belongs_to_its_job() {
-    let (disk, mut log, directory) = small();
-    let instance = Instance {
-        boot: BootId(Id128([8; 16])),
-        pid: 10,
-        start_time: 20,
-    };
-    let intended = EffectIntended {
-        job: Some(Lsn(100)),
-        instance,
-        command: EffectCommand::Cont,
-    };
-    append(&mut log, 1, RecordBody::EffectIntended(intended));
-    let (mut index, _) = Index::open(directory.path(), &disk).unwrap();
-    // In another batch, and known from the index alone.
-    let finished = EffectFinished {
-        effect: Lsn(6),
-        result: EffectResult::Done,
-    };
-    append(&mut log, 1, RecordBody::EffectFinished(finished));
-    index.catch_up(&disk).unwrap();
-    assert_eq!(lsns(index.of_job(Lsn(100), Lsn(0), 10)), [3, 5, 6, 7]);
 }
 
 #[test]
@@ -225,7 +162,7 @@ fn an_index_is_kept_over_openings_of_the_journal() {
             rebuilt: false
         }
     );
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5, 8]);
+    assert_eq!(found(&index, &disk, 1), [3, 5, 8]);
 }
 
 #[test]
@@ -238,7 +175,7 @@ fn a_deleted_index_is_made_anew() {
     remove(&path).unwrap();
     let (index, caught_up) = Index::open(&path, &disk).unwrap();
     assert_eq!(caught_up.added, 5);
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5]);
+    assert_eq!(found(&index, &disk, 1), [3, 5]);
 }
 
 #[test]
@@ -257,8 +194,8 @@ fn an_index_of_another_journal_is_made_anew() {
             rebuilt: true
         }
     );
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [0; 0]);
-    assert_eq!(lsns(index.of_domain(id(5), Lsn(0), 10)), [3]);
+    assert_eq!(found(&index, &other, 1), [0; 0]);
+    assert_eq!(found(&index, &other, 5), [3]);
 }
 
 #[test]
@@ -283,7 +220,7 @@ fn an_index_ahead_of_its_journal_is_made_anew() {
     phase(&mut log, 9, 300);
     let (index, caught_up) = Index::open(directory.path(), &older).unwrap();
     assert!(caught_up.rebuilt);
-    assert_eq!(lsns(index.of_domain(id(9), Lsn(0), 10)), [8]);
+    assert_eq!(found(&index, &older, 9), [8]);
 }
 
 #[test]
@@ -308,16 +245,7 @@ fn damage_never_stops_the_index() {
         drop(file);
         let (index, caught_up) = Index::open(&path, &disk).unwrap();
         rebuilt += u32::from(caught_up.rebuilt || caught_up.added > 0);
-        assert_eq!(
-            lsns(index.of_domain(id(1), Lsn(0), 10)),
-            [3, 5],
-            "round {round}"
-        );
-        assert_eq!(
-            lsns(index.of_job(Lsn(200), Lsn(0), 10)),
-            [4],
-            "round {round}"
-        );
+        assert_eq!(found(&index, &disk, 1), [3, 5], "round {round}");
     }
     assert!(rebuilt > 0, "the damage was never felt");
     // Not a directory at all.
@@ -336,128 +264,227 @@ fn what_the_journal_let_go_is_forgotten() {
         open(&disk, 0);
     }
     let (index, caught_up) = Index::open(directory.path(), &disk).unwrap();
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [0; 0]);
+    assert_eq!(found(&index, &disk, 1), [0; 0]);
     assert!(caught_up.added > 0);
 }
 
-/// Records 1 and 2 are the checkpoint, written at 1.
-fn with_times() -> (TestDisk, Log<TestDisk>, TempDir) {
+/// Records 1 and 2 are the checkpoint, written at 1; each later opening makes a segment, 3 records a batch.
+fn with_times() -> (TestDisk, TempDir) {
     let disk = TestDisk::new("journal");
-    let mut log = open(&disk, u64::MAX);
-    // 3 to 5, 6, 7 and 8; then the clock is set back, and goes on; 9, 10 to 11, 12.
-    for (wall, records) in [(10, 3), (20, 1), (30, 2), (15, 1), (25, 2), (40, 1)] {
-        batch(&mut log, wall, records);
+    for walls in [&[10, 20, 30][..], &[15, 25], &[40]] {
+        let mut log = open(&disk, u64::MAX);
+        walls.iter().for_each(|wall| batch(&mut log, *wall, 3));
     }
-    (disk, log, tempfile::tempdir().unwrap())
+    (disk, tempfile::tempdir().unwrap())
 }
 
 #[test]
-fn the_batch_of_a_record_is_found() {
-    let (disk, _log, directory) = with_times();
+fn the_first_segment_of_a_time_is_found_also_when_the_clock_was_set_back() {
+    let (disk, directory) = with_times();
     let (index, _) = Index::open(directory.path(), &disk).unwrap();
-    let batch = |lsn| {
-        let place = index.place_of_lsn(Lsn(lsn)).unwrap();
-        place.map(|place| (place.first.0, place.last.0, place.offset / 4096, place.wall))
+    let segment = |wall| {
+        index
+            .segment_at_time(wall)
+            .unwrap()
+            .map(|segment| segment.0)
     };
-    for (lsns, expected) in [
-        (0..=2, (1, 2, 1, 1)),
-        (3..=5, (3, 5, 2, 10)),
-        (6..=6, (6, 6, 3, 20)),
-        (7..=8, (7, 8, 4, 30)),
-        (12..=12, (12, 12, 7, 40)),
-    ] {
-        for lsn in lsns {
-            assert_eq!(batch(lsn), Some(expected), "{lsn}");
-        }
-    }
-    assert_eq!(batch(13), None);
-    assert_eq!(batch(u64::MAX), None);
-}
-
-#[test]
-fn the_first_batch_of_a_time_is_found_also_when_the_clock_was_set_back() {
-    let (disk, mut log, directory) = with_times();
-    let (mut index, _) = Index::open(directory.path(), &disk).unwrap();
-    let first = |index: &Index, wall| {
-        let place = index.place_at_time(wall).unwrap();
-        place.map(|place| (place.first.0, place.wall))
-    };
+    // What was written at 25 lies behind what was written at 30.
     for (wall, expected) in [
-        (0, Some((1, 1))),
-        (1, Some((1, 1))),
-        (2, Some((3, 10))),
-        (10, Some((3, 10))),
-        (11, Some((6, 20))),
-        // Written at 15 and 25, but behind one that was written at 30.
-        (21, Some((7, 30))),
-        (31, Some((12, 40))),
+        (0, Some(1)),
+        (21, Some(1)),
+        (30, Some(1)),
+        (31, Some(3)),
+        (40, Some(3)),
         (41, None),
-        (u64::MAX, None),
     ] {
-        assert_eq!(first(&index, wall), expected, "{wall}");
+        assert_eq!(segment(wall), expected, "{wall}");
     }
-    batch(&mut log, 41, 1);
-    index.catch_up(&disk).unwrap();
-    assert_eq!(first(&index, 41), Some((13, 41)));
-    // What is known of times is found again by the next one.
-    drop(index);
-    batch(&mut log, 41, 1);
-    batch(&mut log, 42, 1);
-    let (index, _) = Index::open(directory.path(), &disk).unwrap();
-    assert_eq!(first(&index, 41), Some((13, 41)));
-    assert_eq!(first(&index, 42), Some((15, 42)));
 }
 
 #[test]
-fn a_gap_is_skipped_by_place() {
-    let (disk, log, directory) = with_times();
-    drop(log);
+fn an_extent_is_shown_only_if_it_is_there_as_it_is_said_to_be() {
+    let (disk, directory) = with_times();
+    let (index, _) = Index::open(directory.path(), &disk).unwrap();
+    let journal = index.meta().unwrap().journal;
+    let extent = index.of_segment(SegmentNumber(1)).unwrap()[0];
+    assert_eq!((extent.first, extent.last), (Lsn(1), Lsn(11)));
+    assert_eq!((extent.begin, extent.end), (4096, 5 * 4096));
+    let show = |disk: &TestDisk, journal, extent: &Extent| {
+        let mut records = 0;
+        let shown = Extents::new(disk.clone(), journal).show(extent, |_, _| {
+            records += 1;
+            ControlFlow::Continue(())
+        });
+        (shown, records)
+    };
+    assert_eq!(show(&disk, journal, &extent), (Shown::Whole, 11));
+    let other = JournalId(Id128([0xEE; 16]));
+    let wrong: [(&str, JournalId, Extent); 7] = [
+        ("journal", other, extent),
+        (
+            "segment",
+            journal,
+            Extent {
+                segment: SegmentNumber(2),
+                ..extent
+            },
+        ),
+        (
+            "file",
+            journal,
+            Extent {
+                segment: SegmentNumber(9),
+                ..extent
+            },
+        ),
+        (
+            "first",
+            journal,
+            Extent {
+                first: Lsn(2),
+                ..extent
+            },
+        ),
+        (
+            "before",
+            journal,
+            Extent {
+                before: Chain(1),
+                ..extent
+            },
+        ),
+        (
+            "size",
+            journal,
+            Extent {
+                end: u64::MAX,
+                ..extent
+            },
+        ),
+        (
+            "begin",
+            journal,
+            Extent {
+                begin: 8192,
+                ..extent
+            },
+        ),
+    ];
+    for (what, journal, wrong) in wrong {
+        assert_eq!(show(&disk, journal, &wrong), (Shown::NotThere, 0), "{what}");
+    }
+    // What is said of its end is told too late to show nothing.
+    for (what, wrong) in [
+        (
+            "longer",
+            Extent {
+                end: extent.end + 4096,
+                ..extent
+            },
+        ),
+        (
+            "within a batch",
+            Extent {
+                end: extent.end - 1,
+                ..extent
+            },
+        ),
+        (
+            "last",
+            Extent {
+                last: Lsn(12),
+                ..extent
+            },
+        ),
+    ] {
+        assert_eq!(show(&disk, journal, &wrong).0, Shown::NotThere, "{what}");
+    }
+    // The batch with the records 6 to 8.
     let name = SegmentNumber(1).file_name();
     let mut bytes = disk.read(&name).unwrap();
-    // The head of the batch with record 6, and the record.
-    bytes[3 * 4096] ^= 1;
     bytes[3 * 4096 + 100] ^= 1;
     disk.put(&name, bytes);
-    let (index, _) = Index::open(directory.path(), &disk).unwrap();
-    let place = index.place_of_lsn(Lsn(6)).unwrap().unwrap();
-    assert_eq!(place.first, Lsn(7));
-    assert_eq!(index.place_at_time(20).unwrap().unwrap().first, Lsn(7));
+    assert_eq!(show(&disk, journal, &extent), (Shown::NotThere, 5));
 }
 
-/// A segment that went took a time with it that was later than all behind it.
+/// Whatever steps it is made in, it is the same, and leads to every record.
 #[test]
-fn what_the_journal_let_go_is_forgotten_by_place_and_time_too() {
-    let disk = TestDisk::new("journal");
-    let mut log = open(&disk, u64::MAX);
-    batch(&mut log, 1_000_000, 1);
-    drop(log);
-    let directory = tempfile::tempdir().unwrap();
-    let (mut index, _) = Index::open(directory.path(), &disk).unwrap();
-    let first = |index: &Index, wall| {
-        let place = index.place_at_time(wall).unwrap();
-        place.map(|place| place.first)
+fn an_index_made_in_steps_is_the_one_made_at_once() {
+    let mut random = 7_u64;
+    let mut next = move |below: u64| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (random >> 33) % below
     };
-    for wall in [50, 60, 70] {
-        assert_eq!(first(&index, 71), Some(Lsn(3)), "{wall}");
-        let mut log = open(&disk, if wall == 70 { 0 } else { u64::MAX });
-        batch(&mut log, wall, 1);
-        let caught_up = index.catch_up(&disk).unwrap();
-        assert!(!caught_up.rebuilt, "{wall}");
+    let disk = TestDisk::new("journal");
+    let (stepwise, at_once) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut expected: HashMap<u8, Vec<u64>> = HashMap::new();
+    let mut lsn = 0;
+    for opening in 0..3 {
+        let mut log = open_with(&disk, u64::MAX, 1024 * 1024);
+        lsn += 2;
+        for step in 0..60 {
+            let domains = [1 + u8::try_from(next(3)).unwrap(), 5 + opening];
+            let mut drafts = Vec::new();
+            for _ in 0..=next(300) {
+                let domain = domains[usize::try_from(next(2)).unwrap()];
+                lsn += 1;
+                expected.entry(domain).or_default().push(lsn);
+                drafts.push(phase_of(domain, 100));
+            }
+            log.append(&drafts, NOW, ())
+                .map(Durable::into_inner)
+                .unwrap();
+            if log.must_roll() {
+                let opening = log.status().opening;
+                log.roll(&checkpoint(opening), NOW).unwrap();
+                lsn += 2;
+            }
+            if step % 7 == 0 {
+                let (_, caught_up) = Index::open(stepwise.path(), &disk).unwrap();
+                assert!(!caught_up.rebuilt);
+            }
+        }
     }
-    // Openings of three records each, of which the last two are kept.
-    let oldest = index.place_of_lsn(Lsn(1)).unwrap().unwrap();
-    assert_eq!((oldest.first, oldest.segment), (Lsn(7), SegmentNumber(3)));
-    assert_eq!(first(&index, 0), Some(Lsn(7)));
-    assert_eq!(first(&index, 2), Some(Lsn(9)));
-    assert_eq!(first(&index, 61), Some(Lsn(12)));
-    assert_eq!(first(&index, 71), None);
+    drop(Index::open(stepwise.path(), &disk).unwrap());
+    drop(Index::rebuild(at_once.path(), &disk).unwrap());
+    let entries = |directory: &TempDir| {
+        let index = Index::open_as_it_is(directory.path()).unwrap().unwrap();
+        let read = |db: &sled::Db| db.iter().collect::<Result<Vec<_>, _>>();
+        index.store.read(read).unwrap()
+    };
+    assert!(entries(&stepwise) == entries(&at_once), "they differ");
+    for directory in [&stepwise, &at_once] {
+        let agrees = compare(directory.path(), &disk).unwrap();
+        assert_eq!(agrees, Comparison::Agrees { records: lsn });
+    }
+    let index = Index::open_as_it_is(at_once.path()).unwrap().unwrap();
+    assert!(
+        index.of_segment(SegmentNumber(2)).unwrap().len() > 2,
+        "too small"
+    );
+    for (domain, lsns) in expected {
+        assert_eq!(found(&index, &disk, domain), lsns, "{domain}");
+    }
+}
+
+/// One of another version is not asked.
+#[test]
+fn an_index_of_another_version_is_made_anew() {
+    let (disk, _log, directory) = small();
+    let (index, _) = Index::open(directory.path(), &disk).unwrap();
+    let mut older = encode_meta(&index.meta().unwrap());
+    older[0] -= 1;
+    index
+        .store
+        .run("write", |db| db.insert(META_KEY, older))
+        .unwrap();
     drop(index);
-    let (mut index, caught_up) = Index::open(directory.path(), &disk).unwrap();
-    assert_eq!(caught_up, CaughtUp::default());
-    let mut log = open(&disk, u64::MAX);
-    batch(&mut log, 80, 1);
-    index.catch_up(&disk).unwrap();
-    assert_eq!(first(&index, 71), Some(Lsn(15)));
+    assert!(Index::open_as_it_is(directory.path()).is_err());
+    let (index, caught_up) = Index::open(directory.path(), &disk).unwrap();
+    assert!(caught_up.rebuilt);
+    assert_eq!(found(&index, &disk, 1), [3, 5]);
 }
 
 #[test]
@@ -469,11 +496,11 @@ fn an_index_is_one_s_own() {
     assert!(in_use(Index::open(&path, &disk).unwrap_err()));
     assert!(in_use(Index::rebuild(&path, &disk).unwrap_err()));
     assert!(in_use(remove(&path).unwrap_err()));
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5]);
+    assert_eq!(found(&index, &disk, 1), [3, 5]);
     drop(index);
     let (index, caught_up) = Index::rebuild(&path, &disk).unwrap();
     assert_eq!(caught_up.added, 5);
-    assert_eq!(lsns(index.of_domain(id(1), Lsn(0), 10)), [3, 5]);
+    assert_eq!(found(&index, &disk, 1), [3, 5]);
 }
 
 #[test]
@@ -487,16 +514,4 @@ fn a_deleted_index_is_noticed_by_who_has_it_open() {
     let (_new, _) = Index::open(&path, &disk).unwrap();
     let error = index.catch_up(&disk).unwrap_err();
     assert!(matches!(error, IndexError::Gone { .. }), "{error}");
-}
-
-/// What a migration's records are found by goes with the last of them that the journal has.
-#[test]
-fn a_migration_that_nothing_tells_of_any_more_is_forgotten() {
-    let migration = MigrationId(Id128([9; 16]));
-    let entry = keys::encode_job(Lsn(3), Lsn(17));
-    let key = keys::migration_key(migration);
-    assert_eq!(needs(&key, &entry), Some(Lsn(17)));
-    assert_eq!(keys::decode_job(&entry), Some(Lsn(3)));
-    assert_eq!(needs(META_KEY, &[0; 37]), None);
-    assert_eq!(needs(&time_key(5), &sortable(3)), None);
 }

@@ -15,6 +15,7 @@ use super::DiffArgs;
 use crate::error::{Found, ToolError};
 use crate::past::{Item, Past, Recorded};
 use crate::print::record_json;
+use crate::terminal::{Look, Paint};
 use crate::text::{count, json_line, plain};
 use crate::words;
 
@@ -250,8 +251,17 @@ fn report(
     if let Some(journal) = journal {
         writeln!(out, "two copies of journal {journal}")?;
     }
+    let paint = Paint::of_stdout();
     for (_, text) in &differences.shown {
-        writeln!(out, "{text}")?;
+        let (title, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let look = match title.contains("!!") {
+            true => Look::Bad,
+            false => Look::Doubt,
+        };
+        writeln!(out, "{}", paint.text(look, title))?;
+        if !rest.is_empty() {
+            writeln!(out, "{rest}")?;
+        }
     }
     let shown = differences.shown.len() as u64;
     if differences.found > shown {
@@ -259,8 +269,14 @@ fn report(
     }
     let alike = count(differences.alike, "record");
     match differences.found {
-        0 => writeln!(out, "no difference: {alike} alike")?,
-        found => writeln!(out, "{}, {alike} alike", count(found, "difference"))?,
+        0 => {
+            let line = format!("no difference: {alike} alike");
+            writeln!(out, "{}", paint.text(Look::Good, &line))?;
+        }
+        found => {
+            let line = format!("{}, {alike} alike", count(found, "difference"));
+            writeln!(out, "{}", paint.text(Look::Doubt, &line))?;
+        }
     }
     Ok(())
 }

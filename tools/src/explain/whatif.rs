@@ -260,7 +260,7 @@ pub(crate) fn restart(
         })
         .collect();
     let damaged = read.damaged;
-    let cited = std::mem::replace(&mut read.cited, Citable::new(0)).records;
+    let cited = std::mem::replace(&mut read.cited, Citable::new(0)).into_records();
     let mut stage = Stage::new(read, supposed, jobs);
     stage.run();
     let jobs = stage.jobs.into_values().collect();

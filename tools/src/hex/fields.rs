@@ -103,10 +103,43 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// Of a variant, whose number comes first.
+    fn of_variant(walk: &'a mut Walk, word: &str) -> Parts<'a> {
+        walk.push(4, word.to_owned());
+        Parts::new(walk)
+    }
+
     fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unknown> {
-        let name = self.index.to_string();
-        self.index += 1;
-        self.walk.inside(&name, value)
+        let Some(bytes) = &mut self.bytes else {
+            let name = self.index.to_string();
+            self.index += 1;
+            return self.walk.inside(&name, value);
+        };
+        let mut one = Walk::default();
+        value.serialize(&mut one)?;
+        let byte = one
+            .fields
+            .first()
+            .and_then(|field| field.value.parse().ok());
+        bytes.push(byte.ok_or(Unknown)?);
+        Ok(())
+    }
+
+    fn member<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), Unknown> {
+        // The type, which stands in the record's header and only in JSON among the fields.
+        if name == "type" && self.walk.path.is_empty() {
+            return Ok(());
+        }
+        self.walk.inside(name, value)
+    }
+
+    fn close(self) -> Result<(), Unknown> {
+        if let Some(bytes) = self.bytes {
+            let id = bytes.try_into().map_err(|_| Unknown)?;
+            let id = journal_format::number::Id128(id);
+            self.walk.push(16, id.to_string());
+        }
+        Ok(())
     }
 }
 
@@ -238,8 +271,7 @@ impl<'a> ser::Serializer for &'a mut Walk {
         word: &'static str,
         _: usize,
     ) -> Result<Parts<'a>, Unknown> {
-        self.push(4, word.to_owned());
-        Ok(Parts::new(self))
+        Ok(Parts::of_variant(self, word))
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, Unknown> {
@@ -257,112 +289,56 @@ impl<'a> ser::Serializer for &'a mut Walk {
         word: &'static str,
         _: usize,
     ) -> Result<Parts<'a>, Unknown> {
-        self.push(4, word.to_owned());
-        Ok(Parts::new(self))
+        Ok(Parts::of_variant(self, word))
     }
 }
 
-impl ser::SerializeSeq for Parts<'_> {
-    type Ok = ();
-    type Error = Unknown;
+/// Compounds whose parts have numbers for names, and those that have names.
+macro_rules! compounds {
+    (numbered $($compound:ident: $each:ident,)+) => {
+        $(impl ser::$compound for Parts<'_> {
+            type Ok = ();
+            type Error = Unknown;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unknown> {
-        self.element(value)
-    }
+            fn $each<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unknown> {
+                self.element(value)
+            }
 
-    fn end(self) -> Result<(), Unknown> {
-        Ok(())
-    }
+            fn end(self) -> Result<(), Unknown> {
+                self.close()
+            }
+        })+
+    };
+    (named $($compound:ident,)+) => {
+        $(impl ser::$compound for Parts<'_> {
+            type Ok = ();
+            type Error = Unknown;
+
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                name: &'static str,
+                value: &T,
+            ) -> Result<(), Unknown> {
+                self.member(name, value)
+            }
+
+            fn end(self) -> Result<(), Unknown> {
+                self.close()
+            }
+        })+
+    };
 }
 
-impl ser::SerializeTuple for Parts<'_> {
-    type Ok = ();
-    type Error = Unknown;
-
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unknown> {
-        let Some(bytes) = &mut self.bytes else {
-            return self.element(value);
-        };
-        let mut one = Walk::default();
-        value.serialize(&mut one)?;
-        let byte = one
-            .fields
-            .first()
-            .and_then(|field| field.value.parse().ok());
-        bytes.push(byte.ok_or(Unknown)?);
-        Ok(())
-    }
-
-    fn end(self) -> Result<(), Unknown> {
-        if let Some(bytes) = self.bytes {
-            let id = bytes.try_into().map_err(|_| Unknown)?;
-            let id = journal_format::number::Id128(id);
-            self.walk.push(16, id.to_string());
-        }
-        Ok(())
-    }
+compounds! {
+    numbered
+    SerializeSeq: serialize_element,
+    SerializeTuple: serialize_element,
+    SerializeTupleStruct: serialize_field,
+    SerializeTupleVariant: serialize_field,
 }
 
-impl ser::SerializeTupleStruct for Parts<'_> {
-    type Ok = ();
-    type Error = Unknown;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unknown> {
-        self.element(value)
-    }
-
-    fn end(self) -> Result<(), Unknown> {
-        Ok(())
-    }
-}
-
-impl ser::SerializeTupleVariant for Parts<'_> {
-    type Ok = ();
-    type Error = Unknown;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unknown> {
-        self.element(value)
-    }
-
-    fn end(self) -> Result<(), Unknown> {
-        Ok(())
-    }
-}
-
-impl ser::SerializeStruct for Parts<'_> {
-    type Ok = ();
-    type Error = Unknown;
-
-    fn serialize_field<T: Serialize + ?Sized>(
-        &mut self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<(), Unknown> {
-        // The type, which stands in the record's header and only in JSON among the fields.
-        if name == "type" && self.walk.path.is_empty() {
-            return Ok(());
-        }
-        self.walk.inside(name, value)
-    }
-
-    fn end(self) -> Result<(), Unknown> {
-        Ok(())
-    }
-}
-
-impl ser::SerializeStructVariant for Parts<'_> {
-    type Ok = ();
-    type Error = Unknown;
-
-    fn serialize_field<T: Serialize + ?Sized>(
-        &mut self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<(), Unknown> {
-        self.walk.inside(name, value)
-    }
-
-    fn end(self) -> Result<(), Unknown> {
-        Ok(())
-    }
+compounds! {
+    named
+    SerializeStruct,
+    SerializeStructVariant,
 }

@@ -176,7 +176,8 @@ fn keep(
 ) -> Result<(), ToolError> {
     if story.moments.len() >= MOMENTS_MAX {
         return Err(ToolError::Argument(format!(
-            "more than {MOMENTS_MAX} records of jobs: too many for one picture"
+            "more than {MOMENTS_MAX} records of jobs: too many for one picture; choose with --domain, --job, \
+             --migration or --last"
         )));
     }
     let track = *tracks.entry(job).or_insert_with(|| {

@@ -32,6 +32,8 @@ pub(super) fn census(
         return Ok(None);
     }
     let mut known: Vec<Known> = Vec::new();
+    // Each checkpoint tells of a job again.
+    let mut seen: BTreeSet<(usize, Lsn)> = BTreeSet::new();
     for (book, directory) in journals.iter().enumerate() {
         Past::open(directory)?.read(|item| {
             let Item::Record(recorded) = item else {
@@ -47,6 +49,9 @@ pub(super) fn census(
                 RecordBody::MigrationState(state) => Some(state.terms.migration),
                 _ => return Ok(()),
             };
+            if !seen.insert((book, job)) {
+                return Ok(());
+            }
             known.push(Known {
                 book,
                 job,

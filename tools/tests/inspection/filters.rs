@@ -1,5 +1,8 @@
 //! Which records are shown, and how.
 
+use journal_format::record::RecordBody;
+
+use super::promises::changed;
 use super::*;
 
 /// The lines that a filter leaves of a dump, as LSNs.
@@ -86,6 +89,31 @@ fn each_filter_leaves_what_it_says() {
         of_job(one) && (perform..done).contains(&one["lsn"].as_u64().unwrap())
     });
     assert_eq!(lsns(&journal, &["--phase", "perform3"]), expected);
+}
+
+/// A record of one type is shown as among all others, though those others were not looked at.
+#[test]
+fn each_type_alone_is_shown_as_among_all() {
+    let journals = [journal(true), changed(|_| ())];
+    for journal in &journals {
+        for format in ["json", "text", "table"] {
+            let dump = |arguments: &[&str]| {
+                let all = [arguments, &["-o", format]].concat();
+                said(&on("dump", &[journal.path()], &all), 0)
+            };
+            let all = dump(&[]);
+            let mut seen = 0;
+            for (_, name) in RecordBody::TYPES {
+                let alone = dump(&["--type", name]);
+                let records = alone.lines().filter(|line| line.contains(name));
+                for line in records {
+                    seen += 1;
+                    assert!(all.lines().any(|one| one == line), "{format}: {line}");
+                }
+            }
+            assert!(seen >= 30, "{format}: {seen}");
+        }
+    }
 }
 
 #[test]

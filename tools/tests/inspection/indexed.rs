@@ -2,7 +2,7 @@
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::RecordBody;
-use phase_journal::journal::index::{DomainOrJob, Index};
+use phase_journal::journal::index::Index;
 use phase_journal::journal::{INDEX_NAME, OsDisk};
 
 use super::*;
@@ -42,6 +42,43 @@ fn the_same_is_shown_with_and_without_the_index() {
         &on("dump", &[with.path()], &["--domain", "web-2"]),
         "no domain 'web-2'",
     );
+}
+
+/// By job, and by time: what the index leaves out is what would not be shown.
+#[test]
+fn jobs_and_times_are_shown_with_and_without_the_index() {
+    let (with, without) = (indexed(), journal(true));
+    let all = values(&said(&on("dump", &[without.path()], &["--json"]), 0));
+    let job = all.iter().find(|one| one["type"] == "job-begun").unwrap();
+    let job = job["lsn"].to_string();
+    let mut times: Vec<u64> = all
+        .iter()
+        .map(|one| one["time"].as_u64().unwrap())
+        .collect();
+    times.dedup();
+    let shown = |journal: &TempDir, arguments: &[&str]| {
+        shown(&[journal.path()], &on("dump", &[journal.path()], arguments))
+    };
+    for time in times {
+        let since = format!("@{}.{:09}", time / 1_000_000_000, time % 1_000_000_000);
+        for arguments in [
+            &["--since", &since][..],
+            &["--since", &since, "--domain", "web-1"],
+            &["--since", &since, "--json", "--job", &job],
+        ] {
+            assert_eq!(shown(&with, arguments), shown(&without, arguments));
+        }
+    }
+    for arguments in [
+        &["--job", &job][..],
+        &["--job", &job, "--type", "decided"],
+        &["--job", &job, "--to", "22"],
+        &["--job", "7"],
+        &["--domain", "web-1", "--to", "12"],
+        &["--domain", "web-1", "--from", "30"],
+    ] {
+        assert_eq!(shown(&with, arguments), shown(&without, arguments));
+    }
 }
 
 /// It is asked where records lie, and what is not there is read from the journal.
@@ -118,6 +155,24 @@ fn what_was_lost_since_is_told() {
     assert!(text.contains("job-ended"), "{text}");
 }
 
+/// A segment whose headers are lost is not one that was let go.
+#[test]
+fn what_was_lost_at_the_begin_is_told() {
+    let (with, without) = (indexed(), journal(true));
+    let dump = |journal: &TempDir| {
+        let path = journal.path().join("0000000000000001.seg");
+        let mut bytes = fs::read(&path).unwrap();
+        let copy = bytes.len() - 4096;
+        bytes[200] ^= 1;
+        bytes[copy + 200] ^= 1;
+        fs::write(path, bytes).unwrap();
+        said(&on("dump", &[journal.path()], &["--domain", "web-1"]), 2)
+    };
+    let shown = dump(&with);
+    assert!(shown.contains("!! lsn 1 to "), "{shown}");
+    assert_eq!(shown, dump(&without));
+}
+
 #[test]
 fn verify_says_whether_the_index_agrees() {
     let journal = indexed();
@@ -146,12 +201,7 @@ fn verify_says_whether_the_index_agrees() {
     // In use by somebody.
     let (index, _) = Index::open(&path, &OsDisk::new(journal.path())).unwrap();
     let domain = DomainId(journal_format::number::Id128([0x11; 16]));
-    assert!(
-        index
-            .newest(DomainOrJob::Domain(domain), "decided", 1)
-            .unwrap()
-            .is_some()
-    );
+    assert!(index.newest_decisions(domain, 1).unwrap().is_some());
     assert_eq!(index.last(), Some(Lsn(36)));
     assert!(
         verify(0).contains("index     not looked at: it is in use"),

@@ -45,8 +45,7 @@ fn the_index_is_made_anew_whatever_was_there() {
         let disk = OsDisk::new(journal.path());
         let (index, caught_up) = Index::open(&path, &disk).unwrap();
         assert_eq!(caught_up, CaughtUp::default(), "all of it was there");
-        let place = index.place_of_lsn(Lsn(7)).unwrap().unwrap();
-        assert!((place.first..=place.last).contains(&Lsn(7)), "{place:?}");
+        assert_eq!(index.last(), Some(Lsn(36)));
         close(index);
     }
     let out = said(reindex(journal.path()).arg("--json"), 0);
