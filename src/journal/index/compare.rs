@@ -48,7 +48,11 @@ pub fn is_in_use(directory: &Path) -> Result<bool, IndexError> {
 pub fn compare<D: Disk + Clone>(directory: &Path, disk: &D) -> Result<Comparison, IndexError> {
     let index = Index::open_store(directory)?;
     let Some(meta) = index.meta else {
-        return Ok(Comparison::Differs("it is of no journal".to_owned()));
+        // One that was just made: its writer died before anything of it was durable, and will begin anew.
+        return Ok(match index.store.read(|db| Ok(db.is_empty()))? {
+            true => Comparison::Agrees { records: 0 },
+            false => Comparison::Differs("it is of no journal".to_owned()),
+        });
     };
     let mut reader = Reader::open(disk.clone())?;
     if reader.journal() != Some(meta.journal) {

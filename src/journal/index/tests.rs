@@ -515,3 +515,21 @@ fn a_deleted_index_is_noticed_by_who_has_it_open() {
     let error = index.catch_up(&disk).unwrap_err();
     assert!(matches!(error, IndexError::Gone { .. }), "{error}");
 }
+
+/// Its writer died before anything of it was durable: it says nothing, and nothing wrong. What is there without
+/// saying of which journal it is, is wrong.
+#[test]
+fn an_index_that_was_just_made_says_nothing_wrong() {
+    let disk = TestDisk::new("journal");
+    drop(open(&disk, u64::MAX));
+    let directory = tempfile::tempdir().unwrap();
+    drop(Index::open_store(directory.path()).unwrap());
+    let found = compare(directory.path(), &disk).unwrap();
+    assert_eq!(found, Comparison::Agrees { records: 0 });
+
+    let index = Index::open_store(directory.path()).unwrap();
+    index.store.read(|db| db.insert([7], &[7])).unwrap();
+    drop(index);
+    let found = compare(directory.path(), &disk).unwrap();
+    assert_eq!(found, Comparison::Differs("it is of no journal".to_owned()));
+}

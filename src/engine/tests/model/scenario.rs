@@ -599,7 +599,8 @@ impl Scene {
             | Rule::JournalDamaged
             | Rule::ClaimedByAnother => lost,
             // A winner is gone before it started, or the source's own copy is: nobody knows.
-            Rule::SourceStoreInDoubt | Rule::SourceStoreDead => gone(B),
+            // So it is if one of the journals knows no more of it.
+            Rule::SourceStoreInDoubt | Rule::SourceStoreDead => gone(B) || lost,
             // A copy without a licence, or whose `cont` was refused, and whose source is gone.
             Rule::DestinationPrepareAlone | Rule::DestinationFinishRefused => gone(A),
             // The same, and the other side knows; or the source won aborted meanwhile.
