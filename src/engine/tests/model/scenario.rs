@@ -607,11 +607,13 @@ impl Scene {
             Rule::SourceAbandonedStarted | Rule::DestinationStoreContradicted => {
                 self.qemus[B].foreign
             }
-            // Without the manager's word, which the end of a QEMU is too, and which may be in a journal that is not
-            // what it was.
+            // Without the manager's word, which the end of a QEMU is too if it was watched, and which may be in a
+            // journal that is not what it was.
             Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {
                 let is_silent = self.words == [None, None];
-                lost || is_silent && self.qemus.iter().all(|qemu| qemu.alive)
+                let is_watched = !self.used(|left| left.crashes);
+                let has_ended = self.qemus.iter().any(|qemu| !qemu.alive);
+                lost || is_silent && !(has_ended && is_watched)
             }
             Rule::SourceStoreOlder | Rule::DestinationStoreAmnesia | Rule::StoreKeyForeign => lost,
             // Whether the destination's copy is whole cannot be known from a journal that is lost.
