@@ -281,8 +281,8 @@ impl World {
             }
             PeerAnswer::GrantedAndSafe => {
                 let guest = self.guest_prepared(from, migration);
-                let living = guest.map(|guest| self.lab.living(guest).collect());
-                for number in living.unwrap_or(Vec::new()) {
+                let living: Option<Vec<_>> = guest.map(|guest| self.lab.living(guest).collect());
+                for number in living.unwrap_or_default() {
                     let qemu = &self.lab.qemus[number];
                     let vouches = qemu.host == to && qemu.is_sender() && self.lab.carries(number);
                     if vouches {
