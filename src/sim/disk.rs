@@ -5,7 +5,10 @@
 //! (a sync, a misdirected or lost write, bit rot) is counted, so that a loss can be explained.
 //! Not here: when it fails (`fault`).
 
+mod inode;
 mod page;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -17,9 +20,8 @@ use journal_format::number::{Id128, SegmentNumber};
 
 use super::random::Random;
 use crate::journal::disk::{Disk, IoMode};
-use page::{Image, PAGE, Page, page_of, whole};
-
-const SECTOR: usize = 512;
+use inode::{Inode, SECTOR, index};
+use page::{PAGE, page_of, whole};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -52,18 +54,6 @@ pub enum Survival {
     Everything,
     /// The power failed: any choice of sectors and of the last directory changes.
     Some,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Inode {
-    live: Image,
-    durable: Image,
-    length: u64,
-    durable_length: u64,
-    /// Pages that differ, or may; some more than once.
-    dirty: Vec<u32>,
-    links: u32,
-    lock: Option<u64>,
 }
 
 /// A change of the directory that is not durable yet.
@@ -342,79 +332,6 @@ impl SimDisk {
 
 fn crashed() -> io::Error {
     io::Error::other("the process has ended")
-}
-
-fn index(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-impl Inode {
-    fn page(image: &mut Image, number: usize) -> &mut Option<Page> {
-        if image.len() <= number {
-            image.resize(number + 1, None);
-        }
-        &mut image[number]
-    }
-
-    fn write(&mut self, at: u64, bytes: &[u8]) {
-        let (mut at, mut rest) = (index(at), bytes);
-        while !rest.is_empty() {
-            let (number, begin) = (at / PAGE, at % PAGE);
-            let count = rest.len().min(PAGE - begin);
-            let (now, behind) = rest.split_at(count);
-            let page = Inode::page(&mut self.live, number);
-            if count == PAGE {
-                *page = page_of(now);
-            } else {
-                let mut bytes = whole(page.as_ref());
-                bytes[begin..begin + count].copy_from_slice(now);
-                *page = page_of(&bytes);
-            }
-            let number = u32::try_from(number).unwrap_or(u32::MAX);
-            if self.dirty.last() != Some(&number) {
-                self.dirty.push(number);
-            }
-            at += count;
-            rest = behind;
-        }
-        self.length = self.length.max(at as u64);
-    }
-
-    /// Makes all that was written durable.
-    fn sync(&mut self) {
-        for number in self.dirty.drain(..) {
-            let number = number as usize;
-            *Inode::page(&mut self.durable, number) = self.live[number].clone();
-        }
-        self.durable_length = self.length;
-    }
-
-    /// Of what was written and not synced, any sectors are left.
-    fn lose(&mut self, random: &mut Random) {
-        if self.durable_length != self.length && random.coin() {
-            self.durable_length = self.length;
-        }
-        self.dirty.sort_unstable();
-        self.dirty.dedup();
-        for number in self.dirty.drain(..) {
-            let number = number as usize;
-            let live = whole(self.live.get(number).and_then(Option::as_ref));
-            let durable = Inode::page(&mut self.durable, number);
-            let keep = random.number();
-            let mut left = whole(durable.as_ref());
-            for sector in 0..PAGE / SECTOR {
-                if keep >> sector & 1 == 1 {
-                    let bytes = sector * SECTOR..(sector + 1) * SECTOR;
-                    left[bytes.clone()].copy_from_slice(&live[bytes]);
-                }
-            }
-            *durable = page_of(&left);
-        }
-        self.length = self.durable_length;
-        let pages = index(self.length).div_ceil(PAGE);
-        self.durable.truncate(pages);
-        self.live.clone_from(&self.durable);
-    }
 }
 
 impl State {
@@ -780,124 +697,5 @@ impl Disk for SimDisk {
                 Ok(true)
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn disk() -> SimDisk {
-        let disk = SimDisk::new("sim", Random::new(1));
-        disk.make_directory().unwrap();
-        disk
-    }
-
-    /// A durable file of two pages of ones.
-    fn ones(disk: &SimDisk) -> SimFile {
-        let file = disk.create("0000000000000001.seg").unwrap();
-        disk.write_at(&file, 0, &[1; 2 * PAGE]).unwrap();
-        disk.sync(&file).unwrap();
-        disk.sync_directory().unwrap();
-        file
-    }
-
-    fn read(disk: &SimDisk) -> Vec<u8> {
-        disk.files()[0].1.clone()
-    }
-
-    #[test]
-    fn power_leaves_some_sectors_of_what_was_not_synced() {
-        let mut seen = std::collections::BTreeSet::new();
-        for seed in 0..64 {
-            let disk = SimDisk::new("sim", Random::new(seed));
-            disk.make_directory().unwrap();
-            let file = ones(&disk);
-            disk.write_at(&file, 0, &[2; PAGE]).unwrap();
-            disk.create("b").unwrap();
-            assert!(!disk.restart(Survival::Some));
-            assert!(disk.length(&file).is_err(), "a file of the ended process");
-            let bytes = read(&disk);
-            seen.insert((bytes[0], bytes[SECTOR], disk.files().len()));
-            assert_eq!(bytes[PAGE..], [1; PAGE]);
-        }
-        assert_eq!(seen.len(), 8, "{seen:?}");
-    }
-
-    #[test]
-    fn the_end_of_the_process_takes_nothing() {
-        let disk = disk();
-        let file = ones(&disk);
-        disk.write_at(&file, 3, &[2]).unwrap();
-        disk.restart(Survival::Everything);
-        assert_eq!(read(&disk)[2..5], [1, 2, 1]);
-    }
-
-    #[test]
-    fn faults_come_at_their_batch() {
-        use BatchFault::{CrashAfter, CrashBefore, Lost, Misdirected, ShortWrite, SyncFails};
-        for (fault, written, fails) in [
-            (CrashBefore, false, true),
-            (CrashAfter, true, true),
-            (ShortWrite, false, false),
-            (SyncFails, false, true),
-            (Lost, false, false),
-            (Misdirected, false, false),
-        ] {
-            let disk = disk();
-            let file = ones(&disk);
-            disk.plan(1, fault);
-            let block = [3; PAGE];
-            assert_eq!(disk.write_through(&file, 0, &block).unwrap(), PAGE);
-            let result = disk.write_through(&file, PAGE as u64, &block);
-            assert_eq!(result.is_err(), fails, "{fault:?}");
-            let lied = disk.lies();
-            assert_eq!(lied > 0, matches!(fault, Lost | Misdirected), "{fault:?}");
-            disk.restart(Survival::Some);
-            let is_there = read(&disk)[PAGE..] == block;
-            // Where a misdirected write went is drawn.
-            assert!(is_there == written || fault == Misdirected, "{fault:?}");
-            assert_eq!(read(&disk)[..PAGE], block, "{fault:?}");
-        }
-    }
-
-    #[test]
-    fn a_lying_sync_is_found_out_by_the_power() {
-        let disk = disk();
-        let file = ones(&disk);
-        disk.set_lying(true);
-        disk.write_through(&file, 0, &[3; PAGE]).unwrap();
-        assert_eq!(read(&disk)[..PAGE], [3; PAGE]);
-        assert!(disk.restart(Survival::Some));
-        assert_ne!(read(&disk)[..PAGE], [3; PAGE], "drawn with this seed");
-    }
-
-    #[test]
-    fn rot_full_backup() {
-        let disk = disk();
-        let file = ones(&disk);
-        let before = disk.backup();
-        assert!(disk.rot());
-        let flipped = read(&disk).iter().filter(|byte| **byte != 1).count();
-        assert_eq!((flipped, disk.lies()), (1, 1));
-        disk.limit(Some(PAGE as u64));
-        disk.write_at(&file, 2 * PAGE as u64, &[1; PAGE]).unwrap();
-        let full = disk.write_at(&file, 3 * PAGE as u64, &[1]).unwrap_err();
-        assert_eq!(full.raw_os_error(), Some(ENOSPC));
-        disk.restore(&before);
-        assert_eq!(read(&disk), [1; 2 * PAGE]);
-        disk.erase();
-        assert_eq!(disk.list().unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn a_lock_goes_with_its_holder() {
-        let disk = disk();
-        let first = disk.open_or_create("lock").unwrap();
-        let second = disk.open_or_create("lock").unwrap();
-        assert!(disk.try_lock(&first).unwrap());
-        assert!(!disk.try_lock(&second).unwrap());
-        drop(first);
-        assert!(disk.try_lock(&second).unwrap());
     }
 }

@@ -162,7 +162,10 @@ impl Fleet {
                 patience,
             } if now > since + patience => {
                 let (host, job) = (self.care[guest].home, *job);
-                desk.ask(host, ControlRequest::JobCancel { job });
+                // It does not take back what it may have said, or done by its own hand.
+                if self.care[guest].verdict != Some(Outcome::Committed) {
+                    desk.ask(host, ControlRequest::JobCancel { job });
+                }
                 // Whatever the answer is, it will be looked at.
                 self.care[guest].step = Step::Looking {
                     again: now + AGAIN_MS,

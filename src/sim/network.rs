@@ -11,7 +11,7 @@ use journal_format::record::{Authority, PeerAnswer};
 
 use super::host::{Waiter, parse_peer};
 use super::world::{What, World};
-use super::{GuestNumber, HostNumber, Micros};
+use super::{GuestNumber, HostNumber, Micros, QemuNumber};
 use crate::engine::{Envelope, Input, PEER_WAIT_MS_MAX, PeerFailure, PeerRequest, PeerResponse};
 
 /// A question on its way.
@@ -281,8 +281,9 @@ impl World {
             }
             PeerAnswer::GrantedAndSafe => {
                 let guest = self.guest_prepared(from, migration);
-                let living: Option<Vec<_>> = guest.map(|guest| self.lab.living(guest).collect());
-                for number in living.unwrap_or_default() {
+                let of_guest = guest.into_iter().flat_map(|guest| self.lab.living(guest));
+                let living: Vec<QemuNumber> = of_guest.collect();
+                for number in living {
                     let qemu = &self.lab.qemus[number];
                     let vouches = qemu.host == to && qemu.is_sender() && self.lab.carries(number);
                     if vouches {

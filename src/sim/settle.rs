@@ -31,10 +31,10 @@ impl World {
             return;
         }
         // What is held for good is a human's, who can see everything.
-        for _ in 0..4 {
+        for round in 0..4 {
             for (host, guest, rule) in self.held() {
                 self.coverage.held(&rule);
-                self.resolve(host, guest);
+                self.resolve(host, guest, round);
             }
             self.run_until(self.now + 10_000_000);
         }
@@ -223,6 +223,8 @@ impl World {
             // there may be a commit of the lost journal on its way to the store. A dead source never
             // proposes aborted: with the peer gone this hold is named in section 6.
             Rule::SourceStoreDead => one.is_suspect(),
+            // The stream goes on, or one side says that its half is gone: unless its journal is.
+            Rule::SourcePostcopyBroken | Rule::DestinationPostcopyBroken => one.is_suspect(),
             // A QEMU ended that the manager may have continued before: only a word tells.
             Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => one.has_died,
             _ => false,
@@ -230,7 +232,7 @@ impl World {
     }
 
     /// An operator who sees everything ends the copies that are not the guest, and says so.
-    fn resolve(&mut self, host: HostNumber, guest: GuestNumber) {
+    fn resolve(&mut self, host: HostNumber, guest: GuestNumber, round: usize) {
         let living: Vec<QemuNumber> = self.lab.living(guest).collect();
         let good = living
             .iter()
@@ -254,11 +256,13 @@ impl World {
         let any_here = living
             .iter()
             .any(|number| self.lab.qemus[*number].host == host);
-        let decisions = match (here, any_here) {
+        let mut decisions = match (here, any_here) {
             (true, _) => [Decision::Resume, Decision::Confirm],
             (false, true) => [Decision::Kill, Decision::Confirm],
             (false, false) => [Decision::Confirm, Decision::Kill],
         };
+        // What was taken and settled nothing is not said again at once.
+        decisions.rotate_left(round % 2);
         for decision in decisions {
             let name = self.lab.guests[guest].name.clone();
             self.judged.clear();
