@@ -14,6 +14,7 @@ use journal_format::record::{
 
 use super::decide::{RunClass, StatusClass, identity, is_takeable, run_class, status_class};
 use super::live::{Asked, PendingVerdict};
+use super::peer::migration_decided;
 use super::turn::Turn;
 use super::{Answer, JobTarget, PEER_WAIT_MS_MAX, PeerRequest, Refusal, Rule, Token};
 
@@ -180,6 +181,16 @@ impl Turn<'_> {
     pub(crate) fn passes_on(&self, id: MigrationId) -> Option<Outcome> {
         let waiting = self.engine.live.get(&id).and_then(|live| live.verdict);
         waiting.map(|waiting| waiting.outcome)
+    }
+
+    /// Destination: is the outcome the manager's word, and not known here?
+    pub(crate) fn awaits_verdict(&self, id: MigrationId) -> bool {
+        self.migration(id).is_some_and(|known| {
+            let terms = &known.state.terms;
+            terms.role == Role::Destination
+                && terms.authority == Authority::Manager
+                && !migration_decided(self, id)
+        })
     }
 
     /// The ask on behalf of a verdict came to an end.

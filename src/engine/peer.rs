@@ -644,16 +644,6 @@ impl Turn<'_> {
         }
     }
 
-    /// Destination: is the outcome the manager's word, and not known here?
-    fn awaits_verdict(&self, id: MigrationId) -> bool {
-        self.migration(id).is_some_and(|known| {
-            let terms = &known.state.terms;
-            terms.role == Role::Destination
-                && terms.authority == Authority::Manager
-                && !migration_decided(self, id)
-        })
-    }
-
     fn asked_acknowledge(&mut self, token: Token, envelope: Envelope, id: MigrationId) {
         let Some(migration) = self.migration(id) else {
             return self.answer(token, envelope, self.absence(), None);
@@ -796,7 +786,7 @@ pub(crate) fn is_offered(protocol: Protocol, authority: Authority, postcopy: boo
     }
 }
 
-fn migration_decided(turn: &Turn<'_>, id: MigrationId) -> bool {
+pub(crate) fn migration_decided(turn: &Turn<'_>, id: MigrationId) -> bool {
     turn.migration(id).is_some_and(|migration| {
         let state = &migration.state;
         state.aborted || state.committed || !state.open

@@ -804,7 +804,7 @@ fn v2_destination_continued_before_the_decision() {
 /// Given up, and somebody continued the guest at the destination all the same: no second copy is made to run
 /// beside it, until an operator says which one it is.
 #[test]
-fn a_second_copy_is_not_made_of_what_was_given_up() {
+pub(super) fn a_second_copy_is_not_made_of_what_was_given_up() {
     for protocol in PROTOCOLS {
         for word in [Decision::Kill, Decision::Resume, Decision::Confirm] {
             let mut w = World::of(protocol);

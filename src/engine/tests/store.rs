@@ -554,7 +554,7 @@ fn a_foreign_cont_at_the_whole_destination_is_told_to_the_store() {
 
 /// The destination's journal is lost after it won: the key says more than it knows, and it holds.
 #[test]
-fn a_destination_that_lost_its_journal_holds() {
+pub(super) fn a_destination_that_lost_its_journal_holds() {
     let mut found = std::collections::BTreeSet::new();
     for crash in crash_points(B) {
         let mut world = of_store();

@@ -265,20 +265,6 @@ const ROWS: &[Row] = &[
     )
     .breaks("P4", V3, Faults { crashes: 1, ..NONE }),
     Row::rule(
-        Rule::SourceAbandonedStarted,
-        Rule::SourceCommittedDead,
-        "ends the job of a guest that it stopped",
-    )
-    .breaks(
-        "P4",
-        V3,
-        Faults {
-            crashes: 1,
-            starts: 1,
-            ..NONE
-        },
-    ),
-    Row::rule(
         Rule::SourceAbandonedDead,
         Rule::QemuMute,
         "never ends the job",

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::engine::Rule;
 use crate::engine::mutant::{self, Mutant};
-use crate::engine::tests::{operator, store, untold};
+use crate::engine::tests::{hostile, operator, store, untold};
 
 /// A mutant and the run that fails with it.
 #[derive(Clone, Copy)]
@@ -27,6 +27,13 @@ pub(crate) const RUNS: &[Run] = &[
         does: "goes on with a process that is not the job's",
         name: "untold::another_process_on_the_socket",
         run: untold::another_process_on_the_socket,
+    },
+    Run {
+        rule: Rule::SourceAbandonedStarted,
+        wrong: Rule::SourceAbandoned,
+        does: "continues an older copy beside the guest",
+        name: "hostile::a_second_copy_is_not_made_of_what_was_given_up",
+        run: hostile::a_second_copy_is_not_made_of_what_was_given_up,
     },
     Run {
         rule: Rule::NoRuleForThis,
@@ -55,6 +62,13 @@ pub(crate) const RUNS: &[Run] = &[
         does: "believes a store that was put back",
         name: "store::a_store_that_was_put_back_is_not_believed",
         run: store::a_store_that_was_put_back_is_not_believed,
+    },
+    Run {
+        rule: Rule::DestinationStoreAmnesia,
+        wrong: Rule::DestinationStoreAborted,
+        does: "withdraws what its journal does not know of",
+        name: "store::a_destination_that_lost_its_journal_holds",
+        run: store::a_destination_that_lost_its_journal_holds,
     },
     Run {
         rule: Rule::DestinationStoreContradicted,

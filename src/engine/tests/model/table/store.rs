@@ -103,20 +103,6 @@ pub(super) const ROWS: &[Row] = &[
     )
     .breaks("P2", STORE, Faults { crashes: 1, ..NONE }),
     Row::rule(
-        Rule::DestinationStoreAmnesia,
-        Rule::DestinationStoreAborted,
-        "withdraws what its older journal does not know of",
-    )
-    .breaks(
-        "P4",
-        STORE,
-        Faults {
-            rollbacks: [0, 1],
-            crashes: 1,
-            ..NONE
-        },
-    ),
-    Row::rule(
         Rule::DestinationStoreStarted,
         Rule::DestinationStarted,
         "ends the job before the key says started",
