@@ -453,7 +453,9 @@ fn judge_destination(
             Refuse("the source was told committed: this copy is the guest")
         }
         // Its QEMU may be gone, and this copy be the only one.
-        (Outcome::Aborted, PeerAnswer::Granted | PeerAnswer::Performing) => Wait,
+        (Outcome::Aborted, PeerAnswer::Granted | PeerAnswer::Performing | PeerAnswer::NotWhole) => {
+            Wait
+        }
         (Outcome::Aborted, _) => Take,
         (
             Outcome::Committed,

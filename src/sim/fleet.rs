@@ -236,9 +236,11 @@ impl Fleet {
             (Step::Preparing(to, _), _) if is_fine => {
                 let to = *to;
                 let how = draw_how(desk);
+                // One that gives nothing up says committed.
+                let gives_up = desk.shape().faults.manager_cancel > 0;
                 self.care[guest].verdict =
                     (how.authority == Authority::Manager).then(|| {
-                        match desk.random().chance(ABORTED) {
+                        match desk.random().chance(ABORTED) && gives_up {
                             true => Outcome::Aborted,
                             false => Outcome::Committed,
                         }
