@@ -515,8 +515,7 @@ fn source_perform2_completed(evidence: &Evidence) -> Rule {
 
 fn source_perform_dead(evidence: &Evidence) -> Rule {
     if !evidence.facts.migrate_intended {
-        // Nothing was ever sent.
-        return Rule::SourcePerformDeadNotWhole;
+        return source_perform_dead_unsent(evidence);
     }
     match evidence.peer {
         PeerAnswer::Whole if evidence.watched && evidence.protocol == Protocol::V3 => {
@@ -538,6 +537,31 @@ fn source_perform_dead(evidence: &Evidence) -> Rule {
         | PeerAnswer::GrantedAndSafe
         | PeerAnswer::Abandoned
         | PeerAnswer::Committed => Rule::SourcePerformDeadAsking,
+    }
+}
+
+/// Nothing was ever sent, as far as this journal knows. After a restart it may be an older copy, which does not
+/// know what was sent since: the destination is asked before the job is closed.
+fn source_perform_dead_unsent(evidence: &Evidence) -> Rule {
+    match evidence.peer {
+        PeerAnswer::Whole | PeerAnswer::Deciding | PeerAnswer::Started | PeerAnswer::Split => {
+            Rule::SourcePerformDeadUnwatched
+        }
+        PeerAnswer::NotAsked | PeerAnswer::Unreachable if evidence.recovering => {
+            Rule::SourcePerformDeadAsking
+        }
+        PeerAnswer::NotAsked
+        | PeerAnswer::Unreachable
+        | PeerAnswer::NotWhole
+        | PeerAnswer::Amnesia
+        | PeerAnswer::NoSuchMigration
+        | PeerAnswer::Performing
+        | PeerAnswer::Granted
+        | PeerAnswer::GrantedAndSafe
+        | PeerAnswer::Abandoned
+        | PeerAnswer::Aborted
+        | PeerAnswer::Lost
+        | PeerAnswer::Committed => Rule::SourcePerformDeadNotWhole,
     }
 }
 

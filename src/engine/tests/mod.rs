@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod gap;
+mod given_back;
 mod hostile;
 mod manager;
 mod model;

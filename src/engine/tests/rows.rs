@@ -78,6 +78,15 @@ fn perform(run: RunState, status: MigrationStatus) -> Evidence {
     at(Role::Source, Phase::Perform3, run, status)
 }
 
+/// A source whose QEMU died before anything was sent, as far as its journal knows.
+fn unsent(peer: PeerAnswer, recovering: bool) -> Evidence {
+    let dead = perform(RunState::Postmigrate, MigrationStatus::Completed).dead();
+    dead.heard(peer).but(|one| {
+        one.facts.migrate_intended = false;
+        one.recovering = recovering;
+    })
+}
+
 fn granted() -> Evidence {
     at(
         Role::Source,
@@ -286,6 +295,23 @@ fn rows() -> Vec<(Evidence, Option<Rule>)> {
         (
             completed().dead().heard(P::Amnesia),
             Some(Rule::SourcePerformDeadAsking),
+        ),
+        // Nothing was sent, as far as the journal knows; one that was put back asks first.
+        (
+            unsent(P::NotAsked, false),
+            Some(Rule::SourcePerformDeadNotWhole),
+        ),
+        (
+            unsent(P::NotAsked, true),
+            Some(Rule::SourcePerformDeadAsking),
+        ),
+        (
+            unsent(P::Whole, true),
+            Some(Rule::SourcePerformDeadUnwatched),
+        ),
+        (
+            unsent(P::NotWhole, true),
+            Some(Rule::SourcePerformDeadNotWhole),
         ),
         // Given up is given up, whatever QEMU shows.
         (abandoned(completed()), Some(Rule::SourceAbandoned)),

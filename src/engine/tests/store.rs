@@ -8,7 +8,7 @@ use journal_format::record::{
 
 use super::world::{A, B, Crash, StoreFault, World};
 use super::{SETTLE_MS, assert_settled, migrated};
-use crate::engine::{ControlRequest, Refusal};
+use crate::engine::{ControlRequest, History, Refusal};
 
 fn of_store() -> World {
     World::decided_by(Authority::Store)
@@ -554,7 +554,7 @@ fn a_foreign_cont_at_the_whole_destination_is_told_to_the_store() {
 
 /// The destination's journal is lost after it won: the key says more than it knows, and it holds.
 #[test]
-pub(super) fn a_destination_that_lost_its_journal_holds() {
+fn a_destination_that_lost_its_journal_holds() {
     let mut found = std::collections::BTreeSet::new();
     for crash in crash_points(B) {
         let mut world = of_store();
@@ -572,6 +572,33 @@ pub(super) fn a_destination_that_lost_its_journal_holds() {
     }
     // Committed and not started: it may have run, and nobody knows.
     assert!(found.contains("source-store-in-doubt"), "{found:?}");
+}
+
+/// A winner whose journal was put back, to before it wanted to win: the key says more than it knows, and nothing is
+/// withdrawn.
+#[test]
+pub(super) fn a_winner_whose_journal_is_older_holds() {
+    let mut world = of_store();
+    world.fail = Some(|at, command| {
+        let why = String::new();
+        let is_cont = at == B && *command == EffectCommand::Cont;
+        is_cont.then_some(EffectResult::NotSent { why })
+    });
+    world.migrate(A);
+    world.run_for(3_000);
+    world.crash(B);
+    let mut journal = world.hosts[B].journal.iter();
+    let at = journal.position(|entry| match entry {
+        History::Record(record) => matches!(record.body, RecordBody::StoreIntended(_)),
+        History::Gap(_) => false,
+    });
+    world.hosts[B].journal.truncate(at.unwrap());
+    world.fail = None;
+    world.restart(B);
+    world.run_for(SETTLE_MS);
+    let held = world.held(B);
+    assert_eq!(held, Some("destination-store-amnesia"), "{}", world.story());
+    assert!(world.hosts[B].qemu.alive, "{}", world.story());
 }
 
 /// A store that was put back says less than before: nothing follows from it, and nobody wins by it.

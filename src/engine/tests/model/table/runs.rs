@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::engine::Rule;
 use crate::engine::mutant::{self, Mutant};
-use crate::engine::tests::{hostile, operator, store, untold};
+use crate::engine::tests::{given_back, operator, store, untold};
 
 /// A mutant and the run that fails with it.
 #[derive(Clone, Copy)]
@@ -32,8 +32,8 @@ pub(crate) const RUNS: &[Run] = &[
         rule: Rule::SourceAbandonedStarted,
         wrong: Rule::SourceAbandoned,
         does: "continues an older copy beside the guest",
-        name: "hostile::a_second_copy_is_not_made_of_what_was_given_up",
-        run: hostile::a_second_copy_is_not_made_of_what_was_given_up,
+        name: "given_back::a_second_copy_is_not_made_of_what_was_given_up",
+        run: given_back::a_second_copy_is_not_made_of_what_was_given_up,
     },
     Run {
         rule: Rule::NoRuleForThis,
@@ -67,8 +67,8 @@ pub(crate) const RUNS: &[Run] = &[
         rule: Rule::DestinationStoreAmnesia,
         wrong: Rule::DestinationStoreAborted,
         does: "withdraws what its journal does not know of",
-        name: "store::a_destination_that_lost_its_journal_holds",
-        run: store::a_destination_that_lost_its_journal_holds,
+        name: "store::a_winner_whose_journal_is_older_holds",
+        run: store::a_winner_whose_journal_is_older_holds,
     },
     Run {
         rule: Rule::DestinationStoreContradicted,
