@@ -547,13 +547,16 @@ fn source_perform_dead_unsent(evidence: &Evidence) -> Rule {
         PeerAnswer::Whole | PeerAnswer::Deciding | PeerAnswer::Started | PeerAnswer::Split => {
             Rule::SourcePerformDeadUnwatched
         }
-        PeerAnswer::NotAsked | PeerAnswer::Unreachable if evidence.recovering => {
+        // Amnesia may be this journal's own: it does not know what the destination saw of it.
+        PeerAnswer::NotAsked | PeerAnswer::Unreachable | PeerAnswer::Amnesia
+            if evidence.recovering =>
+        {
             Rule::SourcePerformDeadAsking
         }
         PeerAnswer::NotAsked
         | PeerAnswer::Unreachable
-        | PeerAnswer::NotWhole
         | PeerAnswer::Amnesia
+        | PeerAnswer::NotWhole
         | PeerAnswer::NoSuchMigration
         | PeerAnswer::Performing
         | PeerAnswer::Granted

@@ -13,7 +13,7 @@ use journal_format::number::{BootId, DomainId, Id128, JournalId, Lsn, MigrationI
 use journal_format::record::{Effect, EffectCommand, Instance, KeyValue, Outcome, RunState};
 
 use super::qemu::{Move, Qemu, Stream};
-use super::scenario::{Faults, Restarts, Scenario};
+use super::scenario::{Faults, Handover, Restarts, Scenario};
 use super::store::{KeyAsk, KeyStray};
 use crate::engine::live::Pending;
 use crate::engine::state::State;
@@ -453,8 +453,10 @@ impl Scene {
             let is_broken = matches!(ask.way, Way::Broken);
             may(Kind::Question, number, on_way && there);
             may(Kind::Answer, number, matches!(ask.way, Way::Back(..)));
-            // A question that nobody means to answer any more ends as the interface says.
-            let in_vain = matches!(ask.way, Way::Asked) && !busy && !self.will_answer(ask);
+            // A question that nobody means to answer any more ends as the interface says; so does one that waits
+            // for the manager.
+            let waits = self.scenario.handover != Handover::Manager && self.will_answer(ask);
+            let in_vain = matches!(ask.way, Way::Asked) && !busy && !waits;
             may(Kind::NoAnswer, number, is_broken || !there || in_vain);
             may(Kind::Lose, number, on_way && left.lost > 0);
             may(Kind::TimeOut, number, !is_broken && left.late > 0);
