@@ -161,7 +161,7 @@ impl Turn<'_> {
         }
     }
 
-    /// False for an answer that says nothing any more.
+    /// False for one that does not say how the other side stands: a refusal, or an answer that comes too late.
     fn peer_said(
         &mut self,
         id: MigrationId,
@@ -183,7 +183,7 @@ impl Turn<'_> {
                 if asked == Asked::Prepare {
                     self.prepare_failed(id, &why, true);
                 }
-                return true;
+                return false;
             }
             // No yes and no no: it lost what it had, and prepares nothing.
             PeerResponse::Answer { answer, .. } if asked == Asked::Prepare => {

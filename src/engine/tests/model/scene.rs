@@ -453,10 +453,8 @@ impl Scene {
             let is_broken = matches!(ask.way, Way::Broken);
             may(Kind::Question, number, on_way && there);
             may(Kind::Answer, number, matches!(ask.way, Way::Back(..)));
-            // A question that nobody means to answer any more ends as the interface says; so does one that waits
-            // for the manager.
-            let waits = self.scenario.handover != Handover::Manager && self.will_answer(ask);
-            let in_vain = matches!(ask.way, Way::Asked) && !busy && !waits;
+            // A question that nobody means to answer any more ends as the interface says.
+            let in_vain = matches!(ask.way, Way::Asked) && !busy && !self.will_answer(ask);
             may(Kind::NoAnswer, number, is_broken || !there || in_vain);
             may(Kind::Lose, number, on_way && left.lost > 0);
             may(Kind::TimeOut, number, !is_broken && left.late > 0);
@@ -523,7 +521,10 @@ impl Scene {
             .hosts
             .iter()
             .all(|host| host.gone || host.engine.is_some());
-        up && !self.is_busy(A) && !self.is_busy(B) && self.asks.is_empty()
+        // A licence that was shown is answered when the manager has spoken.
+        let for_manager = self.scenario.handover == Handover::Manager;
+        let may_wait = |ask: &Ask| for_manager && matches!(ask.way, Way::Asked);
+        up && !self.is_busy(A) && !self.is_busy(B) && self.asks.iter().all(may_wait)
     }
 }
 
