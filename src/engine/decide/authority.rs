@@ -128,7 +128,8 @@ fn may_be_licensed(evidence: &Evidence) -> bool {
         evidence.peer,
         PeerAnswer::NotAsked | PeerAnswer::Unreachable | PeerAnswer::Amnesia
     );
-    is_silent || is_licensed(evidence)
+    // Committed is the manager's word, and nothing is left here to wait for.
+    is_silent || is_licensed(evidence) && evidence.peer != PeerAnswer::Committed
 }
 
 /// Nothing is decided in this journal, and its QEMU is alive and waits or is whole.

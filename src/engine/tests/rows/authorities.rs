@@ -311,6 +311,13 @@ fn of_manager() -> Vec<(Evidence, Option<Rule>)> {
                 .but(|one| one.recovering = true),
             Some(Rule::DestinationVerdictAwaited),
         ),
+        (
+            manager(whole())
+                .dead()
+                .heard(P::Committed)
+                .but(|one| one.recovering = true),
+            Some(Rule::DestinationVerdictQuit),
+        ),
         // Ended before a licence came: a crash like any other.
         (
             manager(prepare()).dead().heard(P::Performing),
