@@ -374,7 +374,9 @@ fn source_aborted(evidence: &Evidence) -> Option<Rule> {
             Some(Rule::SourcePostcopyLost)
         }
         // It breaks, or fails: the destination's QEMU is gone.
-        (Process::Alive, _) if stopped && status == StatusClass::Postcopy => None,
+        (Process::Alive, _) if stopped && status == StatusClass::Postcopy => {
+            Some(Rule::SourcePostcopyEnding)
+        }
         (Process::Dead, true) => Some(Rule::SourceCancelledDead),
         (Process::Dead, false) => Some(Rule::SourceGrantedDeadSettled),
         (Process::Mute, _) => Some(Rule::QemuMute),

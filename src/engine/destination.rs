@@ -447,6 +447,7 @@ impl Turn<'_> {
             | Rule::SourcePostcopyBroken
             | Rule::SourcePostcopyWhole
             | Rule::SourcePostcopyLost
+            | Rule::SourcePostcopyEnding
             | Rule::SourcePerformDeadWatched
             | Rule::SourcePerformDeadUnwatched
             | Rule::SourcePerformDeadAsking

@@ -292,6 +292,7 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::SourcePostcopyBroken
         | Rule::SourcePostcopyWhole
         | Rule::SourcePostcopyLost
+        | Rule::SourcePostcopyEnding
         | Rule::DestinationPrepareWaiting
         | Rule::DestinationPrepareAlone
         | Rule::DestinationPrepareAmnesia

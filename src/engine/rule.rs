@@ -93,6 +93,8 @@ pub enum Rule {
     SourcePostcopyWhole,
     /// Post-copy: the destination's half is gone.
     SourcePostcopyLost,
+    /// Post-copy: the destination's copy is gone, and this QEMU has not ended the migration yet.
+    SourcePostcopyEnding,
     /// Confirmed, still alive.
     SourceConfirm,
     /// Confirmed and gone.

@@ -484,6 +484,7 @@ impl Turn<'_> {
             // Held: nothing is done until something else is seen or heard.
             Rule::SourceGrantedStartedUnproven
             | Rule::SourceAbandonedStarted
+            | Rule::SourcePostcopyEnding
             | Rule::OtherInstance
             | Rule::ClaimedByAnother
             | Rule::JournalOlderThanQemu

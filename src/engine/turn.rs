@@ -500,6 +500,7 @@ impl<'a> Turn<'a> {
                 rule,
                 Rule::SourcePerformCompleted
                     | Rule::SourcePerformPostcopy
+                    | Rule::SourcePostcopyEnding
                     | Rule::SourceGrantedInDoubt
                     | Rule::SourceStoreInDoubt
                     | Rule::DestinationStoreProposed

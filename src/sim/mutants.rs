@@ -228,6 +228,11 @@ pub const MUTANTS: &[Row] = {
             "ends its half when the stream breaks",
         ),
         Row::rule(
+            R::SourcePostcopyEnding,
+            R::SourceConfirm,
+            "kills before QEMU says that its half is lost",
+        ),
+        Row::rule(
             R::SourcePostcopyLost,
             R::QemuMute,
             "keeps its half of a lost guest",

@@ -406,6 +406,16 @@ pub(super) const TABLE: &[(Rule, RuleText)] = &[
         },
     ),
     (
+        Rule::SourcePostcopyEnding,
+        RuleText {
+            name: "source-postcopy-ending",
+            decision: Decision::Hold,
+            reason: "the destination's copy is gone and will never run, and this QEMU has not ended its migration yet: only it knows whether the guest is whole here",
+            settled_by: "QEMU saying failed or paused, or resolve (QEMU 7.2 can stand still there)",
+            libvirt: SPLIT,
+        },
+    ),
+    (
         Rule::SourceConfirm,
         RuleText {
             name: "source-confirm",

@@ -78,7 +78,10 @@ pub(super) fn rows() -> Vec<(Evidence, Option<Rule>)> {
             Some(Rule::SourcePostcopyLost),
         ),
         // QEMU 7.2 says so before it sends the devices: it may fail, and then the guest is here.
-        (granted(active()).outcome(Outcome::Aborted), None),
+        (
+            granted(active()).outcome(Outcome::Aborted),
+            Some(Rule::SourcePostcopyEnding),
+        ),
         (
             granted(M::Failed).outcome(Outcome::Aborted),
             Some(Rule::SourceGrantedAborted),

@@ -54,6 +54,19 @@ pub(super) const ROWS: &[Row] = &[
     )
     .breaks("P4", POSTCOPY, Faults { breaks: 1, ..NONE }),
     Row::rule(
+        Rule::SourcePostcopyEnding,
+        Rule::SourceConfirm,
+        "kills before QEMU says what became of the guest",
+    )
+    .breaks(
+        "P3",
+        POSTCOPY,
+        Faults {
+            deaths: [0, 1],
+            ..NONE
+        },
+    ),
+    Row::rule(
         Rule::SourcePostcopyLost,
         Rule::QemuMute,
         "leaves a half without the other one",
