@@ -3,7 +3,7 @@
 //! Invariant: see [`super`].
 //! Not here: what is the same without it.
 
-use journal_format::record::{Evidence, MigrationStatus, Outcome, Role};
+use journal_format::record::{Evidence, MigrationStatus, Role};
 
 use super::super::mutants::Row;
 use super::super::scenario::{Faults, Handover, NONE};
@@ -162,11 +162,10 @@ pub(super) const ROWS: &[Row] = &[
     .breaks("P3", POSTCOPY, Faults { crashes: 1, ..NONE }),
     Row::fact(
         "gone over",
-        None,
+        Some(Rule::SourcePostcopyEnding),
         Rule::SourcePostcopyLost,
         "takes a half for lost whose devices were not sent",
     )
-    .when(aborted_and_over)
     .breaks(
         "P3",
         POSTCOPY,
@@ -181,11 +180,6 @@ pub(super) const ROWS: &[Row] = &[
 fn may_have_gone_over(evidence: &Evidence) -> bool {
     let waits = evidence.observed.migration == Some(MigrationStatus::PreSwitchover);
     evidence.role == Role::Source && evidence.facts.postcopy && evidence.recovering && waits
-}
-
-fn aborted_and_over(evidence: &Evidence) -> bool {
-    let is_over = evidence.observed.migration == Some(MigrationStatus::PostcopyActive);
-    evidence.facts.outcome == Some(Outcome::Aborted) && is_over
 }
 
 fn half_without_licence(evidence: &Evidence) -> bool {
