@@ -303,7 +303,13 @@ fn a_sidecar_that_comes_back_to_a_mute_source() {
     wait_pre_switchover(&mut pair);
     signal(pair.qemu(Side::B).pid(), "STOP");
     let go_on = json!({"state": "pre-switchover"});
-    run(&mut pair, Side::A, "migrate-continue", go_on);
+    // It may be mute before it has answered.
+    let monitor = pair.qemu(Side::A).monitor();
+    let taken = monitor.execute_within("migrate-continue", go_on, SILENT_FOR);
+    assert!(
+        matches!(taken, Ok(_) | Err(Error::Deadline { .. })),
+        "{taken:?}"
+    );
     let socket = pair.qemu(Side::A).sidecar_socket();
     let mute = until("a mute QEMU", TIMEOUT, || {
         let greeted = Qmp::connect(&socket, SILENT_FOR);

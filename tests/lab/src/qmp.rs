@@ -138,6 +138,11 @@ impl Qmp {
             if self.keep_event(&mut answer) {
                 continue;
             }
+            // Of a command that nobody waited for any longer.
+            let late = answer.get("id").and_then(Value::as_u64);
+            if late.is_some_and(|late| late < id) {
+                continue;
+            }
             if answer.get("id") != Some(&json!(id)) {
                 return Err(malformed(
                     command,
