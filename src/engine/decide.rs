@@ -216,6 +216,8 @@ fn source_abandoned(evidence: &Evidence) -> Rule {
     let run = run_class(evidence.observed.run_state.as_ref());
     let status = status_class(evidence.observed.migration.as_ref());
     let migrated = evidence.facts.migrate_intended;
+    // The destination's copy was continued from outside: this one is not made to run beside it.
+    let is_second = run != RunClass::Running && evidence.peer == PeerAnswer::Started;
     match (status, run) {
         (StatusClass::Postcopy | StatusClass::PostcopyBroken | StatusClass::Unknown, _)
             if migrated =>
@@ -239,38 +241,10 @@ fn source_abandoned(evidence: &Evidence) -> Rule {
             | RunClass::Paused
             | RunClass::FinishMigrate
             | RunClass::Postmigrate,
-        ) => match run {
-            // It runs already.
-            RunClass::Running => Rule::SourceAbandoned,
-            RunClass::Ran
-            | RunClass::Paused
-            | RunClass::Inmigrate
-            | RunClass::FinishMigrate
-            | RunClass::Postmigrate
-            | RunClass::Unknown => not_beside_another(evidence),
+        ) => match is_second {
+            true => Rule::SourceAbandonedStarted,
+            false => Rule::SourceAbandoned,
         },
-    }
-}
-
-/// No second copy is made to run where the destination's was continued from outside.
-fn not_beside_another(evidence: &Evidence) -> Rule {
-    match evidence.peer {
-        PeerAnswer::Started => Rule::SourceAbandonedStarted,
-        PeerAnswer::NotAsked
-        | PeerAnswer::Unreachable
-        | PeerAnswer::Amnesia
-        | PeerAnswer::NoSuchMigration
-        | PeerAnswer::Performing
-        | PeerAnswer::Granted
-        | PeerAnswer::GrantedAndSafe
-        | PeerAnswer::Abandoned
-        | PeerAnswer::NotWhole
-        | PeerAnswer::Whole
-        | PeerAnswer::Deciding
-        | PeerAnswer::Aborted
-        | PeerAnswer::Split
-        | PeerAnswer::Lost
-        | PeerAnswer::Committed => Rule::SourceAbandoned,
     }
 }
 

@@ -741,7 +741,6 @@ impl Turn<'_> {
         }
         // This half is gone; whether the other one needs it, its own QEMU says.
         let lost = state.postcopy && dead && !is_confirmed(state.phase);
-        let passes_on = self.passes_on(id);
         match (state.outcome, state.granted) {
             (Some(Outcome::Committed), Some(_)) if lost => (PeerAnswer::Lost, None),
             (Some(Outcome::Aborted), _) => (PeerAnswer::Abandoned, None),
@@ -754,14 +753,11 @@ impl Turn<'_> {
             // Whoever ran on, is damaged, or was closed by an operator gives no licence again.
             (None, Some(_)) if !licence => (PeerAnswer::Performing, None),
             // A source that may have been continued or cancelled is no safe copy to fall back to.
-            (None, Some(_)) if passes_on == Some(Outcome::Aborted) => (PeerAnswer::Abandoned, None),
-            (None, Some(cookie)) if safe && !state.source_touched => {
-                let answer = match passes_on {
-                    Some(Outcome::Committed) => PeerAnswer::Committed,
-                    Some(Outcome::Aborted) | None => PeerAnswer::GrantedAndSafe,
-                };
-                (answer, Some(cookie))
-            }
+            (None, Some(cookie)) if safe && !state.source_touched => match self.passes_on(id) {
+                Some(Outcome::Committed) => (PeerAnswer::Committed, Some(cookie)),
+                Some(Outcome::Aborted) => (PeerAnswer::Abandoned, None),
+                None => (PeerAnswer::GrantedAndSafe, Some(cookie)),
+            },
             (None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
             (_, None) if state.abandoned => (PeerAnswer::Abandoned, None),
             (_, None) if lost => (PeerAnswer::Lost, None),

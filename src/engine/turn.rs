@@ -500,7 +500,6 @@ impl<'a> Turn<'a> {
                 rule,
                 Rule::SourcePerformCompleted
                     | Rule::SourcePerformPostcopy
-                    | Rule::SourcePostcopyEnding
                     | Rule::SourceGrantedInDoubt
                     | Rule::SourceStoreInDoubt
                     | Rule::DestinationStoreProposed

@@ -35,8 +35,8 @@ fn the_same_seed_gives_the_same_bytes() {
     assert_ne!(one.digest, run(4, &shape()).digest);
 }
 
-/// The same worlds every day. Fresh seeds are `phase-journal sim`'s: about one world in twenty still
-/// breaks a promise by the simulator's judgement (ARCHITECTURE.md, Limits), and that must not hide what a
+/// The same worlds every day. Fresh seeds are `phase-journal sim`'s: some of them still
+/// break a promise by the simulator's judgement (ARCHITECTURE.md, Limits), and that must not hide what a
 /// change breaks.
 #[test]
 fn worlds_of_every_day_break_no_promise() {

@@ -1,13 +1,17 @@
 //! Authority manager: without its word both sides hold; its word is taken once, and never against what the two
 //! sides see.
 
+use journal_format::number::{Id128, Lsn, MigrationId, Nonce, Position};
 use journal_format::record::{
-    Authority, ClaimSeen, EffectCommand, Outcome, RecordBody, RunState, VerdictBy, WantedRunState,
+    Authority, ClaimSeen, EffectCommand, Outcome, PeerAnswer, RecordBody, RunState, VerdictBy,
+    WantedRunState,
 };
 
 use super::world::{A, B, Crash, World};
 use super::{SETTLE_MS, assert_settled};
-use crate::engine::{Answer, ControlRequest, JobTarget, Refusal};
+use crate::engine::{
+    Answer, ControlRequest, Envelope, Input, JobTarget, PeerRequest, PeerResponse, Refusal,
+};
 
 /// Both sides wait for the manager.
 fn waiting() -> World {
@@ -205,7 +209,19 @@ fn a_verdict_counts_where_the_other_side_is_away() {
         for outcome in Outcome::ALL {
             let mut world = waiting();
             world.crash(1 - at);
-            let reply = verdict(&mut world, at, *outcome);
+            if at == A {
+                // What was shown to the destination may still be on its way there.
+                give(&mut world, at, *outcome);
+                world.run_for(5_000);
+                assert_eq!(recorded(&world, at), None, "{outcome}");
+                world.run_for(SETTLE_MS);
+            } else {
+                assert!(verdict(&mut world, at, *outcome).is_ok());
+            }
+            let reply = world
+                .replies
+                .pop()
+                .map_or(Ok(Answer::Done {}), |(_, reply)| reply);
             let what = format!("{outcome} at {at}\n{}", world.story());
             assert!(reply.is_ok(), "{reply:?}: {what}");
             world.run_for(5_000);
@@ -458,4 +474,93 @@ fn a_verdict_on_a_qemu_that_is_not_the_job_s_is_refused() {
             }
         }
     }
+}
+
+/// What is refused, or comes from a former life, says nothing of how the other side stands.
+#[test]
+fn a_verdict_is_taken_on_no_other_word_than_the_answer_to_it() {
+    // The destination cannot be reached, and then it is, and has no room.
+    let mut world = waiting();
+    world.crash(B);
+    world.run_for(3_000);
+    world.hold_asks = [true, false];
+    give(&mut world, A, Outcome::Aborted);
+    world.run_for(11_000);
+    let why = "too many wait".to_owned();
+    answered(&mut world, PeerResponse::Refused { why });
+    assert_eq!(recorded(&world, A), None, "{}", world.story());
+
+    // A question of the destination's former life arrives when it has answered, and looks like amnesia.
+    let mut world = waiting();
+    let former = position(&world, B);
+    world.crash(B);
+    world.restart(B);
+    world.run_for(5_000);
+    world.hold_asks = [false, true];
+    give(&mut world, A, Outcome::Committed);
+    world.run_for(100);
+    let migration = migration(&world);
+    let input = Input::Peer {
+        token: world.token(),
+        envelope: Envelope {
+            sender: former,
+            saw: None,
+        },
+        nonce: Nonce(Id128([9; 16])),
+        request: PeerRequest::Ask { migration },
+    };
+    world.input(A, input);
+    world.run_for(100);
+    assert!(world.has(A, |body| {
+        matches!(body, RecordBody::PeerHeard(heard) if heard.answer == PeerAnswer::Amnesia)
+    }));
+    assert_eq!(recorded(&world, A), None, "{}", world.story());
+    assert!(world.hosts[A].qemu.alive, "{}", world.story());
+}
+
+/// A source whose copy is not there to fall back to passes no aborted on.
+#[test]
+fn aborted_is_not_passed_on_for_a_copy_that_is_gone() {
+    let mut world = waiting();
+    world.hold_asks = [true, true];
+    give(&mut world, A, Outcome::Aborted);
+    world.run_for(50);
+    world.kill(A);
+    world.hold_asks = [true, false];
+    world.run_for(SETTLE_MS);
+    let gone = world.has(B, |body| matches!(body, RecordBody::MigrationAborted(_)));
+    assert!(!gone, "{}", world.story());
+    assert!(world.hosts[B].qemu.alive, "{}", world.story());
+}
+
+fn migration(world: &World) -> MigrationId {
+    let granted = world.find(A, |body| match body {
+        RecordBody::MigrationGranted(granted) => Some(granted.cookie.migration),
+        _ => None,
+    });
+    granted.unwrap()
+}
+
+/// How far that side's journal is.
+fn position(world: &World, at: usize) -> Position {
+    let engine = world.hosts[at].engine.as_ref().unwrap();
+    Position {
+        journal: engine.config.journal,
+        epoch: engine.config.epoch,
+        opening: engine.config.opening,
+        lsn: Lsn(engine.next.0 - 1),
+    }
+}
+
+/// The source's question comes to that.
+fn answered(world: &mut World, response: PeerResponse) {
+    world.restart(B);
+    let envelope = Envelope {
+        sender: position(world, B),
+        saw: None,
+    };
+    let result = Ok((envelope, response));
+    let migration = migration(world);
+    world.input(A, Input::PeerAnswered { migration, result });
+    world.run_for(50);
 }

@@ -2,12 +2,13 @@
 //! every break of the stream, without a human; where a half is lost, the other one is ended.
 
 use journal_format::record::{
-    Decision, EffectCommand, JobResult, MigrationStatus, Phase, RecordBody, RunState,
+    Decision, EffectCommand, EffectResult, JobResult, MigrationStatus, Phase, RecordBody, RunState,
     WantedRunState,
 };
 
 use super::world::{A, B, Crash, World};
 use super::{SETTLE_MS, assert_settled, migrated};
+use crate::engine::Input;
 use crate::engine::{ControlRequest, Refusal};
 
 /// Breaks of the stream that every crash is tried with.
@@ -447,10 +448,33 @@ fn a_source_that_could_not_send_the_devices_goes_on() {
     world.restart(A);
     world.run_for(SETTLE_MS);
     assert!(world.hosts[A].qemu.alive, "{}", world.story());
+    assert_eq!(world.held(A), Some("source-postcopy-ending"));
     world.end_migration(A, MigrationStatus::Failed);
     world.run_for(SETTLE_MS);
     assert_settled(&world, "the devices were not sent");
     assert_eq!(world.running(), vec![A]);
+}
+
+/// QEMU 7.2 can stand still there: that is a hold, and said, also by a sidecar that was there all the time.
+#[test]
+fn a_source_whose_qemu_does_not_end_is_held() {
+    let mut world = World::of_postcopy(0);
+    world.stall = Some(|at, command| at == A && matches!(command, EffectCommand::MigrateContinue));
+    world.migrate(A);
+    world.run_for(2_000);
+    world.kill(B);
+    world.set_status(A, MigrationStatus::PostcopyActive);
+    let (_, _, taken) = world.stalled.pop().unwrap();
+    let (effect, result) = (taken.intent, EffectResult::Done);
+    world.input(A, Input::EffectFinished { effect, result });
+    world.run_for(SETTLE_MS);
+    assert_eq!(
+        world.held(A),
+        Some("source-postcopy-ending"),
+        "{}",
+        world.story()
+    );
+    assert!(world.hosts[A].qemu.alive, "{}", world.story());
 }
 
 /// QEMU takes `migrate-continue` a moment before it shows it: whoever comes back and sees pre-switchover
