@@ -468,6 +468,9 @@ fn a_source_whose_qemu_does_not_end_is_held() {
     let (effect, result) = (taken.intent, EffectResult::Done);
     world.input(A, Input::EffectFinished { effect, result });
     world.run_for(SETTLE_MS);
+    // A hold that is on record, and no ordinary waiting.
+    let held = "source-postcopy-ending".to_owned();
+    assert!(world.rules(A).contains(&held), "{:?}", world.rules(A));
     assert_eq!(
         world.held(A),
         Some("source-postcopy-ending"),
