@@ -7,6 +7,20 @@ use super::hostile::{cancel, granted_b_undecided, ok, set, told};
 use super::*;
 use journal_format::record::{Decision, EffectCommand};
 
+/// A guest that its owner paused stands at the source as QEMU left it, and runs on when its owner says so.
+fn assert_its_owner_can_resume(mut world: World, restarted: bool, what: &str) {
+    assert_eq!(world.hosts[A].qemu.run, RunState::Postmigrate, "{what}");
+    if restarted {
+        world.crash(A);
+        world.restart(A);
+        world.run_for(1_000);
+    }
+    world.replies.clear();
+    set(&mut world, A, WantedRunState::Running);
+    assert!(ok(&world), "{what}: {:?}", world.replies);
+    assert_eq!(world.running(), vec![A], "{what}");
+}
+
 /// Everything was sent, and the destination's QEMU died before it took the licence: a guest that its owner
 /// had paused is back, paused, and its owner can have it run on, also after a restart of the sidecar.
 #[test]
@@ -33,16 +47,7 @@ fn paused_guest_given_back_after_completed() {
         w.run_for(SETTLE_MS);
         assert_eq!(w.running(), Vec::<usize>::new());
         assert_eq!(w.open_jobs(), Vec::<String>::new());
-        assert_eq!(w.hosts[A].qemu.run, RunState::Postmigrate);
-        if restarted {
-            w.crash(A);
-            w.restart(A);
-            w.run_for(1_000);
-        }
-        w.replies.clear();
-        set(&mut w, A, WantedRunState::Running);
-        assert!(ok(&w), "{crash:?}: {:?}", w.replies);
-        assert_eq!(w.running(), vec![A], "{crash:?}");
+        assert_its_owner_can_resume(w, restarted, &format!("{crash:?}"));
     }
     assert!(visited > 0);
 }
@@ -64,16 +69,7 @@ fn paused_guest_given_back_in_v2() {
         w.partitioned = false;
         w.run_for(SETTLE_MS);
         assert_eq!(w.open_jobs(), Vec::<String>::new(), "{}", w.story());
-        assert_eq!(w.hosts[A].qemu.run, RunState::Postmigrate);
-        if restarted {
-            w.crash(A);
-            w.restart(A);
-            w.run_for(1_000);
-        }
-        w.replies.clear();
-        set(&mut w, A, WantedRunState::Running);
-        assert!(ok(&w), "{:?}", w.replies);
-        assert_eq!(w.running(), vec![A]);
+        assert_its_owner_can_resume(w, restarted, "v2");
     }
 }
 
