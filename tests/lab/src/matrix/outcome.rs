@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::visit::{Failed, Journals, TIMEOUT};
+use super::visit::{Failed, HOLD_OF_ENDING, Journals, TIMEOUT};
 use super::{Fault, Guest, Point, Way};
 use crate::pair::{DOMAIN, Pair, Settled, Side};
 
@@ -135,7 +135,11 @@ pub(super) fn judge(
                 is_right_without_source(point.way, &facts, place)
                     && !(ran_on && place == Place::At(Side::B))
             }
-            Side::B => is_right_without_destination(point.way, &facts, place),
+            Side::B => {
+                is_right_without_destination(point.way, &facts, place)
+                    || (is_held_as_ending(settled)
+                        && is_right_standing_still(point.way, &facts, place))
+            }
         },
     };
     if !right {
@@ -175,6 +179,12 @@ fn is_right_without_destination(way: Way, facts: &Facts, place: Place) -> bool {
         Place::At(Side::B) | Place::Held => false,
         Place::Gone => ran,
     }
+}
+
+/// The destination's QEMU was killed as the source's began to go over by post-copy, and that one stands still for
+/// ever in `postcopy-active` (QEMU 7.2): whether it has the whole guest, only it knows.
+fn is_right_standing_still(way: Way, facts: &Facts, place: Place) -> bool {
+    way == Way::Postcopy && place == Place::Held && facts.continued && !facts.started
 }
 
 /// Where the guest is, by the processes and by what it prints: at most one copy runs, and it has lost
@@ -229,6 +239,12 @@ fn assert_stopped(pair: &Pair) -> Result<(), Failed> {
     } else {
         Err(Failed(conclusion.to_string()))
     }
+}
+
+fn is_held_as_ending(settled: &Settled) -> bool {
+    let held = settled.held();
+    held.iter()
+        .any(|(side, held)| *side == Side::A && held.rule == HOLD_OF_ENDING)
 }
 
 fn is_victim(point: &Point, side: Side) -> bool {
@@ -325,5 +341,22 @@ mod tests {
         assert_eq!(of(Way::V2, decided), [Place::Gone]);
         assert_eq!(of(Way::Postcopy, nothing), [A]);
         assert_eq!(of(Way::Postcopy, started), [Place::Gone]);
+    }
+
+    #[test]
+    fn a_source_may_stand_still_only_between_going_over_and_the_start() {
+        let continued = Facts {
+            continued: true,
+            ..Facts::default()
+        };
+        let started = Facts {
+            started: true,
+            ..continued
+        };
+        let of = |way, facts: Facts| right(|place| is_right_standing_still(way, &facts, place));
+        assert_eq!(of(Way::Postcopy, continued), [Place::Held]);
+        assert_eq!(of(Way::Postcopy, Facts::default()), []);
+        assert_eq!(of(Way::Postcopy, started), []);
+        assert_eq!(of(Way::V3, continued), []);
     }
 }

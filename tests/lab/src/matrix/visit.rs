@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -25,6 +25,11 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What ends a hold by these rules is an operator's word: nothing more comes by itself.
 const HOLDS_FOR_GOOD: &[&str] = &["source-perform-dead-unwatched"];
+
+/// The hold of a source whose QEMU may still end its migration by itself, and QEMU 7.2 may never.
+pub(super) const HOLD_OF_ENDING: &str = "source-postcopy-ending";
+/// A QEMU that ends its migration does so at once; one that is held for so long stands still.
+const STANDS_STILL: Duration = Duration::from_secs(20);
 
 /// Reads journals beside their sidecars. The laboratory itself knows nothing of their bytes.
 pub trait Journals: Sync {
@@ -370,11 +375,16 @@ fn come_to_rest(pair: &mut Pair, point: &Point) -> Result<Settled, Failed> {
         return Ok(pair.wait_until_no_job_is_open(TIMEOUT)?);
     };
     let mut last = None;
+    let mut ending_since = None;
     let rest = until("an end, or a hold for good", TIMEOUT, || {
         let settled = pair.wait_until_settled(TIMEOUT)?;
-        let mut held = settled.held().into_iter();
+        let held = settled.held();
+        let is_held_by = |rule: &str| held.iter().any(|(_, held)| held.rule == rule);
+        let stands_still = is_held_by(HOLD_OF_ENDING)
+            && ending_since.get_or_insert_with(Instant::now).elapsed() >= STANDS_STILL;
         let is_over = (settled.open_jobs() == 0 && kept(pair)? == 0)
-            || held.any(|(_, held)| HOLDS_FOR_GOOD.contains(&held.rule.as_str()));
+            || stands_still
+            || HOLDS_FOR_GOOD.iter().any(|rule| is_held_by(rule));
         last = Some(settled.clone());
         Ok(is_over.then_some(settled))
     });
