@@ -404,6 +404,11 @@ impl Scene {
         if matches!(request, PeerRequest::Finish { .. }) {
             self.judge_licence(from);
         }
+        // As in `reply`: the manager's aborted.
+        let abandons = matches!(request, PeerRequest::Abandon { .. });
+        if abandons && self.scenario.handover == Handover::Manager && self.carries_guest(from) {
+            self.qemus[1 - from].forsaken = true;
+        }
         let token = self.token();
         self.asks.push(Ask {
             from,
@@ -423,14 +428,19 @@ impl Scene {
             self.judge_licence(from);
         }
         // With that word the other side ends its copy, and what becomes of this one after it is no fault of
-        // the decision: the window of protocol v2, and of a destination whose `cont` was refused.
+        // the decision: the window of protocol v2, of a destination whose `cont` was refused, and of the manager's
+        // aborted that a source passes on.
         let answer = match &response {
             PeerResponse::Answer { answer, .. } => Some(*answer),
             PeerResponse::Prepared { .. } | PeerResponse::Refused { .. } => None,
         };
-        let is_v2 = self.scenario.handover == Handover::V2;
-        let vouches = answer == Some(PeerAnswer::Whole) && is_v2
-            || answer == Some(PeerAnswer::GrantedAndSafe);
+        let handover = self.scenario.handover;
+        let vouches = match answer {
+            Some(PeerAnswer::GrantedAndSafe) => true,
+            Some(PeerAnswer::Whole) => handover == Handover::V2,
+            Some(PeerAnswer::Abandoned) => handover == Handover::Manager,
+            _ => false,
+        };
         if vouches && self.carries_guest(from) {
             self.qemus[1 - from].forsaken = true;
         }

@@ -607,11 +607,12 @@ impl Scene {
             Rule::SourceAbandonedStarted | Rule::DestinationStoreContradicted => {
                 self.qemus[B].foreign
             }
-            // Without the manager's word, which the end of a QEMU is too if it was watched, and which may be in a
-            // journal that is not what it was.
+            // Without the manager's word, which the end of a QEMU is too if it was watched (one that was mute was
+            // not), and which may be in a journal that is not what it was.
             Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {
                 let is_silent = self.words == [None, None];
-                let is_watched = !self.used(|left| left.crashes);
+                let is_mute = [A, B].map(|at| self.used(|left| left.mutes[at])) != [false, false];
+                let is_watched = !is_mute && !self.used(|left| left.crashes);
                 let has_ended = self.qemus.iter().any(|qemu| !qemu.alive);
                 lost || is_silent && !(has_ended && is_watched)
             }
