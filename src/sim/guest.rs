@@ -4,13 +4,14 @@
 //! copy counted to is the guest, and P2 and P8 are judged by it alone.
 //! Not here: the processes that copies live in (`qemu`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use journal_format::number::DomainId;
-use journal_format::record::WantedRunState;
+use journal_format::number::{DomainId, MigrationId};
+use journal_format::record::{JobKind, WantedRunState};
 
 use super::random::Random;
 use super::{HostNumber, Micros, QemuNumber};
+use crate::engine::JobView;
 
 /// A guest.
 #[derive(Clone, Debug)]
@@ -42,8 +43,11 @@ pub struct Guest {
     /// A QEMU of it ended without a sidecar's doing since it was booted.
     pub has_died: bool,
     /// Hosts whose journal is, or may be, not what was written to it, or where somebody else claims its
-    /// QEMU: until a job of it begins there, whatever stood in that journal before may come up.
+    /// QEMU: until a job of it begins there, whatever stood in that journal before may come up. So it may while
+    /// another host has a job open that this one may have known of.
     pub suspects: BTreeSet<HostNumber>,
+    /// The migration of the job that was begun last, and has not ended, by host.
+    pub open: BTreeMap<HostNumber, Option<MigrationId>>,
     /// Every process of it.
     pub qemus: Vec<QemuNumber>,
     /// Another process that serves the monitor socket on a host.
@@ -72,6 +76,7 @@ impl Guest {
             betrayed: false,
             has_died: false,
             suspects: BTreeSet::new(),
+            open: BTreeMap::new(),
             qemus: Vec::new(),
             decoy: None,
         }
@@ -95,6 +100,19 @@ impl Guest {
         self.decoy
             .filter(|(at, _)| *at == host)
             .map(|(_, qemu)| qemu)
+    }
+
+    /// A job of it begins there: what was before is closed, at this host, and counts no more; unless another
+    /// host has not closed it, or that journal lacks records still.
+    pub(super) fn begins(&mut self, at: HostNumber, job: &JobView, lacks_records: bool) {
+        self.open.insert(at, job.migration);
+        if self.open.values().any(|one| *one != job.migration) {
+            return;
+        }
+        if !lacks_records {
+            self.suspects.remove(&at);
+        }
+        self.has_died &= job.kind != JobKind::MigrationOut;
     }
 
     /// Does one of its migrations stand, or may stand, in a journal that is not what was written to it?

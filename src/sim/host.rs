@@ -329,6 +329,9 @@ impl World {
         host.disk.erase();
         host.run.erase();
         host.ledger.borrow_mut().is_replaced = true;
+        for guest in &mut self.lab.guests {
+            guest.open.remove(&at);
+        }
     }
 
     pub(super) fn restart_later(&mut self, at: HostNumber) {
@@ -542,16 +545,16 @@ impl World {
                 let begins = job.kind == journal_format::record::JobKind::MigrationOut;
                 self.coverage.migrations += u64::from(begins);
                 if let Some(guest) = self.guest_of(job.domain) {
-                    // Whatever was open before is closed, at this host.
-                    if !self.hosts[at].lacks_records {
-                        self.lab.guests[guest].suspects.remove(&at);
-                    }
-                    self.lab.guests[guest].has_died &= !begins;
+                    let lacks = self.hosts[at].lacks_records;
+                    self.lab.guests[guest].begins(at, job, lacks);
                 }
             }
             Notice::JobEnded(job) => {
                 let result = job.result.map_or("unknown", |result| result.name());
                 self.say(|_| format!("host {at}: {} ends: {result}, {}", job.name, job.detail));
+                if let Some(guest) = self.guest_of(job.domain) {
+                    self.lab.guests[guest].open.remove(&at);
+                }
                 if job.kind == journal_format::record::JobKind::MigrationOut {
                     self.coverage.ended(result);
                 }

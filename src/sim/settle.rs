@@ -225,8 +225,11 @@ impl World {
             Rule::SourceStoreDead => one.is_suspect(),
             // The stream goes on, or one side says that its half is gone: unless its journal is.
             Rule::SourcePostcopyBroken | Rule::DestinationPostcopyBroken => one.is_suspect(),
-            // A QEMU ended that the manager may have continued before: only a word tells.
-            Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => one.has_died,
+            // A QEMU ended that the manager may have continued before: only a word tells. A source whose destination
+            // does not know of it any more refuses the manager's either word.
+            Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {
+                one.has_died || one.is_suspect()
+            }
             _ => false,
         }
     }
