@@ -117,6 +117,9 @@ pub(super) struct Host {
     has_gaps: bool,
     /// Records were missing when this sidecar was started.
     lacks_records: bool,
+    /// Records of this journal were lost: as long as that may concern one domain, it says amnesia of every migration
+    /// that it does not know, also of later ones.
+    pub(super) says_amnesia: bool,
     /// An older copy of the journal, to be put back.
     pub(super) backup: Option<super::disk::Backup>,
     /// The reply to one of the next effects is lost.
@@ -159,6 +162,7 @@ impl Host {
             tail_lost: false,
             has_gaps: false,
             lacks_records: false,
+            says_amnesia: false,
             backup: None,
             lose_reply: false,
             has_other_store: false,
@@ -250,6 +254,7 @@ impl World {
             .collect();
         host.has_gaps |= !lost.is_empty();
         host.lacks_records = !lost.is_empty();
+        host.says_amnesia |= host.lacks_records;
         let ledger = Rc::clone(&host.ledger);
         let store = match host.has_other_store {
             // One of its own: nothing that is begun meanwhile has it for its authority.
@@ -326,6 +331,7 @@ impl World {
     /// The journal of a host whose sidecar is down is gone.
     pub(super) fn lose_journal(&mut self, at: HostNumber) {
         let host = &mut self.hosts[at];
+        host.says_amnesia = false;
         host.disk.erase();
         host.run.erase();
         host.ledger.borrow_mut().is_replaced = true;

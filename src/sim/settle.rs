@@ -207,8 +207,8 @@ impl World {
             // One of the journals is not what it was.
             Rule::SourceGrantedAmnesia
             | Rule::SourcePerform2Amnesia
-            | Rule::DestinationPrepareAmnesia
-            | Rule::JournalOlderThanQemu
+            | Rule::DestinationPrepareAmnesia => one.is_suspect() || self.may_say_amnesia(guest),
+            Rule::JournalOlderThanQemu
             | Rule::JournalDamaged
             | Rule::StoreKeyForeign
             | Rule::SourceStoreOlder
@@ -232,6 +232,12 @@ impl World {
             }
             _ => false,
         }
+    }
+
+    /// Does a host that had a copy of it say amnesia where another one would know that there is nothing?
+    fn may_say_amnesia(&self, guest: GuestNumber) -> bool {
+        let mut copies = self.lab.guests[guest].qemus.iter();
+        copies.any(|number| self.hosts[self.lab.qemus[*number].host].says_amnesia)
     }
 
     /// An operator who sees everything ends the copies that are not the guest, and says so.
