@@ -655,18 +655,30 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
     }
     match (evidence.peer, is_takeable(evidence)) {
         (PeerAnswer::Abandoned, _) => Some(Rule::DestinationPrepareAbandoned),
-        (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed, true) => {
-            Some(Rule::DestinationPrepareFinish)
-        }
+        (
+            PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Deciding
+            | PeerAnswer::Committed,
+            true,
+        ) => Some(Rule::DestinationPrepareFinish),
         // Nothing came here, and the source says completed: it is not this migration that completed there.
         (PeerAnswer::GrantedAndSafe, false) if is_empty(observed) => {
             Some(Rule::DestinationPrepareFailed)
         }
-        (PeerAnswer::Granted | PeerAnswer::Committed, false) if is_empty(observed) => {
+        (PeerAnswer::Granted | PeerAnswer::Deciding | PeerAnswer::Committed, false)
+            if is_empty(observed) =>
+        {
             Some(Rule::DestinationPrepareWaiting)
         }
         // The source saw everything loaded; our own look is a moment behind.
-        (PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed, false) => None,
+        (
+            PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Deciding
+            | PeerAnswer::Committed,
+            false,
+        ) => None,
         // A source that durably forgot this migration had closed it without a licence.
         (PeerAnswer::NoSuchMigration, false) => Some(Rule::DestinationPrepareAbandoned),
         (PeerAnswer::NoSuchMigration, true) | (PeerAnswer::Amnesia, _) => {
@@ -684,7 +696,6 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             | PeerAnswer::Performing
             | PeerAnswer::NotWhole
             | PeerAnswer::Whole
-            | PeerAnswer::Deciding
             | PeerAnswer::Started
             | PeerAnswer::Split
             | PeerAnswer::Lost

@@ -445,11 +445,12 @@ fn judge_destination(
             Outcome::Committed,
             PeerAnswer::Granted
             | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Deciding
             | PeerAnswer::Committed
             | PeerAnswer::Unreachable
             | PeerAnswer::Amnesia,
         ) => Take,
-        (Outcome::Aborted, PeerAnswer::Committed) => {
+        (Outcome::Aborted, PeerAnswer::Deciding | PeerAnswer::Committed) => {
             Refuse("the source was told committed: this copy is the guest")
         }
         // Its QEMU may be gone, and this copy be the only one.
@@ -463,7 +464,6 @@ fn judge_destination(
             | PeerAnswer::Performing
             | PeerAnswer::NotWhole
             | PeerAnswer::Whole
-            | PeerAnswer::Deciding
             | PeerAnswer::Started
             | PeerAnswer::Aborted
             | PeerAnswer::Split

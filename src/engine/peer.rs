@@ -263,7 +263,10 @@ impl Turn<'_> {
         let answer = match (role, taken(role, answer, granted, open)) {
             (
                 Role::Destination,
-                PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed,
+                PeerAnswer::Granted
+                | PeerAnswer::GrantedAndSafe
+                | PeerAnswer::Deciding
+                | PeerAnswer::Committed,
             ) => match cookie.filter(|cookie| self.is_licence(id, cookie, sender)) {
                 Some(cookie) => {
                     self.live(id).cookie = Some(cookie);
@@ -595,7 +598,11 @@ impl Turn<'_> {
         });
         let answer = match self.live(id).peer {
             // The licence is repeated until the manager speaks, and says less than an answer.
-            known @ (PeerAnswer::GrantedAndSafe | PeerAnswer::Committed) if is_waiting => known,
+            known @ (PeerAnswer::GrantedAndSafe | PeerAnswer::Deciding | PeerAnswer::Committed)
+                if is_waiting =>
+            {
+                known
+            }
             _ => PeerAnswer::Granted,
         };
         self.heard(id, answer, envelope.sender, Some(cookie));
@@ -754,7 +761,8 @@ impl Turn<'_> {
             (None, Some(_)) if !licence => (PeerAnswer::Performing, None),
             // A source that may have been continued or cancelled is no safe copy to fall back to.
             (None, Some(cookie)) if safe && !state.source_touched => match self.passes_on(id) {
-                Some(Outcome::Committed) => (PeerAnswer::Committed, Some(cookie)),
+                // The destination takes it first: it may have had the guest already, and lost it.
+                Some(Outcome::Committed) => (PeerAnswer::Deciding, Some(cookie)),
                 Some(Outcome::Aborted) => (PeerAnswer::Abandoned, None),
                 None => (PeerAnswer::GrantedAndSafe, Some(cookie)),
             },

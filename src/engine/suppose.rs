@@ -60,17 +60,16 @@ pub fn can_say(speaker: Role, answer: PeerAnswer) -> bool {
         | PeerAnswer::Amnesia
         | PeerAnswer::NoSuchMigration
         | PeerAnswer::NotWhole
+        | PeerAnswer::Deciding
         | PeerAnswer::Lost => true,
         PeerAnswer::Performing
         | PeerAnswer::Granted
         | PeerAnswer::GrantedAndSafe
         | PeerAnswer::Abandoned
         | PeerAnswer::Committed => speaker == Role::Source,
-        PeerAnswer::Whole
-        | PeerAnswer::Deciding
-        | PeerAnswer::Started
-        | PeerAnswer::Aborted
-        | PeerAnswer::Split => speaker == Role::Destination,
+        PeerAnswer::Whole | PeerAnswer::Started | PeerAnswer::Aborted | PeerAnswer::Split => {
+            speaker == Role::Destination
+        }
     }
 }
 

@@ -575,7 +575,8 @@ words!(
         NotWhole = "not-whole",
         /// Destination: nothing decided, its copy is whole.
         Whole = "whole",
-        /// Destination: committed, not known to have started.
+        /// Destination: committed, not known to have started. Source: granted and safe, and the manager's
+        /// committed waits there for the destination to take it.
         Deciding = "deciding",
         /// Destination: committed and started.
         Started = "started",
@@ -585,7 +586,7 @@ words!(
         Split = "split",
         /// Either, after post-copy began: its QEMU is gone, and with it its part of the guest.
         Lost = "lost",
-        /// Source: granted, and the manager's verdict is committed.
+        /// Source: granted, and the manager's verdict that it took is committed: its copy never runs again.
         Committed = "committed",
     }
 );

@@ -105,7 +105,10 @@ pub(super) fn source_manager(evidence: &Evidence) -> Rule {
 /// The source's licence is here, by its last answer.
 fn is_licensed(evidence: &Evidence) -> bool {
     match evidence.peer {
-        PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed => true,
+        PeerAnswer::Granted
+        | PeerAnswer::GrantedAndSafe
+        | PeerAnswer::Deciding
+        | PeerAnswer::Committed => true,
         PeerAnswer::NotAsked
         | PeerAnswer::Unreachable
         | PeerAnswer::Amnesia
@@ -114,7 +117,6 @@ fn is_licensed(evidence: &Evidence) -> bool {
         | PeerAnswer::Abandoned
         | PeerAnswer::NotWhole
         | PeerAnswer::Whole
-        | PeerAnswer::Deciding
         | PeerAnswer::Started
         | PeerAnswer::Aborted
         | PeerAnswer::Split
@@ -128,7 +130,7 @@ fn may_be_licensed(evidence: &Evidence) -> bool {
         evidence.peer,
         PeerAnswer::NotAsked | PeerAnswer::Unreachable | PeerAnswer::Amnesia
     );
-    // Committed is the manager's word, and nothing is left here to wait for.
+    // Committed is the manager's word as the source took it: its own copy is not there to fall back to.
     is_silent || is_licensed(evidence) && evidence.peer != PeerAnswer::Committed
 }
 

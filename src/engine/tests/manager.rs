@@ -274,6 +274,27 @@ fn an_end_that_nobody_watched_is_no_verdict() {
     }
 }
 
+/// The manager continued the guest at the destination while nobody watched, it ran and died there; then it says so at
+/// the source. That copy is an older one.
+#[test]
+fn committed_at_the_source_does_not_make_an_unwatched_end_an_aborted() {
+    let mut world = waiting();
+    world.crash(B);
+    world.set_run(B, RunState::Running);
+    world.kill(B);
+    give(&mut world, A, Outcome::Committed);
+    world.run_for(1_000);
+    world.restart(B);
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.running(), Vec::<usize>::new(), "{}", world.story());
+    assert_eq!(world.held(B), Some("destination-verdict-awaited"));
+    assert_eq!(recorded(&world, A), None);
+    assert!(world.hosts[A].qemu.alive);
+    let (from, reply) = world.replies.pop().expect("an answer");
+    assert_eq!(from, A);
+    assert_eq!(why(reply), "the destination's copy is not whole");
+}
+
 #[test]
 fn the_manager_s_own_cont_is_its_verdict() {
     for (at, outcome) in [(A, Outcome::Aborted), (B, Outcome::Committed)] {

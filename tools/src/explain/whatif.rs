@@ -583,7 +583,10 @@ impl<'a> Stage<'a> {
             .unwrap_or(unknown);
         let licence = matches!(
             answer,
-            PeerAnswer::Granted | PeerAnswer::GrantedAndSafe | PeerAnswer::Committed
+            PeerAnswer::Granted
+                | PeerAnswer::GrantedAndSafe
+                | PeerAnswer::Deciding
+                | PeerAnswer::Committed
         );
         let cookie = terms.nonce.filter(|_| licence).map(|nonce| Cookie {
             migration,
