@@ -594,7 +594,6 @@ impl Scene {
             Rule::SourceGrantedAmnesia
             | Rule::SourcePerform2Amnesia
             | Rule::DestinationPrepareAmnesia
-            | Rule::DestinationPostcopyBroken
             | Rule::JournalOlderThanQemu
             | Rule::JournalDamaged
             | Rule::ClaimedByAnother => lost,
@@ -603,6 +602,8 @@ impl Scene {
             Rule::SourceStoreInDoubt | Rule::SourceStoreDead => gone(B) || lost,
             // A copy without a licence, or whose `cont` was refused, and whose source is gone.
             Rule::DestinationPrepareAlone | Rule::DestinationFinishRefused => gone(A),
+            // So it is; or a hand from outside continued what came of a guest that stays at the source.
+            Rule::DestinationPostcopyBroken => lost || self.qemus[B].foreign,
             // The same, and the other side knows; or the source won aborted meanwhile.
             Rule::SourceAbandonedStarted | Rule::DestinationStoreContradicted => {
                 self.qemus[B].foreign
