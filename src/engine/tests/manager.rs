@@ -554,6 +554,36 @@ fn aborted_is_not_passed_on_for_a_copy_that_is_gone() {
     assert!(world.hosts[B].qemu.alive, "{}", world.story());
 }
 
+/// Where the source's QEMU is gone, the destination's copy may be the only one.
+#[test]
+fn aborted_is_not_taken_from_a_source_that_is_not_whole() {
+    for (answer, is_taken) in [
+        (PeerAnswer::NotWhole, false),
+        (PeerAnswer::GrantedAndSafe, true),
+    ] {
+        let mut world = waiting();
+        world.hold_asks = [true, true];
+        give(&mut world, B, Outcome::Aborted);
+        world.run_for(50);
+        let envelope = Envelope {
+            sender: position(&world, A),
+            saw: None,
+        };
+        let cookie = world.find(A, |body| match body {
+            RecordBody::MigrationGranted(granted) => Some(granted.cookie),
+            _ => None,
+        });
+        let cookie = cookie.filter(|_| is_taken);
+        let result = Ok((envelope, PeerResponse::Answer { answer, cookie }));
+        let migration = migration(&world);
+        world.input(B, Input::PeerAnswered { migration, result });
+        world.run_for(200);
+        let aborted = world.has(B, |body| matches!(body, RecordBody::MigrationAborted(_)));
+        assert_eq!(aborted, is_taken, "{answer}: {}", world.story());
+        assert_eq!(world.hosts[B].qemu.alive, !is_taken, "{answer}");
+    }
+}
+
 fn migration(world: &World) -> MigrationId {
     let granted = world.find(A, |body| match body {
         RecordBody::MigrationGranted(granted) => Some(granted.cookie.migration),

@@ -602,7 +602,7 @@ impl Scene {
             Rule::SourceStoreInDoubt | Rule::SourceStoreDead => gone(B) || lost,
             // A copy without a licence, or whose `cont` was refused, and whose source is gone.
             Rule::DestinationPrepareAlone | Rule::DestinationFinishRefused => gone(A),
-            // So it is; or a hand from outside continued what came of a guest that stays at the source.
+            // One of the journals is not what it was, or a hand continued what came of a guest that stays here.
             Rule::DestinationPostcopyBroken => lost || self.qemus[B].foreign,
             // The same, and the other side knows; or the source won aborted meanwhile.
             Rule::SourceAbandonedStarted | Rule::DestinationStoreContradicted => {
