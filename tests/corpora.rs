@@ -121,6 +121,19 @@ fn peer() {
     assert_eq!(phases, all);
 }
 
+/// Every fault happens in some schedule.
+#[test]
+fn sim() {
+    let happened = replay_some("sim", fuzz::sim::run);
+    let happened: BTreeSet<String> = happened.into_iter().flatten().collect();
+    let all = phase_journal::sim::Fault::ALL.map(phase_journal::sim::Fault::name);
+    let never: Vec<_> = all
+        .iter()
+        .filter(|name| !happened.contains(**name))
+        .collect();
+    assert!(never.is_empty(), "{never:?}");
+}
+
 /// Any bytes at all, without a fuzzer's guidance.
 mod any_bytes {
     use proptest::prelude::*;

@@ -14,3 +14,4 @@ pub mod record;
 pub mod rules;
 pub mod scan;
 pub mod segment;
+pub mod sim;

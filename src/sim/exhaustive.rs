@@ -14,9 +14,9 @@ use super::{HostNumber, Micros};
 use crate::engine::{ControlRequest, JobTarget};
 
 /// When the migration is asked for.
-const BEGIN: Micros = 1_000_000;
+pub const BEGIN: Micros = 1_000_000;
 /// When every migration without faults is over.
-const OVER: Micros = 4_000_000;
+pub const OVER: Micros = 4_000_000;
 
 /// How often a manager says its verdict, in milliseconds.
 const VERDICT_MS: u64 = 500;
@@ -188,7 +188,7 @@ impl Manager for Once {
     }
 }
 
-fn world(seed: u64, subject: Subject) -> World {
+fn world(seed: u64, subject: Subject, plan: Vec<Planned>) -> World {
     let shape = Shape {
         hosts: 2,
         domains: 1,
@@ -197,7 +197,7 @@ fn world(seed: u64, subject: Subject) -> World {
         ..Shape::default()
     };
     let manager = Once { subject, step: 0 };
-    let mut world = World::new(seed, &shape, Vec::new(), Box::new(manager));
+    let mut world = World::new(seed, &shape, plan, Box::new(manager));
     world.run_until(BEGIN - 1);
     world
 }
@@ -205,7 +205,7 @@ fn world(seed: u64, subject: Subject) -> World {
 /// How many batches each host writes in a migration in which nothing fails.
 #[must_use]
 pub fn batches(seed: u64, subject: Subject) -> [u32; 2] {
-    let mut world = world(seed, subject);
+    let mut world = world(seed, subject, Vec::new());
     let count = |world: &World| [0, 1].map(|host| world.hosts[host].disk.batches());
     let before = count(&world);
     world.run_until(OVER);
@@ -246,7 +246,7 @@ pub fn points(batches: [u32; 2]) -> impl Iterator<Item = Point> {
 /// Goes through one point.
 #[must_use]
 pub fn run_point(seed: u64, subject: Subject, point: Point, story: bool) -> super::Outcome {
-    let mut world = world(seed, subject);
+    let mut world = world(seed, subject, Vec::new());
     if story {
         world.tell_story();
     }
@@ -263,6 +263,15 @@ pub fn run_point(seed: u64, subject: Subject, point: Point, story: bool) -> supe
             fault,
         }
     });
+    world.run_until(OVER);
+    super::end(seed, world)
+}
+
+/// Goes through one migration that meets these faults, and then comes to rest. Times are those of the world: the
+/// migration is asked for at [`BEGIN`].
+#[must_use]
+pub fn run_schedule(seed: u64, subject: Subject, plan: Vec<Planned>) -> super::Outcome {
+    let mut world = world(seed, subject, plan);
     world.run_until(OVER);
     super::end(seed, world)
 }

@@ -26,6 +26,20 @@ pub struct Planned {
     pub fault: Fault,
 }
 
+impl Planned {
+    /// A fault at that time, which lasts that share, of 255, between the shortest and the longest that it may.
+    #[must_use]
+    pub fn new(fault: Fault, at: Micros, share: u8, pick: u64) -> Planned {
+        let [shortest, longest] = fault.lasts();
+        Planned {
+            at,
+            lasts: shortest + (longest - shortest) * Micros::from(share) / 255,
+            pick,
+            fault,
+        }
+    }
+}
+
 /// Something that fails. The host, QEMU or link is `pick`ed when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {

@@ -4,7 +4,7 @@
 //! where what it is there for has happened.
 //! Not here: the promises that are judged all the while (`qemu`, `guest`, `ledger`, `monitor`).
 
-use journal_format::record::{Decision, RunState, WantedRunState};
+use journal_format::record::{ClaimSeen, Decision, RunState, WantedRunState};
 
 use super::host::Waiter;
 use super::manager::Heard;
@@ -212,8 +212,8 @@ impl World {
             | Rule::JournalDamaged
             | Rule::StoreKeyForeign
             | Rule::SourceStoreOlder
-            | Rule::DestinationStoreAmnesia
-            | Rule::ClaimedByAnother => one.is_suspect(),
+            | Rule::DestinationStoreAmnesia => one.is_suspect(),
+            Rule::ClaimedByAnother => one.is_suspect() || self.is_claimed_by_another(guest),
             // The winner is gone before the key says that it started, or its journal is: it knows
             // nothing of its commit, which stands in the store, so that nobody moves that on and no
             // aborted can be put there.
@@ -238,6 +238,11 @@ impl World {
     fn may_say_amnesia(&self, guest: GuestNumber) -> bool {
         let mut copies = self.lab.guests[guest].qemus.iter();
         copies.any(|number| self.hosts[self.lab.qemus[*number].host].says_amnesia)
+    }
+
+    fn is_claimed_by_another(&self, guest: GuestNumber) -> bool {
+        let mut living = self.lab.living(guest);
+        living.any(|number| matches!(self.lab.qemus[number].claim, ClaimSeen::Foreign(_)))
     }
 
     /// An operator who sees everything ends the copies that are not the guest, and says so.

@@ -598,8 +598,10 @@ impl Scene {
             | Rule::JournalDamaged
             | Rule::ClaimedByAnother => lost,
             // A winner is gone before it started, or the source's own copy is: nobody knows.
-            // So it is if one of the journals knows no more of it.
-            Rule::SourceStoreInDoubt | Rule::SourceStoreDead => gone(B) || lost,
+            // So it is if one of the journals knows no more of it, and if a hand continued the source then.
+            Rule::SourceStoreInDoubt | Rule::SourceStoreDead | Rule::SourceStoreRunning => {
+                gone(B) || lost
+            }
             // A copy without a licence, or whose `cont` was refused, and whose source is gone.
             Rule::DestinationPrepareAlone | Rule::DestinationFinishRefused => gone(A),
             // One of the journals is not what it was, or a hand continued what came of a guest that stays here.
