@@ -273,7 +273,7 @@ types:
     instances:
       is_known:
         value: >-
-          type_number >= 1 and type_number <= 30 and
+          type_number >= 1 and type_number <= 33 and
           version == (type_number == 25 ? 4 :
           type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 ? 3 :
           type_number == 27 ? 2 : 1)
@@ -281,7 +281,7 @@ types:
       type:
         value: type_number
         enum: record_type
-        if: type_number >= 1 and type_number <= 30
+        if: type_number >= 1 and type_number <= 33
   record_body:
     instances:
       bytes:
@@ -329,6 +329,9 @@ types:
             record_type::store_intended: store_intended
             record_type::store_read: store_read
             record_type::verdict_given: verdict_given
+            record_type::job_phase_entered: job_phase_entered
+            record_type::job_decided: job_decided
+            record_type::job_state: job_state
       - id: excess
         size-eos: true
         valid: { expr: _.length == 0 }
@@ -580,8 +583,81 @@ types:
       - { id: key_read, type: key_value, if: 'has_key_read == boolean::set' }
       - { id: has_verdict, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: verdict, type: u4, enum: outcome, valid: { in-enum: true }, if: 'has_verdict == boolean::set' }
+  job_phase_entered:
+    seq:
+      - { id: job, type: u8 }
+      - { id: phase, type: u4, enum: job_phase, valid: { in-enum: true } }
+      - { id: time, type: u8, doc: Nanoseconds since 1970. }
+      - { id: has_cookie, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: cookie, type: text, if: 'has_cookie == boolean::set' }
+  job_decided:
+    seq:
+      - { id: job, type: u8 }
+      - { id: rule, type: text }
+      - { id: decision, type: u4, enum: decision, valid: { in-enum: true } }
+      - { id: evidence, type: job_evidence }
+      - { id: num_based_on, type: u8 }
+      - { id: based_on, type: u8, repeat: expr, repeat-expr: num_based_on, doc: LSNs. }
+  job_evidence:
+    seq:
+      - { id: kind, type: u4, enum: job_kind, valid: { in-enum: true } }
+      - { id: phase, type: u4, enum: job_phase, valid: { in-enum: true } }
+      - { id: facts, type: job_facts }
+      - { id: observed, type: observed }
+      - { id: has_dump, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: dump, type: text, if: 'has_dump == boolean::set', doc: "QEMU's own word." }
+      - { id: has_qemu_jobs, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: qemu_jobs, type: qemu_jobs_seen, if: 'has_qemu_jobs == boolean::set' }
+      - { id: nodes, type: u4, enum: nodes_seen, valid: { in-enum: true } }
+      - { id: has_claim, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: claim, type: claim, if: 'has_claim == boolean::set' }
+      - { id: recovering, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: journal_damaged, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: wanted, type: u4, enum: wanted_run_state, valid: { in-enum: true } }
+  qemu_jobs_seen:
+    doc: The optional list in `JobEvidence`.
+    seq:
+      - { id: num_value, type: u8 }
+      - { id: value, type: qemu_job_seen, repeat: expr, repeat-expr: num_value }
+  qemu_job_seen:
+    seq:
+      - { id: id, type: text }
+      - { id: has_status, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: status, type: text, if: 'has_status == boolean::set', doc: "QEMU's own word." }
+      - { id: has_error, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: error, type: text, if: 'has_error == boolean::set' }
+  job_facts:
+    seq:
+      - { id: stream, type: u4, enum: effect_standing, valid: { in-enum: true } }
+      - { id: main, type: u4, enum: effect_standing, valid: { in-enum: true } }
+      - { id: end, type: u4, enum: effect_standing, valid: { in-enum: true } }
+  job_state:
+    seq:
+      - { id: job, type: u8 }
+      - { id: kind, type: u4, enum: job_kind, valid: { in-enum: true } }
+      - { id: begun, type: u8, doc: Nanoseconds since 1970. }
+      - { id: phase, type: u4, enum: job_phase, valid: { in-enum: true } }
+      - { id: has_cookie, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: cookie, type: text, if: 'has_cookie == boolean::set' }
+      - { id: stream, type: effect_count }
+      - { id: main, type: effect_count }
+      - { id: end, type: effect_count }
+      - { id: num_nodes, type: u8 }
+      - { id: nodes, type: text, repeat: expr, repeat-expr: num_nodes }
+      - { id: num_qemu_jobs, type: u8 }
+      - { id: qemu_jobs, type: text, repeat: expr, repeat-expr: num_qemu_jobs }
+      - { id: num_leftovers, type: u8 }
+      - { id: leftovers, type: effect_command, repeat: expr, repeat-expr: num_leftovers }
+      - { id: has_in_flight, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: in_flight, type: in_flight, if: 'has_in_flight == boolean::set' }
+      - { id: has_last_rule, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: last_rule, type: text, if: 'has_last_rule == boolean::set' }
+  effect_count:
+    seq:
+      - { id: done, type: u4 }
+      - { id: unknown, type: u4 }
   in_flight:
-    doc: The tuple in `MigrationState`.
+    doc: The tuple in `MigrationState` and `JobState`.
     seq:
       - { id: effect, type: u8 }
       - { id: command, type: effect_command }
@@ -767,6 +843,9 @@ enums:
     28: store_intended
     29: store_read
     30: verdict_given
+    31: job_phase_entered
+    32: job_decided
+    33: job_state
   key_value_kind:
     0: committed
     1: started
@@ -788,6 +867,21 @@ enums:
     0: command
     1: cont
     2: quit
+  job_phase:
+    0: begin
+    1: prepare
+    2: perform
+    3: finish
+    4: cancel
+  effect_standing:
+    0: never
+    1: unknown
+    2: done
+  nodes_seen:
+    0: unread
+    1: absent
+    2: partly
+    3: present
   effect_command_kind:
     0: claim
     1: unclaim

@@ -322,9 +322,13 @@ impl<D: Disk, M: Machine> Node<D, M> {
 fn asks_for_room(input: &Input) -> bool {
     match input {
         Input::Control { request, .. } => match request {
-            ControlRequest::DomainAdd { .. } | ControlRequest::Migrate { .. } => true,
+            ControlRequest::DomainAdd { .. }
+            | ControlRequest::Migrate { .. }
+            | ControlRequest::JobBegin { .. } => true,
             ControlRequest::DomainRemove { .. }
             | ControlRequest::DomainSetWanted { .. }
+            | ControlRequest::PhaseEnter { .. }
+            | ControlRequest::JobEnd { .. }
             | ControlRequest::JobCancel { .. }
             | ControlRequest::Verdict { .. }
             | ControlRequest::Resolve { .. }
@@ -336,6 +340,7 @@ fn asks_for_room(input: &Input) -> bool {
         | Input::StoreAnswered { .. }
         | Input::EffectFinished { .. }
         | Input::Looked { .. }
+        | Input::JobLooked { .. }
         | Input::Event { .. }
         | Input::Tick => false,
     }
@@ -407,6 +412,7 @@ fn checkpoint<M: Machine>(engine: &mut M) -> Checkpoint {
 fn leans_on(draft: &Draft) -> Option<Lsn> {
     match &draft.body {
         RecordBody::MigrationState(migration) if migration.open => Some(migration.job),
+        RecordBody::JobState(state) => Some(state.job),
         RecordBody::DomainState(domain) => domain.definition,
         _ => None,
     }

@@ -18,7 +18,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 /// Numbers that the guest must print to count as running.
 pub(crate) const NUMBERS: u32 = 5;
 
-static ORDINARY: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::ORDINARY));
+pub(crate) static ORDINARY: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::ORDINARY));
 static QUIET: LazyLock<GuestImage> = LazyLock::new(|| {
     image(GuestOptions {
         dirty_pages: 2,

@@ -18,6 +18,8 @@ mod disk_failure;
 mod held;
 /// The image's locks through a migration.
 mod image_locks;
+/// What managers do to a domain besides moving it.
+mod jobs;
 /// Journals that are lost, put back from an older copy, or of another boot.
 mod lost_journal;
 /// The manager decides: by a verdict, or by its own cont.

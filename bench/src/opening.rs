@@ -150,6 +150,7 @@ impl World {
             Message::Reply { result: Ok(_), .. }
             | Message::PeerReply { .. }
             | Message::Watch { .. }
+            | Message::LookAtJob { .. }
             | Message::Unwatch { .. }
             | Message::Notify(_)
             | Message::Ready => Ok(None),

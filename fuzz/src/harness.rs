@@ -189,7 +189,11 @@ impl Harness {
                     assert!(!life.ready, "ready twice");
                     life.ready = true;
                 }
-                Message::Watch { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
+                // No job but migrations is drawn.
+                Message::LookAtJob { .. }
+                | Message::Watch { .. }
+                | Message::Unwatch { .. }
+                | Message::Notify(_) => {}
             }
         }
     }

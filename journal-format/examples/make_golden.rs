@@ -25,7 +25,7 @@ mod support;
 
 use draw::Draw;
 use samples::{
-    authorities, boot, checkpoint, draft, histories, intents, observations, opening, outcomes,
+    authorities, boot, checkpoint, draft, histories, intents, jobs, observations, opening, outcomes,
 };
 use support::{Writer, id};
 
@@ -323,6 +323,7 @@ fn more_records() -> Writer {
         checkpoint(vec![opening(1, 1)], 1),
         histories(),
         authorities(),
+        jobs(),
         sealed(),
     ] {
         append(&mut writer, &mut previous, &drafts);

@@ -13,8 +13,9 @@ use journal_format::number::{
 };
 use journal_format::record::{
     Authority, CheckpointBegun, CheckpointEnded, ContIntent, Decision, DomainState, Draft,
-    Instance, JobKind, JobResult, Opening, Outcome, PeerAnswer, Phase, Process, Protocol,
-    RecordBody, Role, StoreAnswer, VerdictBy, WantedChanged, WantedReason, WantedRunState,
+    EffectStanding, Instance, JobKind, JobPhase, JobResult, NodesSeen, Opening, Outcome,
+    PeerAnswer, Phase, Process, Protocol, RecordBody, Role, StoreAnswer, VerdictBy, WantedChanged,
+    WantedReason, WantedRunState,
 };
 use journal_format::scan::{Tail, scan};
 use journal_format::segment::SegmentHeader;
@@ -70,6 +71,9 @@ fn the_tables_of_words_are_the_code_s() {
         ("ContIntent", all(ContIntent::ALL)),
         ("StoreAnswer", all(StoreAnswer::ALL)),
         ("VerdictBy", all(VerdictBy::ALL)),
+        ("JobPhase", all(JobPhase::ALL)),
+        ("EffectStanding", all(EffectStanding::ALL)),
+        ("NodesSeen", all(NodesSeen::ALL)),
     ] {
         assert!(
             rows.contains(&vec![name.to_owned(), words.clone()]),

@@ -18,7 +18,9 @@ use super::state::{definition_parts, kind_of};
 use super::store::IN_DOUBT_LIMIT_MS_DEFAULT;
 use super::turn::Turn;
 use super::view::seen;
-use super::{Answer, ControlRequest, DOMAINS_MAX, Message, Notice, PeerRequest, Refusal, Token};
+use super::{
+    Answer, AnyPhase, ControlRequest, DOMAINS_MAX, Message, Notice, PeerRequest, Refusal, Token,
+};
 
 /// Longest name, path or URI in a request, in bytes.
 const NAME_SIZE_MAX: usize = TEXT_SIZE_MAX / 4;
@@ -116,6 +118,16 @@ impl Turn<'_> {
                 outcome,
                 uid,
             } => return self.verdict(token, &target, outcome, uid),
+            ControlRequest::JobBegin { name, kind, cookie } => {
+                return self.job_begin(token, &name, kind, cookie);
+            }
+            ControlRequest::PhaseEnter {
+                job,
+                phase,
+                effects,
+                cookie,
+            } => return self.phase_enter(token, job, phase, effects, cookie),
+            ControlRequest::JobEnd { job, result } => return self.job_end(token, job, result),
             ControlRequest::JobCancel { job } => self.job_cancel(job),
             ControlRequest::Resolve {
                 name,
@@ -140,6 +152,13 @@ impl Turn<'_> {
     }
 
     pub(crate) fn need_free(&self, id: DomainId) -> Result<(), Refusal> {
+        match self.engine.state.jobs_of(id).next() {
+            Some(job) => Err(self.busy_with(job)),
+            None => self.need_no_migration(id),
+        }
+    }
+
+    pub(crate) fn need_no_migration(&self, id: DomainId) -> Result<(), Refusal> {
         let Some(domain) = self.domain(id) else {
             return Ok(());
         };
@@ -149,7 +168,12 @@ impl Turn<'_> {
                 name: domain.state.name.clone(),
                 job: migration.state.job,
                 kind: kind_of(migration.state.terms.role),
-                phase: migration.state.phase,
+                phase: AnyPhase::Migration(migration.state.phase),
+                age: self
+                    .engine
+                    .live
+                    .get(&migration.state.terms.migration)
+                    .and_then(|live| self.age(live.begun)),
             }),
         }
     }
@@ -322,7 +346,7 @@ impl Turn<'_> {
     }
 
     /// Puts a request off until QEMU was looked at.
-    fn later(
+    pub(crate) fn later(
         &mut self,
         token: Token,
         name: &str,
@@ -487,11 +511,15 @@ impl Turn<'_> {
             kind: JobKind::MigrationOut,
             migration: Some(terms),
         };
+        self.live(migration).begun = self.wall;
         let job = self.append(Some(id), RecordBody::JobBegun(begun));
         Ok((job, migration))
     }
 
     fn job_cancel(&mut self, job: Lsn) -> Result<Answer, Refusal> {
+        if let Some(answer) = self.cancel_job(job)? {
+            return Ok(answer);
+        }
         let migrations = &self.engine.state.migrations;
         let Some((id, migration)) = migrations
             .iter()
@@ -506,14 +534,20 @@ impl Turn<'_> {
             || migration.may_be_granted()
             || in_postcopy
         {
-            return Err(Refusal::TooLate { job, phase });
+            return Err(Refusal::TooLate {
+                job,
+                phase: AnyPhase::Migration(phase),
+            });
         }
         // With this copy gone the other one may be the last.
         let is_dead = self
             .evidence(id)
             .is_some_and(|evidence| evidence.observed.process == Process::Dead);
         if is_dead && migration.state.migrate_intended {
-            return Err(Refusal::TooLate { job, phase });
+            return Err(Refusal::TooLate {
+                job,
+                phase: AnyPhase::Migration(phase),
+            });
         }
         self.abandon(id, "cancelled on request", true);
         self.look(migration.domain);
@@ -555,7 +589,10 @@ impl Turn<'_> {
             && matches!(phase, Phase::Begin3 | Phase::Perform2 | Phase::Perform3);
         let in_flight = state.in_flight.as_ref().map(|(_, command)| command.clone());
         if !is_open || !self.is_before_switchover(migration) {
-            return Err(Refusal::TooLate { job, phase });
+            return Err(Refusal::TooLate {
+                job,
+                phase: AnyPhase::Migration(phase),
+            });
         }
         if matches!(in_flight, Some(EffectCommand::Stop | EffectCommand::Cont)) {
             return Err(self.wish_failed(id, "an earlier one is being carried out"));
@@ -606,6 +643,7 @@ impl Turn<'_> {
         token: Token,
         wanted: WantedRunState,
     ) -> Result<Option<Answer>, Refusal> {
+        self.need_beside(id, JobKind::Suspend)?;
         let (wish, command) = match wanted {
             WantedRunState::Running => ("be resumed", EffectCommand::Cont),
             WantedRunState::Paused => ("be suspended", EffectCommand::Stop),

@@ -75,6 +75,7 @@ impl Turn<'_> {
             kind: JobKind::MigrationIn,
             migration: Some(terms.clone()),
         };
+        self.live(migration).begun = self.wall;
         self.append(Some(domain), RecordBody::JobBegun(begun));
         let heard = PeerHeard {
             migration,
@@ -484,6 +485,33 @@ impl Turn<'_> {
             | Rule::SourceVerdictAwaited
             | Rule::SourceVerdictCont
             | Rule::SourceVerdictQuit => {}
+            // Not a migration's.
+            Rule::JobDead
+            | Rule::JobSettled
+            | Rule::SaveUndone
+            | Rule::SaveActive
+            | Rule::SaveCompleted
+            | Rule::SaveEnding
+            | Rule::SaveEnded
+            | Rule::DumpActive
+            | Rule::DumpTaken
+            | Rule::DumpUndone
+            | Rule::SnapshotActive
+            | Rule::SnapshotTaken
+            | Rule::SnapshotUndone
+            | Rule::BackupActive
+            | Rule::BackupPending
+            | Rule::BackupEnded
+            | Rule::BackupFailed
+            | Rule::BackupCancelled
+            | Rule::BackupUndone
+            | Rule::StartUndone
+            | Rule::StartUnknown
+            | Rule::StartRunning
+            | Rule::StartEnded
+            | Rule::DestroyAlive
+            | Rule::DestroyDone
+            | Rule::OrdinaryReconciled => {}
         }
     }
 

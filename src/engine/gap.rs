@@ -320,7 +320,33 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::SourceVerdictQuit
         | Rule::DestinationVerdictAwaited
         | Rule::DestinationVerdictCont
-        | Rule::DestinationVerdictQuit => return None,
+        | Rule::DestinationVerdictQuit
+        | Rule::JobDead
+        | Rule::JobSettled
+        | Rule::SaveUndone
+        | Rule::SaveActive
+        | Rule::SaveCompleted
+        | Rule::SaveEnding
+        | Rule::SaveEnded
+        | Rule::DumpActive
+        | Rule::DumpTaken
+        | Rule::DumpUndone
+        | Rule::SnapshotActive
+        | Rule::SnapshotTaken
+        | Rule::SnapshotUndone
+        | Rule::BackupActive
+        | Rule::BackupPending
+        | Rule::BackupEnded
+        | Rule::BackupFailed
+        | Rule::BackupCancelled
+        | Rule::BackupUndone
+        | Rule::StartUndone
+        | Rule::StartUnknown
+        | Rule::StartRunning
+        | Rule::StartEnded
+        | Rule::DestroyAlive
+        | Rule::DestroyDone
+        | Rule::OrdinaryReconciled => return None,
     };
     sure.then_some(act)
 }

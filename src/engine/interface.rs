@@ -7,15 +7,19 @@ use journal_format::number::{
     BootId, DomainId, Epoch, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position,
 };
 use journal_format::record::{
-    Authority, Cookie, Decision, Draft, Effect, EffectResult, Evidence, Instance, JobKind,
-    JobResult, MigrationStatus, Observed, Opening, Outcome, PeerAnswer, Phase, Process, Protocol,
-    Record, Role, RunState, WantedRunState,
+    Authority, Cookie, Decision, Draft, Effect, EffectResult, Instance, JobKind, JobPhase,
+    JobResult, MigrationStatus, Observed, Opening, Outcome, PeerAnswer, Process, Protocol, Record,
+    Role, RunState, WantedRunState,
 };
 use serde::{Deserialize, Serialize};
 
+use super::ManagerEffect;
+
+mod job;
 mod refusal;
 mod store;
 
+pub use job::*;
 pub use refusal::*;
 pub use store::*;
 
@@ -125,6 +129,13 @@ pub enum Input {
         /// What was seen.
         observed: Observed,
     },
+    /// A [`Message::LookAtJob`] came to an end; each gets exactly one.
+    JobLooked {
+        /// The domain.
+        domain: DomainId,
+        /// What was seen.
+        seen: JobSeen,
+    },
     /// QEMU sent an event, or the stream of events broke.
     Event {
         /// The domain.
@@ -221,6 +232,33 @@ pub enum ControlRequest {
         outcome: Outcome,
         /// Who, as the kernel says.
         uid: u32,
+    },
+    /// Begin a job that its manager drives.
+    JobBegin {
+        /// The domain's name.
+        name: String,
+        /// What it is; no migration.
+        kind: JobKind,
+        /// The manager's own data.
+        cookie: Option<String>,
+    },
+    /// Enter a phase of such a job, and run effects in it, one after the other.
+    PhaseEnter {
+        /// The job.
+        job: Lsn,
+        /// The phase.
+        phase: JobPhase,
+        /// The effects.
+        effects: Vec<ManagerEffect>,
+        /// The manager's own data; the one before stays if there is none.
+        cookie: Option<String>,
+    },
+    /// End such a job: the guest is brought to its wanted run state first.
+    JobEnd {
+        /// The job.
+        job: Lsn,
+        /// How; completed or failed.
+        result: JobResult,
     },
     /// End a job, if it still can be.
     JobCancel {
@@ -432,6 +470,12 @@ pub enum Message {
         /// The domain.
         domain: DomainId,
     },
+    /// Look at what jobs that are no migrations leave in a domain's QEMU; answered with one
+    /// [`Input::JobLooked`].
+    LookAtJob {
+        /// The domain.
+        domain: DomainId,
+    },
     /// Stay connected to this domain's QEMU, pass on its events, and look once after each connect
     /// and when the process ends. Replaces an earlier watch of the same domain.
     Watch {
@@ -476,6 +520,20 @@ pub enum Answer {
         job: Lsn,
         /// The migration.
         migration: MigrationId,
+    },
+    /// A job began.
+    JobBegun {
+        /// The job.
+        job: Lsn,
+    },
+    /// All effects of a phase were carried out.
+    PhaseEntered {
+        /// The job.
+        job: Lsn,
+        /// The phase.
+        phase: JobPhase,
+        /// How many effects there were.
+        effects: usize,
     },
     /// A decision.
     Decision(DecisionView),
@@ -559,7 +617,11 @@ pub struct JobView {
     /// Who decides, for migrations.
     pub authority: Option<Authority>,
     /// The last durable phase.
-    pub phase: Option<Phase>,
+    pub phase: Option<AnyPhase>,
+    /// Seconds since it began, where that is known.
+    pub age: Option<u64>,
+    /// The manager's own data, as it gave it last.
+    pub cookie: Option<String>,
     /// The other sidecar's peer socket.
     pub peer: Option<String>,
     /// `open` or `ended`.
@@ -587,7 +649,7 @@ pub struct DecisionView {
     /// What the rule means.
     pub reason: String,
     /// What it looked at.
-    pub evidence: Evidence,
+    pub evidence: AnyEvidence,
     /// The records that came from.
     pub based_on: Vec<Lsn>,
 }

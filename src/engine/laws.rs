@@ -11,12 +11,13 @@ use core::fmt;
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
-    Authority, ContIntent, Decided, Draft, EffectIntended, JobBegun, MigrationCommitted,
-    MigrationState, OutcomeLearned, Phase, Protocol, Record, RecordBody, Role,
+    Authority, ContIntent, Decided, Draft, EffectIntended, JobBegun, JobDecided, JobPhase,
+    JobState, MigrationCommitted, MigrationState, OutcomeLearned, Phase, Protocol, Record,
+    RecordBody, Role,
 };
 
 use super::told::Told;
-use super::{Gap, History, Rule, decide};
+use super::{Gap, History, Rule, decide, decide_job, may_enter};
 
 /// Which law.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,8 +199,16 @@ pub fn judge(told: &Told, record: &Record) -> Result<(), Breach> {
             ),
         },
         RecordBody::Decided(decided) => decision(told, record.lsn, decided),
-        RecordBody::OperatorResolved(resolved) => open_state(told, resolved.job).map(drop),
-        RecordBody::JobEnded(ended) => open_state(told, ended.job).map(drop),
+        RecordBody::OperatorResolved(resolved) => open_job(told, resolved.job),
+        RecordBody::JobEnded(ended) => open_job(told, ended.job),
+        RecordBody::JobPhaseEntered(entered) => match told.other_job(entered.job) {
+            None => breach(
+                Law::Job,
+                format!("of job {}, which is not open", entered.job),
+            ),
+            Some(state) => job_phase_entered(state, entered.phase),
+        },
+        RecordBody::JobDecided(decided) => job_decision(told, record.lsn, decided),
         RecordBody::MigrationGranted(granted) => {
             let cookie = &granted.cookie;
             let Some(state) = told.migration(cookie.migration) else {
@@ -265,8 +274,10 @@ fn unknown_migration() -> Result<(), Breach> {
 }
 
 fn no_open_job(told: &Told, domain: DomainId) -> Result<(), Breach> {
-    match told.open_job_of(domain) {
-        Some(state) => breach(Law::Job, format!("while job {} is open", state.job)),
+    let migration = told.open_job_of(domain).map(|state| state.job);
+    let other = || told.other_jobs().find(|(id, _)| *id == domain);
+    match migration.or_else(|| other().map(|(_, state)| state.job)) {
+        Some(job) => breach(Law::Job, format!("while job {job} is open")),
         None => Ok(()),
     }
 }
@@ -279,7 +290,61 @@ fn job_begun(told: &Told, domain: DomainId, begun: &JobBegun) -> Result<(), Brea
     if again.is_some_and(|terms| told.migration(terms.migration).is_some()) {
         return breach(Law::Job, "a migration that began before");
     }
-    no_open_job(told, domain)
+    match begun.migration {
+        // Jobs go beside each other as the engine lets them.
+        None => Ok(()),
+        Some(_) => no_open_job(told, domain),
+    }
+}
+
+/// Is that job open, whatever it is?
+fn open_job(told: &Told, job: Lsn) -> Result<(), Breach> {
+    match told.other_job(job) {
+        Some(_) => Ok(()),
+        None => open_state(told, job).map(drop),
+    }
+}
+
+/// Forward, or once more the same; and cancelled from anywhere.
+fn job_phase_entered(state: &JobState, phase: JobPhase) -> Result<(), Breach> {
+    let begins = state.begun == 0 && phase == JobPhase::Begin;
+    let is_cancelled = phase == JobPhase::Cancel && state.phase != JobPhase::Cancel;
+    match begins || is_cancelled || may_enter(state.phase, phase) {
+        true => Ok(()),
+        false => breach(
+            Law::Phase,
+            format!(
+                "{phase} right after {} of a {} job",
+                state.phase, state.kind
+            ),
+        ),
+    }
+}
+
+fn job_decision(told: &Told, lsn: Lsn, decided: &JobDecided) -> Result<(), Breach> {
+    open_job(told, decided.job)?;
+    if decided.based_on.iter().any(|cited| *cited >= lsn) {
+        return breach(Law::Decision, "it cites a record that came later");
+    }
+    match Rule::from_name(&decided.rule) {
+        // Of another version of the table; or a word from outside, which follows from no evidence.
+        None | Some(Rule::OperatorResolved) => Ok(()),
+        Some(rule) if rule.decision() != decided.decision => {
+            let how = format!("{} decides {}", decided.rule, rule.decision());
+            breach(Law::Decision, how)
+        }
+        Some(rule) => match decide_job(&decided.evidence) {
+            Some(again) if again == rule => Ok(()),
+            other => breach(
+                Law::Decision,
+                format!(
+                    "the evidence gives {}, not {}",
+                    other.map_or("no rule", Rule::name),
+                    decided.rule
+                ),
+            ),
+        },
+    }
 }
 
 /// The state of a job that is open.
@@ -295,8 +360,11 @@ fn effect_intended(told: &Told, domain: DomainId, intended: &EffectIntended) -> 
     let open = match intended.job {
         None => told.owner_effect(domain),
         Some(job) => {
-            let state = open_state(told, job)?;
-            state.in_flight.as_ref().map(|(intent, _)| *intent)
+            let in_flight = match told.other_job(job) {
+                Some(state) => &state.in_flight,
+                None => &open_state(told, job)?.in_flight,
+            };
+            in_flight.as_ref().map(|(intent, _)| *intent)
         }
     };
     if let Some(open) = open {

@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 
 use journal_format::number::{Nonce, Position};
 use journal_format::record::{
-    Cookie, EffectCommand, Observed, Outcome, PeerAnswer, StoreAnswer, WantedRunState,
+    Cookie, EffectCommand, JobKind, Observed, Outcome, PeerAnswer, StoreAnswer, WantedRunState,
 };
 
+use super::job::PhaseWanted;
 use super::{Envelope, PeerRequest, Token};
 
 /// A look at a domain's QEMU, and the next one.
@@ -77,6 +78,8 @@ pub(crate) struct Key {
     reason = "each is a separate thing that was seen"
 )]
 pub(crate) struct Live {
+    /// When it began, in nanoseconds since 1970; 0 if that was before this life.
+    pub(crate) begun: u64,
     /// The sidecar was restarted in this job.
     pub(crate) recovering: bool,
     /// Decided, or found to need no decision, at least once since the start.
@@ -136,6 +139,7 @@ pub(crate) struct Live {
 impl Default for Live {
     fn default() -> Live {
         Live {
+            begun: 0,
             recovering: false,
             decided: false,
             rule: None,
@@ -188,6 +192,14 @@ pub(crate) enum Pending {
         nonce: Nonce,
         request: PeerRequest,
     },
+    /// `job-begin`.
+    JobBegin {
+        token: Token,
+        kind: JobKind,
+        cookie: Option<String>,
+    },
+    /// `phase-enter`.
+    JobPhase { token: Token, wanted: PhaseWanted },
     /// The owner's suspend or resume.
     SetWanted {
         token: Token,

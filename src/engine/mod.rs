@@ -13,6 +13,7 @@ mod domains;
 mod gap;
 mod histories;
 mod interface;
+mod job;
 pub mod laws;
 mod live;
 mod manager;
@@ -41,12 +42,16 @@ use journal_format::record::{Draft, EffectFinished, EffectResult, Opening, Recor
 pub use decide::decide;
 pub use gap::{decide_over, disagreement};
 pub use interface::*;
+pub use job::{
+    ManagerEffect, PHASE_EFFECTS_MAX, commands, decide_job, goes_beside, is_async, may_enter,
+};
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
 pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
 pub use suppose::{can_say, suppose_answer, suppose_key, suppose_look, suppose_verdict};
 pub use told::{OpenJob, Told};
 
+use job::{JobEyes, JobLive};
 use live::{Eyes, Live, Pending};
 use state::State;
 use turn::Turn;
@@ -63,6 +68,8 @@ pub struct Engine {
     eyes: BTreeMap<DomainId, Eyes>,
     live: BTreeMap<MigrationId, Live>,
     pending: BTreeMap<DomainId, Pending>,
+    job_eyes: BTreeMap<DomainId, JobEyes>,
+    job_live: BTreeMap<Lsn, JobLive>,
     owners: BTreeMap<Lsn, Token>,
     ready: bool,
     /// Records were damaged when the journal was read: what is not known may have been.
@@ -96,6 +103,8 @@ impl Engine {
             eyes: BTreeMap::new(),
             live: BTreeMap::new(),
             pending: BTreeMap::new(),
+            job_eyes: BTreeMap::new(),
+            job_live: BTreeMap::new(),
             owners: BTreeMap::new(),
             ready: false,
             no_room: None,
@@ -182,6 +191,7 @@ impl Engine {
             Input::StoreAnswered { migration, result } => turn.store_answered(migration, &result),
             Input::EffectFinished { effect, result } => turn.effect_finished(effect, result),
             Input::Looked { domain, observed } => turn.looked(domain, observed),
+            Input::JobLooked { domain, seen } => turn.job_looked(domain, seen),
             Input::Event { domain, event } => turn.event(domain, &event),
             Input::Tick => turn.tick(),
         }
@@ -216,7 +226,11 @@ impl Turn<'_> {
                 .domains
                 .iter()
                 .filter_map(|(id, domain)| Some((*id, domain.owner_effect.as_ref()?.0)));
-            of_jobs.chain(of_owners).collect()
+            let of_others = state
+                .jobs
+                .values()
+                .filter_map(|job| Some((job.domain, job.state.in_flight.as_ref()?.0)));
+            of_jobs.chain(of_owners).chain(of_others).collect()
         };
         for (domain, effect) in unfinished {
             let result = EffectResult::Unknown {
@@ -238,6 +252,10 @@ impl Turn<'_> {
                 ..Live::default()
             };
             self.engine.live.insert(id, live);
+        }
+        let jobs: Vec<Lsn> = self.engine.state.jobs.keys().copied().collect();
+        for job in jobs {
+            self.engine.job_live.insert(job, JobLive::recovering());
         }
         let domains: Vec<DomainId> = self.engine.state.domains.keys().copied().collect();
         for id in domains {

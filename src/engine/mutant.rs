@@ -34,6 +34,14 @@ pub(crate) fn altered(evidence: &Evidence, rule: Option<Rule>) -> Option<Rule> {
     }
 }
 
+/// The same for a job that is no migration; where it holds is of no matter there.
+pub(crate) fn altered_job(rule: Option<Rule>) -> Option<Rule> {
+    match MUTANT.get() {
+        Some(mutant) if mutant.of == rule => mutant.wrong,
+        Some(_) | None => rule,
+    }
+}
+
 /// Is a word that the table never comes to, of an operator or a manager, not carried out by this thread?
 pub(crate) fn is_wrong(evidence: &Evidence, rule: Rule) -> bool {
     altered(evidence, Some(rule)) != Some(rule)

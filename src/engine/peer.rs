@@ -579,7 +579,10 @@ impl Turn<'_> {
         };
         let is_about_to = |pending: &Pending| match pending {
             Pending::Prepare { request, .. } => request.migration() == id,
-            Pending::Migrate { .. } | Pending::SetWanted { .. } => false,
+            Pending::Migrate { .. }
+            | Pending::SetWanted { .. }
+            | Pending::JobBegin { .. }
+            | Pending::JobPhase { .. } => false,
         };
         let mut domains = self.engine.state.domains.iter();
         self.migration(id).is_some()

@@ -33,6 +33,12 @@ impl Turn<'_> {
         }
         let domain = self.need_domain(name)?;
         let not_held = || Refusal::NotHeld(name.to_owned());
+        let is_migrating = self
+            .domain(domain)
+            .is_some_and(|one| one.migration.is_some());
+        if let Some(held) = self.held_job(domain).filter(|_| !is_migrating) {
+            return self.resolve_job(domain, held, decision, force, statement, uid);
+        }
         let id = self
             .domain(domain)
             .and_then(|one| one.migration)

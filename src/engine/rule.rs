@@ -6,9 +6,11 @@
 use journal_format::record::Decision;
 
 mod authority;
+mod jobs;
 mod table;
 
 use authority::AUTHORITIES;
+use jobs::JOBS;
 use table::TABLE;
 
 /// A row of the decision table.
@@ -192,6 +194,60 @@ pub enum Rule {
     DestinationVerdictCont,
     /// Licensed, and QEMU was ended.
     DestinationVerdictQuit,
+
+    // Jobs that are no migrations.
+    /// QEMU is gone.
+    JobDead,
+    /// Nothing of it is left in QEMU.
+    JobSettled,
+    /// Save: nothing is in the image.
+    SaveUndone,
+    /// Save: on its way.
+    SaveActive,
+    /// Save: the image is whole, and QEMU's end was not intended.
+    SaveCompleted,
+    /// Save: the image is whole, and QEMU's end was intended.
+    SaveEnding,
+    /// Save: the image is whole, and QEMU is gone.
+    SaveEnded,
+    /// Dump: on its way.
+    DumpActive,
+    /// Dump: taken.
+    DumpTaken,
+    /// Dump: not known to be taken.
+    DumpUndone,
+    /// Snapshot: on its way.
+    SnapshotActive,
+    /// Snapshot: taken.
+    SnapshotTaken,
+    /// Snapshot: not taken, or not all of it.
+    SnapshotUndone,
+    /// Backup: block jobs are on their way.
+    BackupActive,
+    /// Backup: block jobs wait for their last step.
+    BackupPending,
+    /// Backup: all block jobs are over.
+    BackupEnded,
+    /// Backup: one of them failed, or the job was asked to end.
+    BackupFailed,
+    /// Backup: asked to end while block jobs are on their way.
+    BackupCancelled,
+    /// Backup: no block job began.
+    BackupUndone,
+    /// Start, restore: the guest never ran.
+    StartUndone,
+    /// Start, restore: the guest may have run.
+    StartUnknown,
+    /// Start, restore: the guest ran.
+    StartRunning,
+    /// Start, restore: the guest never ran, and QEMU is gone.
+    StartEnded,
+    /// Destroy: still alive.
+    DestroyAlive,
+    /// Destroy: gone.
+    DestroyDone,
+    /// Suspend, modify, query, abort.
+    OrdinaryReconciled,
 }
 
 /// What a rule says: its name, its decision, and what people read.
@@ -223,12 +279,19 @@ const _: () = {
         at += 1;
     }
     assert!(TABLE.len() + AUTHORITIES.len() == Rule::DestinationVerdictQuit as usize + 1);
+    let mut at = 0;
+    while at < JOBS.len() {
+        assert!(JOBS[at].0 as usize == TABLE.len() + AUTHORITIES.len() + at);
+        at += 1;
+    }
+    assert!(TABLE.len() + AUTHORITIES.len() + JOBS.len() == Rule::OrdinaryReconciled as usize + 1);
 };
 
 impl Rule {
     /// Every rule, in the order of the table.
     pub fn all() -> impl Iterator<Item = Rule> {
-        TABLE.iter().chain(AUTHORITIES).map(|(rule, _)| *rule)
+        let rows = TABLE.iter().chain(AUTHORITIES).chain(JOBS);
+        rows.map(|(rule, _)| *rule)
     }
 
     /// The rule of that name.
@@ -253,9 +316,13 @@ impl Rule {
     #[must_use]
     pub const fn text(self) -> &'static RuleText {
         let at = self as usize;
-        match at < TABLE.len() {
-            true => &TABLE[at].1,
-            false => &AUTHORITIES[at - TABLE.len()].1,
+        let of_jobs = TABLE.len() + AUTHORITIES.len();
+        if at < TABLE.len() {
+            &TABLE[at].1
+        } else if at < of_jobs {
+            &AUTHORITIES[at - TABLE.len()].1
+        } else {
+            &JOBS[at - of_jobs].1
         }
     }
 }

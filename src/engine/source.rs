@@ -528,6 +528,33 @@ impl Turn<'_> {
             | Rule::DestinationVerdictAwaited
             | Rule::DestinationVerdictCont
             | Rule::DestinationVerdictQuit => {}
+            // Not a migration's.
+            Rule::JobDead
+            | Rule::JobSettled
+            | Rule::SaveUndone
+            | Rule::SaveActive
+            | Rule::SaveCompleted
+            | Rule::SaveEnding
+            | Rule::SaveEnded
+            | Rule::DumpActive
+            | Rule::DumpTaken
+            | Rule::DumpUndone
+            | Rule::SnapshotActive
+            | Rule::SnapshotTaken
+            | Rule::SnapshotUndone
+            | Rule::BackupActive
+            | Rule::BackupPending
+            | Rule::BackupEnded
+            | Rule::BackupFailed
+            | Rule::BackupCancelled
+            | Rule::BackupUndone
+            | Rule::StartUndone
+            | Rule::StartUnknown
+            | Rule::StartRunning
+            | Rule::StartEnded
+            | Rule::DestroyAlive
+            | Rule::DestroyDone
+            | Rule::OrdinaryReconciled => {}
         }
     }
 

@@ -16,11 +16,13 @@ use journal_format::record::{
 };
 
 mod damage;
+mod jobs;
 
 use super::History;
 use super::domains::Domains;
 use super::histories::{Histories, history_of};
 use damage::BeforeGap;
+pub(crate) use jobs::Job;
 
 /// Openings that a checkpoint restates; a peer that last heard an older one is told amnesia.
 pub const OPENINGS_MAX: usize = 128;
@@ -116,6 +118,8 @@ pub(crate) struct State {
     /// Those of them that are open, by domain; a sound history has one at the most.
     open: BTreeSet<(DomainId, MigrationId)>,
     by_job: BTreeMap<Lsn, MigrationId>,
+    /// Open jobs that are no migrations.
+    pub(crate) jobs: BTreeMap<Lsn, Job>,
     definitions: BTreeMap<Lsn, BTreeMap<u16, DefinitionPart>>,
     checkpoint: Option<Box<Staged>>,
     /// This is what a checkpoint restates, as far as it was read.
@@ -199,10 +203,14 @@ impl State {
     fn apply_plain(&mut self, record: &Record) {
         let lsn = record.lsn;
         self.fold_histories(record);
+        self.apply_jobs(record);
         match &record.body {
             RecordBody::CheckpointBegun(_)
             | RecordBody::CheckpointEnded(_)
-            | RecordBody::Sealed => {}
+            | RecordBody::Sealed
+            | RecordBody::JobPhaseEntered(_)
+            | RecordBody::JobDecided(_)
+            | RecordBody::JobState(_) => {}
             RecordBody::OperatorResolved(_) => {
                 if let Some(id) = record.domain {
                     self.settle(id);
@@ -666,6 +674,7 @@ impl State {
                 records.push(Draft { domain, body });
             }
         }
+        records.extend(self.restated_jobs());
         let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
         let begun = CheckpointBegun {
             records: count,

@@ -5,7 +5,7 @@
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    ClaimSeen, DomainState, Draft, EffectCommand, Evidence, Instance, MigrationHistories,
+    ClaimSeen, DomainState, Draft, EffectCommand, Evidence, Instance, JobState, MigrationHistories,
     MigrationState, MigrationTerms, Observed, PeerAnswer, Process, StoreAnswer, WantedRunState,
 };
 
@@ -58,6 +58,9 @@ impl Told {
         for migration in self.0.migrations.values_mut() {
             migration.state.last_rule = None;
         }
+        for job in self.0.jobs.values_mut() {
+            job.state.last_rule = None;
+        }
     }
 
     /// The records between the two ends of a checkpoint that restates this, the first of which is the one
@@ -107,6 +110,17 @@ impl Told {
         self.migration(self.0.open_of(domain)?)
     }
 
+    /// A job that is open and no migration.
+    #[must_use]
+    pub fn other_job(&self, job: Lsn) -> Option<&JobState> {
+        Some(&self.0.jobs.get(&job)?.state)
+    }
+
+    /// The jobs that are open and no migrations, oldest first, with their domains.
+    pub fn other_jobs(&self) -> impl Iterator<Item = (DomainId, &JobState)> {
+        self.0.jobs.values().map(|job| (job.domain, &job.state))
+    }
+
     /// The effect that a domain's owner asked for outside any job and whose result is not recorded.
     #[must_use]
     pub fn owner_effect(&self, domain: DomainId) -> Option<Lsn> {
@@ -124,6 +138,10 @@ impl Told {
         // That of a job that ended in between is looked for last.
         self.owner_effect(domain) == Some(effect)
             || self.open_job_of(domain).is_some_and(is_it)
+            || self.other_jobs().any(|(_, state)| {
+                let in_flight = state.in_flight.as_ref();
+                in_flight.is_some_and(|(intent, _)| *intent == effect)
+            })
             || self
                 .0
                 .migrations

@@ -13,17 +13,18 @@ use journal_format::record::{
 };
 
 use super::decide::{StatusClass, status_class};
+use super::job::JobLive;
 use super::live::{Eyes, Live, Pending};
-use super::state::{Domain, Migration};
+use super::state::{Domain, Job, Migration};
 use super::{
     Answer, Engine, Envelope, Message, Notice, Now, PeerResponse, QemuEvent, Refusal, Rule, Step,
     Token, decide,
 };
 
 /// Shortest and longest pause between looks at a domain with an open job, in milliseconds.
-const LOOK_INTERVAL_MS: (u64, u64) = (50, 2_000);
+pub(crate) const LOOK_INTERVAL_MS: (u64, u64) = (50, 2_000);
 /// Shortest and longest pause between equal effects, in milliseconds.
-const EFFECT_DELAY_MS: (u64, u64) = (50, 2_000);
+pub(crate) const EFFECT_DELAY_MS: (u64, u64) = (50, 2_000);
 /// How often one step may decide about one migration: a bound, never reached by the table.
 const ADVANCES_MAX: u32 = 16;
 
@@ -31,6 +32,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) engine: &'a mut Engine,
     /// Milliseconds since boot.
     pub(crate) now: u64,
+    /// Nanoseconds since 1970.
+    pub(crate) wall: u64,
     step: Step,
 }
 
@@ -49,6 +52,7 @@ impl<'a> Turn<'a> {
         Turn {
             engine,
             now: now.monotonic / 1_000_000,
+            wall: now.wall,
             step: Step::default(),
         }
     }
@@ -264,7 +268,13 @@ impl<'a> Turn<'a> {
         let notice = match body {
             RecordBody::DomainAdded(_) => self.domain_view(id).map(Notice::DomainAdded),
             RecordBody::WantedChanged(_) => self.domain_view(id).map(Notice::WantedChanged),
-            RecordBody::JobBegun(_) => migration
+            RecordBody::JobPhaseEntered(entered) => self.notice_of_job(entered),
+            RecordBody::JobDecided(decided) => {
+                let view = self.job_decision_view(id, lsn, decided);
+                view.map(Notice::Decision)
+            }
+            RecordBody::JobBegun(begun) => migration
+                .filter(|_| begun.migration.is_some())
                 .and_then(|id| self.job_view(id))
                 .map(Notice::JobBegun),
             RecordBody::PhaseEntered(_) => migration
@@ -332,8 +342,10 @@ impl<'a> Turn<'a> {
         self.begin_pending(id);
         match self.domain(id).and_then(|domain| domain.migration) {
             Some(migration) => self.advance(migration),
+            None if self.has_jobs(id) => {}
             None => self.look_at_idle(id),
         }
+        self.advance_jobs_of(id);
         self.check_ready();
     }
 
@@ -583,6 +595,9 @@ impl<'a> Turn<'a> {
             }
             return;
         }
+        if self.finish_job_effect(effect, &result) {
+            return;
+        }
         let migration = self
             .engine
             .state
@@ -641,6 +656,7 @@ impl<'a> Turn<'a> {
         for id in migrations {
             self.advance(id);
         }
+        self.tick_jobs();
         self.check_ready();
     }
 
@@ -664,7 +680,12 @@ impl<'a> Turn<'a> {
                 || !engine.state.domains.contains_key(&migration.domain)
                 || live.is_some_and(|live| live.decided || !live.recovering)
         };
-        if engine.state.migrations.iter().all(settled) {
+        let is_settled = |(job, known): (&Lsn, &Job)| {
+            let live = engine.job_live.get(job);
+            !engine.state.domains.contains_key(&known.domain)
+                || live.is_none_or(JobLive::is_settled)
+        };
+        if engine.state.migrations.iter().all(settled) && engine.state.jobs.iter().all(is_settled) {
             engine.ready = true;
             self.send(Message::Ready);
         }
@@ -683,6 +704,12 @@ impl<'a> Turn<'a> {
                 self.begin_prepare(id, token, envelope, nonce, request);
             }
             Some(Pending::SetWanted { token, wanted }) => self.begin_set_wanted(id, token, wanted),
+            Some(Pending::JobBegin {
+                token,
+                kind,
+                cookie,
+            }) => self.begin_job(id, token, kind, cookie),
+            Some(Pending::JobPhase { token, wanted }) => self.begin_phase(id, token, wanted),
             None => {}
         }
     }
@@ -702,7 +729,7 @@ fn bound(observed: &mut Observed) {
 }
 
 /// A result whose texts fit into a record.
-fn shortened(result: &EffectResult) -> EffectResult {
+pub(crate) fn shortened(result: &EffectResult) -> EffectResult {
     match result {
         EffectResult::Done => EffectResult::Done,
         EffectResult::Refused { class, description } => EffectResult::Refused {

@@ -8,7 +8,9 @@ use journal_format::record::{Decided, Decision, MigrationState, Observed, Proces
 
 use super::state::{Migration, kind_of};
 use super::turn::Turn;
-use super::{Answer, DecisionView, DomainView, HeldView, JobView, Refusal, Rule};
+use super::{
+    Answer, AnyEvidence, AnyPhase, DecisionView, DomainView, HeldView, JobView, Refusal, Rule,
+};
 
 /// QEMU as seen, for people.
 pub(crate) fn seen(observed: &Observed) -> String {
@@ -69,8 +71,15 @@ impl Turn<'_> {
             job: domain
                 .migration
                 .and_then(|migration| self.migration(migration))
-                .map(|migration| migration.state.job),
-            held: rule.map(held),
+                .map(|migration| migration.state.job)
+                .or_else(|| {
+                    self.engine
+                        .state
+                        .jobs_of(id)
+                        .next()
+                        .map(|job| job.state.job)
+                }),
+            held: rule.map(held).or_else(|| self.held_job_view(id)),
         })
     }
 
@@ -89,7 +98,13 @@ impl Turn<'_> {
             role: Some(terms.role),
             protocol: Some(terms.protocol),
             authority: Some(terms.authority),
-            phase: Some(*phase),
+            phase: Some(AnyPhase::Migration(*phase)),
+            age: self
+                .engine
+                .live
+                .get(&id)
+                .and_then(|live| self.age(live.begun)),
+            cookie: None,
             peer: Some(terms.peer.clone()),
             state: "open",
             result: None,
@@ -113,7 +128,9 @@ impl Turn<'_> {
             role: terms.map(|terms| terms.role),
             protocol: terms.map(|terms| terms.protocol),
             authority: terms.map(|terms| terms.authority),
-            phase: ended.phase,
+            phase: ended.phase.map(AnyPhase::Migration),
+            age: None,
+            cookie: None,
             peer: terms.map(|terms| terms.peer.clone()),
             state: "ended",
             result: Some(ended.result),
@@ -140,7 +157,7 @@ impl Turn<'_> {
             rule: decided.rule.clone(),
             decision: decided.decision,
             reason,
-            evidence: decided.evidence.clone(),
+            evidence: AnyEvidence::Migration(decided.evidence.clone()),
             based_on: decided.based_on.clone(),
         })
     }
@@ -175,6 +192,8 @@ impl Turn<'_> {
             .iter()
             .filter(|(_, one)| one.state.open);
         let mut jobs: Vec<JobView> = open.filter_map(|(id, _)| self.job_view(*id)).collect();
+        let others = self.engine.state.jobs.keys();
+        jobs.extend(others.filter_map(|job| self.other_job_view(*job)));
         if job.is_some() || name.is_some() {
             let domains = self.engine.state.domains.keys();
             jobs.extend(domains.filter_map(|id| self.ended_job_view(*id)));

@@ -97,7 +97,7 @@ impl CrashSwitch {
             {
                 self.jobless.extend(first.plus(index));
             }
-            counts |= self.concerns_a_migration(&draft.body);
+            counts |= self.concerns_a_job(&draft.body);
         }
         if !counts {
             return Crash::No;
@@ -129,7 +129,7 @@ impl CrashSwitch {
         );
     }
 
-    fn concerns_a_migration(&self, body: &RecordBody) -> bool {
+    fn concerns_a_job(&self, body: &RecordBody) -> bool {
         match body {
             RecordBody::CheckpointBegun(_)
             | RecordBody::CheckpointEnded(_)
@@ -140,12 +140,13 @@ impl CrashSwitch {
             | RecordBody::WantedChanged(_)
             | RecordBody::MigrationState(_)
             | RecordBody::MigrationHistories(_)
+            | RecordBody::JobState(_)
             | RecordBody::Sealed => false,
-            RecordBody::JobBegun(begun) => begun.migration.is_some(),
             RecordBody::EffectIntended(intended) => intended.job.is_some(),
             RecordBody::EffectFinished(finished) => !self.jobless.contains(&finished.effect),
             RecordBody::QemuObserved(observed) => observed.job.is_some(),
-            RecordBody::PhaseEntered(_)
+            RecordBody::JobBegun(_)
+            | RecordBody::PhaseEntered(_)
             | RecordBody::PeerHeard(_)
             | RecordBody::PeerPrepared(_)
             | RecordBody::MigrationGranted(_)
@@ -158,6 +159,8 @@ impl CrashSwitch {
             | RecordBody::StoreRead(_)
             | RecordBody::VerdictGiven(_)
             | RecordBody::Decided(_)
+            | RecordBody::JobPhaseEntered(_)
+            | RecordBody::JobDecided(_)
             | RecordBody::OperatorResolved(_)
             | RecordBody::JobEnded(_)
             | RecordBody::MigrationForgotten(_) => true,

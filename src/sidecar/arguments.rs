@@ -7,10 +7,12 @@
 use core::fmt;
 
 use journal_format::number::{DomainId, Id128, Lsn};
-use journal_format::record::{Authority, Decision, Outcome, Protocol};
+use journal_format::record::{
+    Authority, Decision, JobKind, JobPhase, JobResult, Outcome, Protocol,
+};
 use serde_json::{Map, Value};
 
-use crate::engine::JobTarget;
+use crate::engine::{JobTarget, ManagerEffect};
 
 /// Names of all commands, as `query-commands` lists them (besides `qmp_capabilities`).
 pub const COMMAND_NAMES: &[&str] = &[
@@ -18,9 +20,12 @@ pub const COMMAND_NAMES: &[&str] = &[
     "domain-remove",
     "domain-resume",
     "domain-suspend",
+    "job-begin",
     "job-cancel",
+    "job-end",
     "migrate-domain",
     "migrate-verdict",
+    "phase-enter",
     "qmp_capabilities",
     "query-commands",
     "query-decisions",
@@ -61,6 +66,33 @@ pub(crate) enum Command {
     },
     /// `migrate-domain`.
     MigrateDomain(MigrateDomain),
+    /// `job-begin`.
+    JobBegin {
+        /// The domain.
+        name: String,
+        /// What it is.
+        kind: JobKind,
+        /// The manager's own data.
+        cookie: Option<String>,
+    },
+    /// `phase-enter`.
+    PhaseEnter {
+        /// The job.
+        job: Lsn,
+        /// The phase.
+        phase: JobPhase,
+        /// What to run in it.
+        effects: Vec<ManagerEffect>,
+        /// The manager's own data.
+        cookie: Option<String>,
+    },
+    /// `job-end`.
+    JobEnd {
+        /// The job.
+        job: Lsn,
+        /// Completed, or failed.
+        result: JobResult,
+    },
     /// `job-cancel`.
     JobCancel {
         /// The job.
@@ -281,6 +313,21 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
         "migrate-verdict" => Command::MigrateVerdict {
             target: rest.job_or_name()?,
             outcome: rest.outcome("outcome")?,
+        },
+        "job-begin" => Command::JobBegin {
+            name: rest.name("name")?,
+            kind: rest.job_kind("kind")?,
+            cookie: rest.optional_text("cookie")?,
+        },
+        "phase-enter" => Command::PhaseEnter {
+            job: Lsn(rest.number("job")?),
+            phase: rest.job_phase("phase")?,
+            effects: rest.effects("effects")?,
+            cookie: rest.optional_text("cookie")?,
+        },
+        "job-end" => Command::JobEnd {
+            job: Lsn(rest.number("job")?),
+            result: rest.optional_end("result")?,
         },
         "job-cancel" => Command::JobCancel {
             job: Lsn(rest.number("job")?),
@@ -518,6 +565,57 @@ impl Arguments {
             (None, None) => Err(self.missing("name")),
             (Some(_), Some(_)) => Err(self.invalid("job", "left out where 'name' is given")),
         }
+    }
+
+    fn job_kind(&mut self, argument: &'static str) -> Result<JobKind, ArgumentError> {
+        let word = self.filled(argument)?;
+        let kinds = "save, dump, snapshot, backup, start, restore, destroy, suspend, modify, query or abort";
+        JobKind::from_name(&word).ok_or_else(|| self.invalid(argument, kinds))
+    }
+
+    fn job_phase(&mut self, argument: &'static str) -> Result<JobPhase, ArgumentError> {
+        let word = self.filled(argument)?;
+        JobPhase::from_name(&word)
+            .ok_or_else(|| self.invalid(argument, "prepare, perform or finish"))
+    }
+
+    fn optional_end(&mut self, argument: &'static str) -> Result<JobResult, ArgumentError> {
+        let word = self.optional_text(argument)?;
+        match word.as_deref().map(JobResult::from_name) {
+            None => Ok(JobResult::Completed),
+            Some(Some(result @ (JobResult::Completed | JobResult::Failed))) => Ok(result),
+            Some(Some(JobResult::Cancelled | JobResult::Crashed) | None) => {
+                Err(self.invalid(argument, "completed or failed"))
+            }
+        }
+    }
+
+    /// QMP commands, as a manager would send them to QEMU.
+    fn effects(&mut self, argument: &'static str) -> Result<Vec<ManagerEffect>, ArgumentError> {
+        const EXPECTED: &str = "an array of objects with 'execute' and perhaps 'arguments'";
+        let list = match self.values.remove(argument) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(list)) => list,
+            Some(other) => return Err(self.wrong(argument, "an array", &other)),
+        };
+        let effect = |value: Value| {
+            let Value::Object(mut fields) = value else {
+                return None;
+            };
+            let Some(Value::String(execute)) = fields.remove("execute") else {
+                return None;
+            };
+            let arguments = match fields.remove("arguments") {
+                None => Map::new(),
+                Some(Value::Object(arguments)) => arguments,
+                Some(_) => return None,
+            };
+            fields
+                .is_empty()
+                .then_some(ManagerEffect { execute, arguments })
+        };
+        let effects: Option<Vec<ManagerEffect>> = list.into_iter().map(effect).collect();
+        effects.ok_or_else(|| self.invalid(argument, EXPECTED))
     }
 
     /// Refuses what is left.

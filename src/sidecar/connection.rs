@@ -12,8 +12,9 @@ use journal_format::record::{Instance, Observed, Process};
 use serde_json::{Value, json};
 
 use super::observe::{self, CLAIM_PROPERTY, Progress};
+use super::observe_job as job;
 use super::process::{find, leads_to};
-use crate::engine::QemuEvent;
+use crate::engine::{JobSeen, QemuEvent};
 use crate::qmp::{CLAIM_ID, Client, Dialled, Event, Events, QmpError};
 
 /// Longest wait for one step of a connection or one answer to a question, in milliseconds. Who asks
@@ -180,6 +181,23 @@ impl Connection {
             Some(Id128::NIL) => Ok(None),
             Some(uuid) => Ok(Some(uuid)),
             None => Err(ConnectError::NotQemu("it has no UUID".to_owned())),
+        }
+    }
+
+    /// What jobs left: the dump, QEMU's jobs, the block graph.
+    pub(crate) async fn look_at_job(&self) -> JobSeen {
+        let ask = async |name: &str, arguments: Value| {
+            let answer = self.client.query(name, arguments, QUERY_WAIT).await;
+            answer.ok()
+        };
+        let dump = ask("query-dump", json!({})).await;
+        let jobs = ask("query-jobs", json!({})).await;
+        // A flat answer says of no node that it lies on top of another.
+        let nodes = ask("query-named-block-nodes", json!({"flat": false})).await;
+        JobSeen {
+            dump: dump.as_ref().and_then(job::dump_status),
+            qemu_jobs: jobs.as_ref().and_then(job::qemu_jobs),
+            nodes: nodes.as_ref().and_then(job::nodes),
         }
     }
 

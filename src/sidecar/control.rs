@@ -106,6 +106,19 @@ fn asked(command: Command, uid: u32) -> Asked {
         },
         Command::QueryDomains { name } => ControlRequest::QueryDomains { name },
         Command::MigrateDomain(migrate) => migrate_request(migrate),
+        Command::JobBegin { name, kind, cookie } => ControlRequest::JobBegin { name, kind, cookie },
+        Command::PhaseEnter {
+            job,
+            phase,
+            effects,
+            cookie,
+        } => ControlRequest::PhaseEnter {
+            job,
+            phase,
+            effects,
+            cookie,
+        },
+        Command::JobEnd { job, result } => ControlRequest::JobEnd { job, result },
         Command::JobCancel { job } => ControlRequest::JobCancel { job },
         Command::MigrateVerdict { target, outcome } => ControlRequest::Verdict {
             target,
@@ -177,7 +190,10 @@ impl Control {
             Answer::Domains(domains) => domains.iter().map(domain_json).collect(),
             Answer::Decision(decision) => decision_json(decision, time),
             Answer::Jobs(jobs) => self.with_progress(jobs),
-            Answer::Done {} | Answer::Migrating { .. } => to_json(&answer),
+            Answer::Done {}
+            | Answer::Migrating { .. }
+            | Answer::JobBegun { .. }
+            | Answer::PhaseEntered { .. } => to_json(&answer),
         })
     }
 
@@ -193,6 +209,8 @@ impl Control {
             | Answer::Decision(_)
             | Answer::Done {}
             | Answer::Jobs(_)
+            | Answer::JobBegun { .. }
+            | Answer::PhaseEntered { .. }
             | Answer::Migrating { .. } => None,
         })
     }

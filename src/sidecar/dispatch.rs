@@ -20,7 +20,7 @@ use super::observe;
 use super::peer::PeerClients;
 use super::progress::ProgressBoard;
 use super::store::StoreClient;
-use crate::engine::{Input, Message, Notice};
+use crate::engine::{Input, JobSeen, Message, Notice};
 use crate::journal::Durable;
 
 /// Most notices that a slow control client may lag behind before it is cut off.
@@ -119,6 +119,17 @@ impl Dispatcher {
         }
     }
 
+    fn look_at_job(&self, domain: DomainId) {
+        let is_queued = self
+            .monitors
+            .get(&domain)
+            .is_some_and(|monitor| monitor.request(Request::LookAtJob).is_ok());
+        if !is_queued {
+            let seen = JobSeen::default();
+            self.tell_later(Input::JobLooked { domain, seen });
+        }
+    }
+
     /// Sends an input without waiting for room in the node's queue. There are never more of these
     /// than the engine waits for.
     fn tell_later(&self, input: Input) {
@@ -137,6 +148,7 @@ impl Dispatcher {
             } => self.peers.ask(peer, envelope, request),
             Message::Store { migration, request } => self.store.ask(migration, request),
             Message::Look { domain } => self.look(domain),
+            Message::LookAtJob { domain } => self.look_at_job(domain),
             Message::Watch {
                 domain,
                 name,

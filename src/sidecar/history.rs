@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use journal_format::number::{DomainId, Lsn, SegmentNumber};
-use journal_format::record::{Decided, Decision, Decoded, Evidence, Record, RecordBody};
+use journal_format::record::{Decided, Decision, Decoded, JobDecided, Record, RecordBody};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
 use super::arguments::QueryDecisions;
-use crate::engine::Rule;
+use crate::engine::{AnyEvidence, Rule};
 use crate::journal::INDEX_NAME;
 use crate::journal::disk::OsDisk;
 use crate::journal::index::{CaughtUp, Index};
@@ -42,7 +42,7 @@ struct DecisionMade {
     rule: String,
     decision: Decision,
     reason: &'static str,
-    evidence: Evidence,
+    evidence: AnyEvidence,
     based_on: Vec<Lsn>,
 }
 
@@ -159,8 +159,10 @@ fn collect(
                 continue;
             };
             learn_name(&mut names, &record);
-            let RecordBody::Decided(decided) = record.body else {
-                continue;
+            let decided = match record.body {
+                RecordBody::Decided(decided) => decision(decided),
+                RecordBody::JobDecided(decided) => decision_on_job(decided),
+                _ => continue,
             };
             let name = record.domain.and_then(|domain| names.get(&domain));
             let name = name.cloned().unwrap_or_default();
@@ -170,7 +172,12 @@ fn collect(
                 if made.len() >= query.limit {
                     made.pop_front();
                 }
-                made.push_back(shown(record.lsn, batch.header.wall, name, decided));
+                made.push_back(DecisionMade {
+                    lsn: record.lsn,
+                    time: batch.header.wall,
+                    name,
+                    ..decided
+                });
             }
         }
     }
@@ -185,17 +192,36 @@ fn learn_name(names: &mut HashMap<DomainId, String>, record: &Record) {
     }
 }
 
-fn shown(lsn: Lsn, time: u64, name: String, decided: Decided) -> DecisionMade {
-    let reason = Rule::from_name(&decided.rule).map_or("", |rule| rule.text().reason);
+fn reason(rule: &str) -> &'static str {
+    Rule::from_name(rule).map_or("", |rule| rule.text().reason)
+}
+
+/// A decision without its place.
+fn decision(decided: Decided) -> DecisionMade {
     DecisionMade {
-        lsn,
-        time,
-        name,
+        lsn: decided.job,
+        time: 0,
+        name: String::new(),
         job: decided.job,
+        reason: reason(&decided.rule),
         rule: decided.rule,
         decision: decided.decision,
-        reason,
-        evidence: decided.evidence,
+        evidence: AnyEvidence::Migration(decided.evidence),
+        based_on: decided.based_on,
+    }
+}
+
+/// The same of a job that is no migration.
+fn decision_on_job(decided: JobDecided) -> DecisionMade {
+    DecisionMade {
+        lsn: decided.job,
+        time: 0,
+        name: String::new(),
+        job: decided.job,
+        reason: reason(&decided.rule),
+        rule: decided.rule,
+        decision: decided.decision,
+        evidence: AnyEvidence::Job(decided.evidence),
         based_on: decided.based_on,
     }
 }
@@ -210,8 +236,8 @@ mod tests {
     use journal_format::number::{BootId, HostId, Id128};
     use journal_format::record::{
         Authority, CheckpointBegun, CheckpointEnded, ClaimSeen, ContIntent, DomainState, Draft,
-        Facts, Instance, Observed, PeerAnswer, Phase, Process, Protocol, Role, StoreAnswer,
-        WantedRunState,
+        Evidence, Facts, Instance, Observed, PeerAnswer, Phase, Process, Protocol, Role,
+        StoreAnswer, WantedRunState,
     };
 
     const BOOT: BootId = BootId(Id128([2; 16]));

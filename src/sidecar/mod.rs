@@ -16,6 +16,7 @@ pub mod link;
 mod monitor;
 mod notify;
 mod observe;
+mod observe_job;
 mod peer;
 mod process;
 mod progress;

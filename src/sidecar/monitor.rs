@@ -22,7 +22,7 @@ use super::link::Link;
 use super::observe;
 use super::process::Held;
 use super::progress::ProgressBoard;
-use crate::engine::{Input, QemuEvent};
+use crate::engine::{Input, JobSeen, QemuEvent};
 use crate::journal::Durable;
 
 /// Longest time without an answer after which a QEMU that lives is mute, in milliseconds.
@@ -81,6 +81,8 @@ pub(crate) enum Request {
     Perform(Durable<Effect>),
     /// Look, now.
     Look,
+    /// Look at what jobs left, now.
+    LookAtJob,
 }
 
 /// A domain's task.
@@ -219,6 +221,7 @@ impl Task {
                 }
                 request = requests.recv() => match request {
                     Some(Request::Look) => self.report_look().await,
+                    Some(Request::LookAtJob) => self.report_job_look().await,
                     Some(Request::Perform(effect)) => self.perform(effect).await,
                     None => break,
                 },
@@ -235,6 +238,20 @@ impl Task {
     async fn report_look(&mut self) {
         let observed = self.look().await;
         self.report(observed).await;
+    }
+
+    /// Looks at what jobs left in QEMU, and tells; what cannot be seen in time stays unread.
+    async fn report_job_look(&mut self) {
+        let wait = Duration::from_millis(LOOK_WAIT_MS_MAX);
+        let seen = match &self.connection {
+            None => JobSeen::default(),
+            Some(connection) => tokio::time::timeout(wait, connection.look_at_job())
+                .await
+                .unwrap_or_default(),
+        };
+        let domain = self.watched.domain;
+        debug!(domain = %self.watched.name, ?seen, "looked at jobs");
+        self.link.tell(Input::JobLooked { domain, seen }).await;
     }
 
     async fn report(&mut self, observed: Observed) {

@@ -529,7 +529,8 @@ impl World {
                     self.ask_monitor(at, guest, None);
                 }
             }
-            Message::Watch { .. } | Message::Unwatch { .. } => {}
+            // The fleet's manager only migrates.
+            Message::LookAtJob { .. } | Message::Watch { .. } | Message::Unwatch { .. } => {}
             Message::Notify(notice) => self.notice(at, &notice),
             Message::Ready => {
                 if let Some(sidecar) = &mut self.hosts[at].sidecar {
@@ -573,7 +574,9 @@ impl World {
                 )
             }),
             Notice::PhaseEntered(job) => self.say(|_| {
-                let phase = job.phase.map_or("none", |phase| phase.name());
+                let phase = job
+                    .phase
+                    .map_or("none".to_owned(), |phase| phase.to_string());
                 format!("host {at}: {} enters {phase}", job.name)
             }),
             Notice::DomainAdded(_) | Notice::DomainRemoved(_) | Notice::WantedChanged(_) => {}

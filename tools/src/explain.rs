@@ -13,9 +13,10 @@ use std::path::PathBuf;
 use clap::Args;
 use journal_format::number::{DomainId, Id128, Lsn};
 use journal_format::record::{
-    Decided, Decision, Decoded, MigrationHistories, OperatorResolved, RecordBody, StoreAnswer,
+    Decided, Decision, Decoded, JobDecided, MigrationHistories, OperatorResolved, RecordBody,
+    StoreAnswer,
 };
-use phase_journal::engine::{Rule, disagreement};
+use phase_journal::engine::{Rule, decide_job, disagreement};
 use phase_journal::journal::read::{Ending, Gap};
 use serde_json::{Value, json};
 
@@ -175,10 +176,48 @@ impl Citable {
 /// A decision and what is said about it.
 struct Explained {
     at: Recorded,
-    decided: Decided,
+    made: Made,
     cited: Vec<Recorded>,
     /// For an operator's word.
     resolved: Option<OperatorResolved>,
+}
+
+/// A decision as it is recorded.
+enum Made {
+    /// About a migration.
+    Migration(Decided),
+    /// About another job.
+    Job(JobDecided),
+}
+
+impl Made {
+    fn rule(&self) -> &str {
+        match self {
+            Made::Migration(decided) => &decided.rule,
+            Made::Job(decided) => &decided.rule,
+        }
+    }
+
+    fn job(&self) -> Lsn {
+        match self {
+            Made::Migration(decided) => decided.job,
+            Made::Job(decided) => decided.job,
+        }
+    }
+
+    fn decision(&self) -> Decision {
+        match self {
+            Made::Migration(decided) => decided.decision,
+            Made::Job(decided) => decided.decision,
+        }
+    }
+
+    fn based_on(&self) -> &[Lsn] {
+        match self {
+            Made::Migration(decided) => &decided.based_on,
+            Made::Job(decided) => &decided.based_on,
+        }
+    }
 }
 
 /// A decision as it would have been.
@@ -202,8 +241,9 @@ enum Again {
 impl Explained {
     /// What damaged records may have said, if the decision was made over some.
     fn histories(&self) -> Option<&MigrationHistories> {
-        if !self.decided.evidence.journal_damaged {
-            return None;
+        match &self.made {
+            Made::Migration(decided) if decided.evidence.journal_damaged => {}
+            Made::Migration(_) | Made::Job(_) => return None,
         }
         self.cited
             .iter()
@@ -218,11 +258,14 @@ impl Explained {
     }
 
     fn again(&self) -> Again {
-        match Rule::from_name(&self.decided.rule) {
+        match Rule::from_name(self.made.rule()) {
             None => Again::Unknown,
             Some(Rule::OperatorResolved) => Again::Operator,
             recorded => {
-                let found = rule(&self.decided.evidence, self.histories());
+                let found = match &self.made {
+                    Made::Migration(decided) => rule(&decided.evidence, self.histories()),
+                    Made::Job(decided) => decide_job(&decided.evidence),
+                };
                 if found == recorded {
                     Again::Same
                 } else {
@@ -342,15 +385,20 @@ fn read(
             RecordBody::MigrationState(state) if state.open => {
                 open.insert(job, (*recorded).clone());
             }
+            RecordBody::JobState(_) => drop(open.insert(job, (*recorded).clone())),
             RecordBody::JobEnded(_) => drop(open.remove(&job)),
             RecordBody::OperatorResolved(word) => resolved = Some(word.clone()),
-            RecordBody::Decided(decided) => {
-                let based_on = decided.based_on.iter();
+            RecordBody::Decided(_) | RecordBody::JobDecided(_) => {
+                let Some(made) = made(&record.body) else {
+                    return Ok(());
+                };
+                let based_on = made.based_on().iter();
                 let cited = based_on.filter_map(|lsn| citable.record(record.domain, *lsn));
+                let cited = cited.cloned().collect();
                 each(&Explained {
                     at: (*recorded).clone(),
-                    decided: decided.clone(),
-                    cited: cited.cloned().collect(),
+                    made,
+                    cited,
                     resolved: resolved.take(),
                 })?;
             }
@@ -368,19 +416,28 @@ fn read(
     Ok(Read { open, gaps, ending })
 }
 
+/// The decision that a record is, if it is one.
+fn made(body: &RecordBody) -> Option<Made> {
+    match body {
+        RecordBody::Decided(decided) => Some(Made::Migration(decided.clone())),
+        RecordBody::JobDecided(decided) => Some(Made::Job(decided.clone())),
+        _ => None,
+    }
+}
+
 fn as_text(one: &Explained, paint: Paint, out: &mut impl Write) -> Result<(), ToolError> {
-    let decided = &one.decided;
+    let made = &one.made;
     let name = plain(one.at.name.as_deref().unwrap_or("-"));
     let title = format!(
         "{} {name} (job {}, record {}, {} UTC)",
-        decided.decision.name().to_uppercase(),
-        decided.job,
+        made.decision().name().to_uppercase(),
+        made.job(),
         one.at.record.lsn(),
         time(one.at.batch.wall)
     );
-    writeln!(out, "{}", paint.text(look_of(decided), &title))?;
-    writeln!(out, "  rule      {}", plain(&decided.rule))?;
-    writeln!(out, "  because   {}", words::reason(&decided.rule))?;
+    writeln!(out, "{}", paint.text(look_of(made.decision()), &title))?;
+    writeln!(out, "  rule      {}", plain(made.rule()))?;
+    writeln!(out, "  because   {}", words::reason(made.rule()))?;
     if let Some(resolved) = &one.resolved {
         writeln!(
             out,
@@ -391,7 +448,10 @@ fn as_text(one: &Explained, paint: Paint, out: &mut impl Write) -> Result<(), To
         )?;
     }
     let cited: Vec<&Recorded> = one.cited.iter().collect();
-    reasons(decided, one.histories(), &cited, out)?;
+    match made {
+        Made::Migration(decided) => reasons(decided, one.histories(), &cited, out)?,
+        Made::Job(decided) => job_reasons(decided, &cited, out)?,
+    }
     let again = match one.again() {
         Again::Same => "reproduced from the evidence".to_owned(),
         Again::Operator => "an operator's word: follows from no rule".to_owned(),
@@ -412,8 +472,8 @@ fn as_text(one: &Explained, paint: Paint, out: &mut impl Write) -> Result<(), To
 }
 
 /// How a decision's title stands out: as in a dump, a hold does more than the others.
-fn look_of(decided: &Decided) -> terminal::Look {
-    match decided.decision {
+fn look_of(decision: Decision) -> terminal::Look {
+    match decision {
         Decision::Hold => terminal::Look::Doubt,
         Decision::Kill | Decision::Resume | Decision::Confirm => terminal::Look::Title,
     }
@@ -452,6 +512,28 @@ fn reasons(
         }
     }
     writeln!(out, "  libvirt   {}", rule.text().libvirt)?;
+    Ok(())
+}
+
+/// The same of a job that is no migration.
+fn job_reasons(
+    decided: &JobDecided,
+    cited: &[&Recorded],
+    out: &mut impl Write,
+) -> Result<(), ToolError> {
+    for (what, was) in words::job_evidence(&decided.evidence) {
+        writeln!(out, "  {what:<9} {}", plain(&was))?;
+    }
+    for cited in cited {
+        writeln!(out, "  record  {}", words::line(cited))?;
+    }
+    if let Some(rule) = Rule::from_name(&decided.rule) {
+        let text = rule.text();
+        if !text.settled_by.is_empty() {
+            writeln!(out, "  settled   by {}", text.settled_by)?;
+        }
+        writeln!(out, "  libvirt   {}", text.libvirt)?;
+    }
     Ok(())
 }
 
@@ -530,7 +612,7 @@ fn would_text(would: &Would<'_>, out: &mut impl Write) -> Result<(), ToolError> 
         would.job.job
     );
     let paint = Paint::of_stdout();
-    writeln!(out, "{}", paint.text(look_of(decided), &title))?;
+    writeln!(out, "{}", paint.text(look_of(decided.decision), &title))?;
     writeln!(out, "  rule      {}", plain(&decided.rule))?;
     writeln!(out, "  because   {}", words::reason(&decided.rule))?;
     reasons(decided, would.histories, &would.cited, out)
@@ -561,24 +643,31 @@ fn job_json(job: &whatif::Job) -> Value {
 }
 
 fn as_json(one: &Explained) -> Value {
-    let decided = &one.decided;
-    let text = Rule::from_name(&decided.rule).map(Rule::text);
+    let made = &one.made;
+    let text = Rule::from_name(made.rule()).map(Rule::text);
+    let evidence = match made {
+        Made::Migration(decided) => json!(decided.evidence),
+        Made::Job(decided) => json!(decided.evidence),
+    };
     let mut explained = json!({
         "lsn": one.at.record.lsn(),
         "time": one.at.batch.wall,
         "name": one.at.name,
-        "job": decided.job,
-        "rule": decided.rule,
-        "decision": decided.decision,
-        "reason": words::reason(&decided.rule),
+        "job": made.job(),
+        "rule": made.rule(),
+        "decision": made.decision(),
+        "reason": words::reason(made.rule()),
         "settled-by": text.map(|text| text.settled_by),
         "libvirt": text.map(|text| text.libvirt),
-        "evidence": decided.evidence,
-        "based-on": decided.based_on,
+        "evidence": evidence,
+        "based-on": made.based_on(),
         "resolved": one.resolved,
         "reproduced": matches!(one.again(), Again::Same),
     });
-    if text.is_some() && one.decided.rule != Rule::OperatorResolved.name() {
+    if let Made::Migration(decided) = made
+        && text.is_some()
+        && decided.rule != Rule::OperatorResolved.name()
+    {
         let otherwise = otherwise(&decided.evidence, one.histories());
         explained["otherwise"] = otherwise.iter().map(otherwise::Otherwise::json).collect();
     }

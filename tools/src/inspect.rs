@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use journal_format::record::{Decision, Facts};
+use journal_format::record::{Decision, Facts, JobState};
 use phase_journal::engine::{OpenJob, Rule};
 use serde_json::{Value, json};
 
@@ -55,7 +55,8 @@ pub(crate) fn run(
         let examined = examine(journal, |_, _| {})?;
         let jobs = examined.auditor.told().open_jobs();
         found = found.max(examined.found());
-        if !jobs.is_empty() {
+        let has_others = examined.auditor.told().other_jobs().next().is_some();
+        if !jobs.is_empty() || has_others {
             found = found.max(Found::Something);
         }
         if json {
@@ -148,7 +149,17 @@ fn as_text(
             count(kept, "ended migration")
         )?;
     }
-    if jobs.is_empty() {
+    let told = examined.auditor.told();
+    let others: Vec<(String, &JobState)> = told
+        .other_jobs()
+        .map(|(domain, state)| {
+            let mut domains = told.domains();
+            let name = domains.find(|(id, _)| *id == domain);
+            let name = name.map(|(_, domain)| domain.name.clone());
+            (name.unwrap_or_default(), state)
+        })
+        .collect();
+    if jobs.is_empty() && others.is_empty() {
         writeln!(
             out,
             "\nno job is open: recovery would have nothing to decide"
@@ -156,6 +167,10 @@ fn as_text(
     }
     limited(out, jobs.len(), |out, index| {
         job_text(&jobs[index], paint, out)
+    })?;
+    limited(out, others.len(), |out, index| {
+        let (name, state) = &others[index];
+        other_job_text(name, state, paint, out)
     })
 }
 
@@ -211,7 +226,11 @@ fn domains(examined: &Examined, paint: Paint, out: &mut impl Write) -> Result<()
     limited(out, all.len(), |out, index| {
         let (id, state) = &all[index];
         let process = if state.dead { "dead" } else { "-" };
+        let other = || told.other_jobs().find(|(domain, _)| domain == id);
         let job = match (told.open_job_of(*id), &state.last_job) {
+            (None, _) if other().is_some() => other().map_or_else(String::new, |(_, open)| {
+                format!("{} open in {}", open.job, open.phase)
+            }),
             (Some(open), _) => format!("{} open in {}", open.job, open.phase),
             (None, Some(last)) => format!("{} {} {}", last.job, last.kind, last.result),
             (None, None) => "-".to_owned(),
@@ -267,6 +286,31 @@ fn job_text(job: &OpenJob, paint: Paint, out: &mut impl Write) -> std::io::Resul
     writeln!(out, "  depends   {}", outlook.depends_on())
 }
 
+/// A job that is no migration.
+fn other_job_text(
+    name: &str,
+    state: &JobState,
+    paint: Paint,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "\n{} of {}: {}, {}",
+        paint.text(Look::Title, &format!("job {}", state.job)),
+        plain(name),
+        state.kind,
+        state.phase
+    )?;
+    if let Some((_, command)) = &state.in_flight {
+        writeln!(
+            out,
+            "  in flight {}: its result is not recorded",
+            plain(command.name())
+        )?;
+    }
+    writeln!(out, "  depends   on what QEMU shows")
+}
+
 fn facts(facts: &Facts) -> String {
     let flags = [
         (facts.migrate_intended, "migrate intended"),
@@ -319,8 +363,12 @@ fn as_json(examined: &Examined, jobs: &[OpenJob]) -> Value {
     value["kept-migrations"] = json!(told.kept_migrations());
     let domains = told.domains().map(|(id, state)| {
         let job = told.open_job_of(id).map(|open| open.job);
+        let other = || told.other_jobs().find(|(domain, _)| *domain == id);
+        let job = job.or_else(|| other().map(|(_, state)| state.job));
         json!({"uuid": id, "state": state, "open-job": job})
     });
+    let others = told.other_jobs().map(|(_, state)| state);
+    value["other-jobs"] = json!(others.collect::<Vec<_>>());
     value["domains"] = json!(domains.collect::<Vec<_>>());
     value["open-jobs"] = json!(jobs.iter().map(job_json).collect::<Vec<_>>());
     value

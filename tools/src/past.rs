@@ -406,6 +406,12 @@ impl Known {
                 self.jobs.insert(domain, state.job);
                 Some(state.job)
             }
+            RecordBody::JobState(state) => {
+                self.jobs.insert(domain, state.job);
+                Some(state.job)
+            }
+            RecordBody::JobPhaseEntered(entered) => Some(entered.job),
+            RecordBody::JobDecided(decided) => Some(decided.job),
             RecordBody::MigrationHistories(restated) => Some(restated.job),
             RecordBody::PhaseEntered(entered) => Some(entered.job),
             RecordBody::Decided(decided) => Some(decided.job),

@@ -2,9 +2,10 @@
 //!
 //! Invariant: says what the record says, in one line, without what its type already tells.
 
+use journal_format::number::Lsn;
 use journal_format::record::{
-    Authority, ClaimSeen, Decoded, EffectCommand, EffectResult, Evidence, MigrationTerms, Observed,
-    Process, RecordBody, WantedReason,
+    Authority, ClaimSeen, Decision, Decoded, EffectCommand, EffectResult, EffectStanding, Evidence,
+    JobEvidence, MigrationTerms, NodesSeen, Observed, Process, RecordBody, WantedReason,
 };
 use phase_journal::engine::Rule;
 use phase_journal::journal::read::Gap;
@@ -144,17 +145,17 @@ pub(crate) fn body(body: &RecordBody) -> String {
             Some(uid) => format!("{} by {} of uid {uid}", given.outcome, given.by),
             None => format!("{} by {}", given.outcome, given.by),
         },
-        RecordBody::Decided(decided) => format!(
-            "{} by {}, on records {}",
-            decided.decision.name().to_uppercase(),
-            decided.rule,
-            decided
-                .based_on
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" ")
-        ),
+        RecordBody::Decided(decided) => {
+            decision(decided.decision, &decided.rule, &decided.based_on)
+        }
+        RecordBody::JobDecided(decided) => {
+            decision(decided.decision, &decided.rule, &decided.based_on)
+        }
+        RecordBody::JobPhaseEntered(entered) => match &entered.cookie {
+            Some(cookie) => format!("{}, with a cookie of {} bytes", entered.phase, cookie.len()),
+            None => entered.phase.to_string(),
+        },
+        RecordBody::JobState(state) => format!("{} in {}", state.kind, state.phase),
         RecordBody::OperatorResolved(resolved) => format!(
             "{}{} by uid {}: {}",
             resolved.decision,
@@ -175,6 +176,15 @@ pub(crate) fn body(body: &RecordBody) -> String {
             possible => format!("{possible} possible with what is damaged"),
         },
     }
+}
+
+fn decision(decision: Decision, rule: &str, based_on: &[Lsn]) -> String {
+    let records: Vec<String> = based_on.iter().map(ToString::to_string).collect();
+    format!(
+        "{} by {rule}, on records {}",
+        decision.name().to_uppercase(),
+        records.join(" ")
+    )
 }
 
 /// Who decides, where the protocol does not say it.
@@ -337,6 +347,51 @@ pub(crate) fn evidence(evidence: &Evidence) -> Vec<(&'static str, String)> {
             "watched",
             "from its stop to its end, without a break".to_owned(),
         ));
+    }
+    if evidence.journal_damaged {
+        lines.push(("damage", "records that may concern this domain".to_owned()));
+    }
+    lines
+}
+
+/// The same of a job that is no migration.
+pub(crate) fn job_evidence(evidence: &JobEvidence) -> Vec<(&'static str, String)> {
+    let mut durable = vec![format!("phase {}", evidence.phase)];
+    let facts = &evidence.facts;
+    let standings = [
+        (facts.stream, "its stream"),
+        (facts.main, "its own commands"),
+        (facts.end, "the end of QEMU"),
+    ];
+    durable.extend(
+        standings
+            .into_iter()
+            .filter(|(standing, _)| *standing != EffectStanding::Never)
+            .map(|(standing, what)| format!("{what}: {standing}")),
+    );
+    let mut lines = vec![
+        (
+            "journal",
+            format!("{}: {}", evidence.kind, durable.join(", ")),
+        ),
+        ("QEMU", observed(&evidence.observed)),
+        ("wanted", evidence.wanted.to_string()),
+    ];
+    if let Some(dump) = &evidence.dump {
+        lines.push(("dump", dump.to_string()));
+    }
+    for job in evidence.qemu_jobs.iter().flatten() {
+        let status = job.status.as_ref().map_or("gone", |status| status.name());
+        let error = job.error.as_ref().map(|error| format!(": {error}"));
+        let error = error.unwrap_or_default();
+        lines.push(("QEMU job", format!("{} {status}{error}", job.id)));
+    }
+    if evidence.nodes != NodesSeen::Unread {
+        lines.push(("nodes", evidence.nodes.to_string()));
+    }
+    if evidence.recovering {
+        let restart = "the sidecar was restarted in this job";
+        lines.push(("restart", restart.to_owned()));
     }
     if evidence.journal_damaged {
         lines.push(("damage", "records that may concern this domain".to_owned()));

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::job::{JobDecided, JobPhaseEntered, JobState};
 use super::key::{KeyChange, KeyValue, StoreIntended, StoreRead};
 use super::vocabulary::{
     Authority, Claim, ContIntent, Cookie, Decision, EffectCommand, EffectResult, Evidence, Facts,
@@ -518,4 +519,10 @@ pub enum RecordBody {
     StoreRead(StoreRead),
     /// See [`VerdictGiven`].
     VerdictGiven(VerdictGiven),
+    /// See [`JobPhaseEntered`].
+    JobPhaseEntered(JobPhaseEntered),
+    /// See [`JobDecided`].
+    JobDecided(JobDecided),
+    /// See [`JobState`].
+    JobState(JobState),
 }

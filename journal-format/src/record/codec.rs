@@ -159,6 +159,9 @@ record_types!(
     28 v 1 "store-intended" StoreIntended(StoreIntended),
     29 v 1 "store-read" StoreRead(StoreRead),
     30 v 1 "verdict-given" VerdictGiven(VerdictGiven),
+    31 v 1 "job-phase-entered" JobPhaseEntered(JobPhaseEntered),
+    32 v 1 "job-decided" JobDecided(JobDecided),
+    33 v 1 "job-state" JobState(JobState),
 );
 
 fn configuration() -> impl bincode::config::Config {

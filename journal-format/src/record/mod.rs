@@ -2,12 +2,14 @@
 
 mod body;
 mod codec;
+mod job;
 mod key;
 mod vocabulary;
 
 pub use body::*;
 pub use codec::{Decoded, RECORD_HEADER_SIZE, body_size, record_at, record_size};
 pub(crate) use codec::{decode_record, encode_record};
+pub use job::*;
 pub use key::*;
 pub use vocabulary::*;
 

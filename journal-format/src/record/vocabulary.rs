@@ -44,6 +44,8 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 words!(
     /// What is done to a domain (libvirt's jobs and asynchronous jobs).
     JobKind {
@@ -297,6 +299,8 @@ macro_rules! qemu_words {
         }
     };
 }
+
+pub(super) use qemu_words;
 
 qemu_words!(
     /// QEMU's run state (`query-status`; qapi/run-state.json).

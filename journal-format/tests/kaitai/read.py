@@ -112,6 +112,7 @@ class Format:
             has_fields = fields.get("fields") is not None
             return {name: self.value(fields["fields"])} if has_fields else name
         if "value" in fields:
+            # A string, or a list that may be absent.
             return self.value(fields["value"])
         told = {}
         for name, value in fields.items():

@@ -447,7 +447,72 @@ impl Draw<'_> {
                 by: self.word(VerdictBy::ALL),
                 uid: self.perhaps(Self::number32),
             }),
+            31 => RecordBody::JobPhaseEntered(JobPhaseEntered {
+                job: self.lsn(),
+                phase: self.word(JobPhase::ALL),
+                time: self.number(),
+                cookie: self.perhaps(Self::text),
+            }),
+            32 => RecordBody::JobDecided(JobDecided {
+                job: self.lsn(),
+                rule: self.text(),
+                decision: self.word(Decision::ALL),
+                evidence: self.job_evidence(),
+                based_on: self.several(Self::lsn),
+            }),
+            33 => RecordBody::JobState(self.job_state()),
             _ => RecordBody::Sealed,
+        }
+    }
+
+    fn job_evidence(&mut self) -> JobEvidence {
+        JobEvidence {
+            kind: self.word(JobKind::ALL),
+            phase: self.word(JobPhase::ALL),
+            facts: JobFacts {
+                stream: self.word(EffectStanding::ALL),
+                main: self.word(EffectStanding::ALL),
+                end: self.word(EffectStanding::ALL),
+            },
+            observed: self.observed(),
+            dump: self.perhaps(|draw| DumpStatus::from_qemu(&draw.text())),
+            qemu_jobs: self.perhaps(|draw| {
+                draw.several(|draw| QemuJobSeen {
+                    id: draw.text(),
+                    status: draw.perhaps(|draw| QemuJobStatus::from_qemu(&draw.text())),
+                    error: draw.perhaps(Self::text),
+                })
+            }),
+            nodes: self.word(NodesSeen::ALL),
+            claim: self.perhaps(Self::claim),
+            recovering: self.yes(),
+            journal_damaged: self.yes(),
+            wanted: self.word(WantedRunState::ALL),
+        }
+    }
+
+    fn count(&mut self) -> EffectCount {
+        EffectCount {
+            done: self.number32(),
+            unknown: self.number32(),
+        }
+    }
+
+    fn job_state(&mut self) -> JobState {
+        JobState {
+            job: self.lsn(),
+            kind: self.word(JobKind::ALL),
+            begun: self.number(),
+            phase: self.word(JobPhase::ALL),
+            cookie: self.perhaps(Self::text),
+            stream: self.count(),
+            main: self.count(),
+            end: self.count(),
+            nodes: self.several(Self::text),
+            qemu_jobs: self.several(Self::text),
+            leftovers: self.several(Self::command),
+            in_flight: self.perhaps(|draw| (draw.lsn(), draw.command())),
+            last_rule: self.perhaps(Self::text),
         }
     }
 

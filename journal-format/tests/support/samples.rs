@@ -464,6 +464,89 @@ pub(crate) fn authorities() -> Vec<Draft> {
         .collect()
 }
 
+/// A job of every phase, standing and look.
+pub(crate) fn jobs() -> Vec<Draft> {
+    let job = Lsn(9);
+    let monitor = |execute: &str, arguments: &str| EffectCommand::Monitor {
+        execute: execute.to_owned(),
+        arguments: arguments.to_owned(),
+        redacted: false,
+    };
+    let mut bodies = Vec::new();
+    for phase in JobPhase::ALL {
+        bodies.push(RecordBody::JobPhaseEntered(JobPhaseEntered {
+            job,
+            phase: *phase,
+            time: 1_753_000_000_123_456_789,
+            cookie: (*phase == JobPhase::Begin).then(|| "<backup id='7'/>".to_owned()),
+        }));
+    }
+    let mut evidence = JobEvidence {
+        kind: JobKind::Backup,
+        phase: JobPhase::Perform,
+        facts: JobFacts {
+            stream: EffectStanding::Never,
+            main: EffectStanding::Unknown,
+            end: EffectStanding::Never,
+        },
+        observed: observed(Process::Alive, ClaimSeen::Absent),
+        dump: Some(DumpStatus::Completed),
+        qemu_jobs: Some(vec![
+            QemuJobSeen {
+                id: "b0".to_owned(),
+                status: Some(QemuJobStatus::Concluded),
+                error: Some("No space left on device".to_owned()),
+            },
+            QemuJobSeen {
+                id: "b1".to_owned(),
+                status: None,
+                error: None,
+            },
+        ]),
+        nodes: NodesSeen::Unread,
+        claim: None,
+        recovering: true,
+        journal_damaged: false,
+        wanted: WantedRunState::Running,
+    };
+    for (nodes, standing) in NodesSeen::ALL
+        .iter()
+        .zip(EffectStanding::ALL.iter().cycle())
+    {
+        evidence.nodes = *nodes;
+        evidence.facts.end = *standing;
+        bodies.push(RecordBody::JobDecided(JobDecided {
+            job,
+            rule: "backup-ended".to_owned(),
+            decision: Decision::Confirm,
+            evidence: evidence.clone(),
+            based_on: vec![job, Lsn(12)],
+        }));
+        evidence.dump = None;
+        evidence.qemu_jobs = None;
+        evidence.claim = Some(claim(Role::Source));
+        evidence.recovering = false;
+        evidence.journal_damaged = true;
+    }
+    let mut state = JobState::begun(job, JobKind::Snapshot);
+    bodies.push(RecordBody::JobState(state.clone()));
+    state.cookie = Some("7".to_owned());
+    state.main = EffectCount {
+        done: 2,
+        unknown: 1,
+    };
+    state.nodes = vec!["overlay".to_owned()];
+    state.qemu_jobs = vec!["s0".to_owned()];
+    state.leftovers = vec![monitor("blockdev-del", r#"{"node-name":"overlay"}"#)];
+    state.in_flight = Some((Lsn(14), monitor("job-dismiss", r#"{"id":"s0"}"#)));
+    state.last_rule = Some("snapshot-active".to_owned());
+    bodies.push(RecordBody::JobState(state));
+    bodies
+        .into_iter()
+        .map(|body| draft(Some(DOMAINS[0]), body))
+        .collect()
+}
+
 /// What became of it.
 pub(crate) fn outcomes() -> Vec<Draft> {
     let migration = migration();

@@ -3,7 +3,9 @@
 use core::fmt;
 
 use journal_format::number::{DomainId, Lsn};
-use journal_format::record::{Authority, JobKind, Outcome, Phase, Protocol};
+use journal_format::record::{Authority, JobKind, JobPhase, JobResult, Outcome, Protocol};
+
+use super::AnyPhase;
 
 /// Why a request is refused; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +39,97 @@ pub enum Refusal {
         /// What it is.
         kind: JobKind,
         /// Where it stands.
-        phase: Phase,
+        phase: AnyPhase,
+        /// Seconds since it began, where that is known.
+        age: Option<u64>,
+    },
+    /// A command that does not belong into a phase of a job.
+    NotInThisPhase {
+        /// The command.
+        execute: String,
+        /// The job.
+        kind: JobKind,
+        /// The phase.
+        phase: JobPhase,
+        /// What does.
+        allowed: &'static [&'static str],
+    },
+    /// A command whose arguments are not taken.
+    Command {
+        /// The command.
+        execute: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A command without an argument that tells afterwards whether it happened.
+    CommandNeeds {
+        /// The command.
+        execute: String,
+        /// The argument.
+        argument: &'static str,
+    },
+    /// A command with an argument that would let something end unseen.
+    CommandMust {
+        /// The command.
+        execute: String,
+        /// The argument.
+        argument: &'static str,
+        /// What it must be.
+        value: bool,
+    },
+    /// A phase that cannot be entered from where the job stands.
+    NoWayBack {
+        /// The job.
+        job: Lsn,
+        /// Where it stands.
+        phase: JobPhase,
+        /// What was asked for.
+        wanted: JobPhase,
+    },
+    /// A kind of job that a manager does not begin.
+    NotAManagersJob(JobKind),
+    /// A job that is being ended or cancelled, or held.
+    JobNotOpen {
+        /// The job.
+        job: Lsn,
+        /// Why nothing more is done in it.
+        why: String,
+    },
+    /// An effect of the job is under way.
+    EffectOpen {
+        /// The job.
+        job: Lsn,
+        /// The effect.
+        effect: String,
+    },
+    /// The job has ended.
+    JobOver {
+        /// The job.
+        job: Lsn,
+        /// How.
+        result: JobResult,
+        /// More, for people.
+        detail: String,
+    },
+    /// Something of the job's is left in QEMU.
+    JobLeft {
+        /// The job.
+        job: Lsn,
+        /// What.
+        what: String,
+    },
+    /// An effect of a phase was not carried out.
+    PhaseEffect {
+        /// The job.
+        job: Lsn,
+        /// The phase.
+        phase: JobPhase,
+        /// Which one, from 1.
+        number: usize,
+        /// Of so many.
+        count: usize,
+        /// The effect, and what became of it.
+        what: String,
     },
     /// The domain's QEMU is not in a state for it.
     WrongState {
@@ -93,7 +185,7 @@ pub enum Refusal {
         /// The job.
         job: Lsn,
         /// Where it stands.
-        phase: Phase,
+        phase: AnyPhase,
     },
     /// There is nothing to resolve.
     NotHeld(String),
@@ -162,12 +254,71 @@ impl fmt::Display for Refusal {
                 job,
                 kind,
                 phase,
+                age,
             } => {
-                write!(
-                    f,
-                    "domain '{name}' is busy: job {job} ({kind}, phase {phase}) is open"
-                )
+                write!(f, "domain '{name}' is busy: job {job} ({kind}, phase {phase}")?;
+                match age {
+                    Some(age) => write!(f, ", for {age} s) is open"),
+                    None => f.write_str(") is open"),
+                }
             }
+            Refusal::NotInThisPhase {
+                execute,
+                kind,
+                phase,
+                allowed,
+            } => match allowed.is_empty() {
+                true => write!(f, "{execute} is not for phase {phase} of a {kind} job, in which nothing is run"),
+                false => write!(
+                    f,
+                    "{execute} is not for phase {phase} of a {kind} job, but {}",
+                    allowed.join(", ")
+                ),
+            },
+            Refusal::Command { execute, why } => write!(f, "{execute} {why}"),
+            Refusal::CommandNeeds { execute, argument } => write!(
+                f,
+                "{execute} needs '{argument}': without it nobody can tell afterwards whether it happened"
+            ),
+            Refusal::CommandMust {
+                execute,
+                argument,
+                value,
+            } => write!(
+                f,
+                "{execute}: '{argument}' must be {value}, so that nothing ends unseen"
+            ),
+            Refusal::NoWayBack { job, phase, wanted } => write!(
+                f,
+                "job {job} is in phase {phase}, from which {wanted} cannot be entered"
+            ),
+            Refusal::NotAManagersJob(kind) => write!(
+                f,
+                "a {kind} job is not begun with job-begin (a guest moves by migrate-domain)"
+            ),
+            Refusal::JobNotOpen { job, why } => write!(f, "nothing more is done in job {job}: {why}"),
+            Refusal::EffectOpen { job, effect } => {
+                write!(f, "an effect of job {job} is under way: {effect}")
+            }
+            Refusal::JobOver {
+                job,
+                result,
+                detail,
+            } => write!(f, "job {job} has ended: {result}, {detail}"),
+            Refusal::JobLeft { job, what } => write!(
+                f,
+                "job {job} cannot end yet: {what}; finish that, or cancel the job"
+            ),
+            Refusal::PhaseEffect {
+                job,
+                phase,
+                number,
+                count,
+                what,
+            } => write!(
+                f,
+                "job {job}, phase {phase}: effect {number} of {count}, {what}"
+            ),
             Refusal::WrongState { name, wish, seen } => {
                 write!(f, "domain '{name}' cannot {wish}: its QEMU is {seen}")
             }

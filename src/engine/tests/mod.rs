@@ -4,6 +4,7 @@ mod bad_input;
 mod gap;
 mod given_back;
 mod hostile;
+mod jobs;
 mod manager;
 mod model;
 mod operator;

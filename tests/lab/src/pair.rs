@@ -23,7 +23,7 @@ use crate::{Error, Scratch, until};
 pub const DOMAIN: &str = "guest";
 
 /// The guest's uuid on both sides.
-const UUID: &str = "11111111-2222-4333-8444-555555555555";
+pub const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
 /// Numbers that the guest prints before a pair is ready: some memory to lose.
 const NUMBERS_FIRST: u32 = 3;
@@ -573,8 +573,9 @@ mod tests {
             name: DOMAIN.into(),
             kind: "migration-out".into(),
             migration: None,
-            phase: "perform3_done".into(),
+            phase: Some("perform3_done".into()),
             state: "open".into(),
+            detail: String::new(),
             result: None,
         }
     }

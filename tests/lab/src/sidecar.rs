@@ -122,18 +122,22 @@ pub struct JobView {
     pub job: u64,
     /// Its domain.
     pub name: String,
-    /// `migration-out` or `migration-in`.
+    /// `migration-out`, `migration-in`, `save` and so on.
     pub kind: String,
     /// The migration's id.
     #[serde(default)]
     pub migration: Option<String>,
-    /// The phase it is in, or ended in.
-    pub phase: String,
+    /// The phase it is in, or a migration ended in.
+    #[serde(default)]
+    pub phase: Option<String>,
     /// `open` or `ended`.
     pub state: String,
     /// `completed`, `failed`, `cancelled` or `crashed` once ended.
     #[serde(default)]
     pub result: Option<String>,
+    /// More, in words.
+    #[serde(default)]
+    pub detail: String,
 }
 
 /// A decision, as `query-decisions` shows it.

@@ -190,6 +190,11 @@ impl<'a> Lanes<'a> {
                 let decision = decided.decision.name().to_uppercase();
                 Some((FACTS, format!("{decision} {}", decided.rule), "flag fact"))
             }
+            RecordBody::JobDecided(decided) => {
+                let decision = decided.decision.name().to_uppercase();
+                Some((FACTS, format!("{decision} {}", decided.rule), "flag fact"))
+            }
+            RecordBody::JobPhaseEntered(entered) => fact(entered.phase.name()),
             RecordBody::PeerPrepared(_) => fact("prepared"),
             RecordBody::MigrationGranted(_) => fact("granted"),
             RecordBody::MigrationAbandoned(_) => fact("abandoned"),
@@ -228,7 +233,9 @@ impl<'a> Lanes<'a> {
             RecordBody::PeerHeard(heard) => {
                 Some((LOOKS, format!("heard: {}", heard.answer), "flag muted"))
             }
-            RecordBody::MigrationState(_) | RecordBody::MigrationHistories(_) => None,
+            RecordBody::MigrationState(_)
+            | RecordBody::MigrationHistories(_)
+            | RecordBody::JobState(_) => None,
             RecordBody::JobBegun(_)
             | RecordBody::PhaseEntered(_)
             | RecordBody::EffectFinished(_)

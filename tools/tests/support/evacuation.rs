@@ -420,7 +420,10 @@ impl World {
                 Message::Store { migration, request } => {
                     self.later(MS / 2, Happens::Key(host, epoch, migration, request));
                 }
-                Message::Unwatch { .. } | Message::Notify(_) | Message::Ready => {}
+                Message::LookAtJob { .. }
+                | Message::Unwatch { .. }
+                | Message::Notify(_)
+                | Message::Ready => {}
             }
         }
     }

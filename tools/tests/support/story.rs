@@ -165,6 +165,7 @@ impl Story {
                 | Message::PeerReply { .. }
                 // This story's authority is the destination.
                 | Message::Store { .. }
+                | Message::LookAtJob { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}

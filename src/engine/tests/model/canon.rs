@@ -527,6 +527,7 @@ impl Canon {
                 self.number(1);
                 self.plain(observed);
             }
+            Input::JobLooked { .. } => self.number(9),
             Input::Event { domain: _, event } => match event {
                 QemuEvent::Stop => self.number(2),
                 QemuEvent::Resume => self.number(3),

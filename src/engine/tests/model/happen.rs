@@ -379,6 +379,7 @@ impl Scene {
         }
         for message in step.messages {
             match message {
+                Message::LookAtJob { .. } => {}
                 Message::Look { .. } | Message::Watch { .. } => {
                     self.host(at).requests.push_back(Request::Look);
                 }
@@ -636,6 +637,7 @@ fn brief(input: &Input) -> String {
             let status = observed.migration.as_ref().map(ToString::to_string);
             format!("the look {} {run:?} {status:?}", observed.process)
         }
+        Input::JobLooked { .. } => "the look at jobs".to_owned(),
         Input::Event { event, .. } => format!("the event {event:?}"),
         Input::EffectFinished { effect, result } => format!("the result of {effect}: {result:?}"),
         Input::Peer { request, .. } => format!("the question {request:?}"),

@@ -494,7 +494,10 @@ impl Scene {
         });
         let of_pending = engine.pending.values().any(|one| match one {
             Pending::Prepare { token, .. } => *token == ask.token,
-            Pending::Migrate { .. } | Pending::SetWanted { .. } => false,
+            Pending::Migrate { .. }
+            | Pending::SetWanted { .. }
+            | Pending::JobBegin { .. }
+            | Pending::JobPhase { .. } => false,
         });
         of_live || of_pending
     }

@@ -21,6 +21,9 @@ impl Canon {
             eyes,
             live,
             pending,
+            // Nobody here has other jobs than migrations.
+            job_eyes: _,
+            job_live: _,
             owners,
             // Only whether a message was sent that nobody waits for here.
             ready: _,
@@ -203,6 +206,8 @@ impl Canon {
 
     pub(super) fn live(&mut self, live: &Live, now: u64) {
         let Live {
+            // For people.
+            begun: _,
             recovering,
             // Only whether the sidecar says that it is ready.
             decided: _,
@@ -318,6 +323,10 @@ impl Canon {
                 self.number(3);
                 self.token(*token);
                 self.plain(wanted);
+            }
+            Pending::JobBegin { token, .. } | Pending::JobPhase { token, .. } => {
+                self.number(4);
+                self.token(*token);
             }
         }
     }

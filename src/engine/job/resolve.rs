@@ -1,0 +1,72 @@
+//! An operator's word on a held job that is no migration.
+//!
+//! Invariant: what ends a guest needs force and a recorded statement; the word is recorded before anything follows
+//! from it.
+//! Not here: what is held, and why (`decide`).
+
+use journal_format::number::{DomainId, Lsn};
+use journal_format::record::{
+    Decision, EffectCommand, JobKind, JobResult, OperatorResolved, Process, RecordBody,
+};
+
+use crate::engine::turn::Turn;
+use crate::engine::{Answer, Refusal, Rule};
+
+impl Turn<'_> {
+    /// Carries out what an operator decided about a held job, if that can be.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of the word")]
+    pub(crate) fn resolve_job(
+        &mut self,
+        id: DomainId,
+        (job, held): (Lsn, Rule),
+        decision: Decision,
+        force: bool,
+        statement: &str,
+        uid: u32,
+    ) -> Result<Answer, Refusal> {
+        let name = self.domain(id).map(|one| one.state.name.clone());
+        let name = name.unwrap_or_default();
+        let not_held = || Refusal::NotHeld(name.clone());
+        let evidence = self.job_evidence(job).ok_or_else(not_held)?;
+        let is_busy = self
+            .job(job)
+            .is_none_or(|known| known.state.in_flight.is_some());
+        if is_busy || decision == Decision::Hold {
+            return Err(not_held());
+        }
+        let ends_a_guest = decision == Decision::Kill
+            && evidence.kind != JobKind::Destroy
+            && evidence.observed.process != Process::Dead;
+        if ends_a_guest && (!force || statement.is_empty()) {
+            let danger = "ends the guest";
+            return Err(Refusal::NeedsForce { name, danger });
+        }
+        let is_unreachable = matches!(
+            held,
+            Rule::OtherInstance | Rule::ClaimedByAnother | Rule::JournalOlderThanQemu
+        );
+        if is_unreachable && matches!(decision, Decision::Kill | Decision::Resume) {
+            return Err(self.wrong_state(id, "be resolved by kill or resume"));
+        }
+        let resolved = OperatorResolved {
+            job,
+            decision,
+            force,
+            statement: statement.to_owned(),
+            uid,
+        };
+        self.append(Some(id), RecordBody::OperatorResolved(resolved));
+        let decided = self.decide_on_job(job, Rule::OperatorResolved, decision, &evidence);
+        self.job_live(job).rule = None;
+        match decision {
+            Decision::Confirm => {
+                self.end_job(job, JobResult::Failed, "an operator closed it as it was");
+            }
+            Decision::Kill => self.intend_job(job, EffectCommand::Kill),
+            Decision::Resume => self.intend_job(job, EffectCommand::Cont),
+            Decision::Hold => {}
+        }
+        let view = decided.and_then(|(lsn, decided)| self.job_decision_view(id, lsn, &decided));
+        view.map(Answer::Decision).ok_or_else(not_held)
+    }
+}
