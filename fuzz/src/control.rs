@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use journal_format::number::{DomainId, Id128};
+use journal_format::number::{DomainId, Id128, Lsn};
 use phase_journal::engine::{ControlRequest, Input, Message};
 use phase_journal::qmp::CommandError;
 use phase_journal::sidecar::{COMMAND_NAMES, engine_request};
@@ -16,6 +16,9 @@ use super::inputs::its_instance;
 
 /// More than that show nothing new and only take time.
 const COMMANDS_MAX: usize = 100;
+
+/// Commands that came later: they are drawn so that what was found before means what it meant.
+const LATER: &[&str] = &["job-begin", "phase-enter", "job-end"];
 
 /// Every argument that some command has, and a few that none has.
 const ARGUMENTS: &[&str] = &[
@@ -89,7 +92,7 @@ pub fn run(bytes: &[u8]) -> BTreeSet<String> {
             0 => life = harness.open(),
             1 | 2 => fair.step(&mut harness, &mut life),
             _ => {
-                let (name, arguments) = command(&mut choices);
+                let (name, arguments) = command(&mut choices, life.last_job);
                 if told(&mut choices, &mut harness, &mut life, &name, arguments) {
                     taken.insert(name);
                 }
@@ -99,7 +102,7 @@ pub fn run(bytes: &[u8]) -> BTreeSet<String> {
     taken
 }
 
-fn command(choices: &mut Bytes<'_>) -> (String, Option<Value>) {
+fn command(choices: &mut Bytes<'_>, last: Option<Lsn>) -> (String, Option<Value>) {
     // What a client may send that is no command of ours.
     if choices.below(16) == 15 {
         let length = choices.number() % 256;
@@ -107,11 +110,22 @@ fn command(choices: &mut Bytes<'_>) -> (String, Option<Value>) {
         let value = serde_json::from_slice(&bytes).ok();
         return (choices.pick(COMMAND_NAMES).to_owned(), value);
     }
-    let name = match choices.below(COMMAND_NAMES.len() + 1) {
-        0 => "migrate".to_owned(),
-        command => COMMAND_NAMES[command - 1].to_owned(),
+    let first: Vec<&str> = COMMAND_NAMES
+        .iter()
+        .copied()
+        .filter(|name| !LATER.contains(name))
+        .collect();
+    let choice = usize::from(choices.byte());
+    let (command, later) = (choice % (first.len() + 1), choice / (first.len() + 1));
+    let name = match (command, later) {
+        (0, 0) => "migrate".to_owned(),
+        (0, later) => LATER[(later - 1) % LATER.len()].to_owned(),
+        (command, _) => first[command - 1].to_owned(),
     };
     let mut arguments = Map::new();
+    if let (Some(job), "phase-enter" | "job-end") = (last, name.as_str()) {
+        arguments.insert("job".to_owned(), Value::from(job.0));
+    }
     for argument in usual(&name) {
         let (argument, value) = argument;
         arguments.insert((*argument).to_owned(), Value::from(*value));
@@ -135,6 +149,8 @@ fn usual(command: &str) -> &'static [(&'static str, &'static str)] {
         "domain-add" => &[("name", "h"), ("qmp", "/qmp")],
         "domain-remove" | "domain-suspend" | "domain-resume" => &[("name", "g")],
         "migrate-domain" => &[("name", "g"), ("peer", "/there"), ("uri", "unix:/m")],
+        "job-begin" => &[("name", "g"), ("kind", "query")],
+        "phase-enter" => &[("phase", "perform")],
         "migrate-verdict" => &[("name", "g"), ("outcome", "committed")],
         "resolve" => &[("name", "g"), ("decision", "resume")],
         _ => &[],

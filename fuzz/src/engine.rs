@@ -98,6 +98,15 @@ impl Harness {
                     migration: life.keys.remove(0),
                     result: inputs::key(choices),
                 },
+                252 => {
+                    let request = inputs::job(choices, life.last_job);
+                    let token = self.token(life);
+                    Input::Control { token, request }
+                }
+                251 if !life.job_looks.is_empty() => Input::JobLooked {
+                    domain: life.job_looks.remove(0),
+                    seen: inputs::job_seen(choices),
+                },
                 253 => {
                     let request = inputs::verdict(choices);
                     let token = self.token(life);

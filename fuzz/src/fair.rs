@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use journal_format::number::{DomainId, Id128, MigrationId};
 use journal_format::record::{
-    Authority, Claim, ClaimSeen, Cookie, Effect, EffectCommand, EffectResult, KeyValue,
+    Authority, Claim, ClaimSeen, Cookie, DumpStatus, Effect, EffectCommand, EffectResult, KeyValue,
     MigrationStatus, Observed, PeerAnswer, Process, Protocol, RunState, WantedRunState,
 };
-use phase_journal::engine::{ControlRequest, Input, PeerRequest, PeerResponse, QemuEvent};
+use phase_journal::engine::{ControlRequest, Input, JobSeen, PeerRequest, PeerResponse, QemuEvent};
 
 use super::bytes::Bytes;
 use super::harness::{Harness, Life};
@@ -168,6 +168,14 @@ impl Fair {
         if let Some(domain) = pop(&mut life.looks) {
             let observed = self.observed(domain);
             return harness.step(life, Input::Looked { domain, observed });
+        }
+        if let Some(domain) = pop(&mut life.job_looks) {
+            let seen = JobSeen {
+                dump: Some(DumpStatus::None),
+                qemu_jobs: Some(Vec::new()),
+                nodes: Some(Vec::new()),
+            };
+            return harness.step(life, Input::JobLooked { domain, seen });
         }
         if let Some(migration) = pop(&mut life.keys) {
             let journal = harness.around.peer_position().journal;

@@ -9,7 +9,8 @@ use journal_format::number::{
 };
 use journal_format::record::{Draft, Effect, Opening, Record, RecordBody};
 use phase_journal::engine::{
-    Config, Engine, Gap, History, Input, Message, Now, PeerRequest, Step, TICK_INTERVAL_MS, Token,
+    Answer, Config, Engine, Gap, History, Input, Message, Now, PeerRequest, Step, TICK_INTERVAL_MS,
+    Token,
 };
 
 use super::bytes::Bytes;
@@ -24,6 +25,10 @@ pub(super) struct Life {
     pub(super) waiting: BTreeSet<Token>,
     pub(super) asks: Vec<PeerRequest>,
     pub(super) looks: Vec<DomainId>,
+    /// Looks at what jobs left, to be answered.
+    pub(super) job_looks: Vec<DomainId>,
+    /// The last job that a manager began.
+    pub(super) last_job: Option<Lsn>,
     pub(super) keys: Vec<MigrationId>,
     pub(super) effects: Vec<Effect>,
 }
@@ -109,6 +114,8 @@ impl Harness {
             waiting: BTreeSet::new(),
             asks: Vec::new(),
             looks: Vec::new(),
+            job_looks: Vec::new(),
+            last_job: None,
             keys: Vec::new(),
             effects: Vec::new(),
         };
@@ -178,6 +185,13 @@ impl Harness {
             life.effects.push(effect.clone());
         }
         for message in step.messages {
+            if let Message::Reply {
+                result: Ok(Answer::JobBegun { job }),
+                ..
+            } = &message
+            {
+                life.last_job = Some(*job);
+            }
             match message {
                 Message::Reply { token, .. } | Message::PeerReply { token, .. } => {
                     assert!(life.waiting.remove(&token), "{token:?} has its answer");
@@ -189,11 +203,8 @@ impl Harness {
                     assert!(!life.ready, "ready twice");
                     life.ready = true;
                 }
-                // No job but migrations is drawn.
-                Message::LookAtJob { .. }
-                | Message::Watch { .. }
-                | Message::Unwatch { .. }
-                | Message::Notify(_) => {}
+                Message::LookAtJob { domain } => life.job_looks.push(domain),
+                Message::Watch { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
             }
         }
     }

@@ -7,14 +7,15 @@ use journal_format::number::{
     BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position,
 };
 use journal_format::record::{
-    Authority, Claim, ClaimSeen, Cookie, Decision, Effect, EffectCommand, EffectResult, Instance,
-    KeyValue, MigrationStatus, Observed, Outcome, PeerAnswer, Process, Protocol, Role, RunState,
-    WantedRunState,
+    Authority, Claim, ClaimSeen, Cookie, Decision, DumpStatus, Effect, EffectCommand, EffectResult,
+    Instance, JobKind, JobPhase, JobResult, KeyValue, MigrationStatus, Observed, Outcome,
+    PeerAnswer, Process, Protocol, QemuJobSeen, QemuJobStatus, Role, RunState, WantedRunState,
 };
 use phase_journal::engine::{
-    ControlRequest, Envelope, JobTarget, PeerFailure, PeerRequest, PeerResponse, QemuEvent,
-    StoreFailure, StoreResult,
+    ControlRequest, Envelope, JobSeen, JobTarget, ManagerEffect, NodeSeen, PeerFailure,
+    PeerRequest, PeerResponse, QemuEvent, StoreFailure, StoreResult, commands,
 };
+use serde_json::{Map, Value, json};
 
 use super::bytes::Bytes;
 
@@ -404,5 +405,77 @@ pub fn result(choices: &mut Bytes<'_>) -> EffectResult {
         1 => EffectResult::NotSent { why: text(choices) },
         2 => EffectResult::Unknown { why: text(choices) },
         _ => EffectResult::Done,
+    }
+}
+
+/// What a manager asks of a job that is no migration.
+pub fn job(choices: &mut Bytes<'_>, last: Option<Lsn>) -> ControlRequest {
+    let job = last.unwrap_or(Lsn(u64::from(choices.byte())));
+    match choices.below(4) {
+        0 => ControlRequest::JobBegin {
+            name: name(choices),
+            kind: of(choices, JobKind::ALL),
+            cookie: choices.perhaps(text),
+        },
+        1 | 2 => ControlRequest::PhaseEnter {
+            job,
+            phase: of(choices, JobPhase::ALL),
+            effects: (0..choices.below(3)).map(|_| effect(choices)).collect(),
+            cookie: choices.perhaps(text),
+        },
+        _ => ControlRequest::JobEnd {
+            job,
+            result: of(choices, JobResult::ALL),
+        },
+    }
+}
+
+/// A command with arguments that fit several.
+fn effect(choices: &mut Bytes<'_>) -> ManagerEffect {
+    let commands: Vec<&str> = JobKind::ALL
+        .iter()
+        .flat_map(|kind| {
+            let phases = JobPhase::ALL.iter();
+            phases.flat_map(|phase| commands(*kind, *phase).iter().copied())
+        })
+        .collect();
+    let execute = choices.pick(&commands).to_owned();
+    let all = json!({
+        "uri": "exec:x", "job-id": "j", "id": "j", "node-name": "n", "overlay": "n",
+        "snapshot-node-name": "n", "detach": true, "device": "d",
+    });
+    let mut arguments = match all {
+        Value::Object(arguments) if !matches!(execute.as_str(), "stop" | "cont" | "kill") => {
+            arguments
+        }
+        _ => Map::new(),
+    };
+    if choices.below(8) == 7 {
+        let name = visible(choices, &["job-id", "uri", "actions"]);
+        arguments.insert(name, Value::from(text(choices)));
+    }
+    ManagerEffect { execute, arguments }
+}
+
+/// What jobs left, as far as it can be seen.
+pub fn job_seen(choices: &mut Bytes<'_>) -> JobSeen {
+    let statuses = QemuJobStatus::KNOWN;
+    JobSeen {
+        dump: choices.perhaps(|choices| choices.pick(DumpStatus::KNOWN)),
+        qemu_jobs: choices.perhaps(|choices| {
+            let one = QemuJobSeen {
+                id: "j".to_owned(),
+                status: Some(choices.pick(statuses)),
+                error: choices.perhaps(text),
+            };
+            choices.yes().then_some(one).into_iter().collect()
+        }),
+        nodes: choices.perhaps(|choices| {
+            let one = NodeSeen {
+                name: "n".to_owned(),
+                is_overlay: choices.yes(),
+            };
+            choices.yes().then_some(one).into_iter().collect()
+        }),
     }
 }

@@ -577,13 +577,7 @@ impl Turn<'_> {
             let last = domain.state.last_job.as_ref();
             last.is_some_and(|last| last.migration == Some(id))
         };
-        let is_about_to = |pending: &Pending| match pending {
-            Pending::Prepare { request, .. } => request.migration() == id,
-            Pending::Migrate { .. }
-            | Pending::SetWanted { .. }
-            | Pending::JobBegin { .. }
-            | Pending::JobPhase { .. } => false,
-        };
+        let is_about_to = |pending: &Pending| matches!(pending, Pending::Prepare { request, .. } if request.migration() == id);
         let mut domains = self.engine.state.domains.iter();
         self.migration(id).is_some()
             || domains.any(|(_, domain)| is_last(domain))

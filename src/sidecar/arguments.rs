@@ -296,7 +296,7 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
             name: rest.name("name")?,
         },
         "query-domains" => Command::QueryDomains {
-            name: rest.optional_text("name")?,
+            name: rest.optional_name("name")?,
         },
         "migrate-domain" => Command::MigrateDomain(MigrateDomain {
             name: rest.name("name")?,
@@ -334,7 +334,7 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
         },
         "query-jobs" => Command::QueryJobs {
             job: rest.optional_number("job")?.map(Lsn),
-            name: rest.optional_text("name")?,
+            name: rest.optional_name("name")?,
         },
         "query-decisions" => Command::QueryDecisions(QueryDecisions {
             name: rest.optional_text("name")?,

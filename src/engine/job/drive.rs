@@ -38,16 +38,22 @@ impl Turn<'_> {
         for job in seen.qemu_jobs.iter_mut().flatten() {
             job.error = job.error.take().map(|text| short(&text));
         }
-        let look_at = self.now + LOOK_INTERVAL_MS.0;
+        let now = self.now;
         let eyes = self.engine.job_eyes.entry(id).or_default();
+        let has_changed = eyes.seen.as_ref() != Some(&seen);
         eyes.looking = false;
         eyes.seen = Some(seen);
         eyes.fresh = !eyes.again;
-        eyes.look_at = look_at;
+        eyes.interval = match has_changed {
+            true => LOOK_INTERVAL_MS.0,
+            false => longer(eyes.interval, LOOK_INTERVAL_MS),
+        };
+        eyes.look_at = now + eyes.interval;
         if core::mem::take(&mut eyes.again) {
             return self.look_at_job(id);
         }
         self.advance_jobs_of(id);
+        self.check_ready();
     }
 
     pub(crate) fn advance_jobs_of(&mut self, id: DomainId) {
@@ -198,6 +204,8 @@ impl Turn<'_> {
             return false;
         }
         let Some(evidence) = self.job_evidence(job) else {
+            // QEMU did not answer all that was asked: it is asked again, and keeps nobody waiting.
+            self.job_live(job).decided = true;
             return false;
         };
         let rule = decide_job(&evidence);

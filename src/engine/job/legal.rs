@@ -15,6 +15,9 @@ use crate::engine::Refusal;
 /// Most commands in one `phase-enter`.
 pub const PHASE_EFFECTS_MAX: usize = 64;
 
+/// Largest arguments of a command that takes something back: two names of [`THING_NAME_SIZE_MAX`], as JSON.
+const TAKES_BACK_SIZE_MAX: usize = 2 * THING_NAME_SIZE_MAX + 32;
+
 /// The QOM id of a sidecar's claim.
 const CLAIM_ID: &str = "phase-journal-claim";
 
@@ -258,6 +261,16 @@ pub(crate) fn checked(
         });
     }
     let means = meaning(kind, &command);
+    let is_long = |command: &EffectCommand| {
+        matches!(command, EffectCommand::Monitor { arguments, .. }
+            if arguments.len() > TAKES_BACK_SIZE_MAX)
+    };
+    if means.takes_back.iter().any(is_long) {
+        return Err(Refusal::TooLong {
+            what: "a name",
+            size_max: THING_NAME_SIZE_MAX,
+        });
+    }
     let names = means.nodes.iter().chain(&means.qemu_jobs);
     if names
         .into_iter()

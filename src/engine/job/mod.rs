@@ -37,6 +37,8 @@ pub(crate) struct JobEyes {
     again: bool,
     /// When to look again unasked, in milliseconds since boot.
     look_at: u64,
+    /// Milliseconds between such looks.
+    interval: u64,
 }
 
 /// A phase whose effects are being carried out.

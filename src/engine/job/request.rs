@@ -5,8 +5,8 @@
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
-    EffectCommand, EffectStanding, JOB_COOKIE_SIZE_MAX, JobBegun, JobKind, JobPhase,
-    JobPhaseEntered, JobResult, Observed, Process, RecordBody, RunState,
+    EffectCommand, EffectStanding, JOB_COOKIE_SIZE_MAX, JOB_THINGS_MAX, JobBegun, JobKind,
+    JobPhase, JobPhaseEntered, JobResult, Observed, Process, RecordBody, RunState,
 };
 
 use super::legal::{checked, goes_beside, is_async, may_enter};
@@ -265,6 +265,7 @@ impl Turn<'_> {
         let mut commands: Vec<EffectCommand> = commands
             .map(|effect| checked(kind, phase, effect))
             .collect::<Result<_, _>>()?;
+        self.need_place(known, &commands)?;
         let loads = commands
             .iter()
             .any(|command| meaning(kind, command).stream && kind == JobKind::Restore);
@@ -273,6 +274,29 @@ impl Turn<'_> {
             commands.insert(0, EffectCommand::Stop);
         }
         Ok(commands)
+    }
+
+    /// Can all that these commands leave be kept in mind?
+    fn need_place(&self, known: &Job, commands: &[EffectCommand]) -> Result<(), Refusal> {
+        let state = &known.state;
+        let mut counts = [
+            state.nodes.len(),
+            state.qemu_jobs.len(),
+            state.leftovers.len(),
+        ];
+        for command in commands {
+            let means = meaning(state.kind, command);
+            counts[0] += means.nodes.len();
+            counts[1] += means.qemu_jobs.len();
+            counts[2] += means.takes_back.len();
+        }
+        match counts.iter().any(|count| *count > JOB_THINGS_MAX) {
+            true => Err(Refusal::TooMany {
+                what: "nodes, QEMU jobs or things to take back in one job",
+                count_max: JOB_THINGS_MAX,
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Does its manager drive it, with nothing under way? A backup that a restart found is its manager's

@@ -7,7 +7,8 @@ mod bench;
 
 use journal_format::number::Lsn;
 use journal_format::record::{
-    DumpStatus, JobKind, JobPhase, JobResult, MigrationStatus, QemuJobStatus, RunState,
+    Decision, DumpStatus, JOB_COOKIE_SIZE_MAX, JOB_THINGS_MAX, JobKind, JobPhase, JobResult,
+    MONITOR_ARGUMENTS_SIZE_MAX, MigrationStatus, QemuJobStatus, RunState, body_size,
 };
 use serde_json::{Value, json};
 
@@ -493,4 +494,93 @@ fn what_does_not_fit_changes_nothing() {
     assert_eq!(bench.journal.len(), before, "{}", bench.story());
     let status = bench.qemu.jobs["b0"].status.clone();
     assert_eq!(status, Some(QemuJobStatus::Running));
+}
+
+/// An operator closes a job that is held; what ends the guest or reaches into another's QEMU is refused.
+#[test]
+fn a_held_job_is_resolved() {
+    let mut bench = Bench::new(RunState::Running);
+    let job = bench.begin(JobKind::Dump).unwrap();
+    bench.crash = Some(Crash {
+        after: 0,
+        is_sent: false,
+    });
+    let lost = bench.enter(job, JobPhase::Perform, &[("stop", NOTHING())]);
+    assert_eq!(lost.unwrap_err(), "the sidecar died");
+    bench.qemu.is_claimed = true;
+    bench.restart();
+    bench.run_for(1_000);
+    assert_eq!(bench.rules(), ["claimed-by-another"]);
+    let word = |decision, force| ControlRequest::Resolve {
+        name: NAME.to_owned(),
+        decision,
+        force,
+        statement: "it is ours".to_owned(),
+        uid: 0,
+    };
+    let refused = bench.enter(job, JobPhase::Perform, &[]).unwrap_err();
+    assert!(refused.contains("held by claimed-by-another"), "{refused}");
+    let refused = bench.ask(word(Decision::Kill, false)).unwrap_err();
+    assert!(refused.contains("ends the guest"), "{refused}");
+    let refused = bench.ask(word(Decision::Resume, true)).unwrap_err();
+    assert!(
+        refused.contains("cannot be resolved by kill or resume"),
+        "{refused}"
+    );
+    bench.ask(word(Decision::Confirm, false)).unwrap();
+    let jobs = bench.jobs();
+    assert_eq!(result(jobs.last()), Some(JobResult::Failed), "{jobs:?}");
+    assert!(bench.qemu.alive && !bench.intended("kill"));
+    let refused = bench.ask(word(Decision::Confirm, false)).unwrap_err();
+    assert!(refused.contains("is not held"), "{refused}");
+}
+
+/// More than one job can keep in mind is refused before any of it runs; what is kept fits into a record.
+#[test]
+fn what_a_job_keeps_is_bounded() {
+    let mut bench = Bench::new(RunState::Running);
+    let job = bench.begin(JobKind::Backup).unwrap();
+    let name = |number: usize| format!("{number:048}");
+    let add = |number| {
+        (
+            "blockdev-add",
+            json!({"node-name": name(number), "driver": "raw"}),
+        )
+    };
+    let nodes: Vec<(&str, Value)> = (0..JOB_THINGS_MAX).map(add).collect();
+    bench.enter(job, JobPhase::Prepare, &nodes).unwrap();
+    let refused = bench.enter(job, JobPhase::Prepare, &[add(99)]).unwrap_err();
+    assert!(refused.contains("the most this sidecar keeps"), "{refused}");
+    let long = "x".repeat(MONITOR_ARGUMENTS_SIZE_MAX);
+    let long = json!({"node-name": "n", "driver": "raw", "filename": long});
+    let refused = bench.enter(job, JobPhase::Prepare, &[("blockdev-add", long)]);
+    assert!(refused.unwrap_err().contains("is longer than"));
+    let action = |number| {
+        let data = json!({"job-id": name(number), "device": "d", "target": "t", "sync": "full"});
+        json!({"type": "blockdev-backup", "data": data})
+    };
+    let actions: Vec<Value> = (0..JOB_THINGS_MAX).map(action).collect();
+    let each = actions
+        .into_iter()
+        .map(|one| ("transaction", json!({"actions": [one]})));
+    let each: Vec<(&str, Value)> = each.collect();
+    let cookie = Some("c".repeat(JOB_COOKIE_SIZE_MAX));
+    let effects = each.into_iter().map(|(execute, value)| ManagerEffect {
+        execute: execute.to_owned(),
+        arguments: arguments(value),
+    });
+    let request = ControlRequest::PhaseEnter {
+        job,
+        phase: JobPhase::Perform,
+        effects: effects.collect(),
+        cookie,
+    };
+    bench.ask(request).unwrap();
+    bench.restart();
+    let largest = bench.bodies().filter_map(body_size).max().unwrap();
+    assert!(
+        bench.bodies().all(|body| body_size(body).is_some()),
+        "{largest}"
+    );
+    assert!(largest > 4000, "{largest}");
 }

@@ -43,6 +43,8 @@ pub(super) struct Qemu {
     pub(super) has_run: bool,
     /// Block jobs fail.
     pub(super) disk_is_full: bool,
+    /// Somebody else has claimed it.
+    pub(super) is_claimed: bool,
 }
 
 impl Qemu {
@@ -58,6 +60,7 @@ impl Qemu {
             overlays: BTreeSet::new(),
             image_is_newest: false,
             disk_is_full: false,
+            is_claimed: false,
         }
     }
 
@@ -70,9 +73,10 @@ impl Qemu {
             instance: Some(INSTANCE),
             run_state: self.alive.then(|| self.run.clone()),
             migration: self.alive.then(|| self.status.clone()),
-            claim: match self.alive {
-                true => ClaimSeen::Absent,
-                false => ClaimSeen::Unread,
+            claim: match (self.alive, self.is_claimed) {
+                (true, false) => ClaimSeen::Absent,
+                (true, true) => ClaimSeen::Foreign("somebody else's".to_owned()),
+                (false, _) => ClaimSeen::Unread,
             },
         }
     }
@@ -175,6 +179,13 @@ impl Qemu {
                     return refused("in use");
                 }
                 self.nodes.remove(&text("node-name"));
+            }
+            "transaction" => {
+                let actions = arguments["actions"].as_array().into_iter().flatten();
+                for action in actions {
+                    let kind = action["type"].as_str().unwrap_or_default();
+                    drop(self.run_command(kind, &action["data"]));
+                }
             }
             "snapshot-save" | "blockdev-backup" => {
                 let job = QemuJobSeen {
