@@ -722,6 +722,26 @@ mod tests {
             "domain-remove: argument 'name' must be a name: not empty, no control characters",
         );
         refused(
+            "query-domains",
+            json!({"name": "\n"}),
+            "query-domains: argument 'name' must be a name: not empty, no control characters",
+        );
+        refused(
+            "job-begin",
+            json!({"name": "vm", "kind": "move"}),
+            "job-begin: argument 'kind' must be save, dump, snapshot, backup, start, restore, destroy, suspend, modify, query or abort",
+        );
+        refused(
+            "phase-enter",
+            json!({"job": 7, "phase": "perform", "effects": [{"execute": "stop", "id": 1}]}),
+            "phase-enter: argument 'effects' must be an array of objects with 'execute' and perhaps 'arguments'",
+        );
+        refused(
+            "job-end",
+            json!({"job": 7, "result": "crashed"}),
+            "job-end: argument 'result' must be completed or failed",
+        );
+        refused(
             "job-cancel",
             json!({"job": "seven"}),
             "job-cancel: argument 'job' must be a whole number, not a string",
