@@ -259,7 +259,7 @@ types:
         doc: F10. One of `record_type`, or that of a newer writer.
       - id: version
         type: u2
-        doc: F10. Of the body; 1 or, for the types whose body changed, 2; or that of an older or newer writer.
+        doc: F10. Of the body; 1, or more for the types whose body changed; or that of an older or newer writer.
       - id: len_body
         type: u4
         valid: { max: 8144 }
@@ -274,8 +274,9 @@ types:
       is_known:
         value: >-
           type_number >= 1 and type_number <= 30 and
-          version == (type_number == 8 or type_number == 13 or type_number == 21 or type_number == 25 ? 3 :
-          type_number == 10 or type_number == 27 ? 2 : 1)
+          version == (type_number == 25 ? 4 :
+          type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 ? 3 :
+          type_number == 27 ? 2 : 1)
         doc: F10. What is not known is skipped, never guessed at.
       type:
         value: type_number
@@ -683,6 +684,7 @@ types:
             effect_command_kind::migrate: address
             effect_command_kind::migrate_recover: address
             effect_command_kind::migrate_resume: address
+            effect_command_kind::monitor: monitor_command
   capabilities:
     seq:
       - { id: role, type: u4, enum: role, valid: { in-enum: true } }
@@ -696,6 +698,11 @@ types:
   address:
     seq:
       - { id: uri, type: text }
+  monitor_command:
+    seq:
+      - { id: execute, type: text }
+      - { id: arguments, type: text }
+      - { id: redacted, type: u1, enum: boolean, valid: { in-enum: true } }
   effect_result:
     seq:
       - { id: variant, type: u4, enum: effect_result_kind, valid: { in-enum: true } }
@@ -797,6 +804,7 @@ enums:
     12: migrate_recover
     13: migrate_resume
     14: migrate_pause
+    15: monitor
   effect_result_kind:
     0: done
     1: refused

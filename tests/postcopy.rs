@@ -108,7 +108,9 @@ fn relayed() -> (Pair, Relay) {
             let stream = pair.directory().join("m0");
             Ok(stream.exists().then_some(stream))
         });
-        let is_early = !intents(&mut pair, Side::A).contains(&"migrate");
+        let is_early = !intents(&mut pair, Side::A)
+            .iter()
+            .any(|one| one == "migrate");
         // Stopped before it asked the destination to prepare, nobody listens.
         let relay = listens.ok().filter(|_| is_early);
         let relay = relay.map(|stream| Relay::take_over(&stream).unwrap());
@@ -128,7 +130,10 @@ fn a_break_that_the_destination_does_not_notice_is_taken_up_again() {
     break_stream(&mut pair);
     let given_up = until("the stream given up", TIMEOUT, || {
         let intents = intents(&mut pair, Side::B);
-        Ok(intents.contains(&"migrate-pause").then_some(()))
+        Ok(intents
+            .iter()
+            .any(|one| one == "migrate-pause")
+            .then_some(()))
     });
     given_up.unwrap();
     set_postcopy_bandwidth(&mut pair, 0);

@@ -98,7 +98,8 @@ impl Qemu {
             | EffectCommand::StartPostcopy
             | EffectCommand::MigrateRecover { .. }
             | EffectCommand::MigrateResume { .. }
-            | EffectCommand::MigratePause => {}
+            | EffectCommand::MigratePause
+            | EffectCommand::Monitor { .. } => {}
         }
     }
 }

@@ -235,7 +235,9 @@ impl Fair {
         match &effect.command {
             EffectCommand::Claim(claim) => qemu.claim = Some(*claim),
             EffectCommand::Unclaim => qemu.claim = None,
-            EffectCommand::SetCapabilities { .. } | EffectCommand::SetParameters { .. } => {}
+            EffectCommand::SetCapabilities { .. }
+            | EffectCommand::SetParameters { .. }
+            | EffectCommand::Monitor { .. } => {}
             EffectCommand::MigrateIncoming { .. } => qemu.migration = MigrationStatus::Setup,
             EffectCommand::Migrate { .. } => qemu.migration = MigrationStatus::Setup,
             EffectCommand::MigrateContinue => qemu.migration = MigrationStatus::Device,

@@ -163,10 +163,12 @@ fn a_segment_of_a_newer_writer() {
 #[test]
 fn a_segment_of_an_older_writer() {
     let first = [(8, 1), (10, 1), (13, 1), (21, 1), (25, 1)];
-    let second = [(8, 2), (13, 2), (21, 2), (25, 2)];
+    let second = [(8, 2), (10, 2), (13, 2), (21, 2), (25, 2)];
+    let third = [(10, 2), (25, 3)];
     for (name, changed) in [
         ("older-bodies.seg", BTreeSet::from(first)),
         ("older-bodies-2.seg", BTreeSet::from(second)),
+        ("older-bodies-3.seg", BTreeSet::from(third)),
     ] {
         let scan = scan(&golden(name)).unwrap();
         let mut unknown = BTreeSet::new();

@@ -495,6 +495,7 @@ fn fits(state: &MigrationState, one: &MigrationHistory, body: &RecordBody) -> bo
                 | EffectCommand::MigrateRecover { .. }
                 | EffectCommand::MigrateResume { .. }
                 | EffectCommand::MigratePause
+                | EffectCommand::Monitor { .. }
                 | EffectCommand::Cont
                 | EffectCommand::Stop => true,
             },

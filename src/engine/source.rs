@@ -248,6 +248,7 @@ impl Turn<'_> {
             | EffectCommand::MigrateRecover { .. }
             | EffectCommand::MigrateResume { .. }
             | EffectCommand::MigratePause
+            | EffectCommand::Monitor { .. }
             | EffectCommand::Kill => {
                 let why = format!("{} {}", command.name(), describe(result));
                 self.abandon(id, &why, false);

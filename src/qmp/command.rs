@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 /// The QOM id of a sidecar's claim, under `/objects/`.
 pub const CLAIM_ID: &str = "phase-journal-claim";
 
-/// The command and its arguments; `None` for what is no QMP command.
-pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&'static str, Value)> {
+/// The command and its arguments; `None` for what is no QMP command, or whose record does not have all of it.
+pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&str, Value)> {
     let arguments = match command {
         EffectCommand::Claim(claim) => json!({
             "qom-type": "authz-simple",
@@ -42,7 +42,8 @@ pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&'static str, Valu
         | EffectCommand::Stop
         | EffectCommand::StartPostcopy
         | EffectCommand::MigratePause => json!({}),
-        EffectCommand::Kill => return None,
+        EffectCommand::Monitor { redacted: true, .. } | EffectCommand::Kill => return None,
+        EffectCommand::Monitor { arguments, .. } => serde_json::from_str(arguments).ok()?,
     };
     Some((command.name(), arguments))
 }

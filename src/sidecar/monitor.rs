@@ -487,7 +487,8 @@ impl Task {
 
     /// Carries out an effect and tells what became of it.
     async fn perform(&mut self, effect: Durable<Effect>) {
-        let (intent, name) = (effect.get().intent, effect.get().command.name());
+        let intent = effect.get().intent;
+        let name = effect.get().command.name().to_owned();
         let result = self.result_of(effect).await;
         info!(domain = %self.watched.name, lsn = %intent, effect = name, ?result, "effect");
         self.drain_events().await;

@@ -214,6 +214,18 @@ fn effect(command: &EffectCommand) -> String {
         | EffectCommand::Migrate { uri }
         | EffectCommand::MigrateRecover { uri } => format!("{name} {uri}"),
         EffectCommand::MigrateResume { uri } => format!("{name} {uri}, resumed"),
+        EffectCommand::Monitor {
+            arguments,
+            redacted,
+            ..
+        } => {
+            let without = if *redacted {
+                ", without what is secret"
+            } else {
+                ""
+            };
+            format!("{name} {arguments}{without}")
+        }
         EffectCommand::MigrateContinue
         | EffectCommand::MigrateCancel
         | EffectCommand::Cont

@@ -473,12 +473,21 @@ pub enum EffectCommand {
     },
     /// `migrate-pause`: destination, gives up a stream of post-copy that is broken at its other end.
     MigratePause,
+    /// A command of the manager's own.
+    Monitor {
+        /// The command's name as QMP has it.
+        execute: String,
+        /// Its arguments: the JSON text of an object, without what is secret.
+        arguments: String,
+        /// Something secret was left out of the arguments.
+        redacted: bool,
+    },
 }
 
 impl EffectCommand {
     /// The command's name as QMP has it (`kill` for the signal).
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub const fn name(&self) -> &str {
         match self {
             EffectCommand::Claim(_) => "object-add",
             EffectCommand::Unclaim => "object-del",
@@ -494,6 +503,7 @@ impl EffectCommand {
             EffectCommand::StartPostcopy => "migrate-start-postcopy",
             EffectCommand::MigrateRecover { .. } => "migrate-recover",
             EffectCommand::MigratePause => "migrate-pause",
+            EffectCommand::Monitor { execute, .. } => execute.as_str(),
         }
     }
 }

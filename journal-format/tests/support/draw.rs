@@ -135,7 +135,7 @@ impl Draw<'_> {
     }
 
     fn command(&mut self) -> EffectCommand {
-        match self.byte() % 15 {
+        match self.byte() % 16 {
             0 => EffectCommand::Claim(self.claim()),
             1 => EffectCommand::Unclaim,
             2 => EffectCommand::SetCapabilities {
@@ -156,7 +156,12 @@ impl Draw<'_> {
             11 => EffectCommand::StartPostcopy,
             12 => EffectCommand::MigrateRecover { uri: self.text() },
             13 => EffectCommand::MigrateResume { uri: self.text() },
-            _ => EffectCommand::MigratePause,
+            14 => EffectCommand::MigratePause,
+            _ => EffectCommand::Monitor {
+                execute: self.text(),
+                arguments: self.text(),
+                redacted: self.yes(),
+            },
         }
     }
 

@@ -285,6 +285,16 @@ pub(crate) fn intents() -> Vec<Draft> {
             max_bandwidth: None,
             downtime_limit: Some(1),
         },
+        EffectCommand::Monitor {
+            execute: "blockdev-backup".to_owned(),
+            arguments: r#"{"job-id":"b0","device":"n0"}"#.to_owned(),
+            redacted: false,
+        },
+        EffectCommand::Monitor {
+            execute: "set_password".to_owned(),
+            arguments: r#"{"protocol":"vnc"}"#.to_owned(),
+            redacted: true,
+        },
     ];
     for (job, command) in (0..).zip(commands) {
         bodies.push(RecordBody::EffectIntended(EffectIntended {

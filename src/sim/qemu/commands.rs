@@ -132,6 +132,7 @@ impl Lab {
                 self.soon(number, Move::Reconnect, 50, 2_000);
             }
             EffectCommand::MigratePause => return self.pause(number),
+            EffectCommand::Monitor { .. } => return refused("no migration sends this"),
             EffectCommand::Cont => return self.cont(number),
             EffectCommand::Stop => match qemu.run {
                 RunState::Inmigrate => qemu.autostart = false,

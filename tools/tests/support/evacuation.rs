@@ -623,7 +623,8 @@ impl World {
             | EffectCommand::StartPostcopy
             | EffectCommand::MigrateRecover { .. }
             | EffectCommand::MigrateResume { .. }
-            | EffectCommand::MigratePause => {}
+            | EffectCommand::MigratePause
+            | EffectCommand::Monitor { .. } => {}
         }
         if self.hosts[host].up && self.hosts[host].epoch == epoch {
             let result = match self.hosts[host].qemus[&domain].process {

@@ -503,6 +503,7 @@ impl Scene {
             | EffectCommand::MigrateRecover { .. }
             | EffectCommand::MigrateResume { .. }
             | EffectCommand::MigratePause => return self.obey_split(at, command),
+            EffectCommand::Monitor { .. } => return refused("no migration sends this"),
             EffectCommand::Kill => {
                 let is_only = (self.carries_guest(A) || self.carries_guest(B))
                     && !self.carries_guest_with(1 - at, false);

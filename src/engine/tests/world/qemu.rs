@@ -241,6 +241,7 @@ impl World {
                 }
                 qemu.listening = true;
             }
+            EffectCommand::Monitor { .. } => return refused("no migration sends this"),
             EffectCommand::MigratePause => {
                 if qemu.status != MigrationStatus::PostcopyActive {
                     return refused("migrate-pause is only supported during postcopy-active");
