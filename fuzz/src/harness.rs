@@ -179,7 +179,9 @@ impl Harness {
         }
         for message in step.messages {
             match message {
-                Message::Reply { token, .. } | Message::PeerReply { token, .. } => {
+                Message::Reply { token, .. }
+                | Message::PeerReply { token, .. }
+                | Message::Admitted { token, .. } => {
                     assert!(life.waiting.remove(&token), "{token:?} has its answer");
                 }
                 Message::Ask { request, .. } => life.asks.push(request),

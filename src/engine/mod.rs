@@ -16,6 +16,7 @@ mod interface;
 pub mod laws;
 mod live;
 mod manager;
+mod monitor;
 #[cfg(any(test, feature = "mutants"))]
 pub mod mutant;
 mod peer;
@@ -33,7 +34,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{Draft, EffectFinished, EffectResult, Opening, Record, RecordBody};
@@ -41,6 +42,7 @@ use journal_format::record::{Draft, EffectFinished, EffectResult, Opening, Recor
 pub use decide::decide;
 pub use gap::{decide_over, disagreement};
 pub use interface::*;
+pub use monitor::Why;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
 pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
@@ -64,6 +66,8 @@ pub struct Engine {
     live: BTreeMap<MigrationId, Live>,
     pending: BTreeMap<DomainId, Pending>,
     owners: BTreeMap<Lsn, Token>,
+    /// Commands of a domain's clients that wait for the one that is being carried out.
+    monitors: BTreeMap<DomainId, VecDeque<(Token, u32, MonitorCommand)>>,
     ready: bool,
     /// Records were damaged when the journal was read: what is not known may have been.
     lossy: bool,
@@ -97,6 +101,7 @@ impl Engine {
             live: BTreeMap::new(),
             pending: BTreeMap::new(),
             owners: BTreeMap::new(),
+            monitors: BTreeMap::new(),
             ready: false,
             no_room: None,
         }
@@ -170,6 +175,12 @@ impl Engine {
         let mut turn = Turn::new(self, now);
         match input {
             Input::Control { token, request } => turn.control(token, request),
+            Input::Monitor {
+                token,
+                domain,
+                uid,
+                command,
+            } => turn.monitor(token, domain, uid, command),
             Input::Peer {
                 token,
                 envelope,

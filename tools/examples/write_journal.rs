@@ -101,6 +101,7 @@ impl World {
                 Message::Reply { .. }
                 | Message::Store { .. }
                 | Message::PeerReply { .. }
+                | Message::Admitted { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}

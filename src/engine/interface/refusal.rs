@@ -5,6 +5,8 @@ use core::fmt;
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{Authority, JobKind, Outcome, Phase, Protocol};
 
+use crate::engine::monitor::Why;
+
 /// Why a request is refused; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -133,6 +135,15 @@ pub enum Refusal {
         /// What it lacks.
         why: String,
     },
+    /// A command of a client of the monitor does not go to QEMU.
+    Monitor {
+        /// The domain.
+        name: String,
+        /// The command.
+        command: String,
+        /// Why.
+        why: Why,
+    },
     /// QEMU refused an effect or it could not be sent.
     Effect {
         /// The domain.
@@ -246,6 +257,10 @@ impl fmt::Display for Refusal {
                 )
             }
             Refusal::NoRoom { why } => write!(f, "the journal takes nothing new: {why}"),
+            Refusal::Monitor { name, command, why } => {
+                let command = command.replace(char::is_control, "\u{fffd}");
+                write!(f, "domain '{name}' cannot {command} now: {why}")
+            }
             Refusal::Effect { name, result } => write!(f, "domain '{name}': {result}"),
         }
     }

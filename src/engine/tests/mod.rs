@@ -6,6 +6,7 @@ mod given_back;
 mod hostile;
 mod manager;
 mod model;
+mod monitor;
 mod operator;
 mod postcopy;
 mod product;

@@ -572,7 +572,7 @@ impl World {
                 let observed = self.hosts[at].qemu.observed();
                 self.input(at, Input::Looked { domain, observed });
             }
-            Message::Unwatch { .. } | Message::Notify(_) => {}
+            Message::Admitted { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
             Message::Ready => self.hosts[at].ready = true,
         }
     }

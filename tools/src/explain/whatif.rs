@@ -490,6 +490,7 @@ impl<'a> Stage<'a> {
                 }
                 Message::Reply { .. }
                 | Message::PeerReply { .. }
+                | Message::Admitted { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}

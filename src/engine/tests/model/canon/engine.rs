@@ -22,6 +22,8 @@ impl Canon {
             live,
             pending,
             owners,
+            // No scenario has clients on a monitor.
+            monitors: _,
             // Only whether a message was sent that nobody waits for here.
             ready: _,
             lossy,
