@@ -22,6 +22,8 @@ mod image_locks;
 mod lost_journal;
 /// The manager decides: by a verdict, or by its own cont.
 mod manager;
+/// The monitor in QEMU's place: bytes, effects, descriptors, clients that misbehave.
+mod monitor;
 /// What the guest's owner wants, kept through everything.
 mod owner;
 /// Wrong words of another sidecar, and of an operator.

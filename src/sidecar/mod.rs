@@ -19,6 +19,7 @@ mod observe;
 mod peer;
 mod process;
 mod progress;
+mod proxy;
 mod register;
 mod serve;
 mod startup;
