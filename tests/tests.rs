@@ -4,6 +4,8 @@
 
 /// Wrong requests, wrong peers, wrong directories: one clear error each.
 mod bad_input;
+/// Clients that others wrote, on the monitor in QEMU's place.
+mod clients;
 /// A guest does not stand still because its sidecar died.
 mod convergence;
 /// What fuzzing found, replayed.

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
@@ -106,6 +107,19 @@ impl Outlet {
         if waiting.lines.is_empty() {
             self.close_within(&mut waiting);
         }
+    }
+
+    /// Whether somebody may still read at the other end.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        let mut fds = [PollFd::new(&*self.stream, PollFlags::IN)];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let polled = poll(&mut fds, Some(&at_once));
+        let gone = PollFlags::HUP | PollFlags::ERR;
+        !self.is_closed() && polled.is_ok() && !fds[0].revents().intersects(gone)
     }
 
     /// Whether the client is cut off.

@@ -106,7 +106,7 @@ impl Served {
                     self.outlet.put(error_line(None, &error).into());
                     return;
                 }
-                Read::Ended => return,
+                Read::Ended => break,
             };
             let item = match Passed::understand(object, oob, fds) {
                 Ok(passed) if passed.is_out_of_band() => {
@@ -126,6 +126,12 @@ impl Served {
             if queue.send(item).await.is_err() {
                 return;
             }
+        }
+        // Who only says no more (as a shell's pipe does) still wants to hear; of who is gone, nothing more is carried out.
+        drop(queue);
+        if self.outlet.is_heard() {
+            while tasks.join_next().await.is_some() {}
+            self.outlet.drained().await;
         }
     }
 

@@ -429,6 +429,38 @@ async fn a_client_that_does_not_read_is_cut_off_and_holds_up_nobody() {
     assert!(rest.len() < 300 * event.len(), "{}", rest.len());
 }
 
+/// As a shell's pipe does: it says all it has to say, and then only hears.
+#[tokio::test]
+async fn a_client_that_says_no_more_still_hears() {
+    let mut qemu = Qemu::start().await;
+    let mut visitor = qemu.visitor().await;
+    visitor
+        .say(r#"{"execute":"query-name","id":1}{"execute":"query-kvm","id":2}"#)
+        .await;
+    visitor.output.shutdown().await.unwrap();
+    for number in 1..3 {
+        let (_, id) = qemu.asked().await;
+        qemu.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#))
+            .await;
+        assert_eq!(
+            visitor.hear().await,
+            format!("{{\"return\": {{}}, \"id\": {number}}}\r\n")
+        );
+    }
+    visitor.hears_the_end().await;
+    // Of one that is gone altogether, what still waited is not carried out.
+    let mut gone = qemu.visitor().await;
+    gone.say(r#"{"execute":"query-name"}{"execute":"query-name"}"#)
+        .await;
+    let (_, id) = qemu.asked().await;
+    drop(gone);
+    let mut other = qemu.visitor().await;
+    qemu.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#))
+        .await;
+    other.say(r#"{"execute":"query-kvm"}"#).await;
+    assert!(qemu.asked().await.0.contains("query-kvm"));
+}
+
 /// Who asks for more than it reads waits, and is not cut off for it.
 #[tokio::test]
 async fn a_client_that_reads_late_gets_all_its_answers() {
