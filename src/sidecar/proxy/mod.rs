@@ -95,14 +95,6 @@ impl Port {
         }
     }
 
-    /// The connection if there is one now.
-    fn here_now(&self) -> Option<Passing> {
-        match &*self.upstream.borrow() {
-            Upstream::Here(passing) => Some(passing.clone()),
-            Upstream::Ended | Upstream::Away => None,
-        }
-    }
-
     /// Returns when QEMU is gone.
     async fn ended(&self) {
         let mut upstream = self.upstream.subscribe();

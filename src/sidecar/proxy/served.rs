@@ -15,11 +15,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Shared;
 use super::incoming::{Incoming, Read};
 use super::passage::{Arrived, Passage};
+use super::{Shared, Upstream};
 use crate::engine::MonitorCommand;
-use crate::qmp::{CLAIM_ID, Class, CommandError, Misunderstood, Outlet, Passed, Passing};
+use crate::qmp::{CLAIM_ID, Class, CommandError, Misunderstood, Outlet, Passed, Passing, Place};
 
 /// Commands of a client that wait for the one before, as many as QEMU itself takes (`QMP_REQ_QUEUE_LEN_MAX`).
 const QUEUE_MAX: usize = 8;
@@ -204,13 +204,7 @@ impl Served {
             Class::Effect if !passed.is_out_of_band() => self.shared.effects.acquire().await.ok(),
             Class::Effect | Class::Reading => None,
         };
-        let (passing, place) = timeout(UPSTREAM_WAIT, self.place(passed.is_out_of_band()))
-            .await
-            .map_err(|_| {
-                CommandError::generic(
-                    "the sidecar has no connection to QEMU, or QEMU answers nothing",
-                )
-            })?;
+        let (passing, place) = self.place(passed.is_out_of_band()).await?;
         let result = match class {
             Class::Reading => passing
                 .pass(passed, self.outlet.clone(), place)
@@ -254,19 +248,24 @@ impl Served {
         }
     }
 
-    /// A connection to QEMU and a place on it.
-    async fn place(&self, out_of_band: bool) -> (Passing, crate::qmp::Place) {
+    /// A connection to QEMU and a place on it. For a QEMU that is busy it waits as long as that is, as on QEMU's own
+    /// monitor; for a connection only so long.
+    async fn place(&self, out_of_band: bool) -> Result<(Passing, Place), CommandError> {
         let mut upstream = self.shared.port.upstream.subscribe();
         loop {
-            upstream.mark_unchanged();
-            let Some(passing) = self.shared.port.here_now() else {
-                if upstream.changed().await.is_err() {
-                    core::future::pending::<()>().await;
+            let here = upstream.wait_for(|upstream| matches!(upstream, Upstream::Here(_)));
+            let here = match timeout(UPSTREAM_WAIT, here).await {
+                Ok(Ok(here)) => here.clone(),
+                Ok(Err(_)) | Err(_) => {
+                    let why = "the sidecar has no connection to QEMU";
+                    return Err(CommandError::generic(why));
                 }
+            };
+            let Upstream::Here(passing) = here else {
                 continue;
             };
             tokio::select! {
-                place = passing.place(out_of_band) => return (passing, place),
+                place = passing.place(out_of_band) => return Ok((passing, place)),
                 // That connection is gone.
                 _ = upstream.changed() => {}
             }
