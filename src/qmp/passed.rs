@@ -150,7 +150,8 @@ impl Passed {
     }
 
     /// The bytes for QEMU, with this id in the place of the client's, and the descriptors that go with them.
-    pub(super) fn with_id(self, id: u64) -> (Vec<u8>, Vec<OwnedFd>) {
+    #[must_use]
+    pub fn with_id(self, id: u64) -> (Vec<u8>, Vec<OwnedFd>) {
         let mut line = Vec::with_capacity(self.object.len() + 24);
         match self.id {
             Some(Range { start, end }) => {
