@@ -291,7 +291,7 @@ fn journal(args: &JournalArgs) -> Result<(), Failure> {
 const IDLE_CLIENTS: usize = 100;
 
 fn proxy(args: &ProxyArgs) -> Result<(), Failure> {
-    let beside = || {
+    let beside = || -> Result<PathBuf, Failure> {
         let own = std::env::current_exe().map_err(Failure::store("bench", "find itself"))?;
         Ok(own.with_file_name("phase-journald"))
     };
