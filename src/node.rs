@@ -336,7 +336,8 @@ fn asks_for_room(input: &Input) -> bool {
             | ControlRequest::QueryJobs { .. } => false,
         },
         Input::Peer { request, .. } => matches!(request, PeerRequest::Prepare { .. }),
-        Input::PeerAnswered { .. }
+        Input::Monitor { .. }
+        | Input::PeerAnswered { .. }
         | Input::StoreAnswered { .. }
         | Input::EffectFinished { .. }
         | Input::Looked { .. }

@@ -4,6 +4,8 @@
 
 /// Wrong requests, wrong peers, wrong directories: one clear error each.
 mod bad_input;
+/// Clients that others wrote, on the monitor in QEMU's place.
+mod clients;
 /// A guest does not stand still because its sidecar died.
 mod convergence;
 /// What fuzzing found, replayed.
@@ -24,6 +26,8 @@ mod jobs;
 mod lost_journal;
 /// The manager decides: by a verdict, or by its own cont.
 mod manager;
+/// The monitor in QEMU's place: bytes, effects, descriptors, clients that misbehave.
+mod monitor;
 /// What the guest's owner wants, kept through everything.
 mod owner;
 /// Wrong words of another sidecar, and of an operator.

@@ -14,6 +14,7 @@ pub mod opening;
 pub mod ours;
 pub mod payload;
 pub mod peers;
+pub mod proxy;
 pub mod replay;
 pub mod report;
 pub mod statistics;

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use phase_journal_bench::append::{self, Settings};
 use phase_journal_bench::failure::Failure;
 use phase_journal_bench::report::Table;
-use phase_journal_bench::{costs, host, opening, ours, peers, replay};
+use phase_journal_bench::{costs, host, opening, ours, peers, proxy, replay};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -36,6 +36,8 @@ struct Cli {
 enum Command {
     /// Durable appends, replay, opening, allocations, and where the time goes
     Journal(JournalArgs),
+    /// The monitor in QEMU's place, beside QEMU's own
+    Proxy(ProxyArgs),
     #[command(flatten)]
     Child(children::Child),
 }
@@ -105,6 +107,28 @@ struct JournalArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct ProxyArgs {
+    /// On the disk that the journal is to be on; a directory is made in it, and removed
+    #[arg(long, value_name = "PATH", default_value = ".")]
+    directory: PathBuf,
+    /// The sidecar's program; the one beside this program, if not said
+    #[arg(long, value_name = "PROGRAM")]
+    sidecar: Option<PathBuf>,
+    /// How often each way has its turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Commands of one client in a turn
+    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(4..))]
+    commands: u32,
+    /// Clients at the same time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=120))]
+    clients: u32,
+    /// For programs: one JSON value
+    #[arg(long)]
+    json: bool,
+}
+
 impl JournalArgs {
     fn has(&self, part: Part) -> bool {
         self.part.is_empty() || self.part.contains(&part)
@@ -114,6 +138,7 @@ impl JournalArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Journal(args) => journal(&args),
+        Command::Proxy(args) => proxy(&args),
         Command::Child(child) => child.run(),
     };
     match done {
@@ -258,6 +283,41 @@ fn journal(args: &JournalArgs) -> Result<(), Failure> {
     if args.has(Part::Allocations) {
         tables.push(children::allocations(work.path())?);
     }
+    print(args.json, &tables);
+    Ok(())
+}
+
+/// Idle clients that are weighed.
+const IDLE_CLIENTS: usize = 100;
+
+fn proxy(args: &ProxyArgs) -> Result<(), Failure> {
+    let beside = || -> Result<PathBuf, Failure> {
+        let own = std::env::current_exe().map_err(Failure::store("bench", "find itself"))?;
+        Ok(own.with_file_name("phase-journald"))
+    };
+    let sidecar = args.sidecar.clone().map_or_else(beside, Ok)?;
+    let work = place(&args.directory)?;
+    clean_up_when_interrupted(vec![work.path().to_path_buf()])?;
+    let file_system = host::file_system(&args.directory)?;
+    let settings = proxy::Settings {
+        directory: work.path().to_path_buf(),
+        sidecar,
+        rounds: args.rounds as usize,
+        commands: args.commands as usize,
+        clients: args.clients as usize,
+        idle: IDLE_CLIENTS,
+    };
+    let mut tables = vec![Table {
+        title: format!("phase-journal bench proxy, {}", host::date()),
+        notes: vec![format!(
+            "Linux {}, {} CPU(s): {}; journal on {file_system}",
+            host::kernel(),
+            host::cpus(),
+            host::cpu_model()
+        )],
+        ..Table::default()
+    }];
+    tables.extend(proxy::measure(&settings, &say)?);
     print(args.json, &tables);
     Ok(())
 }

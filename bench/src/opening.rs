@@ -149,6 +149,7 @@ impl World {
             }
             Message::Reply { result: Ok(_), .. }
             | Message::PeerReply { .. }
+            | Message::Admitted { .. }
             | Message::Watch { .. }
             | Message::LookAtJob { .. }
             | Message::Unwatch { .. }

@@ -193,7 +193,9 @@ impl Harness {
                 life.last_job = Some(*job);
             }
             match message {
-                Message::Reply { token, .. } | Message::PeerReply { token, .. } => {
+                Message::Reply { token, .. }
+                | Message::PeerReply { token, .. }
+                | Message::Admitted { token, .. } => {
                     assert!(life.waiting.remove(&token), "{token:?} has its answer");
                 }
                 Message::Ask { request, .. } => life.asks.push(request),

@@ -1,6 +1,6 @@
 //! A QMP connection's bytes, on either side: the same messages however they are cut, within limits.
 
-use phase_journal::qmp::{Message, SplitError, Splitter};
+use phase_journal::qmp::{Message, Passed, SplitError, Splitter};
 
 use super::bytes::Bytes;
 
@@ -35,7 +35,22 @@ pub fn run(bytes: &[u8]) {
         assert!(object.len() <= size_max);
         assert_eq!((object.first(), object.len() >= 2), (Some(&b'{'), true));
         understood(object);
+        passed(object);
     }
+}
+
+/// What goes on to QEMU for a client is JSON with our id and its command, whatever came.
+fn passed(object: &[u8]) {
+    let Ok(passed) = Passed::understand(object.to_vec(), true, Vec::new()) else {
+        return;
+    };
+    let (name, text) = (passed.name().to_owned(), passed.journaled().0);
+    assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+    let (line, _) = passed.with_id(7);
+    let json: serde_json::Value = serde_json::from_slice(&line).expect("QEMU can read it");
+    assert_eq!(json["id"], 7);
+    let command = ["execute", "exec-oob"].map(|key| json.get(key).and_then(|one| one.as_str()));
+    assert!(command.contains(&Some(name.as_str())));
 }
 
 fn is_fatal(one: &Result<Vec<u8>, SplitError>) -> bool {

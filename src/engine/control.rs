@@ -219,10 +219,12 @@ impl Turn<'_> {
         if let Some(old) = self.domain_named(name)
             && old != id
         {
+            self.refuse_put_off(old);
             self.append(Some(old), RecordBody::DomainRemoved);
             self.engine.eyes.remove(&old);
             self.send(Message::Unwatch { domain: old });
         }
+        self.refuse_put_off(id);
         let last_job = self
             .domain(id)
             .and_then(|domain| domain.state.last_job.clone());
@@ -336,6 +338,7 @@ impl Turn<'_> {
             return Err(self.wrong_state(id, "be removed while another request waits for it"));
         }
         let view = self.domain_view(id);
+        self.refuse_put_off(id);
         self.append(Some(id), RecordBody::DomainRemoved);
         self.engine.eyes.remove(&id);
         self.send(Message::Unwatch { domain: id });
@@ -516,7 +519,7 @@ impl Turn<'_> {
         Ok((job, migration))
     }
 
-    fn job_cancel(&mut self, job: Lsn) -> Result<Answer, Refusal> {
+    pub(crate) fn job_cancel(&mut self, job: Lsn) -> Result<Answer, Refusal> {
         if let Some(answer) = self.cancel_job(job)? {
             return Ok(answer);
         }
@@ -683,7 +686,7 @@ impl Turn<'_> {
 
     /// Did the last job of this domain send everything, and get the guest back, because the destination never
     /// runs it or because no licence ever went out? A paused guest then stands here as QEMU left it.
-    fn was_given_back(&self, id: DomainId) -> bool {
+    pub(crate) fn was_given_back(&self, id: DomainId) -> bool {
         let last = self.domain(id).and_then(|one| one.state.last_job.as_ref());
         last.is_some_and(|last| {
             let is_here = match last.result {

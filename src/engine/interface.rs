@@ -89,6 +89,18 @@ pub enum Input {
         /// What.
         request: ControlRequest,
     },
+    /// A client of a domain's monitor sent a command that is an effect. Answered by one
+    /// [`Message::Reply`] or [`Message::Admitted`].
+    Monitor {
+        /// To be named in the reply.
+        token: Token,
+        /// The domain.
+        domain: DomainId,
+        /// Who, as the kernel says.
+        uid: u32,
+        /// What.
+        command: MonitorCommand,
+    },
     /// Another sidecar asked, on a connection that lives now.
     Peer {
         /// To be named in the reply.
@@ -145,6 +157,23 @@ pub enum Input {
     },
     /// Time passed. Comes every [`TICK_INTERVAL_MS`].
     Tick,
+}
+
+/// A command as a client of a domain's monitor sent it, as far as the engine must know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorCommand {
+    /// Its name.
+    pub execute: String,
+    /// JSON text of its arguments as they are journaled.
+    pub arguments: String,
+    /// Whether more was sent than that.
+    pub redacted: bool,
+    /// Of a `human-monitor-command`, its first word.
+    pub human: Option<String>,
+    /// It goes past those that wait in QEMU.
+    pub is_out_of_band: bool,
+    /// It is about the object that is the sidecar's claim.
+    pub names_claim: bool,
 }
 
 /// How often [`Input::Tick`] comes, in milliseconds.
@@ -437,6 +466,14 @@ pub enum Message {
         token: Token,
         /// What it gets.
         result: Result<Answer, Refusal>,
+    },
+    /// To a client of a domain's monitor: its command goes to QEMU, as the effect of this step with this
+    /// intent, and QEMU answers it.
+    Admitted {
+        /// Who waits.
+        token: Token,
+        /// The record of the effect's intent.
+        intent: Lsn,
     },
     /// To another sidecar that asked.
     PeerReply {

@@ -17,6 +17,7 @@ mod job;
 pub mod laws;
 mod live;
 mod manager;
+mod monitor;
 #[cfg(any(test, feature = "mutants"))]
 pub mod mutant;
 mod peer;
@@ -34,7 +35,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{Draft, EffectFinished, EffectResult, Opening, Record, RecordBody};
@@ -45,6 +46,7 @@ pub use interface::*;
 pub use job::{
     ManagerEffect, PHASE_EFFECTS_MAX, commands, decide_job, goes_beside, is_async, may_enter,
 };
+pub use monitor::Why;
 pub use rule::{Rule, RuleText};
 pub use state::OPENINGS_MAX;
 pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
@@ -71,6 +73,8 @@ pub struct Engine {
     job_eyes: BTreeMap<DomainId, JobEyes>,
     job_live: BTreeMap<Lsn, JobLive>,
     owners: BTreeMap<Lsn, Token>,
+    /// Commands of a domain's clients that wait for the one that is being carried out.
+    monitors: BTreeMap<DomainId, VecDeque<(Token, u32, MonitorCommand)>>,
     ready: bool,
     /// Records were damaged when the journal was read: what is not known may have been.
     lossy: bool,
@@ -106,6 +110,7 @@ impl Engine {
             job_eyes: BTreeMap::new(),
             job_live: BTreeMap::new(),
             owners: BTreeMap::new(),
+            monitors: BTreeMap::new(),
             ready: false,
             no_room: None,
         }
@@ -179,6 +184,12 @@ impl Engine {
         let mut turn = Turn::new(self, now);
         match input {
             Input::Control { token, request } => turn.control(token, request),
+            Input::Monitor {
+                token,
+                domain,
+                uid,
+                command,
+            } => turn.monitor(token, domain, uid, command),
             Input::Peer {
                 token,
                 envelope,

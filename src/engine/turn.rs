@@ -588,11 +588,15 @@ impl<'a> Turn<'a> {
                 effect,
                 result: shortened(&result),
             });
+            let needs_look = self.needs_look(id);
             self.append(Some(id), body);
-            self.look(id);
+            if needs_look {
+                self.look(id);
+            }
             if let Some(token) = owner {
                 self.reply_to_owner(token, id, &result);
             }
+            self.next_of_monitor(id);
             return;
         }
         if self.finish_job_effect(effect, &result) {

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use journal_format::number::Lsn;
-use journal_format::record::{Draft, RecordBody};
+use journal_format::record::{Draft, EffectCommand, EffectIntended, RecordBody};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 
@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_si
 /// batch; or to kill a QEMU, and go on. Off unless asked for on the command line; then each batch costs
 /// a look at its records.
 ///
-/// Only batches that concern a migration's job count: begin and end of the job, its phases,
+/// Only batches that concern a migration's job, or a command of a monitor's client, count: begin and end of the job, its phases,
 /// effects and their results, observations, the peer's answers, decisions.
 #[derive(Clone, Debug, Default)]
 pub struct CrashSwitch {
@@ -93,7 +93,7 @@ impl CrashSwitch {
         let mut counts = false;
         for (draft, index) in batch.iter().zip(0u64..) {
             if let RecordBody::EffectIntended(intended) = &draft.body
-                && intended.job.is_none()
+                && !is_counted(intended)
             {
                 self.jobless.extend(first.plus(index));
             }
@@ -142,7 +142,7 @@ impl CrashSwitch {
             | RecordBody::MigrationHistories(_)
             | RecordBody::JobState(_)
             | RecordBody::Sealed => false,
-            RecordBody::EffectIntended(intended) => intended.job.is_some(),
+            RecordBody::EffectIntended(intended) => is_counted(intended),
             RecordBody::EffectFinished(finished) => !self.jobless.contains(&finished.effect),
             RecordBody::QemuObserved(observed) => observed.job.is_some(),
             RecordBody::JobBegun(_)
@@ -166,6 +166,11 @@ impl CrashSwitch {
             | RecordBody::MigrationForgotten(_) => true,
         }
     }
+}
+
+/// Is it an effect of a job, or one that a client of a monitor sent?
+fn is_counted(intended: &EffectIntended) -> bool {
+    intended.job.is_some() || matches!(intended.command, EffectCommand::Monitor { .. })
 }
 
 /// Ends this process at once, as if killed from outside.

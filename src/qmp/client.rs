@@ -8,6 +8,7 @@
 use core::fmt;
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,21 +16,26 @@ use std::time::Duration;
 
 use journal_format::record::{Effect, EffectResult};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::classify::{Class, classify};
 use super::codec::{Message, Splitter};
 use super::command::{is_out_of_band, qmp_command};
+use super::outlet::Listeners;
+use super::passed::{Kind, kind};
+use super::passfd::send;
+use super::passing::{Passing, Places, Waiter, result_of};
 use crate::journal::Durable;
 
 /// Largest message a server may send, in bytes (QEMU's own schema is 200 kB in one line).
 const MESSAGE_SIZE_MAX: usize = 64 * 1024 * 1024;
 /// Commands without an answer on one connection, at the most.
-const IN_FLIGHT_MAX: usize = 64;
+pub(super) const IN_FLIGHT_MAX: usize = 64;
 /// The same on a QEMU's monitor, for commands in band: after eight QEMU reads no more until it has
 /// answered one (`QMP_REQ_QUEUE_LEN_MAX`), and what goes out of band has to get through.
 const IN_BAND_MAX: usize = 4;
@@ -239,31 +245,34 @@ impl Events {
     }
 }
 
-type Answer = Result<Value, QmpError>;
+pub(super) type Answer = Result<Value, QmpError>;
 
 /// A command on its way to the writing task.
-struct Outgoing {
-    id: u64,
-    line: Vec<u8>,
-    answer: oneshot::Sender<Answer>,
+pub(super) struct Outgoing {
+    pub(super) id: u64,
+    pub(super) line: Vec<u8>,
+    pub(super) fds: Vec<OwnedFd>,
+    pub(super) waiter: Waiter,
 }
 
-/// Callers that wait, by id; and why there will be no more.
+/// Who waits, by id; and why there will be no more.
 #[derive(Default)]
 struct Pending {
-    waiting: HashMap<u64, oneshot::Sender<Answer>>,
+    waiting: HashMap<u64, Waiter>,
     closed: Option<String>,
 }
 
 /// What both kinds of client share.
 #[derive(Debug)]
-struct Core {
-    commands: mpsc::Sender<Outgoing>,
+pub(super) struct Core {
+    pub(super) commands: mpsc::Sender<Outgoing>,
     pending: Arc<Mutex<Pending>>,
-    next_id: AtomicU64,
+    pub(super) next_id: AtomicU64,
     credentials: Credentials,
     /// Commands out of band were negotiated.
-    oob: bool,
+    pub(super) oob: bool,
+    pub(super) greeting: Arc<[u8]>,
+    pub(super) places: Places,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -296,10 +305,14 @@ impl Core {
         let deadline = Instant::now() + wait;
         let dialled = Dialled::dial(path, wait).await?;
         let left = deadline.saturating_duration_since(Instant::now());
-        Core::greet(dialled, left).await
+        Core::greet(dialled, left, Listeners::default()).await
     }
 
-    async fn greet(dialled: Dialled, wait: Duration) -> Result<(Core, Events), QmpError> {
+    async fn greet(
+        dialled: Dialled,
+        wait: Duration,
+        listeners: Listeners,
+    ) -> Result<(Core, Events), QmpError> {
         let Dialled {
             stream,
             credentials,
@@ -317,18 +330,17 @@ impl Core {
         };
         let (mut reading, writing) = stream.into_split();
         let mut splitter = Splitter::new(MESSAGE_SIZE_MAX);
-        let first = timeout_at(deadline, read_message(&mut reading, &mut splitter))
+        let first = timeout_at(deadline, read_object(&mut reading, &mut splitter))
             .await
             .map_err(|_| no_greeting())?
             .map_err(failed)?;
-        let oob = match first {
-            Some(Message::Greeting { oob, .. }) => oob,
-            None => return Err(no_greeting()),
-            Some(_) => {
-                return Err(QmpError::NotQmp {
-                    path: path.to_owned(),
-                });
-            }
+        let Some(greeting) = first else {
+            return Err(no_greeting());
+        };
+        let Some(Message::Greeting { oob, .. }) = Message::parse(&greeting) else {
+            return Err(QmpError::NotQmp {
+                path: path.to_owned(),
+            });
         };
         let (commands, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
         let (events, queue) = mpsc::channel(EVENTS_MAX);
@@ -339,6 +351,7 @@ impl Core {
             splitter,
             pending: pending.clone(),
             events,
+            listeners,
             overflown: overflown.clone(),
         };
         let tasks = [
@@ -351,6 +364,8 @@ impl Core {
             next_id: AtomicU64::new(1),
             credentials,
             oob,
+            greeting: greeting.into(),
+            places: Places::default(),
             tasks,
         };
         let enable = if oob {
@@ -372,7 +387,11 @@ impl Core {
 
     /// Has QEMU kept so many commands without an answer that it may soon read no more?
     fn is_busy(&self) -> bool {
-        lock(&self.pending).waiting.len() >= IN_BAND_MAX
+        let pending = lock(&self.pending);
+        let own = pending.waiting.values();
+        own.filter(|waiter| matches!(waiter, Waiter::Caller(_)))
+            .count()
+            >= IN_BAND_MAX
     }
 
     async fn call(&self, how: &str, name: &str, arguments: Value, wait: Duration) -> Answer {
@@ -384,7 +403,8 @@ impl Core {
         let outgoing = Outgoing {
             id,
             line: line.into_bytes(),
-            answer,
+            fds: Vec::new(),
+            waiter: Waiter::Caller(answer),
         };
         match self.commands.try_send(outgoing) {
             Ok(()) => {}
@@ -410,7 +430,7 @@ impl Core {
         }
     }
 
-    fn why_closed(&self) -> String {
+    pub(super) fn why_closed(&self) -> String {
         lock(&self.pending)
             .closed
             .clone()
@@ -418,18 +438,15 @@ impl Core {
     }
 }
 
-async fn read_message(
+/// The next object; what is none is passed over.
+async fn read_object(
     reading: &mut OwnedReadHalf,
     splitter: &mut Splitter,
-) -> io::Result<Option<Message>> {
+) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; READ_SIZE];
     loop {
         match splitter.next_object() {
-            Some(Ok(object)) => {
-                if let Some(message) = Message::parse(&object) {
-                    return Ok(Some(message));
-                }
-            }
+            Some(Ok(object)) => return Ok(Some(object)),
             Some(Err(error)) if error.is_recoverable() => {}
             Some(Err(error)) => return Err(io::Error::other(error)),
             None => match reading.read(&mut bytes).await? {
@@ -440,116 +457,131 @@ async fn read_message(
     }
 }
 
-/// The task that reads: answers to their callers, events to the queue.
+/// The task that reads: answers to who waits for them, events to the queue and to the listeners.
 struct Reader {
     reading: OwnedReadHalf,
     splitter: Splitter,
     pending: Arc<Mutex<Pending>>,
     events: mpsc::Sender<Event>,
+    listeners: Listeners,
     overflown: Arc<AtomicBool>,
 }
 
 impl Reader {
     async fn run(mut self) {
         let why = loop {
-            match read_message(&mut self.reading, &mut self.splitter).await {
-                Ok(Some(message)) => self.take(message),
+            match read_object(&mut self.reading, &mut self.splitter).await {
+                Ok(Some(object)) => self.take(&object),
                 Ok(None) => break "the connection was closed".to_owned(),
                 Err(error) => break error.to_string(),
             }
         };
         let mut pending = lock(&self.pending);
-        for (_, caller) in pending.waiting.drain() {
-            // A caller that has given up does not hear it.
-            drop(caller.send(Err(QmpError::Lost { why: why.clone() })));
+        for (_, waiter) in pending.waiting.drain() {
+            waiter.fail(QmpError::Lost { why: why.clone() });
         }
         pending.closed = Some(why);
     }
 
-    fn take(&mut self, message: Message) {
-        let (id, answer) = match message {
-            Message::Return { id, value } => (id, Ok(value)),
-            Message::Error {
-                id,
-                class,
-                description,
-            } => (id, Err(QmpError::Refused { class, description })),
-            Message::Event { name, data } => {
-                if self
-                    .events
-                    .try_send(Event::Happened { name, data })
-                    .is_err()
-                {
-                    self.overflown.store(true, Ordering::Relaxed);
+    fn take(&mut self, object: &[u8]) {
+        match kind(object) {
+            Kind::Answer { id, .. } => self.answer(object, id),
+            Kind::Event => self.tell(object),
+            Kind::Other => {}
+        }
+    }
+
+    fn tell(&mut self, object: &[u8]) {
+        self.listeners.tell(object);
+        let Some(Message::Event { name, data }) = Message::parse(object) else {
+            return;
+        };
+        let event = Event::Happened { name, data };
+        if self.events.try_send(event).is_err() {
+            self.overflown.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn answer(&mut self, object: &[u8], id: Option<u64>) {
+        let waiter = {
+            let mut pending = lock(&self.pending);
+            match id {
+                Some(id) => pending.waiting.remove(&id),
+                // Some errors come without an id: the command was not understood. Commands are
+                // answered in order, so with exactly one waiting it is that one's.
+                None if pending.waiting.len() == 1 => {
+                    let only = pending.waiting.keys().next().copied();
+                    only.and_then(|id| pending.waiting.remove(&id))
                 }
-                return;
+                None => None,
             }
-            Message::Greeting { .. } | Message::Other(_) => return,
         };
-        let mut pending = lock(&self.pending);
-        let caller = match id.as_ref().and_then(Value::as_u64) {
-            Some(id) => pending.waiting.remove(&id),
-            // Some errors come without an id: the command was not understood. Commands are
-            // answered in order, so with exactly one waiting it is that one's.
-            None if pending.waiting.len() == 1 => {
-                let only = pending.waiting.keys().next().copied();
-                only.and_then(|id| pending.waiting.remove(&id))
-            }
-            None => None,
-        };
-        if let Some(caller) = caller {
-            drop(caller.send(answer));
+        if let Some(waiter) = waiter {
+            waiter.answer(object);
         }
     }
 }
 
 /// The task that writes. A command is registered before its first byte leaves.
 async fn write_commands(
-    mut writing: OwnedWriteHalf,
+    writing: OwnedWriteHalf,
     mut outgoing: mpsc::Receiver<Outgoing>,
     pending: Arc<Mutex<Pending>>,
 ) {
-    while let Some(Outgoing { id, line, answer }) = outgoing.recv().await {
+    while let Some(Outgoing {
+        id,
+        line,
+        fds,
+        waiter,
+    }) = outgoing.recv().await
+    {
         let refused = {
             let mut pending = lock(&pending);
             match pending.closed.clone() {
-                Some(why) => Some((answer, why)),
+                Some(why) => Some((waiter, why)),
                 None if pending.waiting.len() >= IN_FLIGHT_MAX => Some((
-                    answer,
+                    waiter,
                     format!("{IN_FLIGHT_MAX} commands have no answer yet"),
                 )),
                 None => {
-                    pending.waiting.insert(id, answer);
+                    pending.waiting.insert(id, waiter);
                     None
                 }
             }
         };
-        if let Some((answer, why)) = refused {
-            drop(answer.send(Err(QmpError::NotSent { why })));
+        if let Some((waiter, why)) = refused {
+            waiter.fail(QmpError::NotSent { why });
             continue;
         }
-        if let Err((written, error)) = write_all(&mut writing, &line).await {
-            let caller = lock(&pending).waiting.remove(&id);
+        if let Err((written, error)) = write_all(writing.as_ref(), &line, fds).await {
+            let waiter = lock(&pending).waiting.remove(&id);
             let why = error.to_string();
             let error = if written == 0 {
                 QmpError::NotSent { why }
             } else {
                 QmpError::Lost { why }
             };
-            if let Some(caller) = caller {
-                drop(caller.send(Err(error)));
+            if let Some(waiter) = waiter {
+                waiter.fail(error);
             }
         }
     }
 }
 
-/// Like `AsyncWriteExt::write_all`, but says how much was written before an error.
-async fn write_all(writing: &mut OwnedWriteHalf, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+/// Like `AsyncWriteExt::write_all`, with descriptors at the first byte; and says how much was written before an error.
+async fn write_all(
+    stream: &UnixStream,
+    bytes: &[u8],
+    mut fds: Vec<OwnedFd>,
+) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while written < bytes.len() {
-        match writing.write(&bytes[written..]).await {
+        match send(stream, &bytes[written..], &fds).await {
             Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
-            Ok(size) => written += size,
+            Ok(size) => {
+                written += size;
+                fds.clear();
+            }
             Err(error) => return Err((written, error)),
         }
     }
@@ -559,11 +591,6 @@ async fn write_all(writing: &mut OwnedWriteHalf, bytes: &[u8]) -> Result<(), (us
 /// A client on a QEMU's monitor. Cheap to clone; the connection ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Core>);
-
-/// Commands that only read.
-fn is_query(name: &str) -> bool {
-    name.starts_with("query-") || matches!(name, "qom-get" | "qom-list")
-}
 
 impl Client {
     /// Connects, waits for the greeting, negotiates.
@@ -575,12 +602,16 @@ impl Client {
         Ok((Client(Arc::new(core)), events))
     }
 
-    /// The same over a connection that was made before.
+    /// The same over a connection that was made before; `listeners` hear every event as it is.
     ///
     /// # Errors
     /// As for [`Client::connect`].
-    pub async fn greet(dialled: Dialled, wait: Duration) -> Result<(Client, Events), QmpError> {
-        let (core, events) = Core::greet(dialled, wait).await?;
+    pub async fn greet(
+        dialled: Dialled,
+        wait: Duration,
+        listeners: Listeners,
+    ) -> Result<(Client, Events), QmpError> {
+        let (core, events) = Core::greet(dialled, wait, listeners).await?;
         Ok((Client(Arc::new(core)), events))
     }
 
@@ -595,7 +626,7 @@ impl Client {
     /// # Errors
     /// [`QmpError::NotAQuery`] for everything else; QEMU's error; no answer in time or at all.
     pub async fn query(&self, name: &str, arguments: Value, wait: Duration) -> Answer {
-        if !is_query(name) {
+        if classify(name) != Class::Reading {
             return Err(QmpError::NotAQuery {
                 name: name.to_owned(),
             });
@@ -635,24 +666,13 @@ impl Client {
             }
             false => "execute",
         };
-        match self.0.call(how, name, arguments, wait).await {
-            Ok(_) => EffectResult::Done,
-            Err(QmpError::Refused { class, description }) => {
-                EffectResult::Refused { class, description }
-            }
-            Err(QmpError::NotSent { why }) => EffectResult::NotSent { why },
-            Err(
-                error @ (QmpError::Lost { .. }
-                | QmpError::Busy
-                | QmpError::TimedOut { .. }
-                | QmpError::Connect { .. }
-                | QmpError::NoGreeting { .. }
-                | QmpError::NotQmp { .. }
-                | QmpError::NotAQuery { .. }),
-            ) => EffectResult::Unknown {
-                why: error.to_string(),
-            },
-        }
+        result_of(self.0.call(how, name, arguments, wait).await)
+    }
+
+    /// The way for clients of the monitor, which does not keep the connection.
+    #[must_use]
+    pub fn passing(&self) -> Passing {
+        Passing::new(&self.0)
     }
 }
 

@@ -61,7 +61,8 @@ pub struct Splitter {
     /// How far the buffer was looked at.
     scanned: usize,
     depth: usize,
-    in_string: bool,
+    /// The quote that ends the string, within one. QEMU also takes single ones.
+    quote: Option<u8>,
     escaped: bool,
     size_max: usize,
 }
@@ -74,7 +75,7 @@ impl Splitter {
             buffer: Vec::new(),
             scanned: 0,
             depth: 0,
-            in_string: false,
+            quote: None,
             escaped: false,
             size_max,
         }
@@ -83,6 +84,12 @@ impl Splitter {
     /// Takes what was read.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// How many of the bytes that were taken have not been given out yet.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
     }
 
     /// The next object's bytes; `None` when more must be read first.
@@ -105,17 +112,18 @@ impl Splitter {
                     size_max: self.size_max,
                 }));
             }
-            match (self.in_string, byte) {
-                (true, _) if self.escaped => self.escaped = false,
-                (true, b'\\') => self.escaped = true,
-                (_, b'"') => self.in_string = !self.in_string,
-                (false, b'{' | b'[') => {
+            match (self.quote, byte) {
+                (Some(_), _) if self.escaped => self.escaped = false,
+                (Some(_), b'\\') => self.escaped = true,
+                (Some(quote), _) if byte == quote => self.quote = None,
+                (None, b'"' | b'\'') => self.quote = Some(byte),
+                (None, b'{' | b'[') => {
                     self.depth += 1;
                     if self.depth > DEPTH_MAX {
                         return Some(Err(SplitError::TooDeep));
                     }
                 }
-                (false, b'}' | b']') => {
+                (None, b'}' | b']') => {
                     self.depth -= 1;
                     if self.depth == 0 {
                         return Some(Ok(self.take(self.scanned)));

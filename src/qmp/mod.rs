@@ -4,15 +4,27 @@
 //! proof of durability; [`Client::query`] refuses everything that does more than read.
 //! Not here: jobs, phases, what an answer means.
 
+mod classify;
 mod client;
 mod codec;
 mod command;
+mod outlet;
+mod passed;
+mod passfd;
+mod passing;
 mod server;
 
 #[cfg(test)]
 mod tests;
 
+pub use classify::{
+    ARGUMENTS_SIZE_MAX, Class, FDS_MAX, REDACTED, classify, is_known, may_go_out_of_band, takes_fds,
+};
 pub use client::{Client, Credentials, Dialled, Event, Events, QmpError, SidecarClient};
 pub use codec::{Message, SplitError, Splitter};
 pub use command::CLAIM_ID;
+pub use outlet::{BACKLOG_SIZE_MAX, Listeners, Outlet, STALL_MAX};
+pub use passed::{Misunderstood, Passed};
+pub use passfd::{Received, receive};
+pub use passing::{Passing, Place};
 pub use server::{Call, CommandError, ServerOptions, bind, remove_socket, serve};

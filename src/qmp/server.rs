@@ -48,7 +48,7 @@ pub struct CommandError {
 }
 
 impl CommandError {
-    fn generic(description: impl Into<String>) -> CommandError {
+    pub(crate) fn generic(description: impl Into<String>) -> CommandError {
         CommandError {
             class: "GenericError",
             description: description.into(),

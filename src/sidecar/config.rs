@@ -46,6 +46,12 @@ impl Config {
         self.run.join("control.sock")
     }
 
+    /// The directory of the domains' monitors.
+    #[must_use]
+    pub fn domains_directory(&self) -> PathBuf {
+        self.run.join("domains")
+    }
+
     /// The other sidecars' socket.
     #[must_use]
     pub fn peer_socket(&self) -> PathBuf {

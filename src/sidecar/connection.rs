@@ -15,7 +15,7 @@ use super::observe::{self, CLAIM_PROPERTY, Progress};
 use super::observe_job as job;
 use super::process::{find, leads_to};
 use crate::engine::{JobSeen, QemuEvent};
-use crate::qmp::{CLAIM_ID, Client, Dialled, Event, Events, QmpError};
+use crate::qmp::{CLAIM_ID, Client, Dialled, Event, Events, Listeners, QmpError};
 
 /// Longest wait for one step of a connection or one answer to a question, in milliseconds. Who asks
 /// has a deadline of its own, which is shorter or equal.
@@ -129,6 +129,7 @@ impl Connection {
         path: &Path,
         instance: Instance,
         boot: BootId,
+        listeners: Listeners,
     ) -> Result<Connection, ConnectError> {
         let dialled = Dialled::dial(path, QUERY_WAIT).await?;
         let maker = dialled.credentials().pid;
@@ -137,12 +138,15 @@ impl Connection {
                 found: find(maker, boot),
             });
         }
-        Connection::greet(dialled).await
+        Connection::greet(dialled, listeners).await
     }
 
     /// Negotiates.
-    pub(crate) async fn greet(dialled: Dialled) -> Result<Connection, ConnectError> {
-        let (client, events) = Client::greet(dialled, QUERY_WAIT).await?;
+    pub(crate) async fn greet(
+        dialled: Dialled,
+        listeners: Listeners,
+    ) -> Result<Connection, ConnectError> {
+        let (client, events) = Client::greet(dialled, QUERY_WAIT, listeners).await?;
         let ears = Ears(events);
         Ok(Connection { client, ears })
     }

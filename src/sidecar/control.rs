@@ -18,6 +18,7 @@ use super::arguments::{
 use super::history::History;
 use super::link::{Answered, Failure, Link, NodeStatus};
 use super::progress::ProgressBoard;
+use super::proxy::ServedDomains;
 use super::register::Registrar;
 use super::serve::version;
 use crate::engine::{Answer, ControlRequest, DecisionView, DomainView, JobView, Notice};
@@ -30,6 +31,7 @@ pub(crate) struct Control {
     pub(crate) board: ProgressBoard,
     pub(crate) registrar: Registrar,
     pub(crate) history: History,
+    pub(crate) served: ServedDomains,
 }
 
 /// An error without a class of its own.
@@ -184,7 +186,11 @@ impl Control {
             Asked::Add(domain) => self.registrar.find(domain).await.map_err(generic)?,
             Asked::Engine(request) => request,
         };
+        let is_add = matches!(request, ControlRequest::DomainAdd { .. });
         let Answered { answer, time } = self.link.control(request).await?;
+        if let (true, Answer::Domain(domain)) = (is_add, &answer) {
+            self.served.wait(domain.uuid).await;
+        }
         Ok(match &answer {
             Answer::Domain(domain) => domain_json(domain),
             Answer::Domains(domains) => domains.iter().map(domain_json).collect(),

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use journal_format::number::{BootId, DomainId};
+use journal_format::number::{BootId, DomainId, Lsn};
 use journal_format::record::{Effect, EffectResult, Process};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -19,6 +19,7 @@ use super::monitor::{Monitor, Request, Watched};
 use super::observe;
 use super::peer::PeerClients;
 use super::progress::ProgressBoard;
+use super::proxy::{Passage, Proxies};
 use super::store::StoreClient;
 use crate::engine::{Input, JobSeen, Message, Notice};
 use crate::journal::Durable;
@@ -37,6 +38,7 @@ pub(crate) struct Dispatcher {
     notices: broadcast::Sender<(&'static str, Value)>,
     ready: watch::Sender<bool>,
     monitors: HashMap<DomainId, Monitor>,
+    proxies: Proxies,
 }
 
 impl Dispatcher {
@@ -48,6 +50,7 @@ impl Dispatcher {
         store: StoreClient,
         notices: broadcast::Sender<(&'static str, Value)>,
         ready: watch::Sender<bool>,
+        proxies: Proxies,
     ) -> Dispatcher {
         Dispatcher {
             boot,
@@ -58,6 +61,7 @@ impl Dispatcher {
             notices,
             ready,
             monitors: HashMap::new(),
+            proxies,
         }
     }
 
@@ -74,6 +78,7 @@ impl Dispatcher {
             time,
             effects,
             messages,
+            mut passages,
         } = handed_out;
         let (watching, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
             matches!(message, Message::Watch { .. } | Message::Unwatch { .. })
@@ -82,22 +87,32 @@ impl Dispatcher {
             self.deliver(time, message);
         }
         for effect in effects.each() {
-            self.perform(effect);
+            let passage = passages.remove(&effect.get().intent);
+            self.perform(effect, passage);
         }
         for message in others {
             self.deliver(time, message);
         }
     }
 
-    fn perform(&self, effect: Durable<Effect>) {
+    /// `passage`: a client of the domain's monitor sent it.
+    fn perform(&self, effect: Durable<Effect>, passage: Option<Option<Passage>>) {
         let (domain, intent) = (effect.get().domain, effect.get().intent);
-        let why = match self.monitors.get(&domain) {
-            None => "its domain is not watched",
-            Some(monitor) => match monitor.request(Request::Perform(effect)) {
-                Ok(()) => return,
-                Err(_) => "too much waits for its domain's QEMU",
-            },
+        let request = match passage {
+            None => Request::Perform(effect),
+            Some(Some(passage)) => Request::Pass(effect, Box::new(passage)),
+            Some(None) => return self.not_sent(domain, intent, "its client hung up"),
         };
+        let Some(monitor) = self.monitors.get(&domain) else {
+            return self.not_sent(domain, intent, "its domain is not watched");
+        };
+        // A passage that comes back is dropped, which its client hears.
+        if monitor.request(request).is_err() {
+            self.not_sent(domain, intent, "too much waits for its domain's QEMU");
+        }
+    }
+
+    fn not_sent(&self, domain: DomainId, intent: Lsn, why: &str) {
         warn!(%domain, lsn = %intent, why, "effect not sent");
         self.tell_later(Input::EffectFinished {
             effect: intent,
@@ -140,7 +155,7 @@ impl Dispatcher {
     fn deliver(&mut self, time: u64, message: Message) {
         match message {
             // The link has answered the callers before.
-            Message::Reply { .. } | Message::PeerReply { .. } => {}
+            Message::Reply { .. } | Message::PeerReply { .. } | Message::Admitted { .. } => {}
             Message::Ask {
                 peer,
                 envelope,
@@ -161,18 +176,23 @@ impl Dispatcher {
                     qmp: PathBuf::from(qmp),
                     instance,
                 };
+                let port = self.proxies.start(domain, &watched.name);
                 let before = self.monitors.remove(&domain);
                 let monitor = Monitor::start(
                     watched,
                     self.boot,
                     self.link.clone(),
                     self.board.clone(),
+                    port,
                     before,
                 );
                 self.monitors.insert(domain, monitor);
             }
             // Its task answers what it was still asked, and ends.
-            Message::Unwatch { domain } => drop(self.monitors.remove(&domain)),
+            Message::Unwatch { domain } => {
+                drop(self.monitors.remove(&domain));
+                self.proxies.stop(domain);
+            }
             Message::Notify(notice) => {
                 log(&notice);
                 // Nobody may be listening.

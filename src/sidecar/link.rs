@@ -11,15 +11,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use journal_format::number::Nonce;
+use journal_format::number::{DomainId, Lsn, Nonce};
 use journal_format::record::Effect;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::gather::{Gatherer, Received};
+use super::proxy::{Arrived, Passage};
 use crate::engine::{
-    Answer, ControlRequest, Envelope, Input, Message, Now, PeerRequest, PeerResponse, Refusal,
-    Token,
+    Answer, ControlRequest, Envelope, Input, Message, MonitorCommand, Now, PeerRequest,
+    PeerResponse, Refusal, Token,
 };
 use crate::journal::disk::Disk;
 use crate::journal::{AppendError, Durable, Status};
@@ -140,6 +141,9 @@ pub struct HandedOut {
     pub effects: Durable<Vec<Effect>>,
     /// All else.
     pub messages: Vec<Message>,
+    /// Those of the effects that clients of monitors sent, by their intents: the bytes to send, or nothing where the
+    /// client hung up.
+    pub(super) passages: HashMap<Lsn, Option<Passage>>,
 }
 
 /// Who waits for what.
@@ -147,6 +151,7 @@ pub struct HandedOut {
 enum Waiter {
     Control(oneshot::Sender<Result<Answered, Failure>>),
     Peer(oneshot::Sender<Result<PeerAnswered, Failure>>),
+    Monitor(Box<Passage>),
 }
 
 /// The engine's word for a caller.
@@ -164,6 +169,10 @@ impl Waiter {
                 drop(sender.send(answered.map_err(Failure::Refused)));
             }
             (Waiter::Peer(sender), Reply::Peer(answer)) => drop(sender.send(Ok(answer))),
+            (Waiter::Monitor(passage), Reply::Control(result)) => passage.arrive(match result {
+                Ok(_) => Arrived::Settled,
+                Err(refusal) => Arrived::Failed(Failure::Refused(refusal)),
+            }),
             (waiter, Reply::Control(_) | Reply::Peer(_)) => waiter.fail(Failure::Stopping),
         }
     }
@@ -173,6 +182,7 @@ impl Waiter {
         match self {
             Waiter::Control(sender) => drop(sender.send(Err(failure))),
             Waiter::Peer(sender) => drop(sender.send(Err(failure))),
+            Waiter::Monitor(passage) => passage.arrive(Arrived::Failed(failure)),
         }
     }
 }
@@ -289,6 +299,31 @@ impl Link {
         receiver.await.unwrap_or(Err(Failure::Stopping))
     }
 
+    /// Brings a client's effect to its domain's QEMU, if the engine lets it; returns when it got there and was
+    /// answered, or not. `arrival` is the passage's own.
+    pub(crate) async fn monitor(
+        &self,
+        domain: DomainId,
+        uid: u32,
+        command: MonitorCommand,
+        passage: Passage,
+        arrival: oneshot::Receiver<Arrived>,
+    ) -> Arrived {
+        let waiting = match self.enlist(Waiter::Monitor(Box::new(passage))) {
+            Ok(waiting) => waiting,
+            Err(failure) => return Arrived::Failed(failure),
+        };
+        let token = waiting.token;
+        self.tell(Input::Monitor {
+            token,
+            domain,
+            uid,
+            command,
+        })
+        .await;
+        arrival.await.unwrap_or(Arrived::Failed(Failure::Stopping))
+    }
+
     /// How the journal and the engine stand.
     ///
     /// # Errors
@@ -320,14 +355,34 @@ impl Link {
     pub fn hand_out(&self, now: Now, outbox: Durable<Outbox>) -> (usize, Option<HandedOut>) {
         let (effects, messages) = outbox.split();
         let time = now.wall;
-        let (answered, others) = self.answer(messages.into_inner(), time);
+        let mut messages = messages.into_inner();
+        let passages = self.take_passages(&mut messages);
+        let (answered, others) = self.answer(messages, time);
         let is_empty = effects.get().is_empty() && others.is_empty();
         let handed_out = (!is_empty).then_some(HandedOut {
             time,
             effects,
             messages: others,
+            passages,
         });
         (answered, handed_out)
+    }
+
+    /// What is to be sent for the effects that clients of monitors asked for.
+    fn take_passages(&self, messages: &mut Vec<Message>) -> HashMap<Lsn, Option<Passage>> {
+        let mut passages = HashMap::new();
+        messages.retain(|message| {
+            let Message::Admitted { token, intent } = message else {
+                return true;
+            };
+            let passage = match self.waiters().waiting.remove(token) {
+                Some(Waiter::Monitor(passage)) => Some(*passage),
+                Some(Waiter::Control(_) | Waiter::Peer(_)) | None => None,
+            };
+            passages.insert(*intent, passage);
+            false
+        });
+        passages
     }
 
     /// Answers those callers that are still there; says how many answers there were, and gives back all

@@ -20,6 +20,7 @@ mod observe_job;
 mod peer;
 mod process;
 mod progress;
+mod proxy;
 mod register;
 mod serve;
 mod startup;

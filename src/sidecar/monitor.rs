@@ -22,6 +22,7 @@ use super::link::Link;
 use super::observe;
 use super::process::Held;
 use super::progress::ProgressBoard;
+use super::proxy::{Arrived, Passage, Port, Upstream};
 use crate::engine::{Input, JobSeen, QemuEvent};
 use crate::journal::Durable;
 
@@ -79,6 +80,8 @@ pub(crate) struct Watched {
 pub(crate) enum Request {
     /// Carry this out.
     Perform(Durable<Effect>),
+    /// Carry this out as a client of the monitor sent it.
+    Pass(Durable<Effect>, Box<Passage>),
     /// Look, now.
     Look,
     /// Look at what jobs left, now.
@@ -100,6 +103,7 @@ impl Monitor {
         boot: BootId,
         link: Link,
         board: ProgressBoard,
+        port: Port,
         before: Option<Monitor>,
     ) -> Monitor {
         let (requests, receiver) = mpsc::channel(REQUEST_QUEUE_MAX);
@@ -108,7 +112,9 @@ impl Monitor {
             if let Some(before) = before {
                 drop(before.await);
             }
-            Task::new(watched, boot, link, board).run(receiver).await;
+            Task::new(watched, boot, link, board, port)
+                .run(receiver)
+                .await;
         });
         Monitor { requests, task }
     }
@@ -150,6 +156,8 @@ struct Task {
     boot: BootId,
     link: Link,
     board: ProgressBoard,
+    /// Where the clients of the domain's monitor are.
+    port: Port,
     hold: Hold,
     /// The engine was told that the process is gone.
     end_is_told: bool,
@@ -182,12 +190,13 @@ async fn event_of(connection: &mut Option<Connection>) -> Heard {
 }
 
 impl Task {
-    fn new(watched: Watched, boot: BootId, link: Link, board: ProgressBoard) -> Task {
+    fn new(watched: Watched, boot: BootId, link: Link, board: ProgressBoard, port: Port) -> Task {
         Task {
             watched,
             boot,
             link,
             board,
+            port,
             hold: Hold::Unknown,
             end_is_told: false,
             is_mute: false,
@@ -223,6 +232,7 @@ impl Task {
                     Some(Request::Look) => self.report_look().await,
                     Some(Request::LookAtJob) => self.report_job_look().await,
                     Some(Request::Perform(effect)) => self.perform(effect).await,
+                    Some(Request::Pass(effect, passage)) => self.pass(effect, *passage),
                     None => break,
                 },
                 () = end_of(&self.hold) => self.take_hold(),
@@ -282,6 +292,7 @@ impl Task {
             self.take_hold();
             if matches!(self.hold, Hold::Gone) {
                 self.hear_out().await;
+                self.port.set(Upstream::Ended);
                 return observe::silent(Process::Dead, None);
             }
             match self.look_once(deadline).await {
@@ -373,7 +384,8 @@ impl Task {
         let Hold::Held(held) = &self.hold else {
             return Err(ConnectError::Silent);
         };
-        let connecting = Connection::open(&self.watched.qmp, held.instance(), self.boot);
+        let listeners = self.port.listeners();
+        let connecting = Connection::open(&self.watched.qmp, held.instance(), self.boot, listeners);
         let connection = tokio::select! {
             () = held.ended() => return Err(ConnectError::Lost(ENDED.to_owned())),
             connection = timeout_at(deadline, connecting) => {
@@ -385,6 +397,7 @@ impl Task {
             return Err(ConnectError::Lost(ENDED.to_owned()));
         }
         debug!(domain = %self.watched.name, "connected");
+        self.port.set(Upstream::Here(connection.client.passing()));
         self.connection = Some(connection);
         Ok(())
     }
@@ -409,6 +422,7 @@ impl Task {
         if self.connection.take().is_none() {
             return;
         }
+        self.port.set(Upstream::Away);
         self.next_attempt = Instant::now() + self.pause;
         self.moving = false;
         self.status = None;
@@ -419,6 +433,9 @@ impl Task {
             Hold::Held(held) => tokio::time::timeout(grace, held.ended()).await.is_ok(),
             Hold::Unknown => false,
         };
+        if has_ended {
+            self.port.set(Upstream::Ended);
+        }
         info!(domain = %self.watched.name, why, has_ended, "connection to QEMU closed");
         if !has_ended {
             self.tell_event(QemuEvent::Lost).await;
@@ -434,6 +451,7 @@ impl Task {
                 // Somebody else holds the stream open.
                 Err(_) => {
                     self.connection = None;
+                    self.port.set(Upstream::Away);
                     self.tell_event(QemuEvent::Lost).await;
                 }
             }
@@ -513,6 +531,51 @@ impl Task {
         self.link
             .tell(Input::EffectFinished { effect, result })
             .await;
+    }
+
+    /// Sends a client's effect on, and has its result told when there is one. What comes behind it on this connection
+    /// reaches QEMU behind it; nobody here waits for its answer.
+    fn pass(&mut self, effect: Durable<Effect>, passage: Passage) {
+        let (intent, wanted) = (effect.get().intent, effect.get().instance);
+        let name = effect.get().command.name().to_owned();
+        self.take_hold();
+        let Passage {
+            passed,
+            outlet,
+            place,
+            arrived,
+        } = passage;
+        let result = match (&self.hold, &self.connection) {
+            _ if wanted != self.watched.instance => Err(not_sent(format!(
+                "it is for {wanted}, which is not watched"
+            ))),
+            (Hold::Held(_), Some(connection)) => {
+                let passing = connection.client.passing();
+                Ok(passing.pass_effect(effect, passed, outlet, place))
+            }
+            (Hold::Held(_), None) => Err(not_sent("QEMU's monitor is not connected".to_owned())),
+            (Hold::Gone, _) => Err(not_sent(format!("{wanted} is gone"))),
+            (Hold::Unknown, _) => Err(not_sent(format!("it is not known whether {wanted} lives"))),
+        };
+        let (link, domain) = (self.link.clone(), self.watched.name.clone());
+        tokio::spawn(async move {
+            let result = match result {
+                Err(result) => result,
+                Ok(result) => result.await.unwrap_or_else(|_| EffectResult::Unknown {
+                    why: "the connection to QEMU ended".to_owned(),
+                }),
+            };
+            info!(domain = %domain, lsn = %intent, effect = name, ?result, "effect of a client");
+            let effect = intent;
+            let told = result.clone();
+            link.tell(Input::EffectFinished {
+                effect,
+                result: told,
+            })
+            .await;
+            // A client that is gone does not hear it.
+            drop(arrived.send(Arrived::AtQemu(result)));
+        });
     }
 
     async fn result_of(&mut self, effect: Durable<Effect>) -> EffectResult {

@@ -33,7 +33,14 @@ impl Watching {
             instance,
         };
         let board = ProgressBoard::default();
-        let monitor = Monitor::start(watched, boot(), link, board.clone(), None);
+        let monitor = Monitor::start(
+            watched,
+            boot(),
+            link,
+            board.clone(),
+            crate::sidecar::proxy::Port::new(),
+            None,
+        );
         Watching {
             monitor,
             inbound,

@@ -20,7 +20,7 @@ use super::connection::{ConnectError, Connection};
 use super::link::{Failure, Link};
 use super::process::{Held, OwnerError, owner};
 use crate::engine::{Answer, ControlRequest, DomainView};
-use crate::qmp::Dialled;
+use crate::qmp::{Dialled, Listeners};
 
 /// Longest time to find out everything about a QEMU, in milliseconds.
 const FIND_WAIT_MS_MAX: u64 = 2_000;
@@ -213,7 +213,9 @@ impl Registrar {
         let held = Held::open(instance, self.boot)
             .map_err(|source| RegisterError::NotHeld { instance, source })?
             .ok_or(RegisterError::Owner(OwnerError::NoSuchProcess { pid }))?;
-        let connection = Connection::greet(dialled).await.map_err(monitor_error)?;
+        let connection = Connection::greet(dialled, Listeners::default())
+            .await
+            .map_err(monitor_error)?;
         let found = connection.uuid().await.map_err(monitor_error)?;
         let domain = match (found, add.uuid) {
             (None, given) => given.unwrap_or_else(|| DomainId(Id128::random())),

@@ -28,6 +28,7 @@ use super::link::{self, Failure, HandedOut, Inbound, Link, OUTBOX_QUEUE_MAX, now
 use super::notify::notify;
 use super::process::boot_id;
 use super::progress::ProgressBoard;
+use super::proxy::{Proxies, ServedDomains};
 use super::register::Registrar;
 use super::serve::{Requests, serve_control, serve_peers};
 use super::store::StoreClient;
@@ -291,6 +292,7 @@ struct Sidecar {
     servers: JoinSet<()>,
     tasks: Tasks,
     is_ready: watch::Receiver<bool>,
+    served: ServedDomains,
 }
 
 impl Sidecar {
@@ -313,6 +315,11 @@ impl Sidecar {
         let (ready, is_ready) = watch::channel(false);
         let board = ProgressBoard::default();
         let store = StoreClient::new(link.clone(), config.store.clone());
+        let directory = config.domains_directory();
+        OsDisk::new(&directory)
+            .make_directory()
+            .map_err(start_error("make the directory", &directory))?;
+        let served = ServedDomains::default();
         let dispatcher = Dispatcher::new(
             boot,
             link.clone(),
@@ -320,6 +327,7 @@ impl Sidecar {
             store,
             notices.clone(),
             ready,
+            Proxies::new(directory, link.clone(), served.clone()),
         );
         let (_, first) = link.hand_out(begin, first);
         let tasks = Tasks::start(node, first, &link, inbound, dispatcher)
@@ -332,6 +340,7 @@ impl Sidecar {
             servers,
             tasks,
             is_ready,
+            served,
         })
     }
 
@@ -345,6 +354,7 @@ impl Sidecar {
             history: History::new(config.journal.clone()),
             link,
             board: self.board.clone(),
+            served: self.served.clone(),
         };
         let history = control.history.clone();
         self.servers.spawn(async move { history.index().await });

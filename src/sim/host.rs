@@ -504,6 +504,8 @@ impl World {
 
     fn deliver(&mut self, at: HostNumber, message: Message) {
         match message {
+            // No manager here uses a domain's monitor.
+            Message::Admitted { .. } => {}
             Message::Reply { token, result } => match self.take_waiter(at, token) {
                 Some(Waiter::Manager(id)) => self.request_answered(id, result),
                 Some(Waiter::Judge) => self.judged.push((at, result)),

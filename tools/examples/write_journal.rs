@@ -102,6 +102,7 @@ impl World {
                 | Message::Store { .. }
                 | Message::PeerReply { .. }
                 | Message::LookAtJob { .. }
+                | Message::Admitted { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}

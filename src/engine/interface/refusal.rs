@@ -7,6 +7,8 @@ use journal_format::record::{Authority, JobKind, JobPhase, JobResult, Outcome, P
 
 use super::AnyPhase;
 
+use crate::engine::monitor::Why;
+
 /// Why a request is refused; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -225,6 +227,15 @@ pub enum Refusal {
         /// What it lacks.
         why: String,
     },
+    /// A command of a client of the monitor does not go to QEMU.
+    Monitor {
+        /// The domain.
+        name: String,
+        /// The command.
+        command: String,
+        /// Why.
+        why: Why,
+    },
     /// QEMU refused an effect or it could not be sent.
     Effect {
         /// The domain.
@@ -397,6 +408,10 @@ impl fmt::Display for Refusal {
                 )
             }
             Refusal::NoRoom { why } => write!(f, "the journal takes nothing new: {why}"),
+            Refusal::Monitor { name, command, why } => {
+                let command = command.replace(char::is_control, "\u{fffd}");
+                write!(f, "domain '{name}' cannot {command} now: {why}")
+            }
             Refusal::Effect { name, result } => write!(f, "domain '{name}': {result}"),
         }
     }

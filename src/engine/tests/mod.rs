@@ -7,6 +7,7 @@ mod hostile;
 mod jobs;
 mod manager;
 mod model;
+mod monitor;
 mod operator;
 mod postcopy;
 mod product;

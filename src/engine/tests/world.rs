@@ -572,7 +572,10 @@ impl World {
                 let observed = self.hosts[at].qemu.observed();
                 self.input(at, Input::Looked { domain, observed });
             }
-            Message::LookAtJob { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
+            Message::LookAtJob { .. }
+            | Message::Admitted { .. }
+            | Message::Unwatch { .. }
+            | Message::Notify(_) => {}
             Message::Ready => self.hosts[at].ready = true,
         }
     }

@@ -356,6 +356,11 @@ impl Sidecar {
         self.run.join(CONTROL)
     }
 
+    /// The monitor that it serves for a domain of that (plain) name.
+    pub fn monitor_socket(&self, name: &str) -> PathBuf {
+        self.run.join("domains").join(format!("{name}.sock"))
+    }
+
     /// The socket for the other sidecar.
     pub fn peer_socket(&self) -> PathBuf {
         self.run.join(PEER)

@@ -491,6 +491,7 @@ impl<'a> Stage<'a> {
                 Message::Reply { .. }
                 | Message::PeerReply { .. }
                 | Message::LookAtJob { .. }
+                | Message::Admitted { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}

@@ -403,6 +403,7 @@ impl World {
                         Happens::Asked(host, epoch, envelope, request, to),
                     );
                 }
+                Message::Admitted { .. } => {}
                 Message::PeerReply {
                     token,
                     envelope,

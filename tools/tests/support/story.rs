@@ -162,6 +162,7 @@ impl Story {
                     self.waits.push_back(Wait::Ask(request.migration()));
                 }
                 Message::Reply { .. }
+                | Message::Admitted { .. }
                 | Message::PeerReply { .. }
                 // This story's authority is the destination.
                 | Message::Store { .. }

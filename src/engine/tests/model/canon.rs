@@ -550,6 +550,7 @@ impl Canon {
             }
             // A monitor says nothing else.
             Input::Control { .. }
+            | Input::Monitor { .. }
             | Input::Peer { .. }
             | Input::PeerAnswered { .. }
             | Input::StoreAnswered { .. }

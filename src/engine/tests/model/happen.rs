@@ -393,6 +393,7 @@ impl Scene {
                 } => self.reply(at, token, envelope, response),
                 Message::Store { request, .. } => self.ask_store(at, request),
                 Message::Reply { .. }
+                | Message::Admitted { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}
@@ -646,7 +647,7 @@ fn brief(input: &Input) -> String {
             Err(failure) => format!("no answer: {failure:?}"),
         },
         Input::StoreAnswered { result, .. } => format!("the store's answer {result:?}"),
-        Input::Control { .. } => "a request".to_owned(),
+        Input::Control { .. } | Input::Monitor { .. } => "a request".to_owned(),
         Input::Tick => "a tick".to_owned(),
     }
 }

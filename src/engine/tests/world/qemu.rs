@@ -241,7 +241,20 @@ impl World {
                 }
                 qemu.listening = true;
             }
-            EffectCommand::Monitor { .. } => return refused("no migration sends this"),
+            EffectCommand::Monitor { execute, .. } => {
+                let command = match execute.as_str() {
+                    "cont" => EffectCommand::Cont,
+                    "stop" => EffectCommand::Stop,
+                    "quit" => EffectCommand::Kill,
+                    // Nothing here has devices.
+                    _ => return Done,
+                };
+                let effect = Effect {
+                    command,
+                    ..effect.clone()
+                };
+                return self.perform(at, &effect);
+            }
             EffectCommand::MigratePause => {
                 if qemu.status != MigrationStatus::PostcopyActive {
                     return refused("migrate-pause is only supported during postcopy-active");

@@ -25,6 +25,8 @@ impl Canon {
             job_eyes: _,
             job_live: _,
             owners,
+            // No scenario has clients on a monitor.
+            monitors: _,
             // Only whether a message was sent that nobody waits for here.
             ready: _,
             lossy,

@@ -1,0 +1,375 @@
+//! The monitor in QEMU's place beside QEMU's own: one real QEMU, asked over its second monitor and through the sidecar in turns.
+//!
+//! Invariant: both ways ask the same QEMU the same thing in the same second; what is printed of an effect stands beside the
+//! raw sync of the same second.
+//! Not here: the journal (`append`), what a command does.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use crate::failure::Failure;
+use crate::limit::Limit;
+use crate::report::{Entry, Table};
+use crate::statistics::{nanoseconds, number, percentile};
+
+/// What only reads.
+const READING: &str = r#"{"execute":"query-status"}"#;
+/// What counts as an effect and changes nothing: QEMU knows no such descriptor, and says so.
+const EFFECT: &str = r#"{"execute":"closefd","arguments":{"fdname":"none"}}"#;
+
+/// How long anything may take to be there.
+const START_WAIT: Duration = Duration::from_secs(20);
+
+/// What is measured, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where QEMU's sockets, the journal and the run directory are made.
+    pub directory: PathBuf,
+    /// The sidecar's program.
+    pub sidecar: PathBuf,
+    /// How often each way has its turn.
+    pub rounds: usize,
+    /// Commands of one client in a turn.
+    pub commands: usize,
+    /// Clients at the same time.
+    pub clients: usize,
+    /// Clients that do nothing, to be weighed.
+    pub idle: usize,
+}
+
+/// A process that ends with the measurement.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Gone already is as well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A client that has negotiated.
+struct Client {
+    stream: UnixStream,
+    lines: BufReader<UnixStream>,
+    path: PathBuf,
+}
+
+impl Client {
+    fn connect(path: &Path) -> Result<Client, Failure> {
+        let failed = || Failure::io("connect to", path);
+        let stream = UnixStream::connect(path).map_err(failed())?;
+        stream
+            .set_read_timeout(Some(START_WAIT))
+            .map_err(failed())?;
+        let lines = BufReader::new(stream.try_clone().map_err(failed())?);
+        let mut client = Client {
+            stream,
+            lines,
+            path: path.to_path_buf(),
+        };
+        client.answer()?;
+        client.ask(r#"{"execute":"qmp_capabilities"}"#)?;
+        Ok(client)
+    }
+
+    /// The next line that is no event.
+    fn answer(&mut self) -> Result<String, Failure> {
+        loop {
+            let mut line = String::new();
+            let size = self.lines.read_line(&mut line);
+            match size.map_err(Failure::io("read from", &self.path))? {
+                0 => return Err(Failure::Wrong(format!("{} hung up", self.path.display()))),
+                _ if line.contains("\"event\"") => {}
+                _ => return Ok(line),
+            }
+        }
+    }
+
+    fn ask(&mut self, command: &str) -> Result<String, Failure> {
+        self.stream
+            .write_all(command.as_bytes())
+            .map_err(Failure::io("write to", &self.path))?;
+        self.answer()
+    }
+
+    /// How long each of so many took, in nanoseconds.
+    fn measure(&mut self, command: &str, count: usize) -> Result<Vec<u64>, Failure> {
+        (0..count)
+            .map(|_| {
+                let begin = Instant::now();
+                self.ask(command)?;
+                Ok(nanoseconds(begin.elapsed()))
+            })
+            .collect()
+    }
+}
+
+/// One QEMU with two monitors, and a sidecar on one of them.
+struct Laboratory {
+    direct: PathBuf,
+    proxy: PathBuf,
+    sidecar: Process,
+    _qemu: Process,
+}
+
+impl Laboratory {
+    fn start(settings: &Settings) -> Result<Laboratory, Failure> {
+        let at = |name: &str| settings.directory.join(name);
+        let (own, direct, run) = (at("own.sock"), at("direct.sock"), at("run"));
+        let monitor = |path: &Path| format!("unix:{},server=on,wait=off", path.display());
+        let qemu = Command::new("qemu-system-x86_64")
+            .args([
+                "-accel",
+                "tcg",
+                "-m",
+                "16M",
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+            ])
+            .args(["-S", "-qmp", &monitor(&own), "-qmp", &monitor(&direct)])
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(Failure::io("start", Path::new("qemu-system-x86_64")))?;
+        let qemu = Process(qemu);
+        let mut sidecar = Command::new(&settings.sidecar)
+            .arg("--journal")
+            .arg(at("journal"))
+            .arg("--run")
+            .arg(&run)
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(Failure::io("start", &settings.sidecar))?;
+        let said = sidecar.stdout.take();
+        let sidecar = Process(sidecar);
+        let mut ready = String::new();
+        if let Some(said) = said {
+            BufReader::new(said)
+                .read_line(&mut ready)
+                .map_err(Failure::io("hear", &settings.sidecar))?;
+        }
+        for path in [&own, &direct] {
+            wait_for(path)?;
+        }
+        let mut control = Client::connect(&run.join("control.sock"))?;
+        let add = serde_json::json!({
+            "execute": "domain-add",
+            "arguments": {"name": "bench", "qmp": own, "pid": qemu.0.id()},
+        });
+        let added = control.ask(&add.to_string())?;
+        if added.contains("\"error\"") {
+            return Err(Failure::Wrong(format!("the domain was not added: {added}")));
+        }
+        Ok(Laboratory {
+            direct,
+            proxy: run.join("domains/bench.sock"),
+            sidecar,
+            _qemu: qemu,
+        })
+    }
+
+    /// Memory of the sidecar, in KiB.
+    fn resident(&self) -> Result<f64, Failure> {
+        let path = PathBuf::from(format!("/proc/{}/status", self.sidecar.0.id()));
+        let status = fs::read_to_string(&path).map_err(Failure::io("read", &path))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.map(number)
+            .ok_or_else(|| Failure::Wrong("the sidecar's memory is not told".to_owned()))
+    }
+}
+
+fn wait_for(path: &Path) -> Result<(), Failure> {
+    let deadline = Instant::now() + START_WAIT;
+    while !path.exists() {
+        if Instant::now() > deadline {
+            return Err(Failure::Wrong(format!("{} does not come", path.display())));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Commands a second of so many clients together, each with one under way.
+fn together(path: &Path, clients: usize, commands: usize) -> Result<f64, Failure> {
+    let connected: Vec<Client> = (0..clients)
+        .map(|_| Client::connect(path))
+        .collect::<Result<_, _>>()?;
+    let begin = Barrier::new(clients + 1);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = connected
+            .into_iter()
+            .map(|mut client| {
+                let begin = &begin;
+                scope.spawn(move || {
+                    begin.wait();
+                    client.measure(READING, commands).map(|calls| calls.len())
+                })
+            })
+            .collect();
+        begin.wait();
+        let began = Instant::now();
+        let mut count = 0;
+        for one in running {
+            let done = one.join();
+            count += done.map_err(|_| Failure::Wrong("a client panicked".to_owned()))??;
+        }
+        Ok(number(count as u64) / began.elapsed().as_secs_f64())
+    })
+}
+
+/// What all rounds found.
+#[derive(Default)]
+struct Found {
+    direct: Vec<u64>,
+    proxy: Vec<u64>,
+    effect_direct: Vec<u64>,
+    effect_proxy: Vec<u64>,
+    sync: Vec<u64>,
+    one_direct: f64,
+    many_proxy: f64,
+}
+
+fn microseconds(sorted: &[u64], percent: usize) -> Option<f64> {
+    percentile(sorted, percent).map(|value| number(value) / 1_000.0)
+}
+
+/// Measures both ways in turns.
+///
+/// # Errors
+/// QEMU or the sidecar cannot be started, or one of them does not answer.
+pub fn measure(settings: &Settings, say: &dyn Fn(&str)) -> Result<Vec<Table>, Failure> {
+    let laboratory = Laboratory::start(settings)?;
+    let mut limit = Limit::new(&settings.directory)?;
+    let mut direct = Client::connect(&laboratory.direct)?;
+    let mut proxy = Client::connect(&laboratory.proxy)?;
+    let mut found = Found::default();
+    let few = settings.commands / 4;
+    let rounds = number(settings.rounds as u64);
+    for round in 1..=settings.rounds {
+        say(&format!("proxy: round {round} of {}", settings.rounds));
+        found
+            .direct
+            .extend(direct.measure(READING, settings.commands)?);
+        found
+            .proxy
+            .extend(proxy.measure(READING, settings.commands)?);
+        found.effect_direct.extend(direct.measure(EFFECT, few)?);
+        found
+            .sync
+            .extend(limit.measure(1, Duration::from_millis(200))?.calls);
+        found.effect_proxy.extend(proxy.measure(EFFECT, few)?);
+        // A monitor of QEMU has one client.
+        let count = direct.measure(READING, settings.commands)?;
+        let took: u64 = count.iter().sum();
+        found.one_direct += number(count.len() as u64) / (number(took) / 1e9) / rounds;
+        let each = (settings.commands / settings.clients).max(1);
+        found.many_proxy += together(&laboratory.proxy, settings.clients, each)? / rounds;
+    }
+    let before = laboratory.resident()?;
+    let idle: Vec<Client> = (0..settings.idle)
+        .map(|_| Client::connect(&laboratory.proxy))
+        .collect::<Result<_, _>>()?;
+    let each = (laboratory.resident()? - before) / number(idle.len() as u64);
+    Ok(vec![
+        latency(found.sorted()),
+        summary(&found, settings, each),
+    ])
+}
+
+impl Found {
+    fn sorted(&self) -> [(&'static str, Vec<u64>); 5] {
+        let sorted = |values: &[u64]| {
+            let mut values = values.to_vec();
+            values.sort_unstable();
+            values
+        };
+        [
+            ("query-status, direct", sorted(&self.direct)),
+            ("query-status, through the sidecar", sorted(&self.proxy)),
+            ("an effect, direct", sorted(&self.effect_direct)),
+            ("an effect, through the sidecar", sorted(&self.effect_proxy)),
+            ("one write and one sync of the disk", sorted(&self.sync)),
+        ]
+    }
+}
+
+fn latency(rows: [(&'static str, Vec<u64>); 5]) -> Table {
+    let rows = rows.map(|(name, sorted)| {
+        let mut row = vec![Entry::Text(name.to_owned())];
+        row.extend([50, 90, 99].map(|percent| Entry::of(microseconds(&sorted, percent), 1)));
+        row
+    });
+    Table {
+        title: "The monitor in QEMU's place: one client, round trips".to_owned(),
+        columns: vec!["what", "p50 us", "p90 us", "p99 us"],
+        rows: rows.to_vec(),
+        notes: Vec::new(),
+    }
+}
+
+fn summary(found: &Found, settings: &Settings, idle: f64) -> Table {
+    let [direct, proxy, effect_direct, effect_proxy, sync] = found.sorted();
+    let middle = |(_, sorted): &(&str, Vec<u64>)| microseconds(sorted, 50);
+    let difference = |more: Option<f64>, less: Option<f64>| Some(more? - less?);
+    let added = difference(middle(&proxy), middle(&direct));
+    let beside_sync = difference(
+        difference(middle(&effect_proxy), middle(&effect_direct)),
+        middle(&sync),
+    );
+    let half = microseconds(&direct.1, 99).map(|p99| p99 / 2.0);
+    let row = |name: String, value: Option<f64>, limit: Entry| {
+        vec![Entry::Text(name), Entry::of(value, 2), limit]
+    };
+    Table {
+        title: "The monitor in QEMU's place: what it costs".to_owned(),
+        columns: vec!["what", "measured", "wanted"],
+        rows: vec![
+            row(
+                "added to query-status at p50, us, below".to_owned(),
+                added,
+                Entry::Number(60.0, 0),
+            ),
+            row(
+                "the same, below half of the direct p99, us".to_owned(),
+                added,
+                Entry::of(half, 1),
+            ),
+            row(
+                format!(
+                    "{} clients together, beside one direct, at least",
+                    settings.clients
+                ),
+                Some(found.many_proxy / found.one_direct),
+                Entry::Number(0.8, 1),
+            ),
+            row(
+                "added to an effect beside one sync at p50, us, below".to_owned(),
+                beside_sync,
+                Entry::Number(100.0, 0),
+            ),
+            row(
+                "memory of an idle client, KiB, below".to_owned(),
+                Some(idle),
+                Entry::Number(64.0, 0),
+            ),
+        ],
+        notes: vec![format!(
+            "{} rounds of {} commands, in turns; one direct client asks {:.0} times a second, {} through the sidecar {:.0} times",
+            settings.rounds,
+            settings.commands,
+            found.one_direct,
+            settings.clients,
+            found.many_proxy
+        )],
+    }
+}

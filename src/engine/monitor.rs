@@ -1,0 +1,427 @@
+//! What a client of a domain's monitor may do to its guest: which commands go to QEMU, and which do not.
+//!
+//! Invariant: a command goes to QEMU only after its intent was recorded; while a job owns the guest nothing that
+//! could make its other copy run too, end the last one, or take the migration out of the job's hands does (P2, P3).
+//! Not here: which commands only read (`qmp`): those never get here.
+
+use core::fmt;
+use std::collections::VecDeque;
+
+use journal_format::number::DomainId;
+use journal_format::record::{
+    Authority, EffectCommand, EffectFinished, EffectResult, JobKind, MigrationStatus, Outcome,
+    RecordBody, Role, RunState, WantedReason, WantedRunState,
+};
+
+use super::live::Pending;
+use super::state::{Domain, Migration};
+use super::turn::Turn;
+use super::{JobTarget, Message, MonitorCommand, Refusal, Token};
+
+/// Commands of one domain's clients that wait for the one that is being carried out.
+const WAITING_MAX: usize = 64;
+
+/// What a command is, as it matters to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Verb {
+    /// `cont`.
+    Cont,
+    /// `stop`.
+    Stop,
+    /// `quit`.
+    Quit,
+    /// `migrate_cancel`.
+    MigrateCancel,
+    /// It begins, changes or ends a migration or its stream.
+    Migration,
+    /// It may stop the guest and let it run again, or put an older state in its place.
+    RunState,
+    /// `human-monitor-command` with anything but a question: it can be all of the above.
+    Human,
+    /// It names the sidecar's claim.
+    Claim,
+    /// It changes what a guest has, never whether it runs.
+    Other,
+}
+
+impl Verb {
+    #[cfg(test)]
+    pub(crate) const ALL: [Verb; 9] = [
+        Verb::Cont,
+        Verb::Stop,
+        Verb::Quit,
+        Verb::MigrateCancel,
+        Verb::Migration,
+        Verb::RunState,
+        Verb::Human,
+        Verb::Claim,
+        Verb::Other,
+    ];
+}
+
+/// The first words of human monitor commands that only ask.
+const HUMAN_QUESTIONS: &[&str] = &["?", "help", "info"];
+
+pub(crate) fn verb(command: &MonitorCommand) -> Verb {
+    if command.names_claim {
+        return Verb::Claim;
+    }
+    match (verb_of(&command.execute), command.human.as_deref()) {
+        (Verb::Human, Some(word)) if HUMAN_QUESTIONS.contains(&word) => Verb::Other,
+        (verb, _) => verb,
+    }
+}
+
+/// The same by its name alone.
+fn verb_of(execute: &str) -> Verb {
+    match execute {
+        "cont" => Verb::Cont,
+        "stop" => Verb::Stop,
+        "quit" => Verb::Quit,
+        "migrate_cancel" => Verb::MigrateCancel,
+        "migrate"
+        | "migrate-continue"
+        | "migrate-incoming"
+        | "migrate-pause"
+        | "migrate-recover"
+        | "migrate-set-capabilities"
+        | "migrate-set-parameters"
+        | "migrate-start-postcopy"
+        | "x-colo-lost-heartbeat"
+        | "xen-colo-do-checkpoint"
+        | "xen-load-devices-state"
+        | "xen-save-devices-state"
+        | "xen-set-replication"
+        | "yank" => Verb::Migration,
+        "blockdev-set-active"
+        | "dump-guest-memory"
+        | "snapshot-delete"
+        | "snapshot-load"
+        | "snapshot-save"
+        | "system_wakeup"
+        | "x-exit-preconfig" => Verb::RunState,
+        "human-monitor-command" => Verb::Human,
+        _ => Verb::Other,
+    }
+}
+
+/// How a domain stands, as it matters to such a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Standing {
+    /// No job is open.
+    Free,
+    /// No job is open, and the last one gave the guest away: it may run elsewhere.
+    GaveAway,
+    /// Records that may concern it are damaged.
+    Damaged,
+    /// A job is open that this life of the sidecar has not decided about yet.
+    Recovering,
+    /// A job is open.
+    Busy {
+        /// This side.
+        role: Role,
+        /// Only the manager's word is missing.
+        awaits_verdict: bool,
+    },
+}
+
+/// What becomes of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Admission {
+    /// It goes to QEMU as it is.
+    Pass,
+    /// It is the owner's word on the run state, and the job carries it out.
+    Wish(WantedRunState),
+    /// It is the manager's verdict, and the job carries it out.
+    Verdict(Outcome),
+    /// It asks the job to give up.
+    Cancel,
+    /// It is refused.
+    Refuse(Why),
+}
+
+/// Why a command does not go to QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// The job is being recovered.
+    Recovering,
+    /// The job owns what it would change.
+    Owned,
+    /// The guest was given away.
+    GaveAway,
+    /// Records that may concern the domain are damaged.
+    Damaged,
+    /// The claim is the sidecar's own.
+    Claim,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::Recovering => {
+                "the sidecar was restarted in a job and has not decided yet; try again"
+            }
+            Why::Owned => "an open job owns the guest; see query-jobs, job-cancel and resolve",
+            Why::GaveAway => "the last migration gave the guest away: it may run elsewhere",
+            Why::Damaged => {
+                "records of the journal that may concern the domain are damaged; see resolve"
+            }
+            Why::Claim => "the sidecar's claim on this QEMU is not to be changed",
+        })
+    }
+}
+
+/// The table.
+pub(crate) fn admission(verb: Verb, standing: Standing) -> Admission {
+    use Admission::{Cancel, Pass, Refuse, Verdict, Wish};
+    match (verb, standing) {
+        (Verb::Claim, _) => Refuse(Why::Claim),
+        (_, Standing::Free) => Pass,
+        (_, Standing::Recovering) => Refuse(Why::Recovering),
+        (Verb::Other, Standing::GaveAway | Standing::Damaged | Standing::Busy { .. }) => Pass,
+        (Verb::Stop | Verb::Quit, Standing::GaveAway) => Pass,
+        (
+            Verb::Cont | Verb::MigrateCancel | Verb::Migration | Verb::RunState | Verb::Human,
+            Standing::GaveAway,
+        ) => Refuse(Why::GaveAway),
+        (Verb::Stop, Standing::Damaged) => Pass,
+        (
+            Verb::Cont
+            | Verb::Quit
+            | Verb::MigrateCancel
+            | Verb::Migration
+            | Verb::RunState
+            | Verb::Human,
+            Standing::Damaged,
+        ) => Refuse(Why::Damaged),
+        (
+            Verb::Cont,
+            Standing::Busy {
+                role,
+                awaits_verdict: true,
+            },
+        ) => Verdict(match role {
+            Role::Source => Outcome::Aborted,
+            Role::Destination => Outcome::Committed,
+        }),
+        (
+            Verb::Quit,
+            Standing::Busy {
+                role,
+                awaits_verdict: true,
+            },
+        ) => Verdict(match role {
+            Role::Source => Outcome::Committed,
+            Role::Destination => Outcome::Aborted,
+        }),
+        (
+            Verb::Cont,
+            Standing::Busy {
+                role: Role::Source,
+                awaits_verdict: false,
+            },
+        ) => Wish(WantedRunState::Running),
+        (
+            Verb::Stop,
+            Standing::Busy {
+                role: Role::Source, ..
+            },
+        ) => Wish(WantedRunState::Paused),
+        (
+            Verb::MigrateCancel,
+            Standing::Busy {
+                role: Role::Source, ..
+            },
+        ) => Cancel,
+        (
+            Verb::Cont
+            | Verb::Stop
+            | Verb::Quit
+            | Verb::MigrateCancel
+            | Verb::Migration
+            | Verb::RunState
+            | Verb::Human,
+            Standing::Busy { .. },
+        ) => Refuse(Why::Owned),
+    }
+}
+
+impl Turn<'_> {
+    /// A client's command that is an effect.
+    pub(crate) fn monitor(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        command: MonitorCommand,
+    ) {
+        let Some(domain) = self.domain(id) else {
+            let refusal = Refusal::NoSuchDomain(id.to_string());
+            return self.reply(token, Err(refusal));
+        };
+        let name = domain.state.name.clone();
+        let migration = domain.migration.and_then(|id| self.migration(id));
+        let job = migration.map(|migration| migration.state.job);
+        let standing = self.standing(id, domain, migration);
+        let verb = verb(&command);
+        match admission(verb, standing) {
+            Admission::Pass => self.pass(token, id, uid, verb, command),
+            Admission::Wish(wanted) => {
+                self.later(token, &name, "change its run state", move |token| {
+                    Pending::SetWanted { token, wanted }
+                });
+            }
+            Admission::Verdict(outcome) => {
+                self.verdict(token, &JobTarget::Domain(name), outcome, uid);
+            }
+            Admission::Cancel => {
+                let result = job
+                    .ok_or(Refusal::NoOpenJob(name))
+                    .and_then(|job| self.job_cancel(job));
+                self.reply(token, result);
+            }
+            Admission::Refuse(why) => {
+                let command = command.execute;
+                self.reply(token, Err(Refusal::Monitor { name, command, why }));
+            }
+        }
+    }
+
+    fn standing(&self, id: DomainId, domain: &Domain, migration: Option<&Migration>) -> Standing {
+        let Some(migration) = migration else {
+            return match (domain.state.damaged, self.gave_away(id, domain)) {
+                (true, _) => Standing::Damaged,
+                (false, true) => Standing::GaveAway,
+                (false, false) => Standing::Free,
+            };
+        };
+        let state = &migration.state;
+        let live = self.engine.live.get(&state.terms.migration);
+        if live.is_none_or(|live| live.recovering && !live.decided) {
+            return Standing::Recovering;
+        }
+        if domain.state.damaged {
+            return Standing::Damaged;
+        }
+        let role = state.terms.role;
+        let may_be_asked = match role {
+            Role::Source => state.granted.is_some(),
+            Role::Destination => live.is_some_and(|live| live.cookie.is_some()),
+        };
+        Standing::Busy {
+            role,
+            awaits_verdict: state.terms.authority == Authority::Manager && may_be_asked,
+        }
+    }
+
+    /// Did the last job send the guest away from this very QEMU, and it was not given back? One that is registered anew
+    /// for the same guest has sent nothing.
+    fn gave_away(&self, id: DomainId, domain: &Domain) -> bool {
+        let eyes = self.engine.eyes.get(&id);
+        let has_sent = eyes
+            .and_then(|eyes| eyes.observed.as_ref())
+            .is_some_and(|observed| {
+                observed.run_state == Some(RunState::Postmigrate)
+                    && observed.migration == Some(MigrationStatus::Completed)
+            });
+        let last = domain.state.last_job.as_ref();
+        has_sent
+            && last.is_some_and(|last| last.kind == JobKind::MigrationOut)
+            && !self.was_given_back(id)
+    }
+
+    /// Records the intent and lets it go, or puts it behind the one that is being carried out.
+    fn pass(&mut self, token: Token, id: DomainId, uid: u32, verb: Verb, command: MonitorCommand) {
+        let in_flight = self
+            .domain(id)
+            .and_then(|domain| domain.owner_effect.as_ref())
+            .map(|(intent, _)| *intent);
+        if let Some(effect) = in_flight {
+            if !command.is_out_of_band {
+                return self.put_off(token, id, uid, command);
+            }
+            // It is for a QEMU in which the other one may be stuck; what became of that is not known.
+            let result = EffectResult::Unknown {
+                why: format!("{} went past it", command.execute),
+            };
+            if let Some(owner) = self.engine.owners.remove(&effect) {
+                self.reply_to_owner(owner, id, &result);
+            }
+            let body = RecordBody::EffectFinished(EffectFinished { effect, result });
+            self.append(Some(id), body);
+        }
+        match verb {
+            Verb::Cont => self.want(id, WantedRunState::Running, WantedReason::Asked),
+            Verb::Stop => self.want(id, WantedRunState::Paused, WantedReason::Asked),
+            Verb::Quit
+            | Verb::MigrateCancel
+            | Verb::Migration
+            | Verb::RunState
+            | Verb::Human
+            | Verb::Claim
+            | Verb::Other => {}
+        }
+        let MonitorCommand {
+            execute,
+            arguments,
+            redacted,
+            ..
+        } = command;
+        let effect = EffectCommand::Monitor {
+            execute,
+            arguments,
+            redacted,
+        };
+        if let Some(intent) = self.intend_for(id, None, effect) {
+            self.send(Message::Admitted { token, intent });
+        }
+    }
+
+    /// May the effect that the domain's QEMU carries out for its owner change what is seen of it? One that changes only what
+    /// an idle guest has does not.
+    pub(crate) fn needs_look(&self, id: DomainId) -> bool {
+        let Some(domain) = self.domain(id) else {
+            return false;
+        };
+        let is_other = match &domain.owner_effect {
+            Some((_, EffectCommand::Monitor { execute, .. })) => verb_of(execute) == Verb::Other,
+            Some(_) | None => false,
+        };
+        domain.migration.is_some() || !is_other
+    }
+
+    fn put_off(&mut self, token: Token, id: DomainId, uid: u32, command: MonitorCommand) {
+        let waiting = self.engine.monitors.entry(id).or_default();
+        if waiting.len() < WAITING_MAX {
+            return waiting.push_back((token, uid, command));
+        }
+        let refusal = Refusal::TooMany {
+            what: "commands that wait for this domain's QEMU",
+            count_max: WAITING_MAX,
+        };
+        self.reply(token, Err(refusal));
+    }
+
+    /// The domain's QEMU is free for the next command: what was put off is looked at anew.
+    pub(crate) fn next_of_monitor(&mut self, id: DomainId) {
+        while self
+            .domain(id)
+            .is_some_and(|domain| domain.owner_effect.is_none())
+        {
+            let waiting = self.engine.monitors.get_mut(&id);
+            let Some((token, uid, command)) = waiting.and_then(VecDeque::pop_front) else {
+                self.engine.monitors.remove(&id);
+                return;
+            };
+            self.monitor(token, id, uid, command);
+        }
+    }
+
+    /// The domain is gone, or is another QEMU now: nothing that was put off is for it.
+    pub(crate) fn refuse_put_off(&mut self, id: DomainId) {
+        for (token, _, _) in self.engine.monitors.remove(&id).into_iter().flatten() {
+            let refusal = Refusal::NoSuchDomain(id.to_string());
+            self.reply(token, Err(refusal));
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The way out to one client of a monitor: what QEMU says, in QEMU's order.
+//!
+//! Invariant: whoever puts something in never waits. What the kernel does not take at once is kept, up to
+//! [`BACKLOG_SIZE_MAX`] bytes and for [`STALL_MAX`]; a client that lets more come together is cut off.
+//! Not here: what is put in (`client`, `sidecar::proxy`).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{Shutdown, shutdown};
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// Bytes that wait for a client that does not read, beside the message that is being written.
+pub const BACKLOG_SIZE_MAX: usize = 1024 * 1024;
+
+/// How long a client may read nothing of what waits for it.
+pub const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// A client's stream, to be written to from several tasks.
+#[derive(Debug)]
+pub struct Outlet {
+    stream: Arc<UnixStream>,
+    waiting: Mutex<Waiting>,
+    /// All that waited is out, or nothing more goes out.
+    drained: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: VecDeque<Arc<[u8]>>,
+    /// Of the first line.
+    written: usize,
+    size: usize,
+    is_closed: bool,
+    /// It is closed when nothing waits any more.
+    is_ending: bool,
+    /// A task brings the rest out.
+    is_flushing: bool,
+}
+
+impl Outlet {
+    /// The way out of this stream.
+    #[must_use]
+    pub fn new(stream: Arc<UnixStream>) -> Arc<Outlet> {
+        Arc::new(Outlet {
+            stream,
+            waiting: Mutex::default(),
+            drained: Notify::new(),
+        })
+    }
+
+    /// Nothing panics while it holds this lock, so what it guards is whole in any case.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a line in. To be called within the runtime; it never waits.
+    pub fn put(self: &Arc<Outlet>, line: Arc<[u8]>) {
+        let mut waiting = self.waiting();
+        if waiting.is_closed || waiting.is_ending {
+            return;
+        }
+        if waiting.size > BACKLOG_SIZE_MAX {
+            return self.close_within(&mut waiting);
+        }
+        waiting.size += line.len();
+        waiting.lines.push_back(line);
+        if waiting.is_flushing {
+            return;
+        }
+        match self.write_some(&mut waiting) {
+            Ok(true) => {}
+            Ok(false) => {
+                waiting.is_flushing = true;
+                tokio::spawn(flush(Arc::downgrade(self), self.stream.clone()));
+            }
+            Err(_) => self.close_within(&mut waiting),
+        }
+    }
+
+    /// Returns when the client has all that was put in, or is cut off. For one caller at a time.
+    pub async fn drained(&self) {
+        while !self.is_drained() {
+            self.drained.notified().await;
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.is_closed || waiting.lines.is_empty()
+    }
+
+    /// Cuts the client off: nothing more goes out, and nothing more comes in.
+    pub fn close(&self) {
+        self.close_within(&mut self.waiting());
+    }
+
+    /// Nothing more is put in; the client is cut off when it has all that waits.
+    pub fn end(&self) {
+        let mut waiting = self.waiting();
+        waiting.is_ending = true;
+        if waiting.lines.is_empty() {
+            self.close_within(&mut waiting);
+        }
+    }
+
+    /// Whether somebody may still read at the other end.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        let mut fds = [PollFd::new(&*self.stream, PollFlags::IN)];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let polled = poll(&mut fds, Some(&at_once));
+        let gone = PollFlags::HUP | PollFlags::ERR;
+        !self.is_closed() && polled.is_ok() && !fds[0].revents().intersects(gone)
+    }
+
+    /// Whether the client is cut off.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.waiting().is_closed
+    }
+
+    fn close_within(&self, waiting: &mut Waiting) {
+        waiting.is_closed = true;
+        waiting.lines = VecDeque::new();
+        waiting.size = 0;
+        self.drained.notify_one();
+        // It fails only where the other end has done it already.
+        let _ = shutdown(&*self.stream, Shutdown::Both);
+    }
+
+    /// Writes what the kernel takes; whether that was all.
+    fn write_some(&self, waiting: &mut Waiting) -> io::Result<bool> {
+        while let Some(line) = waiting.lines.front() {
+            match self.stream.try_write(&line[waiting.written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(size) => {
+                    waiting.written += size;
+                    if waiting.written == line.len() {
+                        waiting.size -= line.len();
+                        waiting.written = 0;
+                        waiting.lines.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        waiting.lines.shrink_to(16);
+        Ok(true)
+    }
+}
+
+/// Brings out what waits, as the client reads; ends when that is all of it.
+async fn flush(outlet: Weak<Outlet>, stream: Arc<UnixStream>) {
+    loop {
+        let is_ready = matches!(timeout(STALL_MAX, stream.writable()).await, Ok(Ok(())));
+        let Some(outlet) = outlet.upgrade() else {
+            return;
+        };
+        let mut waiting = outlet.waiting();
+        if waiting.is_closed {
+            return;
+        }
+        match is_ready.then(|| outlet.write_some(&mut waiting)) {
+            Some(Ok(false)) => {}
+            Some(Ok(true)) => {
+                waiting.is_flushing = false;
+                outlet.drained.notify_one();
+                if waiting.is_ending {
+                    outlet.close_within(&mut waiting);
+                }
+                return;
+            }
+            Some(Err(_)) | None => return outlet.close_within(&mut waiting),
+        }
+    }
+}
+
+/// Everyone who hears a QEMU's events.
+#[derive(Clone, Debug, Default)]
+pub struct Listeners(Arc<Mutex<Vec<Weak<Outlet>>>>);
+
+impl Listeners {
+    fn list(&self) -> MutexGuard<'_, Vec<Weak<Outlet>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on this client hears every event; `first` goes out before any.
+    pub fn add(&self, outlet: &Arc<Outlet>, first: Arc<[u8]>) {
+        let mut list = self.list();
+        outlet.put(first);
+        list.push(Arc::downgrade(outlet));
+    }
+
+    /// Tells everyone, in the order of the calls.
+    pub(super) fn tell(&self, object: &[u8]) {
+        let mut list = self.list();
+        if list.is_empty() {
+            return;
+        }
+        let line: Arc<[u8]> = [object, b"\r\n"].concat().into();
+        list.retain(|listener| match listener.upgrade() {
+            Some(outlet) if !outlet.is_closed() => {
+                outlet.put(line.clone());
+                true
+            }
+            Some(_) | None => false,
+        });
+    }
+}

@@ -1,0 +1,275 @@
+//! The way of the monitor's clients to QEMU, beside the sidecar's own commands on the same connection.
+//!
+//! Invariant (P1): without a proof of durability only what reads is passed. What clients have in QEMU at the same
+//! time is bounded, so that the sidecar's own commands, and those out of band, always get through.
+//! Not here: clients (`sidecar::proxy`), what is exchanged in a command (`passed`).
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use journal_format::record::{Effect, EffectCommand, EffectResult};
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::classify::Class;
+use super::client::{Answer, Core, IN_FLIGHT_MAX, Outgoing, QmpError};
+use super::codec::Message;
+use super::outlet::Outlet;
+use super::passed::{Kind, Passed, answer_with, kind, without_id};
+use crate::journal::Durable;
+
+/// Commands that are passed on for clients at the same time: with the sidecar's own ones they stay below QEMU's
+/// eight.
+const PASSED_MAX: usize = 3;
+
+/// The same for commands out of band.
+const PASSED_OUT_OF_BAND_MAX: usize = 4;
+
+/// Who waits for an answer.
+pub(super) enum Waiter {
+    /// Somebody here, who takes it apart.
+    Caller(oneshot::Sender<Answer>),
+    /// A client of the monitor, who gets it as it is.
+    Client(Route),
+}
+
+/// The way of an answer back to a client of the monitor.
+pub(super) struct Route {
+    outlet: Arc<Outlet>,
+    /// As the client sent it.
+    id: Option<Vec<u8>>,
+    done: oneshot::Sender<EffectResult>,
+    /// Held until QEMU has answered, whether or not the client is still there.
+    _place: Place,
+}
+
+/// A place among the commands that clients of the monitor have in QEMU at the same time.
+#[derive(Debug)]
+pub struct Place(
+    #[allow(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit,
+);
+
+impl Waiter {
+    /// No answer will come. Who has given up does not hear it.
+    pub(super) fn fail(self, error: QmpError) {
+        match self {
+            Waiter::Caller(answer) => drop(answer.send(Err(error))),
+            Waiter::Client(route) => drop(route.done.send(result_of(Err(error)))),
+        }
+    }
+
+    pub(super) fn answer(self, object: &[u8]) {
+        match self {
+            Waiter::Caller(answer) => drop(answer.send(parsed(object))),
+            Waiter::Client(route) => route.answer(object),
+        }
+    }
+}
+
+impl Route {
+    fn answer(self, object: &[u8]) {
+        let id = self.id.as_deref();
+        let line = answer_with(object, id).unwrap_or_else(|| without_id(object, id));
+        self.outlet.put(line.into());
+        let is_error = matches!(kind(object), Kind::Answer { is_error: true, .. });
+        let result = if is_error {
+            parsed(object)
+        } else {
+            Ok(Value::Null)
+        };
+        drop(self.done.send(result_of(result)));
+    }
+}
+
+/// An answer as a caller takes it.
+fn parsed(object: &[u8]) -> Answer {
+    match Message::parse(object) {
+        Some(Message::Return { value, .. }) => Ok(value),
+        Some(Message::Error {
+            class, description, ..
+        }) => Err(QmpError::Refused { class, description }),
+        Some(Message::Greeting { .. } | Message::Event { .. } | Message::Other(_)) | None => {
+            Err(QmpError::Lost {
+                why: "the answer is no answer".to_owned(),
+            })
+        }
+    }
+}
+
+/// What is known of an effect by its answer.
+pub(super) fn result_of(answer: Answer) -> EffectResult {
+    match answer {
+        Ok(_) => EffectResult::Done,
+        Err(QmpError::Refused { class, description }) => {
+            EffectResult::Refused { class, description }
+        }
+        Err(QmpError::NotSent { why }) => EffectResult::NotSent { why },
+        Err(
+            error @ (QmpError::Lost { .. }
+            | QmpError::Busy
+            | QmpError::TimedOut { .. }
+            | QmpError::Connect { .. }
+            | QmpError::NoGreeting { .. }
+            | QmpError::NotQmp { .. }
+            | QmpError::NotAQuery { .. }),
+        ) => EffectResult::Unknown {
+            why: error.to_string(),
+        },
+    }
+}
+
+/// The places of one connection.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    in_band: Arc<Semaphore>,
+    out_of_band: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places {
+            in_band: Arc::new(Semaphore::new(PASSED_MAX)),
+            out_of_band: Arc::new(Semaphore::new(PASSED_OUT_OF_BAND_MAX)),
+        }
+    }
+}
+
+/// A connection as clients of the monitor use it; it ends without asking them.
+#[derive(Clone, Debug)]
+pub struct Passing {
+    core: Weak<Core>,
+    places: Places,
+    greeting: Arc<[u8]>,
+    oob: bool,
+}
+
+impl Passing {
+    pub(super) fn new(core: &Arc<Core>) -> Passing {
+        Passing {
+            core: Arc::downgrade(core),
+            places: core.places.clone(),
+            greeting: core.greeting.clone(),
+            oob: core.oob,
+        }
+    }
+
+    /// The greeting as QEMU sent it, without the end of its line.
+    #[must_use]
+    pub fn greeting(&self) -> &Arc<[u8]> {
+        &self.greeting
+    }
+
+    /// Whether QEMU takes commands out of band on this connection.
+    #[must_use]
+    pub fn oob(&self) -> bool {
+        self.oob
+    }
+
+    /// Waits for a place among the commands of the monitor's clients, first come, first served.
+    pub async fn place(&self, out_of_band: bool) -> Place {
+        let places = match out_of_band {
+            true => &self.places.out_of_band,
+            false => &self.places.in_band,
+        };
+        match places.clone().acquire_owned().await {
+            Ok(place) => Place(place),
+            // They are never closed.
+            Err(_) => core::future::pending().await,
+        }
+    }
+
+    /// Passes on a client's command that only reads; the answer goes to `outlet`, byte for byte but for its id. What
+    /// is returned says when: done or refused means that the client has its answer.
+    ///
+    /// # Errors
+    /// [`QmpError::NotAQuery`] for everything else.
+    pub fn pass(
+        &self,
+        passed: Passed,
+        outlet: Arc<Outlet>,
+        place: Place,
+    ) -> Result<oneshot::Receiver<EffectResult>, QmpError> {
+        match passed.class() {
+            Class::Reading => Ok(self.send(passed, outlet, place)),
+            Class::Effect => Err(QmpError::NotAQuery {
+                name: passed.name().to_owned(),
+            }),
+        }
+    }
+
+    /// Passes on a client's command that is an effect, whose intent is durable (P1): as it was sent, with what is not in
+    /// the record. The answer goes as in [`Passing::pass`]. A command that is not the one of the record is not sent.
+    ///
+    /// ```compile_fail
+    /// # use phase_journal::qmp::{Outlet, Passed, Passing, Place};
+    /// # use journal_format::record::Effect;
+    /// # use std::sync::Arc;
+    /// # fn f(passing: &Passing, effect: Effect, passed: Passed, outlet: Arc<Outlet>, place: Place) {
+    /// // As with `perform`: there is no proof that its record is durable.
+    /// passing.pass_effect(effect, passed, outlet, place);
+    /// # }
+    /// ```
+    pub fn pass_effect(
+        &self,
+        effect: Durable<Effect>,
+        passed: Passed,
+        outlet: Arc<Outlet>,
+        place: Place,
+    ) -> oneshot::Receiver<EffectResult> {
+        let effect = effect.into_inner();
+        let (arguments, redacted) = passed.journaled();
+        let journaled = EffectCommand::Monitor {
+            execute: passed.name().to_owned(),
+            arguments,
+            redacted,
+        };
+        match effect.command == journaled {
+            true => self.send(passed, outlet, place),
+            false => not_sent("it is not the command of the record".to_owned()),
+        }
+    }
+
+    /// Who waits for the result is told in any case.
+    fn send(
+        &self,
+        passed: Passed,
+        outlet: Arc<Outlet>,
+        place: Place,
+    ) -> oneshot::Receiver<EffectResult> {
+        let Some(core) = self.core.upgrade() else {
+            return not_sent("the connection to QEMU ended".to_owned());
+        };
+        let id = core.next_id.fetch_add(1, Ordering::Relaxed);
+        let (done, result) = oneshot::channel();
+        let route = Route {
+            outlet,
+            id: passed.id().map(<[u8]>::to_vec),
+            done,
+            _place: place,
+        };
+        let (line, fds) = passed.with_id(id);
+        let outgoing = Outgoing {
+            id,
+            line,
+            fds,
+            waiter: Waiter::Client(route),
+        };
+        if let Err(error) = core.commands.try_send(outgoing) {
+            let (outgoing, why) = match error {
+                mpsc::error::TrySendError::Full(outgoing) => {
+                    (outgoing, format!("{IN_FLIGHT_MAX} commands wait already"))
+                }
+                mpsc::error::TrySendError::Closed(outgoing) => (outgoing, core.why_closed()),
+            };
+            outgoing.waiter.fail(QmpError::NotSent { why });
+        }
+        result
+    }
+}
+
+fn not_sent(why: String) -> oneshot::Receiver<EffectResult> {
+    let (done, result) = oneshot::channel();
+    // The receiver is right here.
+    drop(done.send(EffectResult::NotSent { why }));
+    result
+}

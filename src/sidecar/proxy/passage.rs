@@ -1,0 +1,39 @@
+//! A client's effect on its way from the client's task over the engine to QEMU.
+//!
+//! Invariant: whoever waits for it is told what became of it, exactly once.
+//! Not here: who carries it (`link`, `dispatch`, `monitor`).
+
+use std::sync::Arc;
+
+use journal_format::record::EffectResult;
+use tokio::sync::oneshot;
+
+use crate::qmp::{Outlet, Passed, Place};
+use crate::sidecar::link::Failure;
+
+/// What a client sent, and where QEMU's answer goes.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    pub(crate) passed: Passed,
+    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) place: Place,
+    pub(crate) arrived: oneshot::Sender<Arrived>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    /// QEMU was asked; if it answered, the client has its answer.
+    AtQemu(EffectResult),
+    /// The engine has seen to it itself.
+    Settled,
+    /// It does not go to QEMU.
+    Failed(Failure),
+}
+
+impl Passage {
+    /// Tells that it does not go to QEMU, or was seen to. A client that is gone does not hear it.
+    pub(crate) fn arrive(self, arrived: Arrived) {
+        drop(self.arrived.send(arrived));
+    }
+}
