@@ -116,7 +116,9 @@ pub(crate) enum Standing {
     Damaged,
     /// A job is open that this life of the sidecar has not decided about yet.
     Recovering,
-    /// A job is open.
+    /// A job that is no migration is open: what it means to do to the run state is its manager's, by `phase-enter`.
+    OtherJob,
+    /// A migration is open.
     Busy {
         /// This side.
         role: Role,
@@ -178,7 +180,10 @@ pub(crate) fn admission(verb: Verb, standing: Standing) -> Admission {
         (Verb::Claim, _) => Refuse(Why::Claim),
         (_, Standing::Free) => Pass,
         (_, Standing::Recovering) => Refuse(Why::Recovering),
-        (Verb::Other, Standing::GaveAway | Standing::Damaged | Standing::Busy { .. }) => Pass,
+        (
+            Verb::Other,
+            Standing::GaveAway | Standing::Damaged | Standing::OtherJob | Standing::Busy { .. },
+        ) => Pass,
         (Verb::Stop | Verb::Quit, Standing::GaveAway) => Pass,
         (
             Verb::Cont | Verb::MigrateCancel | Verb::Migration | Verb::RunState | Verb::Human,
@@ -241,7 +246,7 @@ pub(crate) fn admission(verb: Verb, standing: Standing) -> Admission {
             | Verb::Migration
             | Verb::RunState
             | Verb::Human,
-            Standing::Busy { .. },
+            Standing::OtherJob | Standing::Busy { .. },
         ) => Refuse(Why::Owned),
     }
 }
@@ -288,10 +293,16 @@ impl Turn<'_> {
     }
 
     fn standing(&self, id: DomainId, domain: &Domain, migration: Option<&Migration>) -> Standing {
+        let mut jobs = self.engine.state.jobs_of(id).peekable();
+        let has_job = jobs.peek().is_some();
+        if jobs.any(|job| !self.is_settled_job(job.state.job)) {
+            return Standing::Recovering;
+        }
         let Some(migration) = migration else {
-            return match (domain.state.damaged, self.gave_away(id, domain)) {
+            return match (domain.state.damaged, has_job) {
                 (true, _) => Standing::Damaged,
-                (false, true) => Standing::GaveAway,
+                (false, true) => Standing::OtherJob,
+                (false, false) if self.gave_away(id, domain) => Standing::GaveAway,
                 (false, false) => Standing::Free,
             };
         };

@@ -50,6 +50,12 @@ impl Turn<'_> {
         self.engine.job_live.entry(job).or_default()
     }
 
+    /// Has this life of the sidecar decided about it, or nothing to decide?
+    pub(crate) fn is_settled_job(&self, job: Lsn) -> bool {
+        let live = self.engine.job_live.get(&job);
+        live.is_some_and(JobLive::is_settled)
+    }
+
     /// The open job, or why it is none that a manager drives.
     fn need_job(&self, job: Lsn) -> Result<&Job, Refusal> {
         if let Some(known) = self.job(job) {

@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 
 use journal_format::record::{
-    Authority, EffectCommand, EffectResult, Outcome, Protocol, RecordBody, Role, WantedRunState,
+    Authority, EffectCommand, EffectResult, JobKind, Outcome, Protocol, RecordBody, Role,
+    WantedRunState,
 };
 
 use super::world::{A, B, DOMAIN, World};
@@ -58,11 +59,12 @@ fn passed(world: &World, at: usize) -> Vec<String> {
     names
 }
 
-const STANDINGS: [Standing; 8] = [
+const STANDINGS: [Standing; 9] = [
     Standing::Free,
     Standing::GaveAway,
     Standing::Damaged,
     Standing::Recovering,
+    Standing::OtherJob,
     busy(Role::Source, false),
     busy(Role::Source, true),
     busy(Role::Destination, false),
@@ -376,4 +378,26 @@ fn out_of_band_goes_past_what_is_stuck() {
     let (effect, result) = (stuck.effects[0].intent, EffectResult::Done);
     let late = engine.step(NOW, Input::EffectFinished { effect, result });
     assert!(late.append.is_empty(), "{late:?}");
+}
+
+/// A job that is no migration has the guest's run state to itself too, until it ends.
+#[test]
+fn another_jobs_run_state_is_its_own() {
+    let mut world = World::new();
+    world.run_for(100);
+    world.control(
+        A,
+        ControlRequest::JobBegin {
+            name: "g".to_owned(),
+            kind: JobKind::Save,
+            cookie: None,
+        },
+    );
+    world.run_for(100);
+    for (name, passes) in [("cont", false), ("migrate", false), ("device_add", true)] {
+        send(&mut world, A, command(name));
+        world.run_for(100);
+        let has_passed = passed(&world, A).iter().any(|one| one == name);
+        assert_eq!(has_passed, passes, "{name}: {}", world.story());
+    }
 }

@@ -387,9 +387,10 @@ impl Bench {
                 Message::Reply { token, result } => drop(self.replies.insert(token, result)),
                 Message::Ready => self.is_ready = true,
                 Message::Unwatch { .. } | Message::Notify(_) => {}
-                Message::PeerReply { .. } | Message::Ask { .. } | Message::Store { .. } => {
-                    panic!("no other side: {message:?}")
-                }
+                Message::Admitted { .. }
+                | Message::PeerReply { .. }
+                | Message::Ask { .. }
+                | Message::Store { .. } => panic!("no other side: {message:?}"),
             }
         }
     }
