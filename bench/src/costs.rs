@@ -51,6 +51,7 @@ fn engine() -> Engine {
         next: Lsn::FIRST,
         boot: ours::BOOT,
         peer: "/run/phase-journal/peer.sock".to_owned(),
+        store: None,
     };
     let mut engine = Engine::open(config, &[]);
     let _ = engine.checkpoint();

@@ -18,8 +18,8 @@ use journal_format::number::{
     DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position, SegmentNumber,
 };
 use journal_format::record::{
-    Claim, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
-    Observed, Process, Protocol, RecordBody, RunState,
+    Authority, Claim, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance,
+    MigrationStatus, Observed, Process, Protocol, RecordBody, RunState,
 };
 use phase_journal::engine::{
     Answer, ControlRequest, Envelope, Input, Message, PeerFailure, PeerRequest, PeerResponse, Token,
@@ -150,6 +150,7 @@ impl World {
             Message::Reply { result: Ok(_), .. }
             | Message::PeerReply { .. }
             | Message::Admitted { .. }
+            | Message::Store { .. }
             | Message::Watch { .. }
             | Message::LookAtJob { .. }
             | Message::Unwatch { .. }
@@ -253,6 +254,8 @@ fn migrate(world: &mut World, index: u32) -> Input {
         max_bandwidth: Some(1 << 30),
         downtime_limit: Some(300),
         postcopy: false,
+        authority: Authority::Destination,
+        in_doubt_limit: None,
     })
 }
 
