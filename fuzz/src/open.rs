@@ -265,7 +265,18 @@ impl Place {
         is_foreign
     }
 
+    /// What only the page cache shows of the newest segment after a sync that failed: an opening forgets it, and
+    /// believes the disk. Nothing else about a segment may change by being opened.
+    fn forget_cache(&self) {
+        let newest = self.segments().into_keys().next_back();
+        let file = newest.and_then(|name| self.journal.open(&name).ok());
+        if let Some(file) = file {
+            drop(self.journal.sync_and_forget_cache(&file));
+        }
+    }
+
     fn judge(&mut self, options: &OpenOptions, is_foreign: bool) -> Opening {
+        self.forget_cache();
         drop(verify(self.journal.clone()));
         drop(self.entries());
         let before = self.segments();

@@ -358,6 +358,12 @@ pub(super) fn journaled(name: &str, arguments: &Value) -> (String, bool) {
     (text, redacted)
 }
 
+/// Is there something among these arguments that is left out when they are journaled since it is secret?
+#[must_use]
+pub fn carries_secret(name: &str, arguments: &Map<String, Value>) -> bool {
+    redact(name, &mut Value::Object(arguments.clone()))
+}
+
 /// Replaces what is secret; whether anything was.
 fn redact(name: &str, arguments: &mut Value) -> bool {
     let Value::Object(members) = arguments else {

@@ -18,7 +18,8 @@ mod server;
 mod tests;
 
 pub use classify::{
-    ARGUMENTS_SIZE_MAX, Class, FDS_MAX, REDACTED, classify, is_known, may_go_out_of_band, takes_fds,
+    ARGUMENTS_SIZE_MAX, Class, FDS_MAX, REDACTED, carries_secret, classify, is_known,
+    may_go_out_of_band, takes_fds,
 };
 pub use client::{Client, Credentials, Dialled, Event, Events, QmpError, SidecarClient};
 pub use codec::{Message, SplitError, Splitter};

@@ -4,6 +4,8 @@
 //! argument that nobody knows is an error, never ignored.
 //! Not here: carrying a command out (`control`), whether it is possible now (the engine).
 
+mod effect;
+
 use core::fmt;
 
 use journal_format::number::{DomainId, Id128, Lsn};
@@ -592,30 +594,13 @@ impl Arguments {
 
     /// QMP commands, as a manager would send them to QEMU.
     fn effects(&mut self, argument: &'static str) -> Result<Vec<ManagerEffect>, ArgumentError> {
-        const EXPECTED: &str = "an array of objects with 'execute' and perhaps 'arguments'";
         let list = match self.values.remove(argument) {
             None => return Ok(Vec::new()),
             Some(Value::Array(list)) => list,
             Some(other) => return Err(self.wrong(argument, "an array", &other)),
         };
-        let effect = |value: Value| {
-            let Value::Object(mut fields) = value else {
-                return None;
-            };
-            let Some(Value::String(execute)) = fields.remove("execute") else {
-                return None;
-            };
-            let arguments = match fields.remove("arguments") {
-                None => Map::new(),
-                Some(Value::Object(arguments)) => arguments,
-                Some(_) => return None,
-            };
-            fields
-                .is_empty()
-                .then_some(ManagerEffect { execute, arguments })
-        };
-        let effects: Option<Vec<ManagerEffect>> = list.into_iter().map(effect).collect();
-        effects.ok_or_else(|| self.invalid(argument, EXPECTED))
+        let effects: Result<Vec<ManagerEffect>, _> = list.into_iter().map(effect::parse).collect();
+        effects.map_err(|expected| self.invalid(argument, expected))
     }
 
     /// Refuses what is left.
