@@ -359,6 +359,7 @@ impl World {
             Fault::SyncFails => return batch(self, BatchFault::SyncFails),
             Fault::Misdirected | Fault::LostWrite => {
                 self.suspect(host);
+                self.hosts[host].may_lack_records = true;
                 return batch(
                     self,
                     match fault {

@@ -117,6 +117,8 @@ pub(super) struct Host {
     has_gaps: bool,
     /// Records were missing when this sidecar was started.
     lacks_records: bool,
+    /// A write of this life went, or is going, elsewhere or nowhere: the next opening will tell.
+    pub(super) may_lack_records: bool,
     /// Records of this journal were lost: as long as that may concern one domain, it says amnesia of every migration
     /// that it does not know, also of later ones.
     pub(super) says_amnesia: bool,
@@ -162,6 +164,7 @@ impl Host {
             tail_lost: false,
             has_gaps: false,
             lacks_records: false,
+            may_lack_records: false,
             says_amnesia: false,
             backup: None,
             lose_reply: false,
@@ -254,6 +257,7 @@ impl World {
             .collect();
         host.has_gaps |= !lost.is_empty();
         host.lacks_records = !lost.is_empty();
+        host.may_lack_records = false;
         host.says_amnesia |= host.lacks_records;
         let ledger = Rc::clone(&host.ledger);
         let store = match host.has_other_store {
@@ -554,7 +558,8 @@ impl World {
                 let begins = job.kind == journal_format::record::JobKind::MigrationOut;
                 self.coverage.migrations += u64::from(begins);
                 if let Some(guest) = self.guest_of(job.domain) {
-                    let lacks = self.hosts[at].lacks_records;
+                    let host = &self.hosts[at];
+                    let lacks = host.lacks_records || host.may_lack_records;
                     self.lab.guests[guest].begins(at, job, lacks);
                 }
             }
