@@ -180,7 +180,9 @@ fn assert_nothing_left(solo: &mut Solo, what: &str) {
 /// What must be so after the crash and the restart; `job` is the one that was open, if it began.
 type Judge = fn(&mut Solo, job: Option<&JobView>, what: &str);
 
-/// Kills the sidecar after each durable batch of a job.
+/// Kills the sidecar after each durable batch of a job; how many there were. What QEMU tells meanwhile may share a batch with
+/// something else, so that only those are sure that the manager or an effect waits for: the begin, each intent, the last
+/// result of each phase, and the end.
 fn every_batch(manager: Manager, judge: Judge) -> u32 {
     for batch in 1..BATCHES_MAX {
         let what = format!("after batch {batch}");
@@ -227,7 +229,7 @@ fn a_save_is_undone_or_done() {
         assert_runs(solo, what);
     }
     let points = every_batch(save, judge);
-    assert!(points >= 8, "{points}");
+    assert!(points >= 6, "{points}");
 }
 
 /// What was saved is loaded into a new QEMU, as a job of its own.
@@ -273,7 +275,7 @@ fn a_snapshot_happened_or_did_not() {
 #[test]
 fn a_backup_is_taken_up_again_and_closed() {
     let points = every_batch(backup, goes_on);
-    assert!(points >= 10, "{points}");
+    assert!(points >= 8, "{points}");
 }
 
 #[test]
@@ -284,7 +286,7 @@ fn a_suspend_is_as_qemu_shows_it() {
         assert_eq!(wanted, run_state, "{what}");
     }
     let points = every_batch(suspend, judge);
-    assert!(points >= 5, "{points}");
+    assert!(points >= 4, "{points}");
 }
 
 #[test]
