@@ -325,9 +325,10 @@ impl Turn<'_> {
         }
     }
 
-    /// Did the last job send the guest away from this very QEMU, and it was not given back? One that is registered anew
-    /// for the same guest has sent nothing.
-    fn gave_away(&self, id: DomainId, domain: &Domain) -> bool {
+    /// Did a job send the guest away from this very QEMU, and it was not given back? One that is registered anew
+    /// for the same guest has sent nothing, and what a job streamed to a file is still here. A job that came after the
+    /// migration does not change it.
+    pub(crate) fn gave_away(&self, id: DomainId, domain: &Domain) -> bool {
         let eyes = self.engine.eyes.get(&id);
         let has_sent = eyes
             .and_then(|eyes| eyes.observed.as_ref())
@@ -336,8 +337,10 @@ impl Turn<'_> {
                     && observed.migration == Some(MigrationStatus::Completed)
             });
         let last = domain.state.last_job.as_ref();
+        let streams_to_a_file =
+            |kind: JobKind| matches!(kind, JobKind::Save | JobKind::Dump | JobKind::Snapshot);
         has_sent
-            && last.is_some_and(|last| last.kind == JobKind::MigrationOut)
+            && last.is_some_and(|last| !streams_to_a_file(last.kind))
             && !self.was_given_back(id)
     }
 

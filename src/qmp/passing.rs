@@ -45,9 +45,10 @@ pub(super) struct Route {
 
 /// A place among the commands that clients of the monitor have in QEMU at the same time.
 #[derive(Debug)]
-pub struct Place(
-    #[allow(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit,
-);
+pub struct Place {
+    /// Given back when dropped.
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Waiter {
     /// No answer will come. Who has given up does not hear it.
@@ -172,7 +173,7 @@ impl Passing {
             false => &self.places.in_band,
         };
         match places.clone().acquire_owned().await {
-            Ok(place) => Place(place),
+            Ok(permit) => Place { _permit: permit },
             // They are never closed.
             Err(_) => core::future::pending().await,
         }

@@ -403,13 +403,25 @@ impl Turn<'_> {
             .any(|command| meaning(state.kind, command).end);
         let is_whole = status_class(observed.migration.as_ref()) == StatusClass::Completed
             && state.facts().stream == EffectStanding::Done
-            && observed.run_state != Some(RunState::Running);
+            && matches!(
+                observed.run_state,
+                Some(RunState::FinishMigrate | RunState::Postmigrate)
+            );
         if state.kind == JobKind::Save && ends && !is_whole {
             return Err(self.wrong_state(id, "be ended: its image is not whole"));
         }
         let continues = wanted.commands.contains(&EffectCommand::Cont);
         if continues && observed.run_state == Some(RunState::Inmigrate) {
             return Err(self.wrong_state(id, "be continued: it is not loaded yet"));
+        }
+        let gave_away = self
+            .domain(id)
+            .is_some_and(|domain| self.gave_away(id, domain));
+        if continues && state.kind == JobKind::Suspend && gave_away {
+            return Err(self.wrong_state(
+                id,
+                "be continued: the last migration gave the guest away, and it may run elsewhere",
+            ));
         }
         Ok(())
     }

@@ -4,14 +4,15 @@
 use std::fmt::Write as _;
 
 use journal_format::record::{
-    Authority, EffectCommand, EffectResult, JobKind, Outcome, Protocol, RecordBody, Role,
-    WantedRunState,
+    Authority, Decision, EffectCommand, EffectResult, JobKind, JobPhase, JobResult, Outcome,
+    Protocol, RecordBody, Role, WantedRunState,
 };
 
+use super::hostile::granted_b_undecided;
 use super::world::{A, B, DOMAIN, World};
 use super::*;
 use crate::engine::monitor::{Admission, Standing, Verb, Why, admission, verb};
-use crate::engine::{Answer, MonitorCommand};
+use crate::engine::{Answer, JobSeen, ManagerEffect, MonitorCommand};
 
 fn command(execute: &str) -> MonitorCommand {
     MonitorCommand {
@@ -400,4 +401,69 @@ fn another_jobs_run_state_is_its_own() {
         let has_passed = passed(&world, A).iter().any(|one| one == name);
         assert_eq!(has_passed, passes, "{name}: {}", world.story());
     }
+}
+
+/// P2: its licence went out, and an operator closed the job without a word on where the guest is. Neither a client, nor a
+/// manager in another job, nor a client after such a job continues it.
+#[test]
+fn a_guest_that_was_given_away_is_not_continued_in_or_after_another_job() {
+    let mut world = granted_b_undecided();
+    world.run_for(1_000);
+    world.control(
+        A,
+        ControlRequest::Resolve {
+            name: "g".to_owned(),
+            decision: Decision::Confirm,
+            force: true,
+            statement: "I look after both".to_owned(),
+            uid: 0,
+        },
+    );
+    world.run_for(1_000);
+    world.control(
+        A,
+        ControlRequest::JobBegin {
+            name: "g".to_owned(),
+            kind: JobKind::Suspend,
+            cookie: None,
+        },
+    );
+    world.run_for(1_000);
+    let job = world.replies.iter().find_map(|(_, reply)| match reply {
+        Ok(Answer::JobBegun { job }) => Some(*job),
+        _ => None,
+    });
+    let job = job.unwrap();
+    world.replies.clear();
+    world.control(
+        A,
+        ControlRequest::PhaseEnter {
+            job,
+            phase: JobPhase::Perform,
+            effects: vec![ManagerEffect {
+                execute: "cont".to_owned(),
+                arguments: serde_json::Map::new(),
+            }],
+            cookie: None,
+        },
+    );
+    world.run_for(1_000);
+    let refused = |world: &World| matches!(world.replies.as_slice(), [(A, Err(_))]);
+    assert!(refused(&world), "{:?}", world.replies);
+    world.replies.clear();
+    let result = JobResult::Completed;
+    world.control(A, ControlRequest::JobEnd { job, result });
+    world.run_for(1_000);
+    let (domain, seen) = (DOMAIN, JobSeen::default());
+    world.input(A, Input::JobLooked { domain, seen });
+    world.run_for(1_000);
+    assert!(world.has(
+        A,
+        |body| matches!(body, RecordBody::JobEnded(ended) if ended.job == job)
+    ));
+    world.replies.clear();
+    send(&mut world, A, command("cont"));
+    world.run_for(1_000);
+    assert!(refused(&world), "{:?}", world.replies);
+    assert_eq!(world.running(), Vec::<usize>::new());
 }
