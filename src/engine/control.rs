@@ -247,7 +247,7 @@ impl Turn<'_> {
             definition: definition.map(|_| first),
             claim,
             dead: false,
-            damaged: false,
+            damaged: self.is_registered_in_doubt(id, claim),
             last_job,
         };
         self.append(Some(id), RecordBody::DomainAdded(state));
@@ -305,10 +305,8 @@ impl Turn<'_> {
         }
         match &observed.claim {
             ClaimSeen::Unread | ClaimSeen::Absent => {}
-            // Ours, of a registration that was removed: taken back with the next claim.
-            ClaimSeen::Present(claim)
-                if claim.journal == self.engine.config.journal
-                    && self.migration(claim.migration).is_none() => {}
+            // Taken back with the next claim.
+            ClaimSeen::Present(claim) if self.is_own_claim(id, claim) => {}
             ClaimSeen::Present(claim) => {
                 return Err(Refusal::Claimed {
                     name: name.to_owned(),
@@ -488,7 +486,8 @@ impl Turn<'_> {
                 status_class(observed.migration.as_ref()),
                 StatusClass::None | StatusClass::Ended | StatusClass::Completed
             );
-        if !ready || self.domain(id).is_none_or(|domain| domain.state.damaged) {
+        self.need_undamaged(id)?;
+        if !ready {
             return Err(self.wrong_state(id, "migrate"));
         }
         self.may_claim(id)
@@ -673,7 +672,8 @@ impl Turn<'_> {
         });
         let owned = self
             .domain(id)
-            .is_some_and(|domain| domain.owner_effect.is_none() && !domain.state.damaged);
+            .is_some_and(|domain| domain.owner_effect.is_none());
+        self.need_undamaged(id)?;
         if !ready || !owned {
             return Err(self.wrong_state(id, wish));
         }

@@ -603,18 +603,18 @@ pub struct DomainView {
     pub name: String,
     /// Its identity.
     pub uuid: DomainId,
-    /// QEMU's monitor socket.
-    pub qmp: String,
-    /// QEMU's process.
-    pub pid: u32,
+    /// QEMU's monitor socket; `None` if the record of the registration is damaged.
+    pub qmp: Option<String>,
+    /// QEMU's process; `None` likewise.
+    pub pid: Option<u32>,
     /// What is known of it; `None` before the first look.
     pub process: Option<Process>,
     /// As last seen.
     pub run_state: Option<RunState>,
     /// As last seen.
     pub migration: Option<MigrationStatus>,
-    /// What its owner wants.
-    pub wanted: WantedRunState,
+    /// What its owner wants; `None` likewise.
+    pub wanted: Option<WantedRunState>,
     /// Its open job.
     pub job: Option<Lsn>,
     /// Why it is held, if it is.

@@ -182,6 +182,8 @@ pub fn judge(told: &Told, record: &Record) -> Result<(), Breach> {
         return Ok(());
     }
     match &record.body {
+        // Its registration was lost: it is taken up with the job that is open.
+        RecordBody::DomainAdded(state) if state.damaged && !told.is_registered(domain) => Ok(()),
         RecordBody::DomainAdded(_) | RecordBody::DomainRemoved => no_open_job(told, domain),
         RecordBody::JobBegun(begun) => job_begun(told, domain, begun),
         RecordBody::PhaseEntered(entered) => {

@@ -30,6 +30,7 @@ mod store;
 mod suppose;
 mod told;
 mod turn;
+mod unregistered;
 mod view;
 
 #[cfg(test)]

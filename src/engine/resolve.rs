@@ -31,7 +31,13 @@ impl Turn<'_> {
                 size_max: TEXT_SIZE_MAX,
             });
         }
+        if let Some(lost) = self.unregistered_named(name) {
+            return self.resolve_unknown(lost, decision, force, statement, uid);
+        }
         let domain = self.need_domain(name)?;
+        if self.damage_view(domain).is_some() {
+            return self.resolve_unknown(domain, decision, force, statement, uid);
+        }
         let not_held = || Refusal::NotHeld(name.to_owned());
         let is_migrating = self
             .domain(domain)

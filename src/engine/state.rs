@@ -218,8 +218,11 @@ impl State {
             }
             RecordBody::DomainAdded(state) => {
                 if let Some(id) = record.domain {
-                    // A domain is registered anew only when it has no job.
-                    self.close_open(id);
+                    // A domain is registered anew only when it has no job, or when its registration was lost.
+                    match state.damaged {
+                        true => self.take_up(id, state.claim),
+                        false => self.close_open(id),
+                    }
                     self.restate_domain(id, state.clone());
                 }
             }

@@ -62,12 +62,12 @@ impl Turn<'_> {
         Some(DomainView {
             name: domain.state.name.clone(),
             uuid: id,
-            qmp: domain.state.qmp.clone(),
-            pid: domain.state.instance.pid,
+            qmp: Some(domain.state.qmp.clone()),
+            pid: Some(domain.state.instance.pid),
             process: observed.map(|observed| observed.process),
             run_state: observed.and_then(|observed| observed.run_state.clone()),
             migration: observed.and_then(|observed| observed.migration.clone()),
-            wanted: domain.state.wanted,
+            wanted: Some(domain.state.wanted),
             job: domain
                 .migration
                 .and_then(|migration| self.migration(migration))
@@ -79,19 +79,21 @@ impl Turn<'_> {
                         .next()
                         .map(|job| job.state.job)
                 }),
-            held: rule.map(held).or_else(|| self.held_job_view(id)),
+            held: rule
+                .map(held)
+                .or_else(|| self.held_job_view(id))
+                .or_else(|| self.damage_view(id)),
         })
     }
 
     pub(crate) fn job_view(&self, id: MigrationId) -> Option<JobView> {
         let migration = self.migration(id)?;
-        let domain = self.domain(migration.domain)?;
         let MigrationState {
             job, terms, phase, ..
         } = &migration.state;
         Some(JobView {
             job: *job,
-            name: domain.state.name.clone(),
+            name: self.name_of(migration.domain),
             domain: migration.domain,
             kind: kind_of(terms.role),
             migration: Some(id),
@@ -163,16 +165,14 @@ impl Turn<'_> {
     }
 
     pub(crate) fn query_domains(&self, name: Option<&str>) -> Result<Answer, Refusal> {
-        if let Some(name) = name
-            && self.domain_named(name).is_none()
-        {
-            return Err(Refusal::NoSuchDomain(name.to_owned()));
-        }
+        self.need_known(name)?;
         let domains = self.engine.state.domains.iter();
         let wanted = domains.filter(|(_, one)| name.is_none_or(|name| one.state.name == name));
-        Ok(Answer::Domains(
-            wanted.filter_map(|(id, _)| self.domain_view(*id)).collect(),
-        ))
+        let mut views: Vec<_> = wanted.filter_map(|(id, _)| self.domain_view(*id)).collect();
+        let lost = self.engine.state.unregistered().into_iter();
+        let lost = lost.map(|id| self.unregistered_view(id));
+        views.extend(lost.filter(|view| name.is_none_or(|name| view.name == name)));
+        Ok(Answer::Domains(views))
     }
 
     pub(crate) fn query_jobs(
@@ -180,11 +180,7 @@ impl Turn<'_> {
         job: Option<Lsn>,
         name: Option<&str>,
     ) -> Result<Answer, Refusal> {
-        if let Some(name) = name
-            && self.domain_named(name).is_none()
-        {
-            return Err(Refusal::NoSuchDomain(name.to_owned()));
-        }
+        self.need_known(name)?;
         let open = self
             .engine
             .state
@@ -203,5 +199,15 @@ impl Turn<'_> {
         });
         jobs.sort_by_key(|one| one.job);
         Ok(Answer::Jobs(jobs))
+    }
+
+    fn need_known(&self, name: Option<&str>) -> Result<(), Refusal> {
+        let is_known = |name: &str| {
+            self.domain_named(name).is_some() || self.unregistered_named(name).is_some()
+        };
+        match name {
+            Some(name) if !is_known(name) => Err(Refusal::NoSuchDomain(name.to_owned())),
+            Some(_) | None => Ok(()),
+        }
     }
 }

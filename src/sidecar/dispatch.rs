@@ -236,7 +236,7 @@ fn log(notice: &Notice) {
         }
         Notice::DomainRemoved(domain) => info!(domain = %domain.name, "domain removed"),
         Notice::WantedChanged(domain) => {
-            debug!(domain = %domain.name, wanted = %domain.wanted, "wanted run state changed");
+            debug!(domain = %domain.name, wanted = domain.wanted.map(|wanted| wanted.name()), "wanted run state changed");
         }
     }
 }

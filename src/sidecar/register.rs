@@ -182,10 +182,10 @@ impl Registrar {
             if domain.name == name {
                 return Err(RegisterError::NameTaken {
                     name: name.to_owned(),
-                    pid: domain.pid,
+                    pid: domain.pid.unwrap_or_default(),
                 });
             }
-            if domain.qmp == qmp {
+            if domain.qmp.as_deref() == Some(qmp) {
                 return Err(RegisterError::SocketTaken {
                     path: PathBuf::from(qmp),
                     name: domain.name.clone(),

@@ -317,7 +317,7 @@ impl Fleet {
                 let pid = desk
                     .process(*home, guest)
                     .and_then(|observed| Some(observed.instance?.pid));
-                let is_known = matches!(&said[*home], Said::View(view) if Some(view.pid) == pid);
+                let is_known = matches!(&said[*home], Said::View(view) if view.pid == pid);
                 match is_known {
                     true => {
                         self.care[guest].in_vain = 0;

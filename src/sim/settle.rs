@@ -277,8 +277,13 @@ impl World {
         };
         // What was taken and settled nothing is not said again at once.
         decisions.rotate_left(round % 2);
-        for decision in decisions {
-            let name = self.lab.guests[guest].name.clone();
+        // Lost with its registration, it is known by its identity alone.
+        let names = {
+            let one = &self.lab.guests[guest];
+            [one.name.clone(), one.domain.to_string()]
+        };
+        let words = decisions.into_iter();
+        for (decision, name) in words.flat_map(|one| names.clone().map(|name| (one, name))) {
             self.judged.clear();
             let Some(token) = self.hosts[host].token(Waiter::Judge) else {
                 return;

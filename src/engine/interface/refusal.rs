@@ -198,6 +198,16 @@ pub enum Refusal {
         /// What could happen.
         danger: &'static str,
     },
+    /// Damaged records may have been about the domain.
+    Damaged {
+        /// The domain.
+        name: String,
+    },
+    /// So little is known of the domain that it can only be closed as it is.
+    OnlyConfirm {
+        /// The domain, or its UUID.
+        name: String,
+    },
     /// A value is too long.
     TooLong {
         /// Which.
@@ -392,6 +402,14 @@ impl fmt::Display for Refusal {
                     "domain '{name}': this {danger}; state that the other side is fenced (statement) and use force"
                 )
             }
+            Refusal::Damaged { name } => write!(
+                f,
+                "domain '{name}': records that may concern it are damaged; see query-domains and resolve"
+            ),
+            Refusal::OnlyConfirm { name } => write!(
+                f,
+                "domain '{name}': of its job not enough is known for that; resolve with confirm, or register its QEMU with domain-add"
+            ),
             Refusal::TooLong { what, size_max } => {
                 write!(f, "{what} is longer than {size_max} bytes")
             }

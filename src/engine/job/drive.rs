@@ -409,7 +409,7 @@ impl Turn<'_> {
     }
 
     /// Ends a job: its domain is free of it.
-    pub(super) fn end_job(&mut self, job: Lsn, result: JobResult, detail: &str) {
+    pub(crate) fn end_job(&mut self, job: Lsn, result: JobResult, detail: &str) {
         self.cite_job_look(job);
         let Some(known) = self.job(job) else {
             return;

@@ -168,8 +168,8 @@ impl Turn<'_> {
     ) -> Result<Lsn, Refusal> {
         self.need_beside(id, kind)?;
         let observed = self.seen_now(id);
-        let is_damaged = self.domain(id).is_none_or(|one| one.state.damaged);
-        let Some(observed) = observed.filter(|seen| !is_damaged && may_begin(kind, seen)) else {
+        self.need_undamaged(id)?;
+        let Some(observed) = observed.filter(|seen| may_begin(kind, seen)) else {
             return Err(self.wrong_state(id, "begin such a job"));
         };
         self.need_no_other_claim(id)?;

@@ -12,12 +12,11 @@ use crate::engine::{AnyEvidence, AnyPhase, DecisionView, HeldView, JobView, Noti
 impl Turn<'_> {
     pub(crate) fn other_job_view(&self, job: Lsn) -> Option<JobView> {
         let known = self.job(job)?;
-        let domain = self.domain(known.domain)?;
         let state = &known.state;
         let in_flight = state.in_flight.as_ref();
         Some(JobView {
             job,
-            name: domain.state.name.clone(),
+            name: self.name_of(known.domain),
             domain: known.domain,
             kind: state.kind,
             migration: None,

@@ -4,8 +4,10 @@
 //! of it ends in the same, or somebody who looked at both sides says what is to be done.
 //! Not here: what missing records may have said (`histories`).
 
+use std::collections::BTreeSet;
+
 use journal_format::number::{DomainId, Lsn, MigrationId};
-use journal_format::record::{MigrationHistories, Record, WantedRunState};
+use journal_format::record::{Claim, MigrationHistories, Record, WantedRunState};
 
 use super::{Migration, State, has_histories};
 use crate::engine::Gap;
@@ -139,6 +141,28 @@ impl State {
         let open = self.open_of(id);
         if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open)) {
             migration.histories = None;
+        }
+    }
+
+    /// The domains of which nothing but an open job is known.
+    pub(crate) fn unregistered(&self) -> BTreeSet<DomainId> {
+        let of_migrations = self.open.iter().map(|(id, _)| *id);
+        let of_jobs = self.jobs.values().map(|job| job.domain);
+        of_migrations
+            .chain(of_jobs)
+            .filter(|id| !self.domains.contains_key(id))
+            .collect()
+    }
+
+    /// A domain that lost its registration is registered again. Whether QEMU is the one that the job was about
+    /// is only sure where it shows the claim of that job; else nothing can be told of it.
+    pub(super) fn take_up(&mut self, id: DomainId, claim: Option<Claim>) {
+        let Some(open) = self.open_of(id) else { return };
+        let is_proven = claim.is_some_and(|claim| claim.migration == open);
+        if let Some(migration) = self.migrations.get_mut(&open)
+            && !is_proven
+        {
+            migration.histories = Some(Histories::unknown());
         }
     }
 }

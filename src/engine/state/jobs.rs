@@ -96,6 +96,8 @@ impl State {
                 }
             }
             RecordBody::JobEnded(ended) => self.end_job(record, ended),
+            // The registration was lost while its job is open.
+            RecordBody::DomainAdded(state) if state.damaged => {}
             // A domain is registered anew, or taken out, only when it has no job.
             RecordBody::DomainAdded(_) | RecordBody::DomainRemoved => {
                 self.jobs.retain(|_, job| Some(job.domain) != record.domain);

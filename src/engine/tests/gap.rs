@@ -23,7 +23,7 @@ fn lsn(entry: &History) -> Lsn {
 }
 
 /// The journal with the entries `from..until` damaged.
-fn damaged(journal: &[History], from: usize, until: usize) -> Vec<History> {
+pub(super) fn damaged(journal: &[History], from: usize, until: usize) -> Vec<History> {
     let gap = Gap {
         first: lsn(&journal[from]),
         last: lsn(&journal[until - 1]),
@@ -136,18 +136,18 @@ fn the_true_history_is_among_the_possible_ones() {
 }
 
 /// Long enough for every decision that comes at all.
-const DECIDED_MS: u64 = 12_000;
+pub(super) const DECIDED_MS: u64 = 12_000;
 
 /// How a run ended, as far as it can be wrong.
 #[derive(Debug, PartialEq, Eq)]
-struct End {
+pub(super) struct End {
     running: Vec<usize>,
     alive: [bool; 2],
 }
 
 /// What a gap led to at its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Became {
+pub(super) enum Became {
     /// The job is over, decided over the damage.
     DecidedOver,
     /// The job is over: the damage turned out to concern nothing that matters.
@@ -162,7 +162,7 @@ enum Became {
 
 /// What else goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Misfortune {
+pub(super) enum Misfortune {
     None,
     /// Effects that were handed over before the crash still happen.
     EffectsSurvive,
@@ -179,7 +179,7 @@ enum Misfortune {
 }
 
 /// A run up to a crash of the sidecar at `at`; `None` if it does not come to that.
-fn crashed_with(
+pub(super) fn crashed_with(
     protocol: Protocol,
     at: usize,
     crash: Crash,
@@ -229,14 +229,14 @@ fn recovered(
     Some(world)
 }
 
-fn end(world: &World) -> End {
+pub(super) fn end(world: &World) -> End {
     End {
         running: world.running(),
         alive: [A, B].map(|at| world.hosts[at].qemu.alive),
     }
 }
 
-fn became(world: &World, at: usize) -> Became {
+pub(super) fn became(world: &World, at: usize) -> Became {
     let engine = world.hosts[at].engine.as_ref().expect("it runs");
     let domain = engine.state.domains.get(&DOMAIN);
     let gap = world.hosts[at]
@@ -397,7 +397,7 @@ fn nor_when_it_recovers_twice() {
 }
 
 /// P2, P3: nothing runs that would not, and nothing is gone that would not be.
-fn assert_as_sound(world: &World, sound: &End, what: &str) {
+pub(super) fn assert_as_sound(world: &World, sound: &End, what: &str) {
     assert_eq!(world.broken, None, "{what}\n{}", world.story());
     let end = end(world);
     for at in [A, B] {

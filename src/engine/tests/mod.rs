@@ -13,6 +13,7 @@ mod postcopy;
 mod product;
 mod rows;
 mod store;
+mod unregistered;
 mod untold;
 mod world;
 
