@@ -308,7 +308,7 @@ pub struct JobEnded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct OperatorResolved {
-    /// The job.
+    /// The job; LSN 0, which no record has, if none is known of a domain that damage holds.
     pub job: Lsn,
     /// The word.
     pub decision: Decision,
@@ -463,7 +463,7 @@ pub enum RecordBody {
     CheckpointBegun(CheckpointBegun),
     /// See [`CheckpointEnded`].
     CheckpointEnded(CheckpointEnded),
-    /// A domain was registered.
+    /// A domain was registered; damaged if its job was open without its registration, and goes on.
     DomainAdded(DomainState),
     /// Checkpoint: a domain as it stands.
     DomainState(DomainState),
