@@ -1,13 +1,21 @@
 //! Journals that are lost, put back from an older copy, or of another boot of the host.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use phase_journal_lab::pair::{DOMAIN, Limits, Pair, Side, Waited};
+use journal_format::record::{Decoded, RecordBody};
+use phase_journal::journal::OsDisk;
+use phase_journal::journal::read::{Entry, Reader};
+use phase_journal_lab::pair::{DOMAIN, Limits, Pair, Side, UUID, Waited};
+use phase_journal_lab::qemu::Locking;
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
 use phase_journal_lab::{Error, copy_directory};
+use serde_json::json;
 
-use crate::scenario::{NUMBERS, TIMEOUT, assert_never_two, assert_one_runs, pair, settle};
+use crate::scenario::{
+    NUMBERS, TIMEOUT, assert_never_two, assert_one_runs, pair, performing_with, settle, settle_all,
+};
 
 const OTHER_BOOT: &str = "deadbeef-0000-4000-8000-000000000001";
 
@@ -215,4 +223,58 @@ fn a_reboot_of_the_destination_after_it_committed_never_resumes_the_source() {
     settle(&mut pair);
     let conclusion = pair.conclude(3, Duration::from_millis(500)).unwrap();
     assert!(conclusion.is_clean_and_stopped(), "{conclusion}");
+}
+
+/// A bit of the record in which the domain was registered rots, while the sidecar is dead.
+fn rot_registration(journal: &Path) {
+    let is_it = |record: &Decoded| match record {
+        Decoded::Known(record) => matches!(record.body, RecordBody::DomainAdded(_)),
+        Decoded::Unknown { .. } => false,
+    };
+    let mut entries = Reader::open(OsDisk::new(journal)).unwrap();
+    let [segment] = entries.segments() else {
+        panic!("{:?}", entries.segments())
+    };
+    let file = journal.join(segment.number.file_name());
+    let offset = entries.find_map(|entry| match entry.unwrap() {
+        Entry::Batch(batch) => {
+            let placed = batch.records.into_iter().find(|one| is_it(&one.record))?;
+            Some(placed.offset)
+        }
+        Entry::Gap(_) => None,
+    });
+    let offset = offset.expect("it was registered");
+    // Behind the head of the record.
+    let at = usize::try_from(offset).unwrap() + 40;
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(&file, bytes).unwrap();
+}
+
+/// Nothing is done to a guest that only its job names; registered again, the job is decided.
+#[test]
+fn a_lost_registration_is_held_until_the_domain_is_registered_again() {
+    let mut pair = performing_with(Locking::Off, 1, RunOptions::default());
+    pair.sidecar(Side::A).kill().unwrap();
+    rot_registration(pair.sidecar(Side::A).journal());
+    pair.sidecar(Side::A).start(&RunOptions::default()).unwrap();
+    let query = |pair: &mut Pair| {
+        let said = pair.sidecar(Side::A).execute("query-domains", json!({}));
+        said.unwrap()[0].clone()
+    };
+    let lost = query(&mut pair);
+    assert_eq!(lost["name"], UUID, "{lost}");
+    assert_eq!(lost["held"]["rule"], "journal-damaged", "{lost}");
+    assert!(lost["pid"].is_null() && lost["job"].is_u64(), "{lost}");
+    let word = json!({"name": UUID, "decision": "kill", "force": true, "statement": "looked"});
+    let refused = pair.sidecar(Side::A).execute("resolve", word).unwrap_err();
+    assert!(refused.to_string().contains("domain-add"), "{refused}");
+    assert_eq!(pair.qemu(Side::A).run_state().unwrap(), "running");
+
+    pair.domain_add(Side::A).unwrap();
+    settle_all(&mut pair, "registered again");
+    let conclusion = pair.conclude(NUMBERS, TIMEOUT).unwrap();
+    assert!(conclusion.is_clean_and_running(), "{conclusion}");
+    assert_eq!(pair.qemu(Side::A).run_state().unwrap(), "running");
+    assert_eq!(query(&mut pair)["name"], DOMAIN);
 }

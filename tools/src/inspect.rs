@@ -252,7 +252,10 @@ fn domains(examined: &Examined, paint: Paint, out: &mut impl Write) -> Result<()
 fn job_text(job: &OpenJob, paint: Paint, out: &mut impl Write) -> std::io::Result<()> {
     let evidence = &job.evidence;
     let name = match job.name.as_str() {
-        "" => "a domain whose registration is lost".to_owned(),
+        "" => format!(
+            "{} (its registration is lost: domain-add takes it up)",
+            job.domain
+        ),
         name => plain(name),
     };
     let facts = facts(&evidence.facts);

@@ -288,7 +288,11 @@ impl Pair {
         Ok(())
     }
 
-    fn domain_add(&mut self, side: Side) -> Result<DomainView, Error> {
+    /// Registers the newest QEMU of a side with its sidecar.
+    ///
+    /// # Errors
+    /// As [`Sidecar::execute`].
+    pub fn domain_add(&mut self, side: Side) -> Result<DomainView, Error> {
         let qemu = self.qemu(side);
         let (socket, pid) = (qemu.sidecar_socket(), qemu.pid());
         self.sidecar(side).domain_add(DOMAIN, &socket, UUID, pid)
