@@ -34,11 +34,19 @@ impl Turn<'_> {
         if is_busy || decision == Decision::Hold {
             return Err(not_held());
         }
-        let ends_a_guest = decision == Decision::Kill
+        let is_ending = decision == Decision::Kill
             && evidence.kind != JobKind::Destroy
             && evidence.observed.process != Process::Dead;
-        if ends_a_guest && (!force || statement.is_empty()) {
-            let danger = "ends the guest";
+        let is_elsewhere = self.domain(id).is_some_and(|one| self.gave_away(id, one));
+        let danger = match decision {
+            Decision::Kill if is_ending => Some("ends the guest"),
+            // What is damaged may have been the record that it went to another host.
+            Decision::Resume if is_elsewhere || held == Rule::JournalDamaged => {
+                Some("could make a second copy of the guest run")
+            }
+            Decision::Kill | Decision::Resume | Decision::Confirm | Decision::Hold => None,
+        };
+        if let Some(danger) = danger.filter(|_| !force || statement.is_empty()) {
             return Err(Refusal::NeedsForce { name, danger });
         }
         let is_unreachable = matches!(

@@ -278,3 +278,25 @@ fn a_word_against_the_evidence() {
         }
     }
 }
+
+/// The destination's QEMU ends while it is prepared: the source hears so at once, and not only when its patience ends.
+#[test]
+fn a_prepare_is_answered_when_its_job_ends() {
+    for protocol in PROTOCOLS {
+        for is_it in [
+            (|at, command| at == B && matches!(command, EffectCommand::SetCapabilities { .. }))
+                as fn(usize, &EffectCommand) -> bool,
+            |at, command| at == B && matches!(command, EffectCommand::MigrateIncoming { .. }),
+        ] {
+            let mut world = World::of(protocol);
+            world.stall = Some(is_it);
+            world.migrate(A);
+            world.run_for(1_000);
+            world.kill(B);
+            world.unstall();
+            world.run_for(1_000);
+            assert_settled(&world, "prepared by nobody");
+            assert_eq!(world.running(), vec![A], "{}", world.story());
+        }
+    }
+}

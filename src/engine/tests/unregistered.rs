@@ -3,14 +3,18 @@
 //!
 //! Not here: what damage elsewhere leads to (`gap`).
 
-use journal_format::record::{ClaimSeen, Decision, MigrationStatus, Outcome, RecordBody, RunState};
+use journal_format::record::{
+    ClaimSeen, Decision, JobKind, MigrationStatus, Outcome, RecordBody, RunState,
+};
 
 use super::gap::{
     Became, DECIDED_MS, Misfortune, assert_as_sound, became, crashed_with, damaged, end,
 };
 use super::world::{A, B, Crash, DOMAIN, World};
 use super::{PROTOCOLS, SETTLE_MS, crash_points};
-use crate::engine::{Answer, ControlRequest, DomainView, Gap, History, JobView, Refusal};
+use crate::engine::{
+    Answer, ControlRequest, DomainView, Gap, History, Input, JobSeen, JobView, Refusal,
+};
 
 /// Loses the registration of the domain at `at`, and nothing else.
 fn lose_registration(world: &mut World, at: usize) {
@@ -235,4 +239,48 @@ fn a_domain_without_a_job_is_held_for_damage() {
     assert_eq!(world.running(), vec![B], "{}", world.story());
     let learned = |body: &RecordBody| matches!(body, RecordBody::OutcomeLearned(one) if one.outcome == Outcome::Committed);
     assert!(world.has(A, learned), "{}", world.story());
+}
+
+/// A job that is no migration, of a domain that lost its registration: held, and a word that could make a second copy run
+/// needs force, since the damage may hide where the guest is.
+#[test]
+fn another_job_is_held_and_taken_up_as_well() {
+    let mut world = World::new();
+    let begin = ControlRequest::JobBegin {
+        name: "g".to_owned(),
+        kind: JobKind::Suspend,
+        cookie: None,
+    };
+    let Ok(Answer::JobBegun { job }) = ask(&mut world, A, begin) else {
+        panic!("{:?}", world.replies)
+    };
+    world.crash(A);
+    lose_registration(&mut world, A);
+    world.restart(A);
+    world.run_for(1_000);
+    let views = domains(&mut world, A);
+    assert_eq!(views[0].name, DOMAIN.to_string());
+    assert_eq!(views[0].job, Some(job));
+    assert_eq!(jobs(&mut world, A, None)[0].name, DOMAIN.to_string());
+
+    world.add_domain(A);
+    world.run_for(1_000);
+    let (domain, seen) = (DOMAIN, JobSeen::default());
+    world.input(A, Input::JobLooked { domain, seen });
+    world.run_for(1_000);
+    let views = domains(&mut world, A);
+    let held = views[0].held.as_ref().expect("it is held");
+    assert_eq!((views[0].job, held.rule), (Some(job), "journal-damaged"));
+    let word = |decision, force| ControlRequest::Resolve {
+        name: "g".to_owned(),
+        decision,
+        force,
+        statement: "looked".to_owned(),
+        uid: 0,
+    };
+    let said = ask(&mut world, A, word(Decision::Resume, false));
+    assert!(matches!(said, Err(Refusal::NeedsForce { .. })), "{said:?}");
+    let said = ask(&mut world, A, word(Decision::Confirm, true));
+    assert!(matches!(said, Ok(Answer::Decision(_))), "{said:?}");
+    assert!(jobs(&mut world, A, None).is_empty());
 }
