@@ -19,10 +19,10 @@ use crate::engine::{
 /// Loses the registration of the domain at `at`, and nothing else.
 fn lose_registration(world: &mut World, at: usize) {
     let is_it = |entry: &History| match entry {
-        History::Record(record) => match &record.body {
-            RecordBody::DomainAdded(_) | RecordBody::DomainState(_) => true,
-            _ => false,
-        },
+        History::Record(record) => matches!(
+            record.body,
+            RecordBody::DomainAdded(_) | RecordBody::DomainState(_)
+        ),
         History::Gap(_) => false,
     };
     let journal = &world.hosts[at].journal;
