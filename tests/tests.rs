@@ -6,6 +6,8 @@
 mod bad_input;
 /// Clients that others wrote, on the monitor in QEMU's place.
 mod clients;
+/// The simulator's fake QEMU beside the real one.
+mod conformance;
 /// A guest does not stand still because its sidecar died.
 mod convergence;
 /// What fuzzing found, replayed.

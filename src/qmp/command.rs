@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 /// The QOM id of a sidecar's claim, under `/objects/`.
 pub const CLAIM_ID: &str = "phase-journal-claim";
 
-/// The command and its arguments; `None` for what is no QMP command, or whose record does not have all of it.
-pub(crate) fn qmp_command(command: &EffectCommand) -> Option<(&str, Value)> {
+/// The command and its arguments, as the sidecar sends them; `None` for what is no QMP command, or whose record does not have all of it.
+#[must_use]
+pub fn qmp_command(command: &EffectCommand) -> Option<(&str, Value)> {
     let arguments = match command {
         EffectCommand::Claim(claim) => json!({
             "qom-type": "authz-simple",

@@ -23,7 +23,7 @@ pub use classify::{
 };
 pub use client::{Client, Credentials, Dialled, Event, Events, QmpError, SidecarClient};
 pub use codec::{Message, SplitError, Splitter};
-pub use command::CLAIM_ID;
+pub use command::{CLAIM_ID, qmp_command};
 pub use outlet::{BACKLOG_SIZE_MAX, Listeners, Outlet, STALL_MAX};
 pub use passed::{Misunderstood, Passed};
 pub use passfd::{Received, receive};

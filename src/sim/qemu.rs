@@ -108,8 +108,12 @@ pub struct Qemu {
     since: Option<Micros>,
     /// The guest runs at once when everything was loaded.
     autostart: bool,
+    /// It was told where to listen, once.
+    incoming: bool,
     listening: bool,
     late_activate: bool,
+    /// Post-copy was allowed before the migration.
+    may_split: bool,
     return_path: bool,
     was_running: bool,
     postcopy: bool,
@@ -118,7 +122,7 @@ pub struct Qemu {
     /// Every `cont` is refused while this is set.
     pub refuse_cont: bool,
     /// A destination whose stream breaks stays, and says failed (QEMU 9.1, `exit-on-error`).
-    survives: bool,
+    pub survives: bool,
     /// Its end was decided while another copy was good.
     pub forsaken: bool,
     /// The guest counts as started elsewhere, though it may not have been.
@@ -205,8 +209,10 @@ impl Lab {
             memory: None,
             since: None,
             autostart,
+            incoming: false,
             listening: false,
             late_activate: false,
+            may_split: false,
             return_path: false,
             was_running: false,
             postcopy: false,
@@ -281,6 +287,16 @@ impl Lab {
         let qemu = &self.qemus[number];
         let is_there = qemu.alive && !qemu.mute && qemu.status == MigrationStatus::Active;
         (is_there && qemu.stream.passes > 0).then(|| self.guests[qemu.guest].needs_ms)
+    }
+
+    /// The move that is due next among the ones that may happen, with the time put forward to it.
+    pub fn take_next_move(&mut self, may: impl Fn(Move) -> bool) -> Option<(QemuNumber, Move)> {
+        let places = self.due.iter().enumerate();
+        let possible = places.filter(|(_, (_, _, one))| may(*one));
+        let (place, _) = possible.min_by_key(|(_, (at, ..))| *at)?;
+        let (at, number, one) = self.due.remove(place);
+        self.now = self.now.max(at);
+        Some((number, one))
     }
 
     /// What was said since the last time, oldest first.

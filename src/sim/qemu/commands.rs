@@ -1,6 +1,7 @@
 //! What is done to a QEMU: commands, the end of its process, hands from outside.
 //!
-//! Invariant: answers are those of QEMU 7.2; what a sidecar kills is judged (P3).
+//! Invariant: answers are those of QEMU 7.2, beside which `tests/conformance.rs` puts them; what a sidecar kills is
+//! judged (P3).
 //! Not here: what it does by itself (`moves`).
 
 use journal_format::record::{
@@ -25,12 +26,17 @@ impl Lab {
 
     /// Takes the image's lock, if there is one and nobody else has it.
     pub(super) fn lock(&mut self, number: QemuNumber) -> bool {
-        let guest = &mut self.guests[self.qemus[number].guest];
-        let is_free = !guest.locks || guest.lock.is_none_or(|holder| holder == number);
+        let is_free = !self.is_locked_out(number);
         if is_free {
-            guest.lock = Some(number);
+            self.guests[self.qemus[number].guest].lock = Some(number);
         }
         is_free
+    }
+
+    /// Has somebody else the image's lock?
+    fn is_locked_out(&self, number: QemuNumber) -> bool {
+        let guest = &self.guests[self.qemus[number].guest];
+        guest.locks && guest.lock.is_some_and(|holder| holder != number)
     }
 
     pub(super) fn unlock(&mut self, number: QemuNumber) {
@@ -95,12 +101,15 @@ impl Lab {
         match command {
             EffectCommand::Claim(claim) => {
                 if qemu.claim != ClaimSeen::Absent {
-                    return refused("attempt to add duplicate property 'phase-journal'");
+                    return refused(
+                        "attempt to add duplicate property 'phase-journal-claim' to object (type 'container')",
+                    );
                 }
                 qemu.claim = ClaimSeen::Present(*claim);
             }
             EffectCommand::Unclaim => qemu.claim = ClaimSeen::Absent,
-            EffectCommand::SetCapabilities { role, .. } => {
+            EffectCommand::SetCapabilities { role, postcopy } => {
+                qemu.may_split = *postcopy;
                 qemu.return_path = true;
                 qemu.late_activate = *role == Role::Destination;
             }
@@ -113,7 +122,12 @@ impl Lab {
             EffectCommand::MigrateContinue => return self.go_on(number),
             EffectCommand::MigrateCancel => self.cancel(number),
             EffectCommand::StartPostcopy => {
-                if qemu.status != MigrationStatus::Active {
+                if !qemu.may_split {
+                    return refused(
+                        "Enable postcopy with migrate_set_capability before the start of migration",
+                    );
+                }
+                if qemu.status == MigrationStatus::None {
                     return refused("Postcopy must be started after migration has been started");
                 }
                 qemu.postcopy = true;
@@ -124,6 +138,7 @@ impl Lab {
                     return refused("Migrate recover can only be run when postcopy is paused.");
                 }
                 qemu.listening = true;
+                self.tell(number, QemuEvent::Migration(MigrationStatus::Setup));
             }
             EffectCommand::MigrateResume { .. } => {
                 if qemu.status != MigrationStatus::PostcopyPaused {
@@ -146,9 +161,10 @@ impl Lab {
 
     fn listen(&mut self, number: QemuNumber) -> EffectResult {
         let qemu = &mut self.qemus[number];
-        if qemu.run != RunState::Inmigrate || qemu.listening {
+        if qemu.run != RunState::Inmigrate || qemu.incoming {
             return refused("The incoming migration has already been started");
         }
+        qemu.incoming = true;
         qemu.listening = true;
         self.tell(number, QemuEvent::Migration(MigrationStatus::Setup));
         EffectResult::Done
@@ -184,8 +200,9 @@ impl Lab {
     }
 
     fn go_on(&mut self, number: QemuNumber) -> EffectResult {
-        if self.qemus[number].status != MigrationStatus::PreSwitchover {
-            return refused("Migration not in expected state: active");
+        let status = &self.qemus[number].status;
+        if *status != MigrationStatus::PreSwitchover {
+            return refused(&format!("Migration not in expected state: {status}"));
         }
         if self.qemus[number].postcopy {
             self.go_over(number);
@@ -204,7 +221,7 @@ impl Lab {
                 self.break_stream(number);
                 EffectResult::Done
             }
-            _ => refused("migrate-pause is currently only supported during postcopy-active"),
+            _ => refused("migrate-pause is currently only supported during postcopy-active state"),
         }
     }
 
@@ -231,6 +248,7 @@ impl Lab {
     fn cont(&mut self, number: QemuNumber) -> EffectResult {
         let refuses = self.qemus[number].refuse_cont;
         match self.qemus[number].run.clone() {
+            RunState::Inmigrate if self.is_locked_out(number) => return refused(LOCKED),
             // Nothing to be seen: it starts by itself when everything is loaded.
             RunState::Inmigrate => self.qemus[number].autostart = true,
             RunState::FinishMigrate => return refused("Migration is not finalized yet"),

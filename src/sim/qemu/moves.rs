@@ -36,8 +36,9 @@ impl Lab {
             }
             (Move::Settle, _) => self.settle(number),
             (Move::Cancelled, MigrationStatus::Cancelling) => {
+                // First the guest runs on, then it says so.
+                self.run_on(number);
                 self.set_status(number, MigrationStatus::Cancelled);
-                self.soon(number, Move::Settle, 10, 300);
             }
             (Move::AllOver, MigrationStatus::PostcopyActive) => self.all_over(number),
             (Move::Reconnect, MigrationStatus::PostcopyPaused) => self.reconnect(number),
@@ -141,9 +142,20 @@ impl Lab {
         if !over {
             return;
         }
-        let failed = qemu.status != MigrationStatus::Completed;
+        match qemu.status == MigrationStatus::Completed {
+            true => self.set_run(number, RunState::Postmigrate),
+            false => self.run_on(number),
+        }
+    }
+
+    /// A source that sends no more: its guest runs on, if it ran and still can.
+    fn run_on(&mut self, number: QemuNumber) {
+        let qemu = &self.qemus[number];
+        if qemu.run != RunState::FinishMigrate {
+            return;
+        }
         // QEMU 7.2 forgets in post-copy that the guest ran.
-        let resumes = failed && qemu.was_running && !qemu.postcopy && self.lock(number);
+        let resumes = qemu.was_running && !qemu.postcopy && self.lock(number);
         let run = match resumes {
             true => RunState::Running,
             false => RunState::Postmigrate,
@@ -188,7 +200,10 @@ impl Lab {
             (RunState::Inmigrate, MigrationStatus::Active) if qemu.survives => {
                 self.set_status(number, MigrationStatus::Failed);
             }
-            (RunState::Inmigrate, MigrationStatus::Active) => self.end(number),
+            (RunState::Inmigrate, MigrationStatus::Active) => {
+                self.set_status(number, MigrationStatus::Failed);
+                self.end(number);
+            }
             (_, MigrationStatus::PostcopyActive | MigrationStatus::PostcopyRecover) => {
                 self.set_status(number, MigrationStatus::PostcopyPaused);
             }
