@@ -17,6 +17,10 @@ use crate::scenario::{NUMBERS, ORDINARY, TIMEOUT, program};
 
 /// More than any of these jobs has.
 const BATCHES_MAX: u32 = 60;
+/// Of the disk that keeps snapshots inside.
+const INSIDE: &str = "inside";
+/// Set by `tools/soak --jobs`: the sidecar is killed before each batch too.
+const WHOLE: &str = "PHASE_JOURNAL_JOBS_WHOLE";
 
 fn start(run: &RunOptions) -> Solo {
     Solo::start(program(), &ORDINARY, run).unwrap_or_else(|error| panic!("{error}"))
@@ -73,6 +77,101 @@ fn snapshot(solo: &mut Solo, run: u32) -> Result<(), Error> {
     let effect = json!([{"execute": "blockdev-snapshot-sync", "arguments": arguments}]);
     solo.enter(job, "perform", &effect)?;
     solo.end(job).map(drop)
+}
+
+/// A disk of the guest's that can hold what a snapshot inside keeps.
+fn add_snapshot_disk(solo: &mut Solo) {
+    let file = text(solo, "inside");
+    std::fs::File::create(&file).unwrap();
+    let monitor = solo.qemu().monitor();
+    let mut run = |command: &str, arguments: Value| {
+        let done = monitor.execute(command, arguments);
+        done.unwrap_or_else(|error| panic!("{error}"))
+    };
+    let node = json!({"driver": "file", "node-name": "file", "filename": file});
+    run("blockdev-add", node);
+    let options = json!({"driver": "qcow2", "file": "file", "size": 1 << 26});
+    let create = json!({"job-id": "create", "options": options});
+    run("blockdev-create", create);
+    until("qcow2 image", TIMEOUT, || {
+        let jobs = run("query-jobs", json!({}));
+        Ok(is_in("create", "concluded")(&jobs).then_some(()))
+    })
+    .unwrap();
+    run("job-dismiss", json!({"id": "create"}));
+    let node = json!({"driver": "qcow2", "node-name": INSIDE, "file": "file"});
+    run("blockdev-add", node);
+    let device = json!({"driver": "virtio-blk-pci", "drive": INSIDE, "id": "second"});
+    run("device_add", device);
+}
+
+/// With everything that the guest is, in one of its disks; the guest stands still meanwhile.
+fn snapshot_inside(solo: &mut Solo, run: u32) -> Result<(), Error> {
+    let job = solo.begin("snapshot")?;
+    let id = format!("s{run}");
+    let arguments = json!({
+        "job-id": id, "tag": format!("tag{run}"), "vmstate": INSIDE, "devices": [INSIDE],
+    });
+    let effect = json!([{"execute": "snapshot-save", "arguments": arguments}]);
+    solo.enter(job, "perform", &effect)?;
+    let is_over = |jobs: &Value| {
+        let mut jobs = jobs.as_array().into_iter().flatten();
+        jobs.any(|job| job["id"] == id.as_str() && job["status"] == "concluded")
+    };
+    solo.wait_qemu("query-jobs", TIMEOUT, is_over)?;
+    let dismiss = json!([{"execute": "job-dismiss", "arguments": {"id": id}}]);
+    solo.enter(job, "finish", &dismiss)?;
+    solo.end(job).map(drop)
+}
+
+/// Of two disks at one moment.
+fn snapshot_of_both(solo: &mut Solo, run: u32) -> Result<(), Error> {
+    let directory = solo.file("");
+    let action = |disk: Value, name: String| {
+        let file = directory.join(&name).display().to_string();
+        let mut data = json!({
+            "snapshot-file": file, "format": "qcow2", "snapshot-node-name": name,
+        });
+        let (key, value) = (disk[0].as_str().unwrap(), disk[1].clone());
+        data[key] = value;
+        json!({"type": "blockdev-snapshot-sync", "data": data})
+    };
+    // What the guest writes to now: an earlier overlay, if there is one.
+    let top = match has_node(solo, "second1") {
+        true => "second1",
+        false => INSIDE,
+    };
+    let actions = [
+        action(json!(["device", "virtio0"]), format!("first{run}")),
+        action(json!(["node-name", top]), format!("second{run}")),
+    ];
+    let arguments = json!({"actions": actions});
+    let job = solo.begin("snapshot")?;
+    let effect = json!([{"execute": "transaction", "arguments": arguments}]);
+    solo.enter(job, "perform", &effect)?;
+    solo.end(job).map(drop)
+}
+
+fn has_node(solo: &mut Solo, name: &str) -> bool {
+    let monitor = solo.qemu().monitor();
+    let nodes = monitor
+        .execute("query-named-block-nodes", json!({"flat": true}))
+        .unwrap();
+    let mut nodes = nodes.as_array().into_iter().flatten();
+    nodes.any(|node| node["node-name"] == name)
+}
+
+fn has_snapshot_inside(solo: &mut Solo, tag: &str) -> bool {
+    let monitor = solo.qemu().monitor();
+    let nodes = monitor
+        .execute("query-named-block-nodes", json!({}))
+        .unwrap();
+    let nodes = nodes.as_array().into_iter().flatten();
+    let mut of_disk = nodes.filter(|node| node["node-name"] == INSIDE);
+    of_disk.any(|node| {
+        let mut kept = node["image"]["snapshots"].as_array().into_iter().flatten();
+        kept.any(|snapshot| snapshot["name"] == tag)
+    })
 }
 
 fn backup(solo: &mut Solo, run: u32) -> Result<(), Error> {
@@ -184,24 +283,53 @@ type Judge = fn(&mut Solo, job: Option<&JobView>, what: &str);
 /// something else, so that only those are sure that the manager or an effect waits for: the begin, each intent, the last
 /// result of each phase, and the end.
 fn every_batch(manager: Manager, judge: Judge) -> u32 {
-    for batch in 1..BATCHES_MAX {
-        let what = format!("after batch {batch}");
-        let mut solo = start(&RunOptions::crashing(CrashPoint::AfterBatch(batch)));
-        if !has_crashed(&mut solo, manager, 1) {
-            return batch - 1;
-        }
-        solo.sidecar()
-            .start(&RunOptions::default())
-            .unwrap_or_else(|error| panic!("{what}: {error}"));
-        let job = solo
-            .settle(TIMEOUT)
-            .unwrap_or_else(|error| panic!("{what}: {error}"));
-        judge(&mut solo, job.as_ref(), &what);
-        if solo.qemu().is_alive().unwrap() {
-            manager(&mut solo, 2).unwrap_or_else(|error| panic!("{what}, again: {error}"));
-        }
+    every_batch_of(|_| {}, manager, judge)
+}
+
+/// The same of a guest that is prepared for it.
+fn every_batch_of(prepare: fn(&mut Solo), manager: Manager, judge: Judge) -> u32 {
+    type Point = fn(u32) -> CrashPoint;
+    let kinds: &[(&str, Point)] = match std::env::var_os(WHOLE) {
+        Some(_) => &[
+            ("after", CrashPoint::AfterBatch),
+            ("before", CrashPoint::BeforeBatch),
+        ],
+        None => &[("after", CrashPoint::AfterBatch)],
+    };
+    let points = kinds.iter().map(|(when, point)| {
+        let crashed = (1..BATCHES_MAX).take_while(|batch| {
+            let what = format!("{when} batch {batch}");
+            has_recovered(&point(*batch), prepare, manager, judge, &what)
+        });
+        u32::try_from(crashed.count()).unwrap()
+    });
+    points.min().unwrap()
+}
+
+/// The sidecar dies at that point, comes back, and the same job again succeeds; false if it never came to that point.
+fn has_recovered(
+    point: &CrashPoint,
+    prepare: fn(&mut Solo),
+    manager: Manager,
+    judge: Judge,
+    what: &str,
+) -> bool {
+    let mut solo = start(&RunOptions::crashing(point.clone()));
+    prepare(&mut solo);
+    if !has_crashed(&mut solo, manager, 1) {
+        return false;
     }
-    panic!("no job has so many batches");
+    solo.sidecar()
+        .start(&RunOptions::default())
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let job = solo
+        .settle(TIMEOUT)
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    judge(&mut solo, job.as_ref(), what);
+    if solo.qemu().is_alive().unwrap() {
+        manager(&mut solo, 2).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+    }
+    true
 }
 
 fn result(job: Option<&JobView>) -> &str {
@@ -258,17 +386,55 @@ fn a_dump_leaves_the_guest_running() {
 #[test]
 fn a_snapshot_happened_or_did_not() {
     fn judge(solo: &mut Solo, job: Option<&JobView>, what: &str) {
-        let nodes = solo
-            .qemu()
-            .monitor()
-            .execute("query-named-block-nodes", json!({"flat": true}))
-            .unwrap();
-        let mut nodes = nodes.as_array().into_iter().flatten();
-        let is_there = nodes.any(|node| node["node-name"] == "overlay1");
+        let is_there = has_node(solo, "overlay1");
         assert_eq!(result(job) == "completed", is_there, "{what}: {job:?}");
         goes_on(solo, job, what);
     }
     let points = every_batch(snapshot, judge);
+    assert!(points >= 4, "{points}");
+}
+
+#[test]
+fn a_snapshot_inside_is_kept_or_not_proven() {
+    fn judge(solo: &mut Solo, job: Option<&JobView>, what: &str) {
+        if result(job) == "completed" {
+            assert!(has_snapshot_inside(solo, "tag1"), "{what}: {job:?}");
+        }
+        goes_on(solo, job, what);
+    }
+    let points = every_batch_of(add_snapshot_disk, snapshot_inside, judge);
+    assert!(points >= 5, "{points}");
+}
+
+#[test]
+fn a_snapshot_of_two_disks_is_of_both_or_of_none() {
+    fn judge(solo: &mut Solo, job: Option<&JobView>, what: &str) {
+        let there = ["first1", "second1"].map(|name| has_node(solo, name));
+        let is_done = result(job) == "completed";
+        assert_eq!(there, [is_done; 2], "{what}: {job:?}");
+        goes_on(solo, job, what);
+    }
+    let points = every_batch_of(add_snapshot_disk, snapshot_of_both, judge);
+    assert!(points >= 4, "{points}");
+}
+
+/// What its owner paused stays paused, whatever becomes of a job.
+#[test]
+fn a_paused_guest_stays_paused() {
+    fn pause(solo: &mut Solo) {
+        let paused = solo
+            .sidecar()
+            .execute("domain-suspend", json!({"name": DOMAIN}));
+        paused.unwrap();
+    }
+    fn judge(solo: &mut Solo, _: Option<&JobView>, what: &str) {
+        assert_eq!(solo.qemu().run_state().unwrap(), "paused", "{what}");
+        let domains = solo.sidecar().domains().unwrap();
+        assert_eq!(domains[0].wanted, "paused", "{what}");
+        assert!(domains[0].held.is_none(), "{what}: {domains:?}");
+        assert_nothing_left(solo, what);
+    }
+    let points = every_batch_of(pause, dump, judge);
     assert!(points >= 4, "{points}");
 }
 
