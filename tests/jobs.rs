@@ -464,6 +464,10 @@ fn a_modify_is_as_qemu_shows_it() {
 #[test]
 fn a_destroy_is_finished() {
     fn judge(solo: &mut Solo, job: Option<&JobView>, what: &str) {
+        if job.is_none() {
+            // It never began.
+            return assert_runs(solo, what);
+        }
         solo.qemu().wait_dead(TIMEOUT).unwrap();
         assert_eq!(result(job), "completed", "{what}: {job:?}");
     }
