@@ -273,7 +273,7 @@ types:
     instances:
       is_known:
         value: >-
-          type_number >= 1 and type_number <= 33 and
+          type_number >= 1 and type_number <= 35 and
           version == (type_number == 25 ? 4 :
           type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 ? 3 :
           type_number == 27 ? 2 : 1)
@@ -281,7 +281,7 @@ types:
       type:
         value: type_number
         enum: record_type
-        if: type_number >= 1 and type_number <= 33
+        if: type_number >= 1 and type_number <= 35
   record_body:
     instances:
       bytes:
@@ -332,6 +332,8 @@ types:
             record_type::job_phase_entered: job_phase_entered
             record_type::job_decided: job_decided
             record_type::job_state: job_state
+            record_type::migration_settings: migration_settings
+            record_type::settings_kept: settings_kept
       - id: excess
         size-eos: true
         valid: { expr: _.length == 0 }
@@ -471,6 +473,20 @@ types:
       - { id: by, type: u4, enum: verdict_by, valid: { in-enum: true } }
       - { id: has_uid, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: uid, type: u4, if: 'has_uid == boolean::set' }
+  migration_settings:
+    seq:
+      - { id: job, type: u8 }
+      - { id: time, type: u8, doc: Nanoseconds since 1970. }
+      - { id: settings, type: settings }
+      - { id: has_postcopy_after, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: postcopy_after, type: postcopy_after, if: 'has_postcopy_after == boolean::set' }
+      - { id: has_deadline, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: deadline, type: u8, if: 'has_deadline == boolean::set', doc: Seconds. }
+  settings_kept:
+    seq:
+      - { id: job, type: u8 }
+      - { id: changed, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: settings, type: settings }
 
   # F9: the structures.
   opening:
@@ -721,6 +737,45 @@ types:
       - { id: source_touched, type: u1, enum: boolean, valid: { in-enum: true } }
 
   # F9: the variants.
+  settings:
+    seq:
+      - { id: num_capabilities, type: u8 }
+      - { id: capabilities, type: capability, repeat: expr, repeat-expr: num_capabilities }
+      - { id: num_parameters, type: u8 }
+      - { id: parameters, type: parameter, repeat: expr, repeat-expr: num_parameters }
+  capability:
+    seq:
+      - { id: name, type: text }
+      - { id: state, type: u1, enum: boolean, valid: { in-enum: true } }
+  parameter:
+    seq:
+      - { id: name, type: text }
+      - { id: value, type: parameter_value }
+  parameter_value:
+    seq:
+      - { id: variant, type: u4, enum: parameter_value_kind, valid: { in-enum: true } }
+      - id: fields
+        type:
+          switch-on: variant
+          cases:
+            parameter_value_kind::bool: parameter_bool
+            parameter_value_kind::number: number
+            parameter_value_kind::text: text
+  parameter_bool:
+    seq:
+      - { id: value, type: u1, enum: boolean, valid: { in-enum: true } }
+  number:
+    seq:
+      - { id: value, type: u8 }
+  postcopy_after:
+    seq:
+      - { id: variant, type: u4, enum: postcopy_after_kind, valid: { in-enum: true } }
+      - id: fields
+        type:
+          switch-on: variant
+          cases:
+            postcopy_after_kind::seconds: number
+            postcopy_after_kind::passes: number
   key_value:
     seq:
       - { id: variant, type: u4, enum: key_value_kind, valid: { in-enum: true } }
@@ -846,6 +901,15 @@ enums:
     31: job_phase_entered
     32: job_decided
     33: job_state
+    34: migration_settings
+    35: settings_kept
+  parameter_value_kind:
+    0: bool
+    1: number
+    2: text
+  postcopy_after_kind:
+    0: seconds
+    1: passes
   key_value_kind:
     0: committed
     1: started

@@ -26,6 +26,7 @@ mod support;
 use draw::Draw;
 use samples::{
     authorities, boot, checkpoint, draft, histories, intents, jobs, observations, opening, outcomes,
+    settings,
 };
 use support::{Writer, id};
 
@@ -324,6 +325,7 @@ fn more_records() -> Writer {
         histories(),
         authorities(),
         jobs(),
+        settings(),
         sealed(),
     ] {
         append(&mut writer, &mut previous, &drafts);

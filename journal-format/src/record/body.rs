@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::job::{JobDecided, JobPhaseEntered, JobState};
 use super::key::{KeyChange, KeyValue, StoreIntended, StoreRead};
+use super::settings::{MigrationSettings, SettingsKept};
 use super::vocabulary::{
     Authority, Claim, ContIntent, Cookie, Decision, EffectCommand, EffectResult, Evidence, Facts,
     Instance, JobKind, JobResult, Observed, Outcome, PeerAnswer, Phase, Protocol, Role, VerdictBy,
@@ -525,4 +526,8 @@ pub enum RecordBody {
     JobDecided(JobDecided),
     /// See [`JobState`].
     JobState(JobState),
+    /// See [`MigrationSettings`].
+    MigrationSettings(MigrationSettings),
+    /// See [`SettingsKept`].
+    SettingsKept(SettingsKept),
 }

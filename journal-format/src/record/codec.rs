@@ -162,6 +162,8 @@ record_types!(
     31 v 1 "job-phase-entered" JobPhaseEntered(JobPhaseEntered),
     32 v 1 "job-decided" JobDecided(JobDecided),
     33 v 1 "job-state" JobState(JobState),
+    34 v 1 "migration-settings" MigrationSettings(MigrationSettings),
+    35 v 1 "settings-kept" SettingsKept(SettingsKept),
 );
 
 fn configuration() -> impl bincode::config::Config {

@@ -4,6 +4,7 @@ mod body;
 mod codec;
 mod job;
 mod key;
+mod settings;
 mod vocabulary;
 
 pub use body::*;
@@ -11,6 +12,7 @@ pub use codec::{Decoded, RECORD_HEADER_SIZE, body_size, record_at, record_size};
 pub(crate) use codec::{decode_record, encode_record};
 pub use job::*;
 pub use key::*;
+pub use settings::*;
 pub use vocabulary::*;
 
 use crate::number::{DomainId, Lsn};

@@ -477,7 +477,7 @@ pub enum EffectCommand {
     },
     /// `migrate-pause`: destination, gives up a stream of post-copy that is broken at its other end.
     MigratePause,
-    /// A command of the manager's own.
+    /// A command as QMP has it: the manager's own, or one that sets what a migration is told.
     Monitor {
         /// The command's name as QMP has it.
         execute: String,

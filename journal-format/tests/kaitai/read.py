@@ -111,7 +111,7 @@ class Format:
             name = self.word(fields["variant"])
             has_fields = fields.get("fields") is not None
             return {name: self.value(fields["fields"])} if has_fields else name
-        if "value" in fields:
+        if "value" in fields and "name" not in fields:
             # A string, or a list that may be absent.
             return self.value(fields["value"])
         told = {}

@@ -461,6 +461,21 @@ impl Draw<'_> {
                 based_on: self.several(Self::lsn),
             }),
             33 => RecordBody::JobState(self.job_state()),
+            34 => RecordBody::MigrationSettings(MigrationSettings {
+                job: self.lsn(),
+                time: self.number(),
+                settings: self.settings(),
+                postcopy_after: self.perhaps(|draw| match draw.byte() % 2 {
+                    0 => PostcopyAfter::Seconds(draw.number()),
+                    _ => PostcopyAfter::Passes(draw.number()),
+                }),
+                deadline: self.perhaps(Self::number),
+            }),
+            35 => RecordBody::SettingsKept(SettingsKept {
+                job: self.lsn(),
+                changed: self.yes(),
+                settings: self.settings(),
+            }),
             _ => RecordBody::Sealed,
         }
     }
@@ -488,6 +503,23 @@ impl Draw<'_> {
             recovering: self.yes(),
             journal_damaged: self.yes(),
             wanted: self.word(WantedRunState::ALL),
+        }
+    }
+
+    fn settings(&mut self) -> Settings {
+        Settings {
+            capabilities: self.several(|draw| Capability {
+                name: draw.text(),
+                state: draw.yes(),
+            }),
+            parameters: self.several(|draw| Parameter {
+                name: draw.text(),
+                value: match draw.byte() % 3 {
+                    0 => ParameterValue::Bool(draw.yes()),
+                    1 => ParameterValue::Number(draw.number()),
+                    _ => ParameterValue::Text(draw.text()),
+                },
+            }),
         }
     }
 

@@ -547,6 +547,52 @@ pub(crate) fn jobs() -> Vec<Draft> {
         .collect()
 }
 
+/// What a migration was told, and what there was before.
+pub(crate) fn settings() -> Vec<Draft> {
+    let job = Lsn(9);
+    let told = Settings {
+        capabilities: vec![Capability {
+            name: "multifd".to_owned(),
+            state: true,
+        }],
+        parameters: [
+            ("block-incremental", ParameterValue::Bool(false)),
+            ("multifd-channels", ParameterValue::Number(4)),
+            ("tls-creds", ParameterValue::Text("tls0".to_owned())),
+        ]
+        .map(|(name, value)| Parameter {
+            name: name.to_owned(),
+            value,
+        })
+        .into(),
+    };
+    let mut bodies = Vec::new();
+    for (postcopy_after, deadline) in [
+        (Some(PostcopyAfter::Seconds(30)), Some(600)),
+        (Some(PostcopyAfter::Passes(3)), None),
+        (None, None),
+    ] {
+        bodies.push(RecordBody::MigrationSettings(MigrationSettings {
+            job,
+            time: 1_753_000_000_123_456_789,
+            settings: told.clone(),
+            postcopy_after,
+            deadline,
+        }));
+    }
+    for (changed, settings) in [(true, told), (false, Settings::default())] {
+        bodies.push(RecordBody::SettingsKept(SettingsKept {
+            job,
+            changed,
+            settings,
+        }));
+    }
+    bodies
+        .into_iter()
+        .map(|body| draft(Some(DOMAINS[0]), body))
+        .collect()
+}
+
 /// What became of it.
 pub(crate) fn outcomes() -> Vec<Draft> {
     let migration = migration();
