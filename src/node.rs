@@ -342,6 +342,7 @@ fn asks_for_room(input: &Input) -> bool {
         | Input::EffectFinished { .. }
         | Input::Looked { .. }
         | Input::JobLooked { .. }
+        | Input::SettingsLooked { .. }
         | Input::Event { .. }
         | Input::Tick => false,
     }

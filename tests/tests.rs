@@ -37,6 +37,8 @@ mod peer_input;
 mod postcopy;
 /// A QEMU is killed in every phase of a migration.
 mod qemu_death;
+/// Capabilities and parameters of QEMU's, and what becomes of them; times that a migration keeps.
+mod settings;
 /// A store decides, which both sidecars reach.
 mod store;
 /// The code's own rules.

@@ -19,10 +19,10 @@ use journal_format::number::{
 };
 use journal_format::record::{
     Authority, Claim, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance,
-    MigrationStatus, Observed, Process, Protocol, RecordBody, RunState,
+    MigrationStatus, Observed, Process, Protocol, RecordBody, RunState, Settings,
 };
 use phase_journal::engine::{
-    Answer, ControlRequest, Envelope, Input, Message, PeerFailure, PeerRequest, PeerResponse, Token,
+    Answer, ControlRequest, Envelope, Input, Message, MigrateOptions, PeerFailure, PeerRequest, PeerResponse, Token,
 };
 use phase_journal::journal::{OpenOptions, OsDisk, Retention};
 use phase_journal::node::{CrashSwitch, Node, Outbox};
@@ -147,6 +147,10 @@ impl World {
                     observed,
                 }))
             }
+            Message::LookAtSettings { domain } => Ok(Some(Input::SettingsLooked {
+                domain: *domain,
+                seen: Some(Settings::default()),
+            })),
             Message::Reply { result: Ok(_), .. }
             | Message::PeerReply { .. }
             | Message::Admitted { .. }
@@ -256,6 +260,7 @@ fn migrate(world: &mut World, index: u32) -> Input {
         postcopy: false,
         authority: Authority::Destination,
         in_doubt_limit: None,
+        options: MigrateOptions::default(),
     })
 }
 

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use journal_format::number::{DomainId, Id128, MigrationId};
 use journal_format::record::{
     Authority, Claim, ClaimSeen, Cookie, DumpStatus, Effect, EffectCommand, EffectResult, KeyValue,
-    MigrationStatus, Observed, PeerAnswer, Process, Protocol, RunState, WantedRunState,
+    MigrationStatus, Observed, PeerAnswer, Process, Protocol, RunState, Settings, WantedRunState,
 };
-use phase_journal::engine::{ControlRequest, Input, JobSeen, PeerRequest, PeerResponse, QemuEvent};
+use phase_journal::engine::{
+    ControlRequest, Input, JobSeen, MigrateOptions, PeerRequest, PeerResponse, QemuEvent,
+};
 
 use super::bytes::Bytes;
 use super::harness::{Harness, Life};
@@ -137,6 +139,7 @@ impl Fair {
                 downtime_limit: None,
                 postcopy,
                 in_doubt_limit: None,
+                options: MigrateOptions::default(),
             };
             return harness.step(life, Input::Control { token, request });
         }
@@ -152,6 +155,8 @@ impl Fair {
             postcopy,
             store: (authority == Authority::Store).then(|| "store".to_owned()),
             definition: None,
+            definition_checksum: None,
+            settings: Settings::default(),
         };
         self.ask_as_peer(harness, life, request);
     }

@@ -14,7 +14,7 @@ use phase_journal::engine::{
 };
 
 use super::bytes::Bytes;
-use super::inputs::{BOOTS, HERE, Surroundings};
+use super::inputs::{self, BOOTS, HERE, Surroundings};
 use super::rules::Judge;
 
 /// From an opening to the next crash.
@@ -184,6 +184,7 @@ impl Harness {
             self.judge.effect(effect);
             life.effects.push(effect.clone());
         }
+        let mut settings_looks = Vec::new();
         for message in step.messages {
             if let Message::Reply {
                 result: Ok(Answer::JobBegun { job }),
@@ -206,8 +207,14 @@ impl Harness {
                     life.ready = true;
                 }
                 Message::LookAtJob { domain } => life.job_looks.push(domain),
+                Message::LookAtSettings { domain } => settings_looks.push(domain),
                 Message::Watch { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
             }
+        }
+        // At once: no choice of its own, the corpus was found without it.
+        for domain in settings_looks {
+            let seen = Some(inputs::settings());
+            self.step(life, Input::SettingsLooked { domain, seen });
         }
     }
 

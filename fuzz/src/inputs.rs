@@ -7,13 +7,14 @@ use journal_format::number::{
     BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position,
 };
 use journal_format::record::{
-    Authority, Claim, ClaimSeen, Cookie, Decision, DumpStatus, Effect, EffectCommand, EffectResult,
-    Instance, JobKind, JobPhase, JobResult, KeyValue, MigrationStatus, Observed, Outcome,
-    PeerAnswer, Process, Protocol, QemuJobSeen, QemuJobStatus, Role, RunState, WantedRunState,
+    Authority, Capability, Claim, ClaimSeen, Cookie, Decision, DumpStatus, Effect, EffectCommand,
+    EffectResult, Instance, JobKind, JobPhase, JobResult, KeyValue, MigrationStatus, Observed,
+    Outcome, Parameter, ParameterValue, PeerAnswer, PostcopyAfter, Process, Protocol, QemuJobSeen,
+    QemuJobStatus, Role, RunState, Settings, WantedRunState, definition_checksum,
 };
 use phase_journal::engine::{
-    ControlRequest, Envelope, JobSeen, JobTarget, ManagerEffect, NodeSeen, PeerFailure,
-    PeerRequest, PeerResponse, QemuEvent, StoreFailure, StoreResult, commands,
+    ControlRequest, Envelope, JobSeen, JobTarget, ManagerEffect, MigrateOptions, NodeSeen,
+    PeerFailure, PeerRequest, PeerResponse, QemuEvent, StoreFailure, StoreResult, commands,
 };
 use serde_json::{Map, Value, json};
 
@@ -210,6 +211,9 @@ impl Surroundings {
                 let protocol = of(choices, &[Protocol::V3, Protocol::V3, Protocol::V2]);
                 let authority = of(choices, AUTHORITIES);
                 let (name, source_name) = (name(choices), visible(choices, &["g", "s"]));
+                let (peer, uri) = (visible(choices, &["there"]), visible(choices, URIS));
+                let wanted = wanted(choices);
+                let definition = choices.perhaps(text);
                 PeerRequest::Prepare {
                     migration,
                     protocol,
@@ -219,10 +223,15 @@ impl Surroundings {
                     postcopy: source_name == "s",
                     store: (authority == Authority::Store).then(|| "store".to_owned()),
                     source_name,
-                    peer: visible(choices, &["there"]),
-                    uri: visible(choices, URIS),
-                    wanted: wanted(choices),
-                    definition: choices.perhaps(text),
+                    peer,
+                    uri,
+                    wanted,
+                    definition_checksum: definition.as_deref().map(definition_checksum),
+                    settings: match &definition {
+                        Some(text) if text.len() % 2 == 1 => told(),
+                        Some(_) | None => Settings::default(),
+                    },
+                    definition,
                 }
             }
             1 => PeerRequest::Finish {
@@ -291,6 +300,15 @@ impl Surroundings {
                     max_bandwidth,
                     postcopy: max_bandwidth.is_some_and(|bandwidth| bandwidth % 4 == 2),
                     downtime_limit: choices.perhaps(|choices| choices.byte().into()),
+                    options: match max_bandwidth {
+                        Some(bandwidth) if bandwidth % 8 >= 6 => MigrateOptions {
+                            settings: told(),
+                            postcopy_after: (bandwidth % 4 == 2)
+                                .then_some(PostcopyAfter::Seconds(bandwidth)),
+                            deadline: Some(bandwidth),
+                        },
+                        Some(_) | None => MigrateOptions::default(),
+                    },
                 }
             }
             6 => ControlRequest::JobCancel {
@@ -477,5 +495,37 @@ pub fn job_seen(choices: &mut Bytes<'_>) -> JobSeen {
             };
             choices.yes().then_some(one).into_iter().collect()
         }),
+    }
+}
+
+/// What QEMU says that it is told about migrations.
+pub fn settings() -> Settings {
+    let capability = |name: &str| Capability {
+        name: name.to_owned(),
+        state: false,
+    };
+    let parameter = |(name, value): (&str, u64)| Parameter {
+        name: name.to_owned(),
+        value: ParameterValue::Number(value),
+    };
+    Settings {
+        capabilities: ["events", "multifd"].map(capability).into(),
+        parameters: [("downtime-limit", 300), ("multifd-channels", 2)]
+            .map(parameter)
+            .into(),
+    }
+}
+
+/// What a migration is told beside its terms.
+fn told() -> Settings {
+    Settings {
+        capabilities: vec![Capability {
+            name: "multifd".to_owned(),
+            state: true,
+        }],
+        parameters: vec![Parameter {
+            name: "multifd-channels".to_owned(),
+            value: ParameterValue::Number(4),
+        }],
     }
 }

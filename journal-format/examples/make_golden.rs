@@ -25,8 +25,8 @@ mod support;
 
 use draw::Draw;
 use samples::{
-    authorities, boot, checkpoint, draft, histories, intents, jobs, observations, opening, outcomes,
-    settings,
+    authorities, boot, checkpoint, draft, histories, intents, jobs, observations, opening,
+    outcomes, settings,
 };
 use support::{Writer, id};
 

@@ -8,11 +8,13 @@ use journal_format::record::{
     Authority, ClaimSeen, DEFINITION_SIZE_MAX, DomainState, EffectCommand, EffectResult, Instance,
     JobBegun, JobKind, JobResult, MigrationStatus, MigrationTerms, Observed, Phase, Process,
     Protocol, RecordBody, Role, RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
+    definition_checksum,
 };
 
 use super::decide::{StatusClass, status_class};
 use super::live::Pending;
 use super::peer::is_offered;
+use super::settings::{check as check_settings, check_times, take_terms};
 use super::source::describe;
 use super::state::{definition_parts, kind_of};
 use super::store::IN_DOUBT_LIMIT_MS_DEFAULT;
@@ -34,6 +36,9 @@ pub(crate) fn unacceptable(request: &PeerRequest) -> Option<String> {
         uri,
         store,
         definition,
+        definition_checksum,
+        settings,
+        postcopy,
         ..
     } = request
     else {
@@ -46,8 +51,14 @@ pub(crate) fn unacceptable(request: &PeerRequest) -> Option<String> {
             return Some(refusal.to_string());
         }
     }
-    let checked = check_uri(uri).and_then(|()| check_definition(definition.as_deref()));
-    checked.err().map(|refusal| refusal.to_string())
+    let checked = check_uri(uri)
+        .and_then(|()| check_definition(definition.as_deref()))
+        .and_then(|()| check_checksum(definition.as_deref(), *definition_checksum));
+    let refused = checked.err().map(|refusal| refusal.to_string());
+    refused.or_else(|| {
+        let settings = check_settings(settings, *postcopy);
+        settings.err().map(|why| why.to_string())
+    })
 }
 
 fn check_text(what: &'static str, text: &str) -> Result<(), Refusal> {
@@ -86,6 +97,14 @@ fn check_definition(definition: Option<&str>) -> Result<(), Refusal> {
         });
     }
     Ok(())
+}
+
+/// Is it, byte for byte, what the source sent? Nothing is done with it before that is known.
+fn check_checksum(definition: Option<&str>, checksum: Option<u32>) -> Result<(), Refusal> {
+    match definition.map(definition_checksum) == checksum {
+        true => Ok(()),
+        false => Err(Refusal::DefinitionChecksum),
+    }
 }
 
 impl Turn<'_> {
@@ -364,6 +383,9 @@ impl Turn<'_> {
             return self.reply(token, Err(Refusal::WrongState { name, wish, seen }));
         }
         self.engine.pending.insert(id, pending(token));
+        if self.awaits_settings(id) {
+            self.look_at_settings(id);
+        }
         self.look(id);
     }
 
@@ -379,6 +401,7 @@ impl Turn<'_> {
             authority,
             postcopy,
             in_doubt_limit,
+            options,
             ..
         } = &request
         else {
@@ -392,6 +415,9 @@ impl Turn<'_> {
             self.need_free(id)?;
             self.need_room()?;
             self.check_authority(*protocol, *authority, *postcopy, *in_doubt_limit)?;
+            check_settings(&options.settings, *postcopy)
+                .and_then(|()| check_times(options, *postcopy))
+                .map_err(|why| Self::settings_refused(name, why))?;
             if *peer == self.engine.config.peer {
                 return Err(Refusal::MigrationToItself(name.clone()));
             }
@@ -460,10 +486,11 @@ impl Turn<'_> {
             uri,
             protocol,
             authority,
-            max_bandwidth,
-            downtime_limit,
+            mut max_bandwidth,
+            mut downtime_limit,
             postcopy,
             in_doubt_limit,
+            mut options,
         } = request
         else {
             return Err(self.wrong_state(id, "migrate"));
@@ -490,9 +517,20 @@ impl Turn<'_> {
         if !ready {
             return Err(self.wrong_state(id, "migrate"));
         }
-        self.may_claim(id)
-            .map_err(|claim| Refusal::Claimed { name, claim })?;
-        self.learn_wanted(id, &observed);
+        self.may_claim(id).map_err(|claim| Refusal::Claimed {
+            name: name.clone(),
+            claim,
+        })?;
+        let refused = |why| Self::settings_refused(&name, why);
+        take_terms(
+            &mut options.settings,
+            &mut max_bandwidth,
+            &mut downtime_limit,
+        )
+        .map_err(refused)?;
+        let seen = self
+            .take_settings_seen(id, &options.settings)
+            .map_err(refused)?;
         let by_store = authority == Authority::Store;
         let terms = MigrationTerms {
             migration,
@@ -509,12 +547,15 @@ impl Turn<'_> {
             store: by_store.then(|| self.engine.config.store.clone()).flatten(),
             in_doubt_limit: by_store.then(|| in_doubt_limit.unwrap_or(IN_DOUBT_LIMIT_MS_DEFAULT)),
         };
+        let kept = Self::settings_to_keep(&terms, &options.settings, &seen).map_err(refused)?;
+        self.learn_wanted(id, &observed);
         let begun = JobBegun {
             kind: JobKind::MigrationOut,
             migration: Some(terms),
         };
         self.live(migration).begun = self.wall;
         let job = self.append(Some(id), RecordBody::JobBegun(begun));
+        self.tell_settings(id, migration, job, options, kept);
         Ok((job, migration))
     }
 
@@ -523,13 +564,29 @@ impl Turn<'_> {
             return Ok(answer);
         }
         let migrations = &self.engine.state.migrations;
-        let Some((id, migration)) = migrations
+        let Some(id) = migrations
             .iter()
             .find(|(_, migration)| migration.state.job == job && migration.state.open)
-            .map(|(id, migration)| (*id, migration.clone()))
+            .map(|(id, _)| *id)
         else {
             return Err(Refusal::NoSuchJob(job));
         };
+        self.cancel_migration(id, "cancelled on request")
+    }
+
+    /// Gives a migration up, if it still can be.
+    ///
+    /// # Errors
+    /// Its outcome is no longer this side's to choose.
+    pub(crate) fn cancel_migration(
+        &mut self,
+        id: MigrationId,
+        why: &str,
+    ) -> Result<Answer, Refusal> {
+        let Some(migration) = self.migration(id).cloned() else {
+            return Ok(Answer::Done {});
+        };
+        let job = migration.state.job;
         let phase = migration.state.phase;
         let in_postcopy = migration.state.postcopy && !migration.state.abandoned;
         if migration.state.terms.role == Role::Destination
@@ -551,7 +608,7 @@ impl Turn<'_> {
                 phase: AnyPhase::Migration(phase),
             });
         }
-        self.abandon(id, "cancelled on request", true);
+        self.abandon(id, why, true);
         self.look(migration.domain);
         self.advance(id);
         Ok(Answer::Done {})

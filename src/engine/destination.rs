@@ -9,16 +9,17 @@ use journal_format::number::{DomainId, MigrationId, Nonce};
 use journal_format::record::{
     Authority, Claim, ClaimSeen, EffectCommand, EffectResult, Evidence, JobBegun, JobKind,
     JobResult, KeyValue, MigrationCommitted, MigrationNamed, MigrationStatus, MigrationTerms,
-    PeerAnswer, PeerHeard, Phase, Process, Protocol, RecordBody, Role, RunState, WantedReason,
-    WantedRunState,
+    PeerAnswer, PeerHeard, Phase, Process, Protocol, RecordBody, Role, RunState, Settings,
+    WantedReason, WantedRunState,
 };
 
 use super::decide::is_whole;
 use super::live::Asked;
+use super::settings::changes_settings;
 use super::source::describe;
 use super::state::definition_parts;
 use super::turn::Turn;
-use super::{Envelope, PeerRequest, PeerResponse, Rule, Token};
+use super::{Envelope, MigrateOptions, PeerRequest, PeerResponse, Rule, Token};
 
 /// How long a destination waits without a word of the source before it asks, in milliseconds.
 const SILENCE_MS_MAX: u64 = 5_000;
@@ -46,16 +47,15 @@ impl Turn<'_> {
             postcopy,
             store,
             definition,
+            settings,
             ..
         } = request
         else {
             return;
         };
-        if let Err(why) = self.may_prepare(domain) {
-            let response = PeerResponse::Refused { why };
-            self.peer_reply(token, Some(envelope.sender), response);
-            return;
-        }
+        let seen = self
+            .may_prepare(domain)
+            .and_then(|()| self.take_settings_for(domain, &settings));
         let terms = MigrationTerms {
             migration,
             role: Role::Destination,
@@ -71,12 +71,29 @@ impl Turn<'_> {
             store,
             in_doubt_limit: None,
         };
+        let kept = seen.and_then(|seen| {
+            let kept = Self::settings_to_keep(&terms, &settings, &seen);
+            kept.map_err(|why| why.to_string())
+        });
+        let kept = match kept {
+            Ok(kept) => kept,
+            Err(why) => {
+                let response = PeerResponse::Refused { why };
+                self.peer_reply(token, Some(envelope.sender), response);
+                return;
+            }
+        };
         let begun = JobBegun {
             kind: JobKind::MigrationIn,
             migration: Some(terms.clone()),
         };
         self.live(migration).begun = self.wall;
-        self.append(Some(domain), RecordBody::JobBegun(begun));
+        let job = self.append(Some(domain), RecordBody::JobBegun(begun));
+        let options = MigrateOptions {
+            settings,
+            ..MigrateOptions::default()
+        };
+        self.tell_settings(domain, migration, job, options, kept);
         let heard = PeerHeard {
             migration,
             position: Some(envelope.sender),
@@ -91,6 +108,7 @@ impl Turn<'_> {
             role: Role::Destination,
             postcopy,
         });
+        plan.extend(self.plan_settings(migration));
         // `stop` clears autostart: without it the guest could start by itself when the stream ends.
         plan.push(EffectCommand::Stop);
         plan.push(EffectCommand::MigrateIncoming { uri: terms.uri });
@@ -101,6 +119,12 @@ impl Turn<'_> {
         live.peer_position = Some(envelope.sender);
         live.heard_at = now;
         self.advance(migration);
+    }
+
+    fn take_settings_for(&mut self, id: DomainId, settings: &Settings) -> Result<Settings, String> {
+        let name = self.domain(id).map(|domain| domain.state.name.clone());
+        let seen = self.take_settings_seen(id, settings);
+        seen.map_err(|why| format!("domain '{}': {why}", name.unwrap_or_default()))
     }
 
     fn may_prepare(&self, id: DomainId) -> Result<(), String> {
@@ -231,6 +255,9 @@ impl Turn<'_> {
         };
         let state = &migration.state;
         let undecided = !state.aborted && !state.committed;
+        if state.started && changes_settings(command) {
+            return self.go_on_ending(id);
+        }
         if *command == EffectCommand::Cont {
             // Whether the source's copy is safe must be asked anew: what it said before the `cont`
             // is no evidence for giving up after it.
@@ -281,10 +308,9 @@ impl Turn<'_> {
         let postcopy = self
             .migration(id)
             .is_some_and(|known| known.state.terms.postcopy);
-        if postcopy || self.has_key_to_settle(id) {
-            self.live(id).blackout = false;
-        } else {
-            self.end(id, JobResult::Completed, detail);
+        self.live(id).blackout = false;
+        if !postcopy && !self.has_key_to_settle(id) {
+            self.end_restored(id, JobResult::Completed, detail);
         }
     }
 
@@ -407,7 +433,7 @@ impl Turn<'_> {
             }
             Rule::DestinationStarted => {
                 self.stream_goes_on(id);
-                self.end(id, JobResult::Completed, "the guest was started here");
+                self.end_restored(id, JobResult::Completed, "the guest was started here");
             }
             Rule::DestinationStartedDead => {
                 self.enter_lost(id);

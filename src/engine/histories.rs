@@ -501,13 +501,19 @@ fn fits(state: &MigrationState, one: &MigrationHistory, body: &RecordBody) -> bo
             },
             (RecordBody::EffectIntended(intended), Role::Destination) => match &intended.command {
                 EffectCommand::Cont => !facts.aborted && !facts.started,
-                EffectCommand::Kill => true,
+                // One of those puts back what QEMU was told before, after all is decided.
+                EffectCommand::Kill | EffectCommand::Monitor { .. } => true,
                 _ => undecided,
             },
             // With an effect in flight nothing is decided, and a licence is a decision.
             (RecordBody::EffectFinished(finished), _) => match finishes(state, finished) {
                 Some(EffectCommand::Cont) => !facts.started,
-                Some(EffectCommand::Stop | EffectCommand::MigrateCancel | EffectCommand::Kill)
+                Some(
+                    EffectCommand::Stop
+                    | EffectCommand::MigrateCancel
+                    | EffectCommand::Kill
+                    | EffectCommand::Monitor { .. },
+                )
                 | None => true,
                 // Only its own life knows what became of it.
                 Some(_) if matches!(finished.result, EffectResult::Unknown { .. }) => true,

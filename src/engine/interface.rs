@@ -9,7 +9,7 @@ use journal_format::number::{
 use journal_format::record::{
     Authority, Cookie, Decision, Draft, Effect, EffectResult, Instance, JobKind, JobPhase,
     JobResult, MigrationStatus, Observed, Opening, Outcome, PeerAnswer, Process, Protocol, Record,
-    Role, RunState, WantedRunState,
+    Role, RunState, Settings, WantedRunState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +17,12 @@ use super::ManagerEffect;
 
 mod job;
 mod refusal;
+mod settings;
 mod store;
 
 pub use job::*;
 pub use refusal::*;
+pub use settings::*;
 pub use store::*;
 
 /// The time of an input, as the shell read it.
@@ -148,6 +150,13 @@ pub enum Input {
         /// What was seen.
         seen: JobSeen,
     },
+    /// A [`Message::LookAtSettings`] came to an end; each gets exactly one.
+    SettingsLooked {
+        /// The domain.
+        domain: DomainId,
+        /// What QEMU is told about migrations; nothing if it did not say.
+        seen: Option<Settings>,
+    },
     /// QEMU sent an event, or the stream of events broke.
     Event {
         /// The domain.
@@ -193,6 +202,11 @@ pub enum QemuEvent {
     Converging {
         /// Milliseconds.
         downtime: u64,
+    },
+    /// So many passes over the guest's memory were made. Read by the shell while a migration performs.
+    Passes {
+        /// Whole ones.
+        count: u64,
     },
     /// Events may have been lost: the connection broke or a queue was full.
     Lost,
@@ -252,6 +266,8 @@ pub enum ControlRequest {
         postcopy: bool,
         /// Authority store: milliseconds without an outcome before the source tries to win aborted.
         in_doubt_limit: Option<u64>,
+        /// What QEMU is told beside that, and times to keep.
+        options: MigrateOptions,
     },
     /// The manager's verdict on a migration of which it is the authority.
     Verdict {
@@ -369,6 +385,12 @@ pub enum PeerRequest {
         store: Option<String>,
         /// Opaque; may be absent.
         definition: Option<String>,
+        /// Its checksum, where there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        definition_checksum: Option<u32>,
+        /// What the destination's QEMU must be told too.
+        #[serde(default, skip_serializing_if = "Settings::is_empty")]
+        settings: Settings,
     },
     /// Source: QEMU has sent everything; here is the licence.
     Finish {
@@ -510,6 +532,11 @@ pub enum Message {
     /// Look at what jobs that are no migrations leave in a domain's QEMU; answered with one
     /// [`Input::JobLooked`].
     LookAtJob {
+        /// The domain.
+        domain: DomainId,
+    },
+    /// Read what a domain's QEMU is told about migrations; answered with one [`Input::SettingsLooked`].
+    LookAtSettings {
         /// The domain.
         domain: DomainId,
     },

@@ -12,6 +12,7 @@ use journal_format::record::{
 };
 
 use super::job::PhaseWanted;
+use super::settings::PutBack;
 use super::{Envelope, PeerRequest, Token};
 
 /// A look at a domain's QEMU, and the next one.
@@ -128,6 +129,14 @@ pub(crate) struct Live {
     pub(crate) converging: Option<u64>,
     /// Source: QEMU may stop the guest for the switchover by itself.
     pub(crate) may_converge: bool,
+    /// Source, if there are times to keep: when it began, in milliseconds since boot.
+    pub(crate) since: Option<u64>,
+    /// Source, if that is awaited: how many passes over memory were made.
+    pub(crate) passes: u64,
+    /// Source: its deadline passed, and what follows from that was done.
+    pub(crate) is_overtime: bool,
+    /// What QEMU was told before, on its way back.
+    pub(crate) put_back: PutBack,
     /// The look that stands in the journal.
     pub(crate) recorded: Option<Observed>,
     /// Authority store.
@@ -164,6 +173,10 @@ impl Default for Live {
             blackout: false,
             converging: None,
             may_converge: false,
+            since: None,
+            passes: 0,
+            is_overtime: false,
+            put_back: PutBack::default(),
             recorded: None,
             key: Key {
                 answer: StoreAnswer::NotRead,

@@ -24,6 +24,7 @@ mod peer;
 mod postcopy;
 mod resolve;
 mod rule;
+mod settings;
 mod source;
 mod state;
 mod store;
@@ -39,7 +40,9 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
-use journal_format::record::{Draft, EffectFinished, EffectResult, Opening, Record, RecordBody};
+use journal_format::record::{
+    Draft, EffectFinished, EffectResult, Opening, Record, RecordBody, Settings,
+};
 
 pub use decide::decide;
 pub use gap::{decide_over, disagreement};
@@ -49,6 +52,7 @@ pub use job::{
 };
 pub use monitor::Why;
 pub use rule::{Rule, RuleText};
+pub use settings::{DOWNTIME_LIMIT_MS_MAX, SettingsError};
 pub use state::OPENINGS_MAX;
 pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
 pub use suppose::{can_say, suppose_answer, suppose_key, suppose_look, suppose_verdict};
@@ -71,6 +75,8 @@ pub struct Engine {
     eyes: BTreeMap<DomainId, Eyes>,
     live: BTreeMap<MigrationId, Live>,
     pending: BTreeMap<DomainId, Pending>,
+    /// What QEMU said that it is told, for a request that waits for it; absent if it said nothing.
+    settings: BTreeMap<DomainId, Option<Settings>>,
     job_eyes: BTreeMap<DomainId, JobEyes>,
     job_live: BTreeMap<Lsn, JobLive>,
     owners: BTreeMap<Lsn, Token>,
@@ -108,6 +114,7 @@ impl Engine {
             eyes: BTreeMap::new(),
             live: BTreeMap::new(),
             pending: BTreeMap::new(),
+            settings: BTreeMap::new(),
             job_eyes: BTreeMap::new(),
             job_live: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -204,6 +211,7 @@ impl Engine {
             Input::EffectFinished { effect, result } => turn.effect_finished(effect, result),
             Input::Looked { domain, observed } => turn.looked(domain, observed),
             Input::JobLooked { domain, seen } => turn.job_looked(domain, seen),
+            Input::SettingsLooked { domain, seen } => turn.settings_looked(domain, seen),
             Input::Event { domain, event } => turn.event(domain, &event),
             Input::Tick => turn.tick(),
         }

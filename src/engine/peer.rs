@@ -541,6 +541,7 @@ impl Turn<'_> {
             request,
         };
         self.engine.pending.insert(domain, pending);
+        self.look_at_settings(domain);
         self.look(domain);
     }
 

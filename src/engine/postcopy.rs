@@ -30,8 +30,16 @@ impl Turn<'_> {
         if !migration.state.terms.postcopy {
             return false;
         }
-        // QEMU's estimate is there when the first pass is over.
-        if self.effect_due(id) && self.live(id).converging.take().is_some() {
+        let (is_begun, after) = (
+            migration.state.postcopy_intended,
+            migration.postcopy_after(),
+        );
+        if !is_begun && !self.is_postcopy_due(id) {
+            // Until then it may converge as any other; without a wish nothing is known before the first pass is over.
+            return after.is_none();
+        }
+        // Once more only with something new about it.
+        if self.effect_due(id) && (self.live(id).converging.take().is_some() || !is_begun) {
             self.cite_look(id);
             self.intend(id, EffectCommand::StartPostcopy);
         }

@@ -9,11 +9,12 @@ use journal_format::number::{MigrationId, Position};
 use journal_format::record::{
     Cookie, EffectCommand, EffectResult, Evidence, JobResult, MigrationAbandoned,
     MigrationCommitted, MigrationGranted, Outcome, PeerAnswer, Phase, Protocol, RecordBody, Role,
-    RunState, WantedReason, WantedRunState,
+    RunState, Settings, WantedReason, WantedRunState, definition_checksum,
 };
 
 use super::decide::{RunClass, StatusClass, run_class, status_class};
 use super::live::Asked;
+use super::settings::for_destination;
 use super::state::{awaits_prepare, ran_on};
 use super::turn::{Turn, short};
 use super::{PeerRequest, Rule};
@@ -64,7 +65,11 @@ impl Turn<'_> {
             return;
         };
         let terms = &migration.state.terms;
-        let definition = domain.state.definition;
+        let definition = domain
+            .state
+            .definition
+            .and_then(|first| self.engine.state.definition(first));
+        let told = migration.settings.told.as_ref();
         let request = PeerRequest::Prepare {
             migration: id,
             protocol: terms.protocol,
@@ -76,7 +81,9 @@ impl Turn<'_> {
             wanted: domain.state.wanted,
             postcopy: terms.postcopy,
             store: terms.store.clone(),
-            definition: definition.and_then(|first| self.engine.state.definition(first)),
+            definition_checksum: definition.as_deref().map(definition_checksum),
+            definition,
+            settings: told.map_or_else(Settings::default, |told| for_destination(&told.settings)),
         };
         self.ask(id, Asked::Prepare, request);
     }
@@ -92,6 +99,7 @@ impl Turn<'_> {
             role: Role::Source,
             postcopy: terms.postcopy,
         });
+        plan.extend(self.plan_settings(id));
         plan.push(EffectCommand::SetParameters {
             max_bandwidth: terms.max_bandwidth,
             downtime_limit: Some(HELD_DOWNTIME_LIMIT_MS),
@@ -390,7 +398,7 @@ impl Turn<'_> {
                     } else {
                         JobResult::Failed
                     };
-                    self.end(id, result, "the guest stays at the source");
+                    self.end_restored(id, result, "the guest stays at the source");
                 }
             }
             Rule::SourceAbandonedDead => {
@@ -417,7 +425,7 @@ impl Turn<'_> {
             }
             Rule::SourceCancelled => {
                 if self.restore(id) {
-                    self.end(id, JobResult::Failed, "the destination never ran the guest");
+                    self.end_restored(id, JobResult::Failed, "the destination never ran the guest");
                 }
             }
             Rule::SourceCancelledDead => {

@@ -17,6 +17,7 @@ use journal_format::record::{
 
 mod damage;
 mod jobs;
+mod settings;
 
 use super::History;
 use super::domains::Domains;
@@ -55,6 +56,8 @@ pub(crate) struct Migration {
     pub(crate) heard: Option<Lsn>,
     /// While it is open, if damaged records may concern it.
     pub(crate) histories: Option<Histories>,
+    /// While it is open: what QEMU is told for it.
+    pub(crate) settings: settings::Recorded,
 }
 
 impl Migration {
@@ -204,13 +207,16 @@ impl State {
         let lsn = record.lsn;
         self.fold_histories(record);
         self.apply_jobs(record);
+        self.apply_settings(record);
         match &record.body {
             RecordBody::CheckpointBegun(_)
             | RecordBody::CheckpointEnded(_)
             | RecordBody::Sealed
             | RecordBody::JobPhaseEntered(_)
             | RecordBody::JobDecided(_)
-            | RecordBody::JobState(_) => {}
+            | RecordBody::JobState(_)
+            | RecordBody::MigrationSettings(_)
+            | RecordBody::SettingsKept(_) => {}
             RecordBody::OperatorResolved(_) => {
                 if let Some(id) = record.domain {
                     self.settle(id);
@@ -293,6 +299,7 @@ impl State {
                 migration.state.open = false;
                 migration.fact = lsn;
                 let histories = migration.histories.take();
+                migration.settings = settings::Recorded::default();
                 let was_open = (migration.domain, migration.state.terms.migration);
                 let summary = EndedJob {
                     job: ended.job,
@@ -488,6 +495,7 @@ impl State {
             if let Some(migration) = self.migrations.get_mut(&open) {
                 migration.state.open = false;
                 migration.histories = None;
+                migration.settings = settings::Recorded::default();
             }
         }
         if let Some(domain) = self.domains.get_mut(&id) {
@@ -509,6 +517,7 @@ impl State {
             seen: None,
             heard: None,
             histories: None,
+            settings: settings::Recorded::default(),
         };
         self.remove_migration(name);
         if !state.open
@@ -546,6 +555,7 @@ impl State {
         let Some(migration) = self.migration_of(job) else {
             return;
         };
+        migration.settings.intend(command);
         let state = &mut migration.state;
         state.in_flight = Some((record.lsn, command.clone()));
         match (command, state.terms.role) {
@@ -676,6 +686,7 @@ impl State {
                 let body = RecordBody::MigrationHistories(restated);
                 records.push(Draft { domain, body });
             }
+            records.extend(migration.restated_settings());
         }
         records.extend(self.restated_jobs());
         let count = u32::try_from(records.len()).unwrap_or(u32::MAX);

@@ -393,6 +393,10 @@ impl<'a> Turn<'a> {
         if let Some(migration) = self.domain(id).and_then(|domain| domain.migration) {
             let live = self.live(migration);
             match event {
+                QemuEvent::Passes { count } => {
+                    live.passes = *count;
+                    return self.advance(migration);
+                }
                 QemuEvent::Stop => live.stop_seen = true,
                 QemuEvent::Resume | QemuEvent::Lost => live.watch_broken |= live.stop_seen,
                 QemuEvent::Converging { downtime } => {
@@ -554,10 +558,12 @@ impl<'a> Turn<'a> {
             return;
         };
         let (domain, job) = (migration.domain, migration.state.job);
+        let more = self.settings_detail(id);
+        let detail = more.map_or(detail.to_owned(), |more| format!("{detail}; {more}"));
         let ended = JobEnded {
             job,
             result,
-            detail: short(detail),
+            detail: short(&detail),
         };
         self.append(Some(domain), RecordBody::JobEnded(ended));
         self.drop_wish(id, "the job ended");
@@ -625,6 +631,7 @@ impl<'a> Turn<'a> {
             live.effect_at = 0;
         }
         self.look(domain);
+        self.put_back_finished(id, &command, &result);
         match self
             .migration(id)
             .map(|migration| migration.state.terms.role)
@@ -658,6 +665,7 @@ impl<'a> Turn<'a> {
         }
         let migrations: Vec<MigrationId> = self.engine.state.migrations.keys().copied().collect();
         for id in migrations {
+            self.keep_deadline(id);
             self.advance(id);
         }
         self.tick_jobs();
@@ -696,7 +704,10 @@ impl<'a> Turn<'a> {
     }
 
     /// A request begins once QEMU was looked at.
-    fn begin_pending(&mut self, id: DomainId) {
+    pub(crate) fn begin_pending(&mut self, id: DomainId) {
+        if self.awaits_settings(id) {
+            return;
+        }
         match self.engine.pending.remove(&id) {
             Some(Pending::Migrate { token, request }) => self.begin_migrate(id, token, request),
             Some(Pending::Prepare {

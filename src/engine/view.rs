@@ -110,7 +110,7 @@ impl Turn<'_> {
             peer: Some(terms.peer.clone()),
             state: "open",
             result: None,
-            detail: String::new(),
+            detail: self.settings_detail(id).unwrap_or_default(),
         })
     }
 

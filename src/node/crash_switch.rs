@@ -141,6 +141,9 @@ impl CrashSwitch {
             | RecordBody::MigrationState(_)
             | RecordBody::MigrationHistories(_)
             | RecordBody::JobState(_)
+            // In one batch with the begin of their job, or restated.
+            | RecordBody::MigrationSettings(_)
+            | RecordBody::SettingsKept(_)
             | RecordBody::Sealed => false,
             RecordBody::EffectIntended(intended) => is_counted(intended),
             RecordBody::EffectFinished(finished) => !self.jobless.contains(&finished.effect),

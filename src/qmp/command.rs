@@ -3,7 +3,7 @@
 //! Invariant: one effect is one command; its arguments are all in its record.
 //! Not here: killing, which is a signal and no command.
 
-use journal_format::record::{EffectCommand, Role};
+use journal_format::record::{EffectCommand, Role, needed_capabilities};
 use serde_json::{Value, json};
 
 /// The QOM id of a sidecar's claim, under `/objects/`.
@@ -58,17 +58,8 @@ pub(crate) fn is_out_of_band(command: &EffectCommand) -> bool {
     )
 }
 
-/// What each side of a migration needs. Without return-path the source says completed
-/// though the destination loaded nothing; without pause-before-switchover there is no last moment at
-/// which giving up is safe; late-block-activate keeps a whole copy that has no licence from taking
-/// the images' locks. Post-copy has to be there on both sides from the start.
 fn capabilities(role: Role, postcopy: bool) -> Value {
-    let (events, return_path) = (("events", true), ("return-path", true));
-    let own = match role {
-        Role::Source => ("pause-before-switchover", true),
-        Role::Destination => ("late-block-activate", true),
-    };
-    let wanted = [events, return_path, own, ("postcopy-ram", postcopy)];
-    let all = wanted.map(|(name, state)| json!({"capability": name, "state": state}));
+    let all = needed_capabilities(role, postcopy)
+        .map(|(name, state)| json!({"capability": name, "state": state}));
     json!({"capabilities": all})
 }

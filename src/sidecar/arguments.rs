@@ -5,6 +5,7 @@
 //! Not here: carrying a command out (`control`), whether it is possible now (the engine).
 
 mod effect;
+mod settings;
 
 use core::fmt;
 
@@ -14,7 +15,7 @@ use journal_format::record::{
 };
 use serde_json::{Map, Value};
 
-use crate::engine::{JobTarget, ManagerEffect};
+use crate::engine::{JobTarget, ManagerEffect, MigrateOptions};
 
 /// Names of all commands, as `query-commands` lists them (besides `qmp_capabilities`).
 pub const COMMAND_NAMES: &[&str] = &[
@@ -173,6 +174,8 @@ pub(crate) struct MigrateDomain {
     pub(crate) postcopy: bool,
     /// Authority store: milliseconds without an outcome before the source tries to win aborted.
     pub(crate) in_doubt_limit: Option<u64>,
+    /// What QEMU is told beside that, and times to keep.
+    pub(crate) options: MigrateOptions,
 }
 
 /// Arguments of `query-decisions`.
@@ -300,18 +303,23 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
         "query-domains" => Command::QueryDomains {
             name: rest.optional_name("name")?,
         },
-        "migrate-domain" => Command::MigrateDomain(MigrateDomain {
-            name: rest.name("name")?,
-            peer: rest.path("peer")?,
-            uri: rest.filled("uri")?,
-            destination_name: rest.optional_name("destination-name")?,
-            protocol: rest.optional_protocol("protocol")?,
-            max_bandwidth: rest.optional_number("max-bandwidth")?,
-            downtime_limit: rest.optional_number("downtime-limit")?,
-            postcopy: rest.optional_bool("postcopy")?.unwrap_or(false),
-            authority: rest.optional_authority("authority")?,
-            in_doubt_limit: rest.optional_number("in-doubt-limit")?,
-        }),
+        "migrate-domain" => {
+            let options = rest.migrate_options()?;
+            let has_after = options.postcopy_after.is_some();
+            Command::MigrateDomain(MigrateDomain {
+                name: rest.name("name")?,
+                peer: rest.path("peer")?,
+                uri: rest.filled("uri")?,
+                destination_name: rest.optional_name("destination-name")?,
+                protocol: rest.optional_protocol("protocol")?,
+                max_bandwidth: rest.optional_number("max-bandwidth")?,
+                downtime_limit: rest.optional_number("downtime-limit")?,
+                postcopy: rest.optional_bool("postcopy")?.unwrap_or(has_after),
+                authority: rest.optional_authority("authority")?,
+                in_doubt_limit: rest.optional_number("in-doubt-limit")?,
+                options,
+            })
+        }
         "migrate-verdict" => Command::MigrateVerdict {
             target: rest.job_or_name()?,
             outcome: rest.outcome("outcome")?,

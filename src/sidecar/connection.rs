@@ -8,11 +8,12 @@ use core::time::Duration;
 use std::path::Path;
 
 use journal_format::number::{BootId, Id128};
-use journal_format::record::{Instance, Observed, Process};
+use journal_format::record::{Instance, Observed, Process, Settings};
 use serde_json::{Value, json};
 
 use super::observe::{self, CLAIM_PROPERTY, Progress};
 use super::observe_job as job;
+use super::observe_settings;
 use super::process::{find, leads_to};
 use crate::engine::{JobSeen, QemuEvent};
 use crate::qmp::{CLAIM_ID, Client, Dialled, Event, Events, Listeners, QmpError};
@@ -203,6 +204,14 @@ impl Connection {
             qemu_jobs: jobs.as_ref().and_then(job::qemu_jobs),
             nodes: nodes.as_ref().and_then(job::nodes),
         }
+    }
+
+    /// What QEMU is told about migrations.
+    pub(crate) async fn settings(&self) -> Option<Settings> {
+        let ask = async |name: &str| self.client.query(name, json!({}), QUERY_WAIT).await.ok();
+        let capabilities = ask("query-migrate-capabilities").await?;
+        let parameters = ask("query-migrate-parameters").await?;
+        observe_settings::settings(&capabilities, &parameters)
     }
 
     /// How far a migration got; a destination has no progress.

@@ -312,6 +312,7 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         downtime_limit,
         postcopy,
         in_doubt_limit,
+        options,
     } = migrate;
     let protocol = protocol.unwrap_or(Protocol::V3);
     ControlRequest::Migrate {
@@ -329,6 +330,7 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         downtime_limit,
         postcopy,
         in_doubt_limit,
+        options,
     }
 }
 

@@ -145,6 +145,16 @@ impl Dispatcher {
         }
     }
 
+    fn look_at_settings(&self, domain: DomainId) {
+        let is_queued = self
+            .monitors
+            .get(&domain)
+            .is_some_and(|monitor| monitor.request(Request::LookAtSettings).is_ok());
+        if !is_queued {
+            self.tell_later(Input::SettingsLooked { domain, seen: None });
+        }
+    }
+
     /// Sends an input without waiting for room in the node's queue. There are never more of these
     /// than the engine waits for.
     fn tell_later(&self, input: Input) {
@@ -164,6 +174,7 @@ impl Dispatcher {
             Message::Store { migration, request } => self.store.ask(migration, request),
             Message::Look { domain } => self.look(domain),
             Message::LookAtJob { domain } => self.look_at_job(domain),
+            Message::LookAtSettings { domain } => self.look_at_settings(domain),
             Message::Watch {
                 domain,
                 name,

@@ -17,6 +17,7 @@ mod monitor;
 mod notify;
 mod observe;
 mod observe_job;
+mod observe_settings;
 mod peer;
 mod process;
 mod progress;

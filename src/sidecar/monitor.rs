@@ -86,6 +86,8 @@ pub(crate) enum Request {
     Look,
     /// Look at what jobs left, now.
     LookAtJob,
+    /// Read what QEMU is told about migrations, now.
+    LookAtSettings,
 }
 
 /// A domain's task.
@@ -231,6 +233,7 @@ impl Task {
                 request = requests.recv() => match request {
                     Some(Request::Look) => self.report_look().await,
                     Some(Request::LookAtJob) => self.report_job_look().await,
+                    Some(Request::LookAtSettings) => self.report_settings().await,
                     Some(Request::Perform(effect)) => self.perform(effect).await,
                     Some(Request::Pass(effect, passage)) => self.pass(effect, *passage),
                     None => break,
@@ -262,6 +265,20 @@ impl Task {
         let domain = self.watched.domain;
         debug!(domain = %self.watched.name, ?seen, "looked at jobs");
         self.link.tell(Input::JobLooked { domain, seen }).await;
+    }
+
+    /// Reads what QEMU is told about migrations, and tells; nothing if that was not said in time.
+    async fn report_settings(&mut self) {
+        let wait = Duration::from_millis(LOOK_WAIT_MS_MAX);
+        let seen = match &self.connection {
+            None => None,
+            Some(connection) => tokio::time::timeout(wait, connection.settings())
+                .await
+                .unwrap_or_default(),
+        };
+        let domain = self.watched.domain;
+        debug!(domain = %self.watched.name, ?seen, "looked at settings");
+        self.link.tell(Input::SettingsLooked { domain, seen }).await;
     }
 
     async fn report(&mut self, observed: Observed) {
@@ -512,8 +529,11 @@ impl Task {
         let wait = Duration::from_millis(PROGRESS_WAIT_MS_MAX);
         let progress = tokio::time::timeout(wait, connection.progress()).await;
         if let Ok(Some(progress)) = progress {
-            let converging = progress.converging;
+            let (converging, passes) = (progress.converging, progress.passes);
             self.board.set(self.watched.domain, progress);
+            if let Some(count) = passes {
+                self.tell_event(QemuEvent::Passes { count }).await;
+            }
             if let Some(downtime) = converging {
                 self.tell_event(QemuEvent::Converging { downtime }).await;
             }

@@ -110,6 +110,9 @@ pub(crate) struct Progress {
     /// See [`converging`]; for the engine alone.
     #[serde(skip)]
     pub(crate) converging: Option<u64>,
+    /// Whole passes over memory while it performs; for the engine alone.
+    #[serde(skip)]
+    pub(crate) passes: Option<u64>,
 }
 
 /// The progress in an answer to `query-migrate`; a destination has none.
@@ -125,12 +128,21 @@ pub(crate) fn progress(answer: &Value) -> Option<Progress> {
         mbps: ram.get("mbps").and_then(Value::as_f64).unwrap_or(0.0),
         downtime: milliseconds("downtime").or_else(|| milliseconds("expected-downtime")),
         converging: converging(answer),
+        passes: passes(answer),
     })
 }
 
 /// How many passes over memory were begun, until it is known what is written again while the rest is
 /// sent.
 const PASSES_MIN: u64 = 2;
+
+/// How many passes were made, from the answer to `query-migrate` while it performs: QEMU counts those that it
+/// began.
+fn passes(answer: &Value) -> Option<u64> {
+    let status = MigrationStatus::from_qemu(answer.get("status")?.as_str()?);
+    let begun = answer.get("ram")?.get("dirty-sync-count")?.as_u64()?;
+    (status == MigrationStatus::Active).then(|| begun.saturating_sub(1))
+}
 
 /// How long the rest would take with the guest stopped, in milliseconds, from the answer to
 /// `query-migrate` while it performs: as QEMU expects it after a pass, or what remains at the rate of
@@ -245,6 +257,7 @@ mod tests {
         assert_eq!(
             progress(&source),
             Some(Progress {
+                passes: Some(1),
                 transferred: 5,
                 remaining: 6,
                 total: 11,

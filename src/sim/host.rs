@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use journal_format::number::{BootId, HostId, Id128};
-use journal_format::record::Effect;
+use journal_format::record::{Effect, Settings};
 
 use super::disk::{SimDisk, Survival};
 use super::ledger::{Ledger, Noted};
@@ -534,6 +534,11 @@ impl World {
                 if let Some(guest) = self.guest_of(domain) {
                     self.ask_monitor(at, guest, None);
                 }
+            }
+            // Of no guest here QEMU has settings.
+            Message::LookAtSettings { domain } => {
+                let seen = Some(Settings::default());
+                self.feed(at, Input::SettingsLooked { domain, seen });
             }
             // The fleet's manager only migrates.
             Message::LookAtJob { .. } | Message::Watch { .. } | Message::Unwatch { .. } => {}

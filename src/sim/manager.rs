@@ -14,7 +14,7 @@ use super::qemu::uri;
 use super::random::Random;
 use super::world::{What, World};
 use super::{GuestNumber, HostNumber, QemuNumber};
-use crate::engine::{Answer, ControlRequest, Input, Notice, Refusal};
+use crate::engine::{Answer, ControlRequest, Input, MigrateOptions, Notice, Refusal};
 
 /// How long a licence may be out before the source tries to win aborted, in milliseconds.
 const IN_DOUBT_LIMIT_MS: u64 = 3_000;
@@ -326,6 +326,7 @@ impl<'a> Desk<'a> {
             max_bandwidth: None,
             downtime_limit: how.downtime_limit,
             postcopy: how.postcopy,
+            options: MigrateOptions::default(),
         };
         self.ask(host, request)
     }

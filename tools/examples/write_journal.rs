@@ -22,11 +22,11 @@ use journal_format::number::{BootId, DomainId, Epoch, HostId, Id128, JournalId, 
 use journal_format::number::{Nonce, OpeningId, Position};
 use journal_format::record::{
     Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
-    Observed, PeerAnswer, Process, Protocol, RunState,
+    Observed, PeerAnswer, Process, Protocol, RunState, Settings,
 };
 use phase_journal::engine::{
-    Config, ControlRequest, Engine, Envelope, Input, Message, Now, PeerRequest, PeerResponse,
-    QemuEvent, Step, Token,
+    Config, ControlRequest, Engine, Envelope, Input, Message, MigrateOptions, Now, PeerRequest,
+    PeerResponse, QemuEvent, Step, Token,
 };
 use phase_journal::journal::{
     Checkpoint, Durable, Log, OpenOptions, OsDisk, Retention, Timestamps,
@@ -98,6 +98,12 @@ impl World {
                 Message::Reply {
                     result: Err(why), ..
                 } => panic!("refused: {why:?}"),
+                // At once, and without a record.
+                Message::LookAtSettings { domain } => {
+                    let seen = Some(Settings::default());
+                    let input = Input::SettingsLooked { domain, seen };
+                    assert!(self.engine.step(self.now(), input).append.is_empty());
+                }
                 Message::Reply { .. }
                 | Message::Store { .. }
                 | Message::PeerReply { .. }
@@ -240,6 +246,7 @@ impl World {
             max_bandwidth: Some(100_000_000),
             downtime_limit: Some(300),
             postcopy: false,
+            options: MigrateOptions::default(),
         });
     }
 }

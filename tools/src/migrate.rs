@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use phase_journal::qmp::{QmpError, SidecarClient};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Found, ToolError};
@@ -58,9 +58,55 @@ pub(crate) struct MigrateArgs {
     /// Let the guest go over after the first pass, and the rest of its memory follow (post-copy, with v3)
     #[arg(long)]
     postcopy: bool,
+    /// Go over into post-copy so many seconds after the begin, if the guest has not converged before
+    #[arg(long, value_name = "SECONDS", conflicts_with = "postcopy_after_passes")]
+    postcopy_after_seconds: Option<u64>,
+    /// The same after so many passes over the guest's memory
+    #[arg(long, value_name = "PASSES")]
+    postcopy_after_passes: Option<u64>,
+    /// Give the migration up if it is not past its point of no return after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<u64>,
+    /// A migration capability of QEMU's, such as multifd or xbzrle=off; again for more
+    #[arg(long = "capability", value_name = "NAME[=on|off]", value_parser = capability)]
+    capabilities: Vec<(String, bool)>,
+    /// A migration parameter of QEMU's, such as multifd-channels=4 or tls-creds=tls0; again for more
+    #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
+    parameters: Vec<(String, Value)>,
     /// Begin it and do not watch
     #[arg(long)]
     no_wait: bool,
+}
+
+fn capability(text: &str) -> Result<(String, bool), String> {
+    match text.split_once('=') {
+        None => Ok((text.to_owned(), true)),
+        Some((name, "on")) => Ok((name.to_owned(), true)),
+        Some((name, "off")) => Ok((name.to_owned(), false)),
+        Some(_) => Err("it is NAME, NAME=on or NAME=off".to_owned()),
+    }
+}
+
+/// A value that is no number and neither true nor false is a string; in double quotes it is one whatever it is.
+fn parameter(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("it is NAME=VALUE")?;
+    let value = match serde_json::from_str(value) {
+        Ok(plain @ (Value::Bool(_) | Value::Number(_) | Value::String(_))) => plain,
+        Ok(Value::Null | Value::Array(_) | Value::Object(_)) | Err(_) => json!(value),
+    };
+    Ok((name.to_owned(), value))
+}
+
+/// An object of all that was given, or nothing.
+fn members<T: Clone + Into<Value>>(all: &[(String, T)]) -> Value {
+    let members: Map<String, Value> = all
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone().into()))
+        .collect();
+    match members.is_empty() {
+        true => Value::Null,
+        false => Value::Object(members),
+    }
 }
 
 /// How the watching ended.
@@ -78,6 +124,11 @@ pub(crate) fn run(
     out: &mut impl Write,
 ) -> Result<Found, ToolError> {
     let runtime = runtime()?;
+    let postcopy_after = match (args.postcopy_after_seconds, args.postcopy_after_passes) {
+        (Some(seconds), _) => json!({"seconds": seconds}),
+        (None, Some(passes)) => json!({"passes": passes}),
+        (None, None) => Value::Null,
+    };
     let arguments = some([
         ("name", json!(args.name)),
         ("peer", json!(absolute(&args.peer)?)),
@@ -89,6 +140,10 @@ pub(crate) fn run(
         ("max-bandwidth", json!(args.max_bandwidth)),
         ("downtime-limit", json!(args.downtime_limit)),
         ("postcopy", json!(args.postcopy.then_some(true))),
+        ("postcopy-after", postcopy_after),
+        ("deadline", json!(args.deadline)),
+        ("capabilities", members(&args.capabilities)),
+        ("parameters", members(&args.parameters)),
     ]);
     runtime.block_on(async {
         let (client, events) = SidecarClient::connect(socket, WAIT).await?;
@@ -328,6 +383,25 @@ fn line(job: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_as_people_write_them() {
+        assert_eq!(capability("multifd"), Ok(("multifd".to_owned(), true)));
+        assert_eq!(capability("xbzrle=off"), Ok(("xbzrle".to_owned(), false)));
+        assert!(capability("xbzrle=maybe").is_err());
+        for (text, value) in [
+            ("n=4", json!(4)),
+            ("n=true", json!(true)),
+            ("n=tls0", json!("tls0")),
+            ("n=", json!("")),
+            ("n=\"4\"", json!("4")),
+            ("n=null", json!("null")),
+        ] {
+            assert_eq!(parameter(text), Ok(("n".to_owned(), value)), "{text}");
+        }
+        assert!(parameter("n").is_err());
+        assert_eq!(members::<bool>(&[]), Value::Null);
+    }
 
     #[test]
     fn lines_of_progress() {

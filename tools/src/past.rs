@@ -290,7 +290,7 @@ static JOB_TOLD_BEFORE: LazyLock<Vec<u16>> = LazyLock::new(|| {
         "effect-finished" | "peer-heard" | "peer-prepared" | "outcome-learned" => true,
         "store-intended" | "store-read" | "verdict-given" => true,
         // These name it.
-        "migration-state" | "migration-histories" => false,
+        "migration-state" | "migration-histories" | "migration-settings" => false,
         _ => name.starts_with("migration-"),
     };
     let types = RecordBody::TYPES.iter();
@@ -413,6 +413,8 @@ impl Known {
             RecordBody::JobPhaseEntered(entered) => Some(entered.job),
             RecordBody::JobDecided(decided) => Some(decided.job),
             RecordBody::MigrationHistories(restated) => Some(restated.job),
+            RecordBody::MigrationSettings(told) => Some(told.job),
+            RecordBody::SettingsKept(kept) => Some(kept.job),
             RecordBody::PhaseEntered(entered) => Some(entered.job),
             RecordBody::Decided(decided) => Some(decided.job),
             RecordBody::OperatorResolved(resolved) => Some(resolved.job),

@@ -5,7 +5,8 @@
 use journal_format::number::Lsn;
 use journal_format::record::{
     Authority, ClaimSeen, Decision, Decoded, EffectCommand, EffectResult, EffectStanding, Evidence,
-    JobEvidence, MigrationTerms, NodesSeen, Observed, Process, RecordBody, WantedReason,
+    JobEvidence, MigrationSettings, MigrationTerms, NodesSeen, Observed, Process, RecordBody,
+    WantedReason,
 };
 use phase_journal::engine::Rule;
 use phase_journal::journal::read::Gap;
@@ -171,11 +172,31 @@ pub(crate) fn body(body: &RecordBody) -> String {
             state.phase,
             if state.open { "" } else { ", ended" }
         ),
+        RecordBody::MigrationSettings(told) => settings_told(told),
+        RecordBody::SettingsKept(kept) => format!(
+            "{}QEMU's own: {}",
+            if kept.changed {
+                ""
+            } else {
+                "not changed yet, "
+            },
+            kept.settings
+        ),
         RecordBody::MigrationHistories(restated) => match restated.histories.len() {
             0 => "nothing can be said of what is damaged".to_owned(),
             possible => format!("{possible} possible with what is damaged"),
         },
     }
+}
+
+fn settings_told(told: &MigrationSettings) -> String {
+    let settings = (!told.settings.is_empty()).then(|| told.settings.to_string());
+    let after = told
+        .postcopy_after
+        .map(|after| format!("post-copy after {after}"));
+    let deadline = told.deadline.map(|seconds| format!("deadline {seconds} s"));
+    let all: Vec<String> = [settings, after, deadline].into_iter().flatten().collect();
+    all.join(", ")
 }
 
 fn decision(decision: Decision, rule: &str, based_on: &[Lsn]) -> String {

@@ -8,6 +8,7 @@ use journal_format::record::{Authority, JobKind, JobPhase, JobResult, Outcome, P
 use super::AnyPhase;
 
 use crate::engine::monitor::Why;
+use crate::engine::settings::SettingsError;
 
 /// Why a request is refused; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -246,6 +247,15 @@ pub enum Refusal {
         /// Why.
         why: Why,
     },
+    /// What a migration is not told.
+    Settings {
+        /// The domain.
+        name: String,
+        /// Why.
+        why: SettingsError,
+    },
+    /// A definition that is not the one that its checksum was made of.
+    DefinitionChecksum,
     /// QEMU refused an effect or it could not be sent.
     Effect {
         /// The domain.
@@ -430,6 +440,10 @@ impl fmt::Display for Refusal {
                 let command = command.replace(char::is_control, "\u{fffd}");
                 write!(f, "domain '{name}' cannot {command} now: {why}")
             }
+            Refusal::Settings { name, why } => write!(f, "domain '{name}' cannot migrate so: {why}"),
+            Refusal::DefinitionChecksum => f.write_str(
+                "the definition is not the one that was sent: its checksum is another, or missing",
+            ),
             Refusal::Effect { name, result } => write!(f, "domain '{name}': {result}"),
         }
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::History;
 use journal_format::number::DomainId;
-use journal_format::record::{Decision, Instance, Observed, PeerAnswer, Process};
+use journal_format::record::{Decision, Instance, Observed, PeerAnswer, Process, Settings};
 
 /// A prepare for one of B's domains, from A's journal.
 fn prepare(world: &mut World, migration: MigrationId, name: &str) {
@@ -27,6 +27,8 @@ fn prepare(world: &mut World, migration: MigrationId, name: &str) {
         wanted: WantedRunState::Running,
         postcopy: false,
         definition: None,
+        definition_checksum: None,
+        settings: Settings::default(),
     };
     let input = Input::Peer {
         token,

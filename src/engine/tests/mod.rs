@@ -12,6 +12,7 @@ mod operator;
 mod postcopy;
 mod product;
 mod rows;
+mod settings;
 mod store;
 mod unregistered;
 mod untold;
@@ -20,7 +21,7 @@ mod world;
 use journal_format::number::{Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, Position};
 use journal_format::record::{
     Authority, ClaimSeen, Cookie, EffectCommand, MigrationStatus, Protocol, RecordBody, RunState,
-    WantedRunState,
+    Settings, WantedRunState,
 };
 
 use super::{ControlRequest, Envelope, Input, PeerRequest, QemuEvent, Refusal};
@@ -622,6 +623,8 @@ fn a_peer_s_uri_that_is_no_wire_is_refused() {
             postcopy: false,
             store: None,
             definition: None,
+            definition_checksum: None,
+            settings: Settings::default(),
         };
         let input = Input::Peer {
             token,

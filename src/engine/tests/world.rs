@@ -2,6 +2,7 @@
 //! engine at every batch and look at what the guest says.
 
 mod qemu;
+mod settings;
 mod store;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,9 +12,11 @@ use journal_format::number::{
 };
 use journal_format::record::{
     Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
-    Observed, Opening, Process, Protocol, Record, RecordBody, RunState, WantedRunState,
+    Observed, Opening, Process, Protocol, Record, RecordBody, RunState, Settings, WantedRunState,
 };
 
+use settings::Told;
+pub(crate) use settings::fresh as fresh_settings;
 pub(crate) use store::{Store, StoreFault};
 
 use crate::engine::laws::{Auditor, Breach};
@@ -48,6 +51,8 @@ pub(crate) struct Qemu {
     pub(crate) refuse_cont: bool,
     /// Another process answers on its socket.
     pub(crate) is_another: bool,
+    /// What it is told about migrations; it knows no others.
+    pub(crate) settings: Settings,
 }
 
 /// Where a process dies.
@@ -79,6 +84,7 @@ pub(crate) struct Host {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "few wait at a time")]
 enum Event {
     Input(usize, u32, Input),
     Effect(usize, u32, Effect),
@@ -96,6 +102,8 @@ pub(crate) struct World {
     pub(crate) stores: [Option<&'static str>; 2],
     pub(crate) in_doubt_limit: u64,
     pub(crate) postcopy: bool,
+    /// What the next migration is told, and how that fares.
+    pub(crate) told: Told,
     /// So many times the stream breaks in post-copy.
     pub(crate) breaks: u32,
     /// And the destination's QEMU does not notice.
@@ -148,6 +156,7 @@ fn qemu(run: RunState, pid: u32, boot: BootId) -> Qemu {
         memory: 0,
         refuse_cont: false,
         is_another: false,
+        settings: Settings::default(),
     }
 }
 
@@ -233,6 +242,7 @@ impl World {
             stores: [Some("the-store"); 2],
             in_doubt_limit: 5_000,
             postcopy: false,
+            told: Told::default(),
             breaks: 0,
             breaks_unnoticed: false,
             queue: VecDeque::new(),
@@ -321,9 +331,10 @@ impl World {
             protocol: self.protocol,
             authority: self.authority,
             max_bandwidth: None,
-            downtime_limit: Some(300),
-            postcopy: self.postcopy,
+            downtime_limit: self.told.downtime_limit,
+            postcopy: self.told.postcopy.unwrap_or(self.postcopy),
             in_doubt_limit: (self.authority == Authority::Store).then_some(self.in_doubt_limit),
+            options: self.told.options.clone(),
         };
         self.control(from, request);
     }
@@ -572,6 +583,7 @@ impl World {
                 let observed = self.hosts[at].qemu.observed();
                 self.input(at, Input::Looked { domain, observed });
             }
+            Message::LookAtSettings { domain } => self.look_at_settings(at, domain),
             Message::LookAtJob { .. }
             | Message::Admitted { .. }
             | Message::Unwatch { .. }
@@ -580,7 +592,8 @@ impl World {
         }
     }
 
-    fn ask(&mut self, at: usize, envelope: Envelope, request: PeerRequest) {
+    fn ask(&mut self, at: usize, envelope: Envelope, mut request: PeerRequest) {
+        self.told.spoil(&mut request);
         let migration = request.migration();
         if self.hold_asks[at] {
             self.held_asks.push((at, envelope, request));

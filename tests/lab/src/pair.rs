@@ -327,6 +327,19 @@ impl Pair {
     /// # Errors
     /// As [`Sidecar::execute`], but for a sidecar that dies before it answers.
     pub fn migrate(&mut self, source: Side, limits: Limits) -> Result<Submitted, Error> {
+        self.migrate_with(source, limits, json!({}))
+    }
+
+    /// The same with more arguments: an object.
+    ///
+    /// # Errors
+    /// As [`Pair::migrate`].
+    pub fn migrate_with(
+        &mut self,
+        source: Side,
+        limits: Limits,
+        more: Value,
+    ) -> Result<Submitted, Error> {
         let socket = socket_path(self.directory().join(format!("m{}", self.migrations)))?;
         self.migrations += 1;
         let mut arguments = json!({
@@ -348,6 +361,9 @@ impl Pair {
         }
         if limits.postcopy {
             arguments["postcopy"] = json!(true);
+        }
+        if let (Value::Object(arguments), Value::Object(more)) = (&mut arguments, more) {
+            arguments.extend(more);
         }
         match self.sidecar(source).execute("migrate-domain", arguments) {
             Ok(answer) => accepted(&answer),

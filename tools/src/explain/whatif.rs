@@ -491,6 +491,8 @@ impl<'a> Stage<'a> {
                 Message::Reply { .. }
                 | Message::PeerReply { .. }
                 | Message::LookAtJob { .. }
+                // Nothing new begins.
+                | Message::LookAtSettings { .. }
                 | Message::Admitted { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)

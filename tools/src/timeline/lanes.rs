@@ -235,6 +235,8 @@ impl<'a> Lanes<'a> {
             }
             RecordBody::MigrationState(_)
             | RecordBody::MigrationHistories(_)
+            | RecordBody::MigrationSettings(_)
+            | RecordBody::SettingsKept(_)
             | RecordBody::JobState(_) => None,
             RecordBody::JobBegun(_)
             | RecordBody::PhaseEntered(_)

@@ -18,13 +18,13 @@ use journal_format::number::{
 };
 use journal_format::record::{
     Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
-    Observed, Opening, Process, Protocol, Record, RecordBody, RunState,
+    Observed, Opening, Process, Protocol, Record, RecordBody, RunState, Settings,
 };
 use journal_format::record::{KeyChange, KeyValue};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use phase_journal::engine::{
-    Config, ControlRequest, Engine, Envelope, History, Input, Message, Now, PeerFailure,
-    PeerRequest, PeerResponse, QemuEvent, Step, StoreRequest, TICK_INTERVAL_MS, Token,
+    Config, ControlRequest, Engine, Envelope, History, Input, Message, MigrateOptions, Now,
+    PeerFailure, PeerRequest, PeerResponse, QemuEvent, Step, StoreRequest, TICK_INTERVAL_MS, Token,
 };
 
 use super::format::Writer;
@@ -241,6 +241,7 @@ impl World {
             max_bandwidth: None,
             downtime_limit: Some(300),
             postcopy: false,
+            options: MigrateOptions::default(),
         };
         self.later(plan.at * MS, Happens::Control(plan.from, request));
         self.plans.insert(domain, plan);
@@ -420,6 +421,11 @@ impl World {
                 }
                 Message::Store { migration, request } => {
                     self.later(MS / 2, Happens::Key(host, epoch, migration, request));
+                }
+                // At once, and without a record.
+                Message::LookAtSettings { domain } => {
+                    let seen = Some(Settings::default());
+                    self.tell(host, Input::SettingsLooked { domain, seen });
                 }
                 Message::LookAtJob { .. }
                 | Message::Unwatch { .. }

@@ -12,12 +12,12 @@ use journal_format::number::{
 };
 use journal_format::record::{
     Authority, ClaimSeen, Draft, Effect, EffectCommand, EffectResult, Instance, MigrationStatus,
-    Observed, Opening, PeerAnswer, Process, Protocol, Record, RecordBody, RunState,
+    Observed, Opening, PeerAnswer, Process, Protocol, Record, RecordBody, RunState, Settings,
 };
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use phase_journal::engine::{
-    Config, ControlRequest, Engine, Envelope, History, Input, Message, Now, PeerResponse,
-    QemuEvent, Step, Token,
+    Config, ControlRequest, Engine, Envelope, History, Input, Message, MigrateOptions, Now,
+    PeerResponse, QemuEvent, Step, Token,
 };
 
 use super::format::{Writer, id};
@@ -160,6 +160,12 @@ impl Story {
                 Message::Look { .. } | Message::Watch { .. } => self.waits.push_back(Wait::Look),
                 Message::Ask { request, .. } => {
                     self.waits.push_back(Wait::Ask(request.migration()));
+                }
+                // At once, and without a record.
+                Message::LookAtSettings { domain } => {
+                    let seen = Some(Settings::default());
+                    let input = Input::SettingsLooked { domain, seen };
+                    assert!(self.engine.step(self.now(), input).append.is_empty());
                 }
                 Message::Reply { .. }
                 | Message::Admitted { .. }
@@ -310,6 +316,7 @@ pub(crate) fn write(directory: &Path, whole: bool) {
         max_bandwidth: Some(100_000_000),
         downtime_limit: Some(300),
         postcopy: false,
+        options: MigrateOptions::default(),
     });
     let nonce = Nonce(id(0x99));
     // With the record of the licence durable it goes out; what comes after is lost.

@@ -388,6 +388,7 @@ impl Bench {
                 Message::Ready => self.is_ready = true,
                 Message::Unwatch { .. } | Message::Notify(_) => {}
                 Message::Admitted { .. }
+                | Message::LookAtSettings { .. }
                 | Message::PeerReply { .. }
                 | Message::Ask { .. }
                 | Message::Store { .. } => panic!("no other side: {message:?}"),

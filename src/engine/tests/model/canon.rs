@@ -490,6 +490,8 @@ impl Canon {
                 definition: _,
                 postcopy,
                 store: _,
+                definition_checksum: _,
+                settings: _,
             } => self.plain(&(1, migration, protocol, authority, wanted, postcopy)),
             PeerRequest::Finish { cookie } => {
                 self.number(2);
@@ -537,6 +539,7 @@ impl Canon {
                     self.plain(status);
                 }
                 QemuEvent::Converging { downtime } => self.plain(&(8, downtime)),
+                QemuEvent::Passes { count } => self.plain(&(10, count)),
             },
             Input::EffectFinished { effect, result } => {
                 self.number(6);
@@ -554,6 +557,7 @@ impl Canon {
             | Input::Peer { .. }
             | Input::PeerAnswered { .. }
             | Input::StoreAnswered { .. }
+            | Input::SettingsLooked { .. }
             | Input::Tick => self.number(7),
         }
     }

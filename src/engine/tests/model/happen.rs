@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use journal_format::number::{Epoch, Lsn, MigrationId, Nonce, OpeningId};
 use journal_format::record::{
-    ContIntent, EffectCommand, EffectResult, Outcome, PeerAnswer, RecordBody,
+    ContIntent, EffectCommand, EffectResult, Outcome, PeerAnswer, RecordBody, Settings,
 };
 
 use super::qemu::refused;
@@ -380,6 +380,11 @@ impl Scene {
         for message in step.messages {
             match message {
                 Message::LookAtJob { .. } => {}
+                // At once: QEMU lists none here, so that there is nothing to put back.
+                Message::LookAtSettings { domain } => {
+                    let seen = Some(Settings::default());
+                    self.feed(at, Input::SettingsLooked { domain, seen });
+                }
                 Message::Look { .. } | Message::Watch { .. } => {
                     self.host(at).requests.push_back(Request::Look);
                 }
@@ -639,6 +644,7 @@ fn brief(input: &Input) -> String {
             format!("the look {} {run:?} {status:?}", observed.process)
         }
         Input::JobLooked { .. } => "the look at jobs".to_owned(),
+        Input::SettingsLooked { .. } => "the look at settings".to_owned(),
         Input::Event { event, .. } => format!("the event {event:?}"),
         Input::EffectFinished { effect, result } => format!("the result of {effect}: {result:?}"),
         Input::Peer { request, .. } => format!("the question {request:?}"),

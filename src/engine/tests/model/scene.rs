@@ -18,8 +18,8 @@ use super::store::{KeyAsk, KeyStray};
 use crate::engine::live::Pending;
 use crate::engine::state::State;
 use crate::engine::{
-    ControlRequest, Engine, Envelope, Input, JobTarget, PeerRequest, PeerResponse, StoreRequest,
-    Token,
+    ControlRequest, Engine, Envelope, Input, JobTarget, MigrateOptions, PeerRequest, PeerResponse,
+    StoreRequest, Token,
 };
 
 pub(crate) const A: usize = 0;
@@ -575,5 +575,6 @@ fn migrate(scenario: &Scenario) -> ControlRequest {
         downtime_limit: None,
         postcopy: scenario.handover.is_postcopy(),
         in_doubt_limit: None,
+        options: MigrateOptions::default(),
     }
 }

@@ -1,7 +1,8 @@
 //! What QEMU does when it is told something, and what it does by itself.
 
 use journal_format::record::{
-    ClaimSeen, Effect, EffectCommand, EffectResult, MigrationStatus, RunState,
+    ClaimSeen, Effect, EffectCommand, EffectResult, MigrationStatus, ParameterValue, RunState,
+    needed_capabilities,
 };
 
 use super::{DOMAIN, Event, World};
@@ -227,7 +228,25 @@ impl World {
                 qemu.claim = ClaimSeen::Present(*claim);
             }
             EffectCommand::Unclaim => qemu.claim = ClaimSeen::Absent,
-            EffectCommand::SetCapabilities { .. } | EffectCommand::SetParameters { .. } => {}
+            EffectCommand::SetCapabilities { role, postcopy } => {
+                let needed = needed_capabilities(*role, *postcopy);
+                if let Err(why) = qemu.set_capabilities(&needed) {
+                    return refused(&why);
+                }
+            }
+            EffectCommand::SetParameters {
+                max_bandwidth,
+                downtime_limit,
+            } => {
+                for (name, value) in [
+                    ("max-bandwidth", max_bandwidth),
+                    ("downtime-limit", downtime_limit),
+                ] {
+                    if let Some(value) = value {
+                        qemu.set_parameter(name, &ParameterValue::Number(*value));
+                    }
+                }
+            }
             EffectCommand::StartPostcopy => {
                 if qemu.status != MigrationStatus::Active {
                     return refused("Postcopy must be started after migration has been started");
@@ -241,8 +260,16 @@ impl World {
                 }
                 qemu.listening = true;
             }
-            EffectCommand::Monitor { execute, .. } => {
+            EffectCommand::Monitor {
+                execute, arguments, ..
+            } => {
                 let command = match execute.as_str() {
+                    "migrate-set-capabilities" | "migrate-set-parameters" => {
+                        return match qemu.tell(execute, arguments) {
+                            Ok(()) => Done,
+                            Err(why) => refused(&why),
+                        };
+                    }
                     "cont" => EffectCommand::Cont,
                     "stop" => EffectCommand::Stop,
                     "quit" => EffectCommand::Kill,

@@ -21,6 +21,8 @@ impl Canon {
             eyes,
             live,
             pending,
+            // Of no guest here QEMU has any.
+            settings: _,
             // Nobody here has other jobs than migrations.
             job_eyes: _,
             job_live: _,
@@ -81,6 +83,8 @@ impl Canon {
                 seen: _,
                 heard: _,
                 histories,
+                // No migration here is told any.
+                settings: _,
             } = migration;
             self.migration(journal, state);
             self.option(histories.as_ref(), Canon::histories);
@@ -236,6 +240,11 @@ impl Canon {
             blackout: _,
             converging,
             may_converge,
+            // No migration here has times to keep, or settings to put back.
+            since: _,
+            passes: _,
+            is_overtime: _,
+            put_back: _,
             recorded,
             key,
             verdict,
