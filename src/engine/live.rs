@@ -135,6 +135,8 @@ pub(crate) struct Live {
     pub(crate) passes: u64,
     /// Source: its deadline passed, and what follows from that was done.
     pub(crate) is_overtime: bool,
+    /// Source: why it was given up, for people.
+    pub(crate) abandoned: Option<String>,
     /// What QEMU was told before, on its way back.
     pub(crate) put_back: PutBack,
     /// The look that stands in the journal.
@@ -176,6 +178,7 @@ impl Default for Live {
             since: None,
             passes: 0,
             is_overtime: false,
+            abandoned: None,
             put_back: PutBack::default(),
             recorded: None,
             key: Key {

@@ -281,6 +281,7 @@ impl Turn<'_> {
         self.record(id, RecordBody::MigrationAbandoned(abandoned));
         self.drop_wish(id, "the migration was given up");
         let live = self.live(id);
+        live.abandoned = Some(short(why));
         live.plan.clear();
         live.effect_at = 0;
         live.ask_at = 0;
@@ -398,7 +399,8 @@ impl Turn<'_> {
                     } else {
                         JobResult::Failed
                     };
-                    self.end_restored(id, result, "the guest stays at the source");
+                    let detail = self.stays_at_the_source(id);
+                    self.end_restored(id, result, &detail);
                 }
             }
             Rule::SourceAbandonedDead => {
@@ -563,6 +565,15 @@ impl Turn<'_> {
             | Rule::DestroyAlive
             | Rule::DestroyDone
             | Rule::OrdinaryReconciled => {}
+        }
+    }
+
+    /// With why, if that was in this life.
+    fn stays_at_the_source(&mut self, id: MigrationId) -> String {
+        let stays = "the guest stays at the source";
+        match &self.live(id).abandoned {
+            Some(why) => format!("{stays}: {why}"),
+            None => stays.to_owned(),
         }
     }
 

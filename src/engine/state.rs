@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Position};
 use journal_format::record::{
-    Authority, CheckpointBegun, CheckpointEnded, ContIntent, DEFINITION_PART_SIZE_MAX,
-    DefinitionPart, DomainState, Draft, EffectCommand, EffectResult, EndedJob, Facts, JobKind,
-    KeyChange, MigrationState, MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol,
-    Record, RecordBody, Role, RunState, WantedRunState,
+    Authority, CheckpointBegun, CheckpointEnded, ContIntent, DefinitionPart, DomainState, Draft,
+    EffectCommand, EffectResult, EndedJob, Facts, JobKind, KeyChange, MigrationState,
+    MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record, RecordBody, Role,
+    RunState, WantedRunState,
 };
 
 mod damage;
+mod definition;
 mod jobs;
 mod settings;
 
@@ -23,7 +24,9 @@ use super::History;
 use super::domains::Domains;
 use super::histories::{Histories, history_of};
 use damage::BeforeGap;
+pub(crate) use definition::definition_parts;
 pub(crate) use jobs::Job;
+use settings::Recorded;
 
 /// Openings that a checkpoint restates; a peer that last heard an older one is told amnesia.
 pub const OPENINGS_MAX: usize = 128;
@@ -57,7 +60,7 @@ pub(crate) struct Migration {
     /// While it is open, if damaged records may concern it.
     pub(crate) histories: Option<Histories>,
     /// While it is open: what QEMU is told for it.
-    pub(crate) settings: settings::Recorded,
+    pub(crate) settings: Recorded,
 }
 
 impl Migration {
@@ -299,7 +302,7 @@ impl State {
                 migration.state.open = false;
                 migration.fact = lsn;
                 let histories = migration.histories.take();
-                migration.settings = settings::Recorded::default();
+                migration.settings = Recorded::default();
                 let was_open = (migration.domain, migration.state.terms.migration);
                 let summary = EndedJob {
                     job: ended.job,
@@ -495,7 +498,7 @@ impl State {
             if let Some(migration) = self.migrations.get_mut(&open) {
                 migration.state.open = false;
                 migration.histories = None;
-                migration.settings = settings::Recorded::default();
+                migration.settings = Recorded::default();
             }
         }
         if let Some(domain) = self.domains.get_mut(&id) {
@@ -517,7 +520,7 @@ impl State {
             seen: None,
             heard: None,
             histories: None,
-            settings: settings::Recorded::default(),
+            settings: Recorded::default(),
         };
         self.remove_migration(name);
         if !state.open
@@ -624,21 +627,6 @@ impl State {
         self.migrations.get_mut(self.by_job.get(&job)?)
     }
 
-    /// The definition of a domain that has another one now, or is gone.
-    fn drop_definition(&mut self, before: Option<Domain>, now: Option<Lsn>) {
-        let unused = before.and_then(|domain| domain.state.definition);
-        if let Some(first) = unused.filter(|first| Some(*first) != now) {
-            self.definitions.remove(&first);
-        }
-    }
-
-    /// A definition, if all its parts are there.
-    pub(crate) fn definition(&self, first: Lsn) -> Option<String> {
-        let parts = self.definitions.get(&first)?;
-        let count = usize::from(parts.values().next()?.count);
-        (parts.len() == count).then(|| parts.values().map(|part| part.text.as_str()).collect())
-    }
-
     /// Does this history contain that position? If not, whoever saw it saw records that are lost.
     pub(crate) fn contains(&self, position: &Position, last: Lsn) -> bool {
         let mut openings = self.openings.iter().skip_while(|opening| {
@@ -706,35 +694,6 @@ impl State {
         });
         checkpoint
     }
-}
-
-/// A definition as records, cut between characters.
-pub(crate) fn definition_parts(domain: DomainId, first: Lsn, text: &str) -> Vec<Draft> {
-    let mut pieces: Vec<&str> = Vec::new();
-    let mut rest = text;
-    loop {
-        let cut = rest.floor_char_boundary(DEFINITION_PART_SIZE_MAX);
-        let (piece, remaining) = rest.split_at(cut);
-        pieces.push(piece);
-        rest = remaining;
-        if rest.is_empty() {
-            break;
-        }
-    }
-    let count = u16::try_from(pieces.len()).unwrap_or(u16::MAX);
-    let part = |(index, piece): (u16, &str)| {
-        let part = DefinitionPart {
-            first,
-            index,
-            count,
-            text: piece.to_owned(),
-        };
-        Draft {
-            domain: Some(domain),
-            body: RecordBody::DefinitionPart(part),
-        }
-    };
-    (0..count).zip(pieces).map(part).collect()
 }
 
 /// The open migrations of a domain in their set.

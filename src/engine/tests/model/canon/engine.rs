@@ -245,6 +245,8 @@ impl Canon {
             passes: _,
             is_overtime: _,
             put_back: _,
+            // For people.
+            abandoned: _,
             recorded,
             key,
             verdict,
