@@ -72,7 +72,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     (
         "migrate",
-        &["migrate web-1 --peer /run/b/peer.sock --uri unix:/run/b/stream"],
+        &[
+            "migrate web-1 --peer /run/b/peer.sock --uri unix:/run/b/stream",
+            "migrate web-1 --peer /run/b/peer.sock --uri unix:/run/b/stream --capability multifd --parameter multifd-channels=4 --postcopy-after-passes 5 --deadline 600",
+        ],
     ),
     ("reindex", &["reindex /var/lib/phase-journal"]),
     (
