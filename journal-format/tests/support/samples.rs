@@ -551,10 +551,12 @@ pub(crate) fn jobs() -> Vec<Draft> {
 pub(crate) fn settings() -> Vec<Draft> {
     let job = Lsn(9);
     let told = Settings {
-        capabilities: vec![Capability {
-            name: "multifd".to_owned(),
-            state: true,
-        }],
+        capabilities: [("auto-converge", false), ("multifd", true)]
+            .map(|(name, state)| Capability {
+                name: name.to_owned(),
+                state,
+            })
+            .into(),
         parameters: [
             ("block-incremental", ParameterValue::Bool(false)),
             ("multifd-channels", ParameterValue::Number(4)),
