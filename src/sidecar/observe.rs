@@ -252,21 +252,24 @@ mod tests {
             "status": "active",
             "expected-downtime": 300,
             "ram": {"transferred": 5, "remaining": 6, "total": 11, "dirty-pages-rate": 2,
-                    "mbps": 1.5},
+                    "mbps": 1.5, "dirty-sync-count": 3},
         });
         assert_eq!(
             progress(&source),
             Some(Progress {
-                passes: Some(1),
+                passes: Some(2),
                 transferred: 5,
                 remaining: 6,
                 total: 11,
                 dirty_pages_rate: 2,
                 mbps: 1.5,
                 downtime: Some(300),
-                converging: None,
+                // What remains at this rate is next to nothing.
+                converging: Some(1),
             })
         );
         assert_eq!(progress(&json!({"status": "active"})), None);
+        let over = json!({"status": "completed", "ram": {"dirty-sync-count": 3}});
+        assert_eq!(progress(&over).and_then(|seen| seen.passes), None);
     }
 }
