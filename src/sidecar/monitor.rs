@@ -270,6 +270,10 @@ impl Task {
     /// Reads what QEMU is told about migrations, and tells; nothing if that was not said in time.
     async fn report_settings(&mut self) {
         let wait = Duration::from_millis(LOOK_WAIT_MS_MAX);
+        if self.connection.is_none() {
+            // Connects.
+            self.report_look().await;
+        }
         let seen = match &self.connection {
             None => None,
             Some(connection) => tokio::time::timeout(wait, connection.settings())

@@ -388,6 +388,7 @@ impl World {
                     return false;
                 };
                 self.lab.qemus[victim].mute = true;
+                self.lab.guests[self.lab.qemus[victim].guest].told_otherwise = true;
                 self.under_way.insert(number, vec![victim]);
             }
             Fault::Disconnect => {

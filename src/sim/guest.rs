@@ -42,6 +42,8 @@ pub struct Guest {
     pub betrayed: bool,
     /// A QEMU of it ended without a sidecar's doing since it was booted.
     pub has_died: bool,
+    /// A job may have left its QEMU told otherwise than before: it did not answer, or the job said so.
+    pub told_otherwise: bool,
     /// Hosts whose journal is, or may be, not what was written to it, or where somebody else claims its
     /// QEMU: until a job of it begins there, whatever stood in that journal before may come up. So it may while
     /// another host has a job open that this one may have known of.
@@ -75,6 +77,7 @@ impl Guest {
             outside: None,
             betrayed: false,
             has_died: false,
+            told_otherwise: false,
             suspects: BTreeSet::new(),
             open: BTreeMap::new(),
             qemus: Vec::new(),
@@ -90,6 +93,7 @@ impl Guest {
         self.outside = None;
         self.betrayed = false;
         self.has_died = false;
+        self.told_otherwise = false;
         self.wanted = Some(WantedRunState::Running);
         self.newest
     }

@@ -8,13 +8,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use journal_format::number::{BootId, HostId, Id128};
+use journal_format::number::{BootId, DomainId, HostId, Id128};
 use journal_format::record::{Effect, Settings};
 
 use super::disk::{SimDisk, Survival};
 use super::ledger::{Ledger, Noted};
 use super::manager::{Heard, RequestId};
 use super::monitor::Monitor;
+use super::qemu::Qemu;
 use super::random::Random;
 use super::world::{What, World};
 use super::{GuestNumber, HostNumber, Micros};
@@ -535,9 +536,9 @@ impl World {
                     self.ask_monitor(at, guest, None);
                 }
             }
-            // Of no guest here QEMU has settings.
+            // At once: what else happens to looks happens to that which follows.
             Message::LookAtSettings { domain } => {
-                let seen = Some(Settings::default());
+                let seen = self.settings_of(at, domain);
                 self.feed(at, Input::SettingsLooked { domain, seen });
             }
             // The fleet's manager only migrates.
@@ -549,6 +550,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What the domain's QEMU there is told.
+    fn settings_of(&self, at: HostNumber, domain: DomainId) -> Option<Settings> {
+        let living = self.lab.living(self.guest_of(domain)?);
+        let qemus = living.map(|number| &self.lab.qemus[number]);
+        let here = qemus.filter(|qemu| qemu.host == at && !qemu.mute).last();
+        here.map(Qemu::settings)
     }
 
     fn take_waiter(&mut self, at: HostNumber, token: Token) -> Option<Waiter> {
@@ -572,7 +581,9 @@ impl World {
                 let result = job.result.map_or("unknown", |result| result.name());
                 self.say(|_| format!("host {at}: {} ends: {result}, {}", job.name, job.detail));
                 if let Some(guest) = self.guest_of(job.domain) {
-                    self.lab.guests[guest].open.remove(&at);
+                    let one = &mut self.lab.guests[guest];
+                    one.open.remove(&at);
+                    one.told_otherwise |= job.detail.contains("were not put back");
                 }
                 if job.kind == journal_format::record::JobKind::MigrationOut {
                     self.coverage.ended(result);

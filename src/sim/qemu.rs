@@ -9,6 +9,7 @@
 
 mod commands;
 mod moves;
+mod settings;
 
 use journal_format::number::{BootId, DomainId};
 use journal_format::record::{ClaimSeen, Instance, MigrationStatus, Observed, Process, RunState};

@@ -143,9 +143,14 @@ impl World {
             [number] => {
                 let runs = self.lab.runs(*number);
                 let wants = one.wanted == Some(WantedRunState::Running);
-                match wants && !runs {
-                    true => Err(format!("P4: {name} does not run, in process {number}")),
-                    false => Ok(()),
+                let may_differ = one.told_otherwise || one.is_suspect();
+                let is_as_before = may_differ || self.lab.qemus[*number].is_told_as_before();
+                match (wants && !runs, is_as_before) {
+                    (true, _) => Err(format!("P4: {name} does not run, in process {number}")),
+                    (false, false) => Err(format!(
+                        "{name}: process {number} is not told what it was told before"
+                    )),
+                    (false, true) => Ok(()),
                 }
             }
             // A journal that is lost leaves what it knew of to a human.

@@ -8,7 +8,7 @@ use journal_format::record::{
 use super::world::{A, B, Crash, World, fresh_settings};
 use super::{SETTLE_MS, assert_settled, migrated};
 use crate::engine::settings::{check, for_destination, take_terms};
-use crate::engine::{Answer, ControlRequest, MigrateOptions, Refusal};
+use crate::engine::{Answer, ControlRequest, MigrateOptions, QemuEvent, Refusal};
 
 fn capability(name: &str, state: bool) -> Capability {
     let name = name.to_owned();
@@ -110,6 +110,13 @@ fn each_side_is_told_what_it_must_have_and_is_as_before_afterwards() {
             "limit 1",
         ]
     );
+    // Near enough to the limit that was asked for, and no other.
+    for (downtime, count) in [(41, 4), (39, 5)] {
+        world.event(A, QemuEvent::Converging { downtime });
+        world.run_for(100);
+        assert_eq!(told(&world, A).len(), count);
+    }
+    assert_eq!(told(&world, A)[4], "limit 40");
     world.thaw();
     world.run_for(SETTLE_MS);
     assert_settled(&world, "with settings");
@@ -463,6 +470,40 @@ fn a_deadline_cancels_what_is_not_past_its_point_of_no_return() {
     assert_eq!(world.running(), vec![A]);
     assert_eq!(ended(&world, A).0, JobResult::Cancelled);
     assert_eq!(world.hosts[A].qemu.settings, fresh_settings());
+}
+
+/// Also one that waits for its destination to be prepared.
+#[test]
+fn a_deadline_does_not_wait_for_the_destination() {
+    let mut world = world(deadline(5));
+    world.hold_asks[A] = true;
+    world.migrate(A);
+    world.run_for(6_000);
+    assert!(world.has(A, |body| matches!(body, RecordBody::MigrationAbandoned(_))));
+    world.release_asks();
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "deadline in begin");
+    assert_eq!(world.running(), vec![A]);
+    assert_eq!(world.hosts[A].qemu.settings, fresh_settings());
+}
+
+/// A split guest goes on, whatever time it takes.
+#[test]
+fn a_deadline_in_post_copy_does_nothing() {
+    let mut world = after(PostcopyAfter::Seconds(1));
+    world.told.options.deadline = Some(5);
+    world.freeze = Some(MigrationStatus::PostcopyActive);
+    world.migrate(A);
+    world.run_for(20_000);
+    assert!(is_started(&world));
+    assert!(!world.has(A, |body| matches!(body, RecordBody::MigrationAbandoned(_))));
+    let late = "its deadline of 5 s passed after the point of no return, and nothing was done";
+    assert_eq!(world.job_detail(A).as_deref(), Some(late));
+    world.thaw();
+    world.run_for(SETTLE_MS);
+    assert_settled(&world, "late in post-copy");
+    assert_eq!(world.running(), vec![B]);
+    assert_eq!(world.hosts[B].qemu.settings, fresh_settings());
 }
 
 /// Too late it only says so.

@@ -14,7 +14,7 @@ use crate::engine::QemuEvent;
 
 const LOCKED: &str = "Failed to get \"write\" lock";
 
-fn refused(description: &str) -> EffectResult {
+pub(super) fn refused(description: &str) -> EffectResult {
     EffectResult::Refused {
         class: "GenericError".to_owned(),
         description: description.to_owned(),
@@ -147,7 +147,9 @@ impl Lab {
                 self.soon(number, Move::Reconnect, 50, 2_000);
             }
             EffectCommand::MigratePause => return self.pause(number),
-            EffectCommand::Monitor { .. } => return refused("no migration sends this"),
+            EffectCommand::Monitor {
+                execute, arguments, ..
+            } => return self.set(number, execute, arguments),
             EffectCommand::Cont => return self.cont(number),
             EffectCommand::Stop => match qemu.run {
                 RunState::Inmigrate => qemu.autostart = false,
