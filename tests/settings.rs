@@ -152,6 +152,32 @@ fn the_destination_is_told_what_it_was_told_before() {
     );
 }
 
+/// Credentials are QEMU's objects; what names them goes to both sides, and does not stay.
+#[test]
+fn over_tls() {
+    let mut pair = pair(RunOptions::default(), RunOptions::default());
+    for (side, endpoint) in [(Side::A, "client"), (Side::B, "server")] {
+        let object = json!({"qom-type": "tls-creds-anon", "id": "tls0", "endpoint": endpoint});
+        let monitor = pair.qemu(side).monitor();
+        monitor.execute("object-add", object).unwrap();
+    }
+    let before = told(&mut pair, Side::B);
+    begin(
+        &mut pair,
+        Limits::default(),
+        json!({"parameters": {"tls-creds": "tls0"}}),
+    );
+    settle(&mut pair);
+    assert_eq!(assert_one_runs(&mut pair, "TLS"), Side::B);
+    assert_eq!(told(&mut pair, Side::B), before);
+    let set = |side, pair: &mut Pair| {
+        let sets = intents(pair, side).into_iter();
+        sets.filter(|one| one == "migrate-set-parameters").count()
+    };
+    // At the source its own limits too; at the destination there and back.
+    assert!(set(Side::A, &mut pair) >= 2 && set(Side::B, &mut pair) == 2);
+}
+
 /// One point; false if there is none.
 fn killed_at(side: Side, batch: u32) -> bool {
     let crashing = RunOptions::crashing(CrashPoint::AfterBatch(batch));
