@@ -130,7 +130,9 @@ impl Fake {
                     QemuEvent::Stop => "STOP".to_owned(),
                     QemuEvent::Resume => "RESUME".to_owned(),
                     QemuEvent::Migration(status) => status.to_string(),
-                    QemuEvent::Converging { .. } | QemuEvent::Lost => continue,
+                    QemuEvent::Converging { .. } | QemuEvent::Passes { .. } | QemuEvent::Lost => {
+                        continue;
+                    }
                 });
             }
         }
@@ -405,6 +407,15 @@ fn to_the_end(stage: Stage) -> Vec<Step> {
     }
 }
 
+fn told(capability: &str, state: bool) -> EffectCommand {
+    let one = json!({"capability": capability, "state": state});
+    EffectCommand::Monitor {
+        execute: "migrate-set-capabilities".to_owned(),
+        arguments: json!({"capabilities": [one]}).to_string(),
+        redacted: false,
+    }
+}
+
 /// All that a sidecar may ever send, to either side, and the end of either process.
 fn everything(stage: Stage) -> Vec<Step> {
     let uri = || "1".to_owned();
@@ -418,6 +429,8 @@ fn everything(stage: Stage) -> Vec<Step> {
         go(A, EffectCommand::MigratePause),
         go(A, EffectCommand::StartPostcopy),
         go(A, EffectCommand::MigrateResume { uri: nobody() }),
+        // What is put back is told like this; here it changes nothing.
+        go(A, told("late-block-activate", false)),
         go(B, EffectCommand::Stop),
         go(B, EffectCommand::MigrateIncoming { uri: uri() }),
         go(B, EffectCommand::MigrateRecover { uri: uri() }),
@@ -427,6 +440,7 @@ fn everything(stage: Stage) -> Vec<Step> {
     if stage != Stage::PostcopyBroken {
         // A guest that waits for a page keeps QEMU from answering.
         steps.push(go(B, EffectCommand::Cont));
+        steps.push(go(B, told("return-path", true)));
     }
     if !POSTCOPY.contains(&stage) {
         // In post-copy it destroys the guest; no sidecar sends it, and the fake calls it a broken promise.

@@ -4,7 +4,7 @@
 //! Not here: who tells it what (the engine).
 
 use journal_format::record::{
-    Capability, EffectResult, MigrationStatus, Parameter, ParameterValue, RunState, Settings,
+    Capability, EffectResult, MigrationStatus, Parameter, ParameterValue, Settings,
 };
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use super::super::QemuNumber;
 use super::commands::refused;
 use super::{DOWNTIME_LIMIT_MS, Lab, Qemu};
 
+const POSTCOPY_RAM: &str = "postcopy-ram";
 const RETURN_PATH: &str = "return-path";
 const LATE_BLOCK_ACTIVATE: &str = "late-block-activate";
 const DOWNTIME_LIMIT: &str = "downtime-limit";
@@ -26,6 +27,7 @@ impl Qemu {
         Settings {
             capabilities: [
                 (LATE_BLOCK_ACTIVATE, self.late_activate),
+                (POSTCOPY_RAM, self.may_split),
                 (RETURN_PATH, self.return_path),
             ]
             .map(capability)
@@ -39,7 +41,8 @@ impl Qemu {
 
     /// Is it told what it was told when it began?
     pub(in crate::sim) fn is_told_as_before(&self) -> bool {
-        !self.late_activate && !self.return_path && self.downtime_limit == DOWNTIME_LIMIT_MS
+        let is_off = !self.late_activate && !self.may_split && !self.return_path;
+        is_off && self.downtime_limit == DOWNTIME_LIMIT_MS
     }
 }
 
@@ -58,7 +61,7 @@ impl Lab {
                 | MigrationStatus::Failed
                 | MigrationStatus::Cancelled
         );
-        let is_sending = !is_over && self.qemus[number].run != RunState::Inmigrate;
+        let is_sending = !is_over && self.qemus[number].is_sender();
         let Ok(arguments) = serde_json::from_str::<Value>(arguments) else {
             return refused("JSON parse error");
         };
@@ -71,6 +74,7 @@ impl Lab {
                 for one in arguments["capabilities"].as_array().into_iter().flatten() {
                     let state = one["state"] == true;
                     match one["capability"].as_str() {
+                        Some(POSTCOPY_RAM) => qemu.may_split = state,
                         Some(RETURN_PATH) => qemu.return_path = state,
                         Some(LATE_BLOCK_ACTIVATE) => qemu.late_activate = state,
                         _ => return refused("Parameter 'capability' does not accept value"),
