@@ -273,7 +273,7 @@ types:
     instances:
       is_known:
         value: >-
-          type_number >= 1 and type_number <= 35 and
+          type_number >= 1 and type_number <= 36 and
           version == (type_number == 25 ? 4 :
           type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 ? 3 :
           type_number == 27 ? 2 : 1)
@@ -281,7 +281,7 @@ types:
       type:
         value: type_number
         enum: record_type
-        if: type_number >= 1 and type_number <= 35
+        if: type_number >= 1 and type_number <= 36
   record_body:
     instances:
       bytes:
@@ -334,6 +334,7 @@ types:
             record_type::job_state: job_state
             record_type::migration_settings: migration_settings
             record_type::settings_kept: settings_kept
+            record_type::migration_disks: migration_disks
       - id: excess
         size-eos: true
         valid: { expr: _.length == 0 }
@@ -487,8 +488,22 @@ types:
       - { id: job, type: u8 }
       - { id: changed, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: settings, type: settings }
+  migration_disks:
+    seq:
+      - { id: job, type: u8 }
+      - { id: has_nbd, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: nbd, type: text, if: 'has_nbd == boolean::set' }
+      - { id: sync, type: u4, enum: disk_sync, valid: { in-enum: true } }
+      - { id: num_disks, type: u8 }
+      - { id: disks, type: disk_copy, repeat: expr, repeat-expr: num_disks }
+      - { id: settled, type: u1, enum: boolean, valid: { in-enum: true } }
 
   # F9: the structures.
+  disk_copy:
+    seq:
+      - { id: source, type: text }
+      - { id: destination, type: text }
+      - { id: size, type: u8, doc: Bytes. }
   opening:
     doc: F19.
     seq:
@@ -903,6 +918,7 @@ enums:
     33: job_state
     34: migration_settings
     35: settings_kept
+    36: migration_disks
   parameter_value_kind:
     0: bool
     1: number
@@ -946,6 +962,9 @@ enums:
     1: absent
     2: partly
     3: present
+  disk_sync:
+    0: full
+    1: top
   effect_command_kind:
     0: claim
     1: unclaim

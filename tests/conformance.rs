@@ -160,6 +160,7 @@ impl Real {
                 uuid: UUID.to_owned(),
                 begin,
                 locking: if locks { Locking::On } else { Locking::Off },
+                data: Vec::new(),
             };
             Qemu::start(&options).unwrap()
         };

@@ -85,6 +85,7 @@ impl Second {
             uuid: SECOND_UUID.to_owned(),
             begin,
             locking: Locking::Off,
+            data: Vec::new(),
         });
         qemu.unwrap()
     }

@@ -57,6 +57,7 @@ fn intruder(pair: &Pair) -> Result<Qemu, Error> {
         uuid: "99999999-2222-4333-8444-555555555555".to_owned(),
         begin: Begin::Running,
         locking: Locking::On,
+        data: Vec::new(),
     })
 }
 

@@ -13,6 +13,7 @@ const BY_MANAGER: Limits = Limits {
     downtime_limit: None,
     postcopy: false,
     authority: Some("manager"),
+    copied: 0,
 };
 
 fn verdict(pair: &mut Pair, side: Side, outcome: &str) -> Result<Value, Error> {

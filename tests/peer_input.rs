@@ -167,6 +167,7 @@ fn other_destination(pair: &mut Pair) -> Qemu {
         uuid: OTHER_UUID.to_owned(),
         begin: Begin::Incoming,
         locking: Locking::Off,
+        data: Vec::new(),
     });
     let qemu = qemu.unwrap();
     let (socket, pid) = (qemu.sidecar_socket(), qemu.pid());

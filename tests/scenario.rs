@@ -69,6 +69,7 @@ pub(crate) const POSTCOPY: Limits = Limits {
     downtime_limit: None,
     postcopy: true,
     authority: None,
+    copied: 0,
 };
 
 /// The same with this downtime limit, in milliseconds.
@@ -108,6 +109,27 @@ fn start(image: &GuestImage, locking: Locking, a: RunOptions, b: RunOptions) -> 
         b,
     };
     Pair::start(&options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Two sides with so many disks that they do not share; a crash point kills the QEMU of the victim instead.
+pub(crate) fn pair_with_data(
+    data: usize,
+    victim: Option<Side>,
+    a: RunOptions,
+    b: RunOptions,
+) -> Pair {
+    let options = PairOptions {
+        program: program(),
+        image: &ORDINARY,
+        locking: Locking::Off,
+        a,
+        b,
+    };
+    let pair = match victim {
+        None => Pair::start_with_data(&options, data),
+        Some(victim) => Pair::start_with_data_killing(&options, data, victim),
+    };
+    pair.unwrap_or_else(|error| panic!("{error}"))
 }
 
 pub(crate) fn settle(pair: &mut Pair) -> Settled {

@@ -78,6 +78,7 @@ impl Host {
                 uuid: UUID.to_owned(),
                 begin,
                 locking: Locking::Off,
+                data: Vec::new(),
             })
             .unwrap()
         };

@@ -18,6 +18,8 @@ mod crash;
 mod dangers;
 /// The disk fails under a sidecar at work.
 mod disk_failure;
+/// Disks that are not shared, copied with the guest.
+mod disks;
 /// What cannot be settled is held, and keeps nobody waiting.
 mod held;
 /// The image's locks through a migration.

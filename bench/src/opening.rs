@@ -199,6 +199,7 @@ fn answer_of_peer(envelope: &Envelope, request: &PeerRequest) -> Input {
             answering,
             PeerResponse::Prepared {
                 nonce: Nonce(Id128([0xed; 16])),
+                nbd: None,
             },
         )),
         PeerRequest::Finish { .. }
@@ -261,6 +262,7 @@ fn migrate(world: &mut World, index: u32) -> Input {
         authority: Authority::Destination,
         in_doubt_limit: None,
         options: MigrateOptions::default(),
+        disks: None,
     })
 }
 

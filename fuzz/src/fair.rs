@@ -140,6 +140,7 @@ impl Fair {
                 postcopy,
                 in_doubt_limit: None,
                 options: MigrateOptions::default(),
+                disks: None,
             };
             return harness.step(life, Input::Control { token, request });
         }
@@ -157,6 +158,7 @@ impl Fair {
             definition: None,
             definition_checksum: None,
             settings: Settings::default(),
+            disks: None,
         };
         self.ask_as_peer(harness, life, request);
     }
@@ -179,6 +181,7 @@ impl Fair {
                 dump: Some(DumpStatus::None),
                 qemu_jobs: Some(Vec::new()),
                 nodes: Some(Vec::new()),
+                exports: Some(Vec::new()),
             };
             return harness.step(life, Input::JobLooked { domain, seen });
         }
@@ -343,7 +346,10 @@ impl Fair {
     fn answer(&self, request: &PeerRequest) -> PeerResponse {
         let answer = match request {
             PeerRequest::Prepare { .. } | PeerRequest::Resume { .. } => {
-                return PeerResponse::Prepared { nonce: NONCE };
+                return PeerResponse::Prepared {
+                    nonce: NONCE,
+                    nbd: None,
+                };
             }
             PeerRequest::Finish { .. } if self.terms.fails && !self.terms.postcopy => {
                 PeerAnswer::Aborted

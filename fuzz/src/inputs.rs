@@ -7,14 +7,15 @@ use journal_format::number::{
     BootId, DomainId, Epoch, Id128, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position,
 };
 use journal_format::record::{
-    Authority, Capability, Claim, ClaimSeen, Cookie, Decision, DumpStatus, Effect, EffectCommand,
-    EffectResult, Instance, JobKind, JobPhase, JobResult, KeyValue, MigrationStatus, Observed,
-    Outcome, Parameter, ParameterValue, PeerAnswer, PostcopyAfter, Process, Protocol, QemuJobSeen,
-    QemuJobStatus, Role, RunState, Settings, WantedRunState, definition_checksum,
+    Authority, Capability, Claim, ClaimSeen, Cookie, Decision, DiskSync, DumpStatus, Effect,
+    EffectCommand, EffectResult, Instance, JobKind, JobPhase, JobResult, KeyValue, MigrationStatus,
+    Observed, Outcome, Parameter, ParameterValue, PeerAnswer, PostcopyAfter, Process, Protocol,
+    QemuJobSeen, QemuJobStatus, Role, RunState, Settings, WantedRunState, definition_checksum,
 };
 use phase_journal::engine::{
-    ControlRequest, Envelope, JobSeen, JobTarget, ManagerEffect, MigrateOptions, NodeSeen,
-    PeerFailure, PeerRequest, PeerResponse, QemuEvent, StoreFailure, StoreResult, commands,
+    ControlRequest, DiskNames, DisksWanted, Envelope, JobSeen, JobTarget, ManagerEffect,
+    MigrateOptions, NodeSeen, PeerFailure, PeerRequest, PeerResponse, QemuEvent, StoreFailure,
+    StoreResult, commands,
 };
 use serde_json::{Map, Value, json};
 
@@ -193,7 +194,10 @@ impl Surroundings {
             0 => return Err(PeerFailure::NotSent(text(choices))),
             1 => return Err(PeerFailure::Unreachable(text(choices))),
             2 => return Err(PeerFailure::Refused(text(choices))),
-            3 => PeerResponse::Prepared { nonce: NONCE },
+            3 => PeerResponse::Prepared {
+                nonce: NONCE,
+                nbd: None,
+            },
             4 => PeerResponse::Refused { why: text(choices) },
             _ => PeerResponse::Answer {
                 answer: of(choices, PeerAnswer::ALL),
@@ -232,6 +236,7 @@ impl Surroundings {
                         Some(_) | None => Settings::default(),
                     },
                     definition,
+                    disks: None,
                 }
             }
             1 => PeerRequest::Finish {
@@ -297,6 +302,10 @@ impl Surroundings {
                         (Protocol::V3, _) => Authority::Destination,
                     },
                     in_doubt_limit: None,
+                    // No choice of its own: the corpus was found without it.
+                    disks: max_bandwidth
+                        .filter(|bandwidth| bandwidth % 16 == 12)
+                        .map(copied),
                     max_bandwidth,
                     postcopy: max_bandwidth.is_some_and(|bandwidth| bandwidth % 4 == 2),
                     downtime_limit: choices.perhaps(|choices| choices.byte().into()),
@@ -492,9 +501,11 @@ pub fn job_seen(choices: &mut Bytes<'_>) -> JobSeen {
             let one = NodeSeen {
                 name: "n".to_owned(),
                 is_overlay: choices.yes(),
+                size: Some(4096),
             };
             choices.yes().then_some(one).into_iter().collect()
         }),
+        exports: Some(Vec::new()),
     }
 }
 
@@ -528,4 +539,17 @@ fn told() -> Settings {
             value: ParameterValue::Number(4),
         }],
     }
+}
+
+/// The disk that a migration copies: the one that is seen, or another.
+fn copied(bandwidth: u64) -> Box<DisksWanted> {
+    let name = if bandwidth % 32 == 12 { "n" } else { "m" };
+    Box::new(DisksWanted {
+        nbd: Some("unix:/nbd".to_owned()),
+        sync: DiskSync::Full,
+        disks: vec![DiskNames {
+            source: name.to_owned(),
+            destination: name.to_owned(),
+        }],
+    })
 }

@@ -25,7 +25,7 @@ mod support;
 
 use draw::Draw;
 use samples::{
-    authorities, boot, checkpoint, draft, histories, intents, jobs, observations, opening,
+    authorities, boot, checkpoint, disks, draft, histories, intents, jobs, observations, opening,
     outcomes, settings,
 };
 use support::{Writer, id};
@@ -333,6 +333,16 @@ fn more_records() -> Writer {
     writer
 }
 
+/// Copied disks came later still.
+fn copied_disks() -> Writer {
+    let mut writer = Writer::new(header(1, opening(1, 1), None));
+    let mut previous = Vec::new();
+    for drafts in [checkpoint(vec![opening(1, 1)], 1), disks(), sealed()] {
+        append(&mut writer, &mut previous, &drafts);
+    }
+    writer
+}
+
 fn segments() -> Vec<(&'static str, Vec<u8>)> {
     let first = every_record();
     let (mut second, mut previous) = later(&first, 2);
@@ -370,6 +380,7 @@ fn segments() -> Vec<(&'static str, Vec<u8>)> {
         ("damaged-middle.seg", damaged),
         ("drawn.seg", drawn().finish()),
         ("more-records.seg", more_records().finish()),
+        ("copied-disks.seg", copied_disks().finish()),
     ];
     segments.extend(damaged_segments());
     segments

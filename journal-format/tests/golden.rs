@@ -71,9 +71,12 @@ fn the_first_segment() {
     assert!(written_again(&scan) == bytes, "written differently");
     let more = golden("more-records.seg");
     let more = self::scan(&more).unwrap();
+    let disks = golden("copied-disks.seg");
+    let disks = self::scan(&disks).unwrap();
     let kinds: BTreeSet<u16> = records(&scan)
         .into_iter()
         .chain(records(&more))
+        .chain(records(&disks))
         .filter_map(|record| match record {
             Decoded::Known(record) => Some(record.body.type_number()),
             Decoded::Unknown { .. } => None,
@@ -92,6 +95,15 @@ fn a_segment_with_later_types() {
     let bytes = golden("more-records.seg");
     let scan = scan(&bytes).unwrap();
     insta::assert_snapshot!("more-records", text(&scan));
+    assert!(written_again(&scan) == bytes, "written differently");
+}
+
+/// F9, F10: and those that came later still.
+#[test]
+fn a_segment_with_copied_disks() {
+    let bytes = golden("copied-disks.seg");
+    let scan = scan(&bytes).unwrap();
+    insta::assert_snapshot!("copied-disks", text(&scan));
     assert!(written_again(&scan) == bytes, "written differently");
 }
 

@@ -5,10 +5,9 @@
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    Authority, ClaimSeen, DEFINITION_SIZE_MAX, DomainState, EffectCommand, EffectResult, Instance,
-    JobBegun, JobKind, JobResult, MigrationStatus, MigrationTerms, Observed, Phase, Process,
-    Protocol, RecordBody, Role, RunState, TEXT_SIZE_MAX, WantedReason, WantedRunState,
-    definition_checksum,
+    Authority, ClaimSeen, DomainState, EffectCommand, EffectResult, Instance, JobBegun, JobKind,
+    JobResult, MigrationStatus, MigrationTerms, Observed, Phase, Process, Protocol, RecordBody,
+    Role, RunState, WantedReason, WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -21,91 +20,13 @@ use super::store::IN_DOUBT_LIMIT_MS_DEFAULT;
 use super::turn::Turn;
 use super::view::seen;
 use super::{
-    Answer, AnyPhase, ControlRequest, DOMAINS_MAX, Message, Notice, PeerRequest, Refusal, Token,
+    Answer, AnyPhase, ControlRequest, DOMAINS_MAX, DisksWanted, Message, Notice, Refusal, Token,
 };
 
-/// Longest name, path or URI in a request, in bytes.
-const NAME_SIZE_MAX: usize = TEXT_SIZE_MAX / 4;
+mod check;
 
-/// What makes a peer's prepare unacceptable whatever the domain; `None` if nothing does.
-pub(crate) fn unacceptable(request: &PeerRequest) -> Option<String> {
-    let PeerRequest::Prepare {
-        name,
-        source_name,
-        peer,
-        uri,
-        store,
-        definition,
-        definition_checksum,
-        settings,
-        postcopy,
-        ..
-    } = request
-    else {
-        return None;
-    };
-    let texts = [("name", name), ("source-name", source_name), ("peer", peer)];
-    let store = store.as_ref().map(|store| ("store", store));
-    for (what, text) in texts.into_iter().chain(store) {
-        if let Err(refusal) = check_text(what, text) {
-            return Some(refusal.to_string());
-        }
-    }
-    let checked = check_uri(uri)
-        .and_then(|()| check_definition(definition.as_deref()))
-        .and_then(|()| check_checksum(definition.as_deref(), *definition_checksum));
-    let refused = checked.err().map(|refusal| refusal.to_string());
-    refused.or_else(|| {
-        let settings = check_settings(settings, *postcopy);
-        settings.err().map(|why| why.to_string())
-    })
-}
-
-fn check_text(what: &'static str, text: &str) -> Result<(), Refusal> {
-    if text.len() > NAME_SIZE_MAX {
-        return Err(Refusal::TooLong {
-            what,
-            size_max: NAME_SIZE_MAX,
-        });
-    }
-    if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(Refusal::NotVisible { what });
-    }
-    Ok(())
-}
-
-/// How a guest may travel. QEMU knows more: with `exec:` it runs a command, and the destination gets
-/// the URI from another host.
-const MIGRATION_SCHEMES: &[&str] = &["unix:", "tcp:", "vsock:", "rdma:"];
-
-fn check_uri(uri: &str) -> Result<(), Refusal> {
-    check_text("uri", uri)?;
-    let is_known = |scheme: &&str| uri.starts_with(*scheme);
-    if !MIGRATION_SCHEMES.iter().any(is_known) {
-        return Err(Refusal::UnknownUri {
-            schemes: MIGRATION_SCHEMES,
-        });
-    }
-    Ok(())
-}
-
-fn check_definition(definition: Option<&str>) -> Result<(), Refusal> {
-    if definition.is_some_and(|text| text.len() > DEFINITION_SIZE_MAX) {
-        return Err(Refusal::TooLong {
-            what: "definition",
-            size_max: DEFINITION_SIZE_MAX,
-        });
-    }
-    Ok(())
-}
-
-/// Is it, byte for byte, what the source sent? Nothing is done with it before that is known.
-fn check_checksum(definition: Option<&str>, checksum: Option<u32>) -> Result<(), Refusal> {
-    match definition.map(definition_checksum) == checksum {
-        true => Ok(()),
-        false => Err(Refusal::DefinitionChecksum),
-    }
-}
+pub(crate) use check::unacceptable;
+use check::{check_definition, check_text, check_uri};
 
 impl Turn<'_> {
     pub(crate) fn control(&mut self, token: Token, request: ControlRequest) {
@@ -386,6 +307,7 @@ impl Turn<'_> {
         if self.awaits_settings(id) {
             self.look_at_settings(id);
         }
+        self.look_for_disks(id);
         self.look(id);
     }
 
@@ -402,6 +324,7 @@ impl Turn<'_> {
             postcopy,
             in_doubt_limit,
             options,
+            disks,
             ..
         } = &request
         else {
@@ -418,6 +341,10 @@ impl Turn<'_> {
             check_settings(&options.settings, *postcopy)
                 .and_then(|()| check_times(options, *postcopy))
                 .map_err(|why| Self::settings_refused(name, why))?;
+            if let Some(Err(why)) = disks.as_deref().map(DisksWanted::check) {
+                let name = name.clone();
+                return Err(Refusal::Disks { name, why });
+            }
             if *peer == self.engine.config.peer {
                 return Err(Refusal::MigrationToItself(name.clone()));
             }
@@ -491,6 +418,7 @@ impl Turn<'_> {
             postcopy,
             in_doubt_limit,
             mut options,
+            disks,
         } = request
         else {
             return Err(self.wrong_state(id, "migrate"));
@@ -531,6 +459,11 @@ impl Turn<'_> {
         let seen = self
             .take_settings_seen(id, &options.settings)
             .map_err(refused)?;
+        let measured = disks.map(|wanted| Ok((self.measure_disks(id, &wanted)?, wanted)));
+        let disks = measured.transpose().map_err(|why| Refusal::Disks {
+            name: name.clone(),
+            why,
+        })?;
         let by_store = authority == Authority::Store;
         let terms = MigrationTerms {
             migration,
@@ -556,6 +489,9 @@ impl Turn<'_> {
         self.live(migration).begun = self.wall;
         let job = self.append(Some(id), RecordBody::JobBegun(begun));
         self.tell_settings(id, migration, job, options, kept);
+        if let Some((measured, wanted)) = disks {
+            self.begin_disks_of_source(id, job, *wanted, measured);
+        }
         Ok((job, migration))
     }
 

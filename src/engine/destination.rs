@@ -14,6 +14,7 @@ use journal_format::record::{
 };
 
 use super::decide::is_whole;
+use super::disks::{is_release, serving};
 use super::live::Asked;
 use super::settings::changes_settings;
 use super::source::describe;
@@ -48,6 +49,7 @@ impl Turn<'_> {
             store,
             definition,
             settings,
+            disks,
             ..
         } = request
         else {
@@ -55,6 +57,10 @@ impl Turn<'_> {
         };
         let seen = self
             .may_prepare(domain)
+            .and_then(|()| {
+                let fits = self.may_take_disks(domain, disks.as_deref());
+                fits.map_err(|why| why.to_string())
+            })
             .and_then(|()| self.take_settings_for(domain, &settings));
         let terms = MigrationTerms {
             migration,
@@ -94,6 +100,7 @@ impl Turn<'_> {
             ..MigrateOptions::default()
         };
         self.tell_settings(domain, migration, job, options, kept);
+        self.begin_disks_of_destination(domain, job, migration, disks);
         let heard = PeerHeard {
             migration,
             position: Some(envelope.sender),
@@ -111,6 +118,9 @@ impl Turn<'_> {
         plan.extend(self.plan_settings(migration));
         // `stop` clears autostart: without it the guest could start by itself when the stream ends.
         plan.push(EffectCommand::Stop);
+        if let Some(disks) = self.disks(migration) {
+            plan.extend(serving(migration, disks));
+        }
         plan.push(EffectCommand::MigrateIncoming { uri: terms.uri });
         let now = self.now;
         let live = self.live(migration);
@@ -228,7 +238,8 @@ impl Turn<'_> {
                 return;
             };
             let saw = self.live(id).peer_position;
-            self.peer_reply(token, saw, PeerResponse::Prepared { nonce });
+            let nbd = self.disks(id).and_then(|disks| disks.nbd.clone());
+            self.peer_reply(token, saw, PeerResponse::Prepared { nonce, nbd });
         }
         self.stream_goes_on(id);
         let now = self.now;
@@ -276,7 +287,7 @@ impl Turn<'_> {
             self.started(id, "the guest runs here");
             return;
         }
-        if undecided && *result != EffectResult::Done {
+        if undecided && *result != EffectResult::Done && !is_release(command) {
             let why = format!("{} {}", command.name(), describe(result));
             self.abort(id);
             if let Some(token) = self.live(id).prepare.take() {

@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use super::ManagerEffect;
 
+mod disks;
 mod job;
 mod refusal;
 mod settings;
 mod store;
 
+pub use disks::*;
 pub use job::*;
 pub use refusal::*;
 pub use settings::*;
@@ -268,6 +270,8 @@ pub enum ControlRequest {
         in_doubt_limit: Option<u64>,
         /// What QEMU is told beside that, and times to keep.
         options: MigrateOptions,
+        /// Disks that are not shared, to be copied.
+        disks: Option<Box<DisksWanted>>,
     },
     /// The manager's verdict on a migration of which it is the authority.
     Verdict {
@@ -391,6 +395,9 @@ pub enum PeerRequest {
         /// What the destination's QEMU must be told too.
         #[serde(default, skip_serializing_if = "Settings::is_empty")]
         settings: Settings,
+        /// Disks that are not shared, to be copied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disks: Option<Box<DisksOffered>>,
     },
     /// Source: QEMU has sent everything; here is the licence.
     Finish {
@@ -442,6 +449,9 @@ pub enum PeerResponse {
     Prepared {
         /// To be shown in the cookie.
         nonce: Nonce,
+        /// Where the disks are served that are to be copied (`unix:PATH`, `tcp:HOST:PORT`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nbd: Option<String>,
     },
     /// To prepare: no, and nothing was begun or all of it is undone.
     Refused {

@@ -11,9 +11,9 @@ use core::fmt;
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
-    Authority, ContIntent, Decided, Draft, EffectIntended, JobBegun, JobDecided, JobPhase,
-    JobState, MigrationCommitted, MigrationState, OutcomeLearned, Phase, Protocol, Record,
-    RecordBody, Role,
+    Authority, ContIntent, Decided, Draft, EffectCommand, EffectIntended, JobBegun, JobDecided,
+    JobPhase, JobState, MigrationCommitted, MigrationState, OutcomeLearned, Phase, Protocol,
+    Record, RecordBody, Role,
 };
 
 use super::told::Told;
@@ -225,7 +225,7 @@ pub fn judge(told: &Told, record: &Record) -> Result<(), Breach> {
             if state.abandoned {
                 return breach(Law::Fact, "granted after it was abandoned");
             }
-            Ok(())
+            settled_disks(told, state, "granted")
         }
         RecordBody::MigrationAbandoned(abandoned) => match told.migration(abandoned.migration) {
             None => unknown_migration(),
@@ -241,7 +241,8 @@ pub fn judge(told: &Told, record: &Record) -> Result<(), Breach> {
         },
         RecordBody::MigrationCommitted(committed) => match told.migration(committed.migration) {
             None => unknown_migration(),
-            Some(state) => self::committed(state, committed),
+            Some(state) => self::committed(state, committed)
+                .and_then(|()| settled_disks(told, state, "committed")),
         },
         RecordBody::MigrationStarted(named) => match told.migration(named.migration) {
             None => unknown_migration(),
@@ -364,7 +365,13 @@ fn effect_intended(told: &Told, domain: DomainId, intended: &EffectIntended) -> 
         Some(job) => {
             let in_flight = match told.other_job(job) {
                 Some(state) => &state.in_flight,
-                None => &open_state(told, job)?.in_flight,
+                None => {
+                    let state = open_state(told, job)?;
+                    if intended.command == EffectCommand::MigrateContinue {
+                        settled_disks(told, state, "let go over")?;
+                    }
+                    &state.in_flight
+                }
             };
             in_flight.as_ref().map(|(intent, _)| *intent)
         }
@@ -415,6 +422,20 @@ fn decision(told: &Told, lsn: Lsn, decided: &Decided) -> Result<(), Breach> {
                 decided.rule
             ),
         ),
+    }
+}
+
+/// Source: what it sends may run only on disks whose mirrors ended with everything written.
+fn settled_disks(told: &Told, state: &MigrationState, what: &str) -> Result<(), Breach> {
+    let disks = told.disks(state.terms.migration);
+    match state.terms.role {
+        Role::Source if disks.is_some_and(|disks| !disks.settled) && !is_by_operator(state) => {
+            breach(
+                Law::Fact,
+                format!("{what} with a copied disk that is not settled"),
+            )
+        }
+        Role::Source | Role::Destination => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ use journal_format::record::{
     Cookie, EffectCommand, JobKind, Observed, Outcome, PeerAnswer, StoreAnswer, WantedRunState,
 };
 
+use super::disks::DisksLive;
 use super::job::PhaseWanted;
 use super::settings::PutBack;
 use super::{Envelope, PeerRequest, Token};
@@ -145,6 +146,8 @@ pub(crate) struct Live {
     pub(crate) key: Key,
     /// Authority manager: the verdict that waits to be taken.
     pub(crate) verdict: Option<PendingVerdict>,
+    /// The disks that it copies.
+    pub(crate) disks: DisksLive,
 }
 
 impl Default for Live {
@@ -189,6 +192,7 @@ impl Default for Live {
                 in_doubt_since: None,
             },
             verdict: None,
+            disks: DisksLive::default(),
         }
     }
 }

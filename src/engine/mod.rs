@@ -9,6 +9,7 @@
 mod control;
 mod decide;
 mod destination;
+mod disks;
 mod domains;
 mod gap;
 mod histories;
@@ -45,6 +46,7 @@ use journal_format::record::{
 };
 
 pub use decide::decide;
+pub use disks::DISK_NAME_PREFIX;
 pub use gap::{decide_over, disagreement};
 pub use interface::*;
 pub use job::{

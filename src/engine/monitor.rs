@@ -168,7 +168,7 @@ impl fmt::Display for Why {
             Why::Damaged => {
                 "records of the journal that may concern the domain are damaged; see resolve"
             }
-            Why::Claim => "the sidecar's claim on this QEMU is not to be changed",
+            Why::Claim => "the sidecar's claim on this QEMU, and what it copies disks with, is not to be changed",
         })
     }
 }

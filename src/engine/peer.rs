@@ -172,8 +172,9 @@ impl Turn<'_> {
         let seen = self.seen_of(id);
         let intact = is_intact(seen, envelope.sender) && self.remembers(envelope.saw);
         let (answer, cookie) = match response {
-            PeerResponse::Prepared { nonce } => {
+            PeerResponse::Prepared { nonce, nbd } => {
                 if asked == Asked::Prepare && intact {
+                    self.learn_nbd(id, nbd);
                     self.prepared(id, nonce, envelope.sender);
                 }
                 self.live(id).listens = asked == Asked::Resume && intact;
@@ -542,6 +543,7 @@ impl Turn<'_> {
         };
         self.engine.pending.insert(domain, pending);
         self.look_at_settings(domain);
+        self.look_for_disks(domain);
         self.look(domain);
     }
 

@@ -191,7 +191,7 @@ impl Turn<'_> {
         let token = self.live(id).resume.take();
         if let (Some(token), Some(nonce)) = (token, nonce) {
             let saw = self.seen_of(id);
-            self.peer_reply(token, saw, PeerResponse::Prepared { nonce });
+            self.peer_reply(token, saw, PeerResponse::Prepared { nonce, nbd: None });
         }
     }
 

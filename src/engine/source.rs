@@ -13,6 +13,7 @@ use journal_format::record::{
 };
 
 use super::decide::{RunClass, StatusClass, run_class, status_class};
+use super::disks::mirroring;
 use super::live::Asked;
 use super::settings::for_destination;
 use super::state::{awaits_prepare, ran_on};
@@ -84,6 +85,7 @@ impl Turn<'_> {
             definition_checksum: definition.as_deref().map(definition_checksum),
             definition,
             settings: told.map_or_else(Settings::default, |told| for_destination(&told.settings)),
+            disks: self.offered_disks(id),
         };
         self.ask(id, Asked::Prepare, request);
     }
@@ -104,7 +106,11 @@ impl Turn<'_> {
             max_bandwidth: terms.max_bandwidth,
             downtime_limit: Some(HELD_DOWNTIME_LIMIT_MS),
         });
-        plan.push(EffectCommand::Migrate { uri: terms.uri });
+        match self.disks(id) {
+            // Memory follows when the disks are the same on both sides.
+            Some(disks) => plan.extend(mirroring(id, disks)),
+            None => plan.push(EffectCommand::Migrate { uri: terms.uri }),
+        }
         self.enter(
             id,
             match terms.protocol {
@@ -118,6 +124,10 @@ impl Turn<'_> {
     fn proceed_perform(&mut self, id: MigrationId, evidence: &Evidence) {
         if let Some(command) = self.live(id).plan.pop_front() {
             self.intend(id, command);
+            self.block_graph_changed(id);
+            return;
+        }
+        if !self.tend_mirrors(id, evidence.facts.migrate_intended) {
             return;
         }
         match status_class(evidence.observed.migration.as_ref()) {
@@ -306,6 +316,10 @@ impl Turn<'_> {
             migration.state.terms.protocol,
             migration.state.terms.authority,
         );
+        if self.has_unsettled_disks(id) {
+            // Somebody else let it go over: what was sent would run on a disk that may lack something.
+            return self.abandon(id, "a copied disk was not settled", false);
+        }
         let wanted = domain.state.wanted;
         self.cite_look(id);
         if protocol == Protocol::V3 {
@@ -390,7 +404,7 @@ impl Turn<'_> {
             }
             Rule::SourceAbandoned => {
                 self.tell_abandoned(id);
-                if self.restore(id) {
+                if self.let_go_of_mirrors(id) && self.restore(id) && self.clear_mirrors(id) {
                     let asked = self
                         .migration(id)
                         .is_some_and(|known| known.state.cancel_asked);
@@ -492,6 +506,7 @@ impl Turn<'_> {
             Rule::SourceGrantedRunning => {
                 self.ask(id, Asked::Abandon, PeerRequest::Abandon { migration: id });
             }
+            Rule::QemuMute => self.cut_mute_mirrors(id),
             // Held: nothing is done until something else is seen or heard.
             Rule::SourceGrantedStartedUnproven
             | Rule::SourceAbandonedStarted
@@ -500,7 +515,6 @@ impl Turn<'_> {
             | Rule::ClaimedByAnother
             | Rule::JournalOlderThanQemu
             | Rule::JournalDamaged
-            | Rule::QemuMute
             | Rule::StoreKeyForeign
             | Rule::NoRuleForThis => {}
             // An operator's word, and a manager's, is carried out where it is given; the others are not a

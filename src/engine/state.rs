@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Position};
 use journal_format::record::{
     Authority, CheckpointBegun, CheckpointEnded, ContIntent, DefinitionPart, DomainState, Draft,
-    EffectCommand, EffectResult, EndedJob, Facts, JobKind, KeyChange, MigrationState,
-    MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record, RecordBody, Role,
-    RunState, WantedRunState,
+    EffectCommand, EffectResult, EndedJob, Facts, JobKind, KeyChange, MigrationDisks,
+    MigrationState, MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record,
+    RecordBody, Role, RunState, WantedRunState,
 };
 
 mod damage;
 mod definition;
+mod disks;
 mod jobs;
 mod settings;
 
@@ -61,6 +62,8 @@ pub(crate) struct Migration {
     pub(crate) histories: Option<Histories>,
     /// While it is open: what QEMU is told for it.
     pub(crate) settings: Recorded,
+    /// The disks that it copies.
+    pub(crate) disks: Option<Box<MigrationDisks>>,
 }
 
 impl Migration {
@@ -327,6 +330,7 @@ impl State {
                     migration.histories = Some(Histories::restated(restated, lsn));
                 }
             }
+            RecordBody::MigrationDisks(disks) => self.apply_disks(lsn, disks),
             RecordBody::MigrationForgotten(named) => {
                 self.forget_open(record, named.migration);
                 self.remove_migration(named.migration);
@@ -521,6 +525,7 @@ impl State {
             heard: None,
             histories: None,
             settings: Recorded::default(),
+            disks: None,
         };
         self.remove_migration(name);
         if !state.open
@@ -675,6 +680,7 @@ impl State {
                 records.push(Draft { domain, body });
             }
             records.extend(migration.restated_settings());
+            records.extend(migration.restated_disks());
         }
         records.extend(self.restated_jobs());
         let count = u32::try_from(records.len()).unwrap_or(u32::MAX);

@@ -5,8 +5,9 @@
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    ClaimSeen, DomainState, Draft, EffectCommand, Evidence, Instance, JobState, MigrationHistories,
-    MigrationState, MigrationTerms, Observed, PeerAnswer, Process, StoreAnswer, WantedRunState,
+    ClaimSeen, DomainState, Draft, EffectCommand, Evidence, Instance, JobState, MigrationDisks,
+    MigrationHistories, MigrationState, MigrationTerms, Observed, PeerAnswer, Process, StoreAnswer,
+    WantedRunState,
 };
 
 use super::state::{Migration, State};
@@ -96,6 +97,12 @@ impl Told {
     #[must_use]
     pub fn migration(&self, migration: MigrationId) -> Option<&MigrationState> {
         Some(&self.0.migrations.get(&migration)?.state)
+    }
+
+    /// The disks that a migration copies, while it is open.
+    #[must_use]
+    pub fn disks(&self, migration: MigrationId) -> Option<&MigrationDisks> {
+        self.0.migrations.get(&migration)?.disks.as_deref()
     }
 
     /// A job as it stands, open or ended.

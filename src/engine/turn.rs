@@ -493,7 +493,9 @@ impl<'a> Turn<'a> {
             }
             (Some(rule), Role::Destination) => {
                 self.record_decision(id, rule, evidence);
-                self.carry_out_destination(id, rule);
+                if self.release_disks(id, rule) {
+                    self.carry_out_destination(id, rule);
+                }
             }
             (None, Role::Source) => self.proceed_source(id, &evidence),
             (None, Role::Destination) => self.proceed_destination(id, &evidence),
@@ -558,8 +560,9 @@ impl<'a> Turn<'a> {
             return;
         };
         let (domain, job) = (migration.domain, migration.state.job);
+        let detail = self.ended_with(id, detail);
         let more = self.settings_detail(id);
-        let detail = more.map_or(detail.to_owned(), |more| format!("{detail}; {more}"));
+        let detail = more.map_or(detail.clone(), |more| format!("{detail}; {more}"));
         let ended = JobEnded {
             job,
             result,
@@ -705,7 +708,7 @@ impl<'a> Turn<'a> {
 
     /// A request begins once QEMU was looked at.
     pub(crate) fn begin_pending(&mut self, id: DomainId) {
-        if self.awaits_settings(id) {
+        if self.awaits_settings(id) || self.awaits_block_graph(id) {
             return;
         }
         match self.engine.pending.remove(&id) {

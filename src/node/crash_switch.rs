@@ -140,6 +140,7 @@ impl CrashSwitch {
             | RecordBody::WantedChanged(_)
             | RecordBody::MigrationState(_)
             | RecordBody::MigrationHistories(_)
+            | RecordBody::MigrationDisks(_)
             | RecordBody::JobState(_)
             // In one batch with the begin of their job, or restated.
             | RecordBody::MigrationSettings(_)

@@ -52,10 +52,12 @@ pub fn qmp_command(command: &EffectCommand) -> Option<(&str, Value)> {
 /// Whether a command goes past those that wait. A guest that waits for memory in post-copy may wait
 /// with QEMU's big lock held, and then QEMU answers nothing else until its stream goes on.
 pub(crate) fn is_out_of_band(command: &EffectCommand) -> bool {
-    matches!(
-        command,
-        EffectCommand::MigrateRecover { .. } | EffectCommand::MigratePause
-    )
+    match command {
+        EffectCommand::MigrateRecover { .. } | EffectCommand::MigratePause => true,
+        // So may a QEMU that waits for a disk at the other end of a connection, until that is cut.
+        EffectCommand::Monitor { execute, .. } => execute == "yank",
+        _ => false,
+    }
 }
 
 fn capabilities(role: Role, postcopy: bool) -> Value {

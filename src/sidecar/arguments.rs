@@ -4,6 +4,7 @@
 //! argument that nobody knows is an error, never ignored.
 //! Not here: carrying a command out (`control`), whether it is possible now (the engine).
 
+mod disks;
 mod effect;
 mod settings;
 
@@ -15,7 +16,7 @@ use journal_format::record::{
 };
 use serde_json::{Map, Value};
 
-use crate::engine::{JobTarget, ManagerEffect, MigrateOptions};
+use crate::engine::{DisksWanted, JobTarget, ManagerEffect, MigrateOptions};
 
 /// Names of all commands, as `query-commands` lists them (besides `qmp_capabilities`).
 pub const COMMAND_NAMES: &[&str] = &[
@@ -176,6 +177,8 @@ pub(crate) struct MigrateDomain {
     pub(crate) in_doubt_limit: Option<u64>,
     /// What QEMU is told beside that, and times to keep.
     pub(crate) options: MigrateOptions,
+    /// Disks that are not shared, to be copied.
+    pub(crate) disks: Option<Box<DisksWanted>>,
 }
 
 /// Arguments of `query-decisions`.
@@ -318,6 +321,7 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
                 authority: rest.optional_authority("authority")?,
                 in_doubt_limit: rest.optional_number("in-doubt-limit")?,
                 options,
+                disks: disks::take(&mut rest)?.map(Box::new),
             })
         }
         "migrate-verdict" => Command::MigrateVerdict {

@@ -199,10 +199,12 @@ impl Connection {
         let jobs = ask("query-jobs", json!({})).await;
         // A flat answer says of no node that it lies on top of another.
         let nodes = ask("query-named-block-nodes", json!({"flat": false})).await;
+        let exports = ask("query-block-exports", json!({})).await;
         JobSeen {
             dump: dump.as_ref().and_then(job::dump_status),
             qemu_jobs: jobs.as_ref().and_then(job::qemu_jobs),
             nodes: nodes.as_ref().and_then(job::nodes),
+            exports: exports.as_ref().and_then(job::exports),
         }
     }
 

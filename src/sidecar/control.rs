@@ -313,6 +313,7 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         postcopy,
         in_doubt_limit,
         options,
+        disks,
     } = migrate;
     let protocol = protocol.unwrap_or(Protocol::V3);
     ControlRequest::Migrate {
@@ -331,6 +332,7 @@ fn migrate_request(migrate: MigrateDomain) -> ControlRequest {
         postcopy,
         in_doubt_limit,
         options,
+        disks,
     }
 }
 

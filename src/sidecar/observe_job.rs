@@ -38,9 +38,20 @@ pub(crate) fn nodes(answer: &Value) -> Option<Vec<NodeSeen>> {
         Some(NodeSeen {
             name: node.get("node-name")?.as_str()?.to_owned(),
             is_overlay: depth.is_some_and(|depth| depth > 0),
+            size: node
+                .get("image")
+                .and_then(|image| image.get("virtual-size"))
+                .and_then(Value::as_u64),
         })
     };
     Some(listed.filter_map(one).collect())
+}
+
+/// The ids in an answer to `query-block-exports`.
+pub(crate) fn exports(answer: &Value) -> Option<Vec<String>> {
+    let listed = answer.as_array()?.iter().take(LISTED_MAX);
+    let id = |export: &Value| Some(export.get("id")?.as_str()?.to_owned());
+    Some(listed.filter_map(id).collect())
 }
 
 #[cfg(test)]
@@ -68,10 +79,15 @@ mod tests {
         assert_eq!(jobs[1].status, Some(newer));
         assert_eq!(qemu_jobs(&json!({})), None);
         let graph = json!([
-            {"node-name": "overlay", "backing_file_depth": 1},
+            {"node-name": "overlay", "backing_file_depth": 1, "image": {"virtual-size": 4096}},
             {"node-name": "base", "backing_file_depth": 0},
         ]);
         let graph = nodes(&graph).unwrap();
         assert_eq!((graph[0].is_overlay, graph[1].is_overlay), (true, false));
+        assert_eq!((graph[0].size, graph[1].size), (Some(4096), None));
+        let served =
+            json!([{"id": "e0", "type": "nbd", "node-name": "base", "shutting-down": true}]);
+        assert_eq!(exports(&served), Some(vec!["e0".to_owned()]));
+        assert_eq!(exports(&json!({})), None);
     }
 }

@@ -327,6 +327,7 @@ impl<'a> Desk<'a> {
             downtime_limit: how.downtime_limit,
             postcopy: how.postcopy,
             options: MigrateOptions::default(),
+            disks: None,
         };
         self.ask(host, request)
     }

@@ -147,6 +147,7 @@ impl World {
                 let response = match request {
                     PeerRequest::Prepare { .. } => PeerResponse::Prepared {
                         nonce: Nonce(id(0x99, self.migrations)),
+                        nbd: None,
                     },
                     PeerRequest::Finish { .. } => answer(PeerAnswer::Started),
                     _ => answer(PeerAnswer::NoSuchMigration),
@@ -247,6 +248,7 @@ impl World {
             downtime_limit: Some(300),
             postcopy: false,
             options: MigrateOptions::default(),
+            disks: None,
         });
     }
 }

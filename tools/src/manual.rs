@@ -75,6 +75,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "migrate web-1 --peer /run/b/peer.sock --uri unix:/run/b/stream",
             "migrate web-1 --peer /run/b/peer.sock --uri unix:/run/b/stream --capability multifd --parameter multifd-channels=4 --postcopy-after-passes 5 --deadline 600",
+            "migrate web-1 --peer /run/b/peer.sock --uri unix:/run/b/stream --copy-disk root --copy-disk data=data-there",
         ],
     ),
     ("reindex", &["reindex /var/lib/phase-journal"]),

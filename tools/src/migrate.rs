@@ -55,6 +55,17 @@ pub(crate) struct MigrateArgs {
     /// Milliseconds that the guest may be stopped
     #[arg(long, value_name = "MS")]
     downtime_limit: Option<u64>,
+    /// A disk that the two sides do not share, by the name of its node in QEMU's block graph: it is copied; again for
+    /// more
+    #[arg(long = "copy-disk", value_name = "NODE[=NODE THERE]")]
+    copy_disks: Vec<String>,
+    /// How much of each disk is copied: all of it (if nothing is said), or its topmost image only
+    #[arg(long, value_name = "full|top", requires = "copy_disks")]
+    copy_sync: Option<String>,
+    /// Where the destination's QEMU serves them by NBD: unix:PATH or tcp:HOST:PORT; a socket beside the other
+    /// sidecar's if nothing is said
+    #[arg(long, value_name = "ADDRESS", requires = "copy_disks")]
+    copy_nbd: Option<String>,
     /// Let the guest go over after the first pass, and the rest of its memory follow (post-copy, with v3)
     #[arg(long)]
     postcopy: bool,
@@ -109,6 +120,18 @@ fn members<T: Clone + Into<Value>>(all: &[(String, T)]) -> Value {
     }
 }
 
+/// The disks that were named, or nothing.
+fn copied(named: &[String]) -> Value {
+    let disk = |text: &String| match text.split_once('=') {
+        None => json!(text),
+        Some((here, there)) => json!({"source": here, "destination": there}),
+    };
+    match named.is_empty() {
+        true => Value::Null,
+        false => named.iter().map(disk).collect(),
+    }
+}
+
 /// How the watching ended.
 enum Watched {
     Ended(Value),
@@ -144,6 +167,9 @@ pub(crate) fn run(
         ("deadline", json!(args.deadline)),
         ("capabilities", members(&args.capabilities)),
         ("parameters", members(&args.parameters)),
+        ("copy-disks", copied(&args.copy_disks)),
+        ("copy-sync", json!(args.copy_sync)),
+        ("copy-nbd", json!(args.copy_nbd)),
     ]);
     runtime.block_on(async {
         let (client, events) = SidecarClient::connect(socket, WAIT).await?;

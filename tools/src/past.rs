@@ -415,6 +415,7 @@ impl Known {
             RecordBody::MigrationHistories(restated) => Some(restated.job),
             RecordBody::MigrationSettings(told) => Some(told.job),
             RecordBody::SettingsKept(kept) => Some(kept.job),
+            RecordBody::MigrationDisks(disks) => Some(disks.job),
             RecordBody::PhaseEntered(entered) => Some(entered.job),
             RecordBody::Decided(decided) => Some(decided.job),
             RecordBody::OperatorResolved(resolved) => Some(resolved.job),

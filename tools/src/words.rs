@@ -4,9 +4,9 @@
 
 use journal_format::number::Lsn;
 use journal_format::record::{
-    Authority, ClaimSeen, Decision, Decoded, EffectCommand, EffectResult, EffectStanding, Evidence,
-    JobEvidence, MigrationSettings, MigrationTerms, NodesSeen, Observed, Process, RecordBody,
-    WantedReason,
+    Authority, ClaimSeen, Decision, Decoded, DiskCopy, EffectCommand, EffectResult, EffectStanding,
+    Evidence, JobEvidence, MigrationDisks, MigrationSettings, MigrationTerms, NodesSeen, Observed,
+    Process, RecordBody, WantedReason,
 };
 use phase_journal::engine::Rule;
 use phase_journal::journal::read::Gap;
@@ -157,6 +157,7 @@ pub(crate) fn body(body: &RecordBody) -> String {
             None => entered.phase.to_string(),
         },
         RecordBody::JobState(state) => format!("{} in {}", state.kind, state.phase),
+        RecordBody::MigrationDisks(disks) => copied(disks),
         RecordBody::OperatorResolved(resolved) => format!(
             "{}{} by uid {}: {}",
             resolved.decision,
@@ -197,6 +198,23 @@ fn settings_told(told: &MigrationSettings) -> String {
     let deadline = told.deadline.map(|seconds| format!("deadline {seconds} s"));
     let all: Vec<String> = [settings, after, deadline].into_iter().flatten().collect();
     all.join(", ")
+}
+
+/// The disks that a migration copies.
+fn copied(disks: &MigrationDisks) -> String {
+    let name = |disk: &DiskCopy| match disk.source == disk.destination {
+        true => disk.source.clone(),
+        false => format!("{} to {}", disk.source, disk.destination),
+    };
+    let names: Vec<String> = disks.disks.iter().map(name).collect();
+    let at = disks.nbd.as_deref().map(|nbd| format!(" at {nbd}"));
+    let settled = if disks.settled { ", settled" } else { "" };
+    format!(
+        "copies {}, {}{}{settled}",
+        names.join(", "),
+        disks.sync,
+        at.unwrap_or_default()
+    )
 }
 
 fn decision(decision: Decision, rule: &str, based_on: &[Lsn]) -> String {

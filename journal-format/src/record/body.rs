@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::disks::MigrationDisks;
 use super::job::{JobDecided, JobPhaseEntered, JobState};
 use super::key::{KeyChange, KeyValue, StoreIntended, StoreRead};
 use super::settings::{MigrationSettings, SettingsKept};
@@ -530,4 +531,6 @@ pub enum RecordBody {
     MigrationSettings(MigrationSettings),
     /// See [`SettingsKept`].
     SettingsKept(SettingsKept),
+    /// See [`MigrationDisks`].
+    MigrationDisks(MigrationDisks),
 }

@@ -164,6 +164,7 @@ record_types!(
     33 v 1 "job-state" JobState(JobState),
     34 v 1 "migration-settings" MigrationSettings(MigrationSettings),
     35 v 1 "settings-kept" SettingsKept(SettingsKept),
+    36 v 1 "migration-disks" MigrationDisks(MigrationDisks),
 );
 
 fn configuration() -> impl bincode::config::Config {

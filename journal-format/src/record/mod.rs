@@ -2,6 +2,7 @@
 
 mod body;
 mod codec;
+mod disks;
 mod job;
 mod key;
 mod settings;
@@ -10,6 +11,7 @@ mod vocabulary;
 pub use body::*;
 pub use codec::{Decoded, RECORD_HEADER_SIZE, body_size, record_at, record_size};
 pub(crate) use codec::{decode_record, encode_record};
+pub use disks::*;
 pub use job::*;
 pub use key::*;
 pub use settings::*;

@@ -476,6 +476,17 @@ impl Draw<'_> {
                 changed: self.yes(),
                 settings: self.settings(),
             }),
+            36 => RecordBody::MigrationDisks(MigrationDisks {
+                job: self.lsn(),
+                nbd: self.perhaps(Self::text),
+                sync: self.word(DiskSync::ALL),
+                disks: self.several(|draw| DiskCopy {
+                    source: draw.text(),
+                    destination: draw.text(),
+                    size: draw.number(),
+                }),
+                settled: self.yes(),
+            }),
             _ => RecordBody::Sealed,
         }
     }

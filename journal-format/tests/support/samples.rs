@@ -595,6 +595,34 @@ pub(crate) fn settings() -> Vec<Draft> {
         .collect()
 }
 
+/// The disks that a migration copies: as many as there can be, and one.
+pub(crate) fn disks() -> Vec<Draft> {
+    let mut bodies = Vec::new();
+    for (count, sync, nbd) in [
+        (DISKS_MAX, DiskSync::Full, Some("tcp:b.example:10809")),
+        (1, DiskSync::Top, None),
+    ] {
+        let disk = |index: usize| DiskCopy {
+            source: format!("{index:0>width$}", width = NODE_NAME_SIZE_MAX),
+            destination: format!("data{index}"),
+            size: 1 << (30 + index),
+        };
+        for settled in [false, true] {
+            bodies.push(RecordBody::MigrationDisks(MigrationDisks {
+                job: Lsn(9),
+                nbd: nbd.map(str::to_owned),
+                sync,
+                disks: (0..count).map(disk).collect(),
+                settled,
+            }));
+        }
+    }
+    bodies
+        .into_iter()
+        .map(|body| draft(Some(DOMAINS[0]), body))
+        .collect()
+}
+
 /// What became of it.
 pub(crate) fn outcomes() -> Vec<Draft> {
     let migration = migration();

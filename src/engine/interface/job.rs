@@ -17,6 +17,8 @@ pub struct JobSeen {
     pub qemu_jobs: Option<Vec<QemuJobSeen>>,
     /// `query-named-block-nodes`.
     pub nodes: Option<Vec<NodeSeen>>,
+    /// The ids in `query-block-exports`.
+    pub exports: Option<Vec<String>>,
 }
 
 /// A node of QEMU's block graph.
@@ -26,6 +28,8 @@ pub struct NodeSeen {
     pub name: String,
     /// It lies on top of another one.
     pub is_overlay: bool,
+    /// Its size in bytes.
+    pub size: Option<u64>,
 }
 
 /// The phase of any job.

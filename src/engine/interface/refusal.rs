@@ -5,7 +5,7 @@ use core::fmt;
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{Authority, JobKind, JobPhase, JobResult, Outcome, Protocol};
 
-use super::AnyPhase;
+use super::{AnyPhase, DisksRefused};
 
 use crate::engine::monitor::Why;
 use crate::engine::settings::SettingsError;
@@ -256,6 +256,13 @@ pub enum Refusal {
     },
     /// A definition that is not the one that its checksum was made of.
     DefinitionChecksum,
+    /// Disks that cannot be copied.
+    Disks {
+        /// The domain.
+        name: String,
+        /// Why.
+        why: DisksRefused,
+    },
     /// QEMU refused an effect or it could not be sent.
     Effect {
         /// The domain.
@@ -444,6 +451,7 @@ impl fmt::Display for Refusal {
             Refusal::DefinitionChecksum => f.write_str(
                 "the definition is not the one that was sent: its checksum is another, or missing",
             ),
+            Refusal::Disks { name, why } => write!(f, "domain '{name}': {why}"),
             Refusal::Effect { name, result } => write!(f, "domain '{name}': {result}"),
         }
     }

@@ -23,7 +23,7 @@ impl Turn<'_> {
     // Looking.
 
     /// Look once more at what jobs left: what was seen so far may be old.
-    pub(super) fn look_at_job(&mut self, id: DomainId) {
+    pub(crate) fn look_at_job(&mut self, id: DomainId) {
         let eyes = self.engine.job_eyes.entry(id).or_default();
         eyes.fresh = false;
         if eyes.looking {
@@ -52,6 +52,7 @@ impl Turn<'_> {
         if core::mem::take(&mut eyes.again) {
             return self.look_at_job(id);
         }
+        self.disks_looked(id);
         self.advance_jobs_of(id);
         self.check_ready();
     }

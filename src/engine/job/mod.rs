@@ -28,17 +28,17 @@ use super::{JobSeen, Rule, Token};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JobEyes {
     /// As last seen.
-    seen: Option<JobSeen>,
+    pub(in crate::engine) seen: Option<JobSeen>,
     /// Nothing happened since that would make it old.
-    fresh: bool,
+    pub(in crate::engine) fresh: bool,
     /// A look is under way.
-    looking: bool,
+    pub(in crate::engine) looking: bool,
     /// Something happened during that look: its answer may be old.
-    again: bool,
+    pub(in crate::engine) again: bool,
     /// When to look again unasked, in milliseconds since boot.
-    look_at: u64,
+    pub(in crate::engine) look_at: u64,
     /// Milliseconds between such looks.
-    interval: u64,
+    pub(in crate::engine) interval: u64,
 }
 
 /// A phase whose effects are being carried out.

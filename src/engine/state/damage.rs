@@ -28,7 +28,7 @@ impl Migration {
         let records = gap.last.0.saturating_sub(gap.first.0).saturating_add(1);
         match &mut self.histories {
             Some(histories) => histories.extend_again(role, protocol, records),
-            None if !has_histories(&self.state.terms) => {
+            None if !has_histories(&self.state.terms) || self.disks.is_some() => {
                 self.histories = Some(Histories::unknown());
             }
             None => {

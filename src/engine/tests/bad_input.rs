@@ -29,6 +29,7 @@ fn prepare(world: &mut World, migration: MigrationId, name: &str) {
         definition: None,
         definition_checksum: None,
         settings: Settings::default(),
+        disks: None,
     };
     let input = Input::Peer {
         token,

@@ -1,6 +1,7 @@
 //! The engine under crashes: every batch of either side, both, every moment of a QEMU's death.
 
 mod bad_input;
+mod disks;
 mod gap;
 mod given_back;
 mod hostile;
@@ -625,6 +626,7 @@ fn a_peer_s_uri_that_is_no_wire_is_refused() {
             definition: None,
             definition_checksum: None,
             settings: Settings::default(),
+            disks: None,
         };
         let input = Input::Peer {
             token,

@@ -1,6 +1,7 @@
 //! Two sidecars, their QEMUs and the wire between them, in memory and in order: enough to crash the
 //! engine at every batch and look at what the guest says.
 
+mod disks;
 mod qemu;
 mod settings;
 mod store;
@@ -15,6 +16,7 @@ use journal_format::record::{
     Observed, Opening, Process, Protocol, Record, RecordBody, RunState, Settings, WantedRunState,
 };
 
+pub(crate) use disks::{Copying, Disks};
 use settings::Told;
 pub(crate) use settings::fresh as fresh_settings;
 pub(crate) use store::{Store, StoreFault};
@@ -53,6 +55,8 @@ pub(crate) struct Qemu {
     pub(crate) is_another: bool,
     /// What it is told about migrations; it knows no others.
     pub(crate) settings: Settings,
+    /// Those that the sides do not share.
+    pub(crate) disks: Disks,
 }
 
 /// Where a process dies.
@@ -135,6 +139,10 @@ pub(crate) struct World {
     pub(crate) held_asks: Vec<(usize, Envelope, PeerRequest)>,
     /// Streams that get on at a time.
     later: Vec<(u64, usize)>,
+    /// How disks are copied.
+    pub(crate) copying: Copying,
+    /// What is served cannot be taken back.
+    pub(crate) is_export_stuck: bool,
 }
 
 fn qemu(run: RunState, pid: u32, boot: BootId) -> Qemu {
@@ -157,6 +165,7 @@ fn qemu(run: RunState, pid: u32, boot: BootId) -> Qemu {
         refuse_cont: false,
         is_another: false,
         settings: Settings::default(),
+        disks: Disks::of(0),
     }
 }
 
@@ -266,6 +275,8 @@ impl World {
             hold_asks: [false; 2],
             held_asks: Vec::new(),
             later: Vec::new(),
+            copying: Copying::Well,
+            is_export_stuck: false,
         };
         for at in [A, B] {
             world.restart(at);
@@ -296,7 +307,9 @@ impl World {
     /// A new QEMU at a host, waiting for a guest.
     pub(crate) fn replace_qemu(&mut self, at: usize) {
         let pid = self.hosts[at].qemu.instance.pid + 1000;
+        let disks = self.hosts[at].qemu.disks.newest.len();
         self.hosts[at].qemu = qemu(RunState::Inmigrate, pid, self.hosts[at].boot);
+        self.hosts[at].qemu.disks = Disks::of(disks);
     }
 
     pub(crate) fn thaw(&mut self) {
@@ -335,6 +348,7 @@ impl World {
             postcopy: self.told.postcopy.unwrap_or(self.postcopy),
             in_doubt_limit: (self.authority == Authority::Store).then_some(self.in_doubt_limit),
             options: self.told.options.clone(),
+            disks: self.wanted_disks(from),
         };
         self.control(from, request);
     }
@@ -457,11 +471,13 @@ impl World {
                 if host.qemu.running() {
                     host.qemu.memory += 1;
                     self.newest = self.newest.max(host.qemu.memory);
+                    host.qemu.disks.write(host.qemu.memory);
                 }
                 if self.hosts[at].engine.is_some() {
                     self.input(at, Input::Tick);
                 }
             }
+            self.mirrors_get_on();
         }
     }
 
@@ -484,6 +500,8 @@ impl World {
                 "went back from {} to {}",
                 self.newest, host.qemu.memory
             ));
+        } else {
+            self.check_disks();
         }
     }
 
@@ -584,10 +602,8 @@ impl World {
                 self.input(at, Input::Looked { domain, observed });
             }
             Message::LookAtSettings { domain } => self.look_at_settings(at, domain),
-            Message::LookAtJob { .. }
-            | Message::Admitted { .. }
-            | Message::Unwatch { .. }
-            | Message::Notify(_) => {}
+            Message::LookAtJob { .. } => self.look_at_job(at),
+            Message::Admitted { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
             Message::Ready => self.hosts[at].ready = true,
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::incoming::{Incoming, Read};
 use super::passage::{Arrived, Passage};
 use super::{Shared, Upstream};
-use crate::engine::MonitorCommand;
+use crate::engine::{DISK_NAME_PREFIX, MonitorCommand};
 use crate::qmp::{CLAIM_ID, Class, CommandError, Misunderstood, Outlet, Passed, Passing, Place};
 
 /// Commands of a client that wait for the one before, as many as QEMU itself takes (`QMP_REQ_QUEUE_LEN_MAX`).
@@ -284,6 +284,17 @@ enum Answered {
     BySidecar,
 }
 
+/// What names a block job, a node or an export in QEMU's commands.
+const NAMING: &[&str] = &[
+    "device",
+    "export",
+    "id",
+    "job-id",
+    "name",
+    "node-name",
+    "target",
+];
+
 /// A command as the engine sees it.
 fn monitor_command(passed: &Passed) -> MonitorCommand {
     let sent = passed.arguments();
@@ -294,7 +305,9 @@ fn monitor_command(passed: &Passed) -> MonitorCommand {
         "object-add" | "object-del" => text("id") == CLAIM_ID,
         "qom-set" => text("path").contains(CLAIM_ID),
         _ => is_human && line.contains(CLAIM_ID),
-    };
+    } || NAMING
+        .iter()
+        .any(|key| text(key).starts_with(DISK_NAME_PREFIX));
     let (arguments, redacted) = passed.journaled();
     MonitorCommand {
         execute: passed.name().to_owned(),

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{fmt, thread};
+use std::{fmt, fs, thread};
 
 use serde_json::{Value, json};
 
@@ -27,6 +27,9 @@ pub const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
 /// Numbers that the guest prints before a pair is ready: some memory to lose.
 const NUMBERS_FIRST: u32 = 3;
+
+/// Size of a disk that each QEMU has for itself.
+pub const DATA_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long two looks must agree before a state counts as settled.
 const SETTLED_FOR: Duration = Duration::from_millis(20);
@@ -90,6 +93,8 @@ pub struct Limits {
     pub postcopy: bool,
     /// Who decides; the protocol's own choice if absent.
     pub authority: Option<&'static str>,
+    /// So many of the pair's own disks are copied.
+    pub copied: usize,
 }
 
 /// What became of a `migrate-domain`.
@@ -208,6 +213,8 @@ pub struct Pair {
     migrations: u32,
     locking: Locking,
     disk: PathBuf,
+    /// How many disks of its own each QEMU has.
+    data: usize,
     scratch: Scratch,
 }
 
@@ -218,7 +225,28 @@ impl Pair {
     /// # Errors
     /// As [`Qemu::start`], [`Sidecar::start`] and [`Sidecar::execute`].
     pub fn start(options: &PairOptions<'_>) -> Result<Pair, Error> {
-        Pair::start_with(options, None)
+        Pair::start_with(options, None, 0)
+    }
+
+    /// The same, where each QEMU has so many disks of its own too, of [`DATA_BYTES`]: the guest's are full, the
+    /// destination's are empty.
+    ///
+    /// # Errors
+    /// As [`Pair::start`].
+    pub fn start_with_data(options: &PairOptions<'_>, data: usize) -> Result<Pair, Error> {
+        Pair::start_with(options, None, data)
+    }
+
+    /// As [`Pair::start_with_data`] and [`Pair::start_killing`].
+    ///
+    /// # Errors
+    /// As [`Pair::start`].
+    pub fn start_with_data_killing(
+        options: &PairOptions<'_>,
+        data: usize,
+        victim: Side,
+    ) -> Result<Pair, Error> {
+        Pair::start_with(options, Some(victim), data)
     }
 
     /// The same, but a sidecar that reaches its crash point kills the QEMU of `victim` there, and goes on.
@@ -226,10 +254,14 @@ impl Pair {
     /// # Errors
     /// As [`Pair::start`].
     pub fn start_killing(options: &PairOptions<'_>, victim: Side) -> Result<Pair, Error> {
-        Pair::start_with(options, Some(victim))
+        Pair::start_with(options, Some(victim), 0)
     }
 
-    fn start_with(options: &PairOptions<'_>, victim: Option<Side>) -> Result<Pair, Error> {
+    fn start_with(
+        options: &PairOptions<'_>,
+        victim: Option<Side>,
+        data: usize,
+    ) -> Result<Pair, Error> {
         let scratch = Scratch::create()?;
         let disk = scratch.path().join("disk");
         options.image.write(&disk)?;
@@ -247,6 +279,7 @@ impl Pair {
             migrations: 0,
             locking,
             disk,
+            data,
             scratch,
         };
         pair.start_qemu(Side::A, Begin::Running)?;
@@ -275,8 +308,20 @@ impl Pair {
     fn start_qemu(&mut self, side: Side, begin: Begin) -> Result<(), Error> {
         // As q0-a, q1-b, q2-a.
         let name = format!("q{}-{side}", self.instances.len());
+        let directory = self.scratch.directory(&name)?;
+        let data: Vec<PathBuf> = (0..self.data)
+            .map(|index| data_path(&directory, index))
+            .collect();
+        for (index, path) in data.iter().enumerate() {
+            let contents = match begin {
+                Begin::Running => data_contents(index),
+                Begin::Incoming => vec![0; DATA_BYTES],
+            };
+            fs::write(path, contents).map_err(Error::io("writing", path))?;
+        }
         let qemu = Qemu::start(&QemuOptions {
-            directory: self.scratch.directory(&name)?,
+            directory,
+            data,
             name,
             disk: self.disk.clone(),
             uuid: UUID.to_owned(),
@@ -286,6 +331,17 @@ impl Pair {
         self.instances.push(qemu);
         self.sides.push(side);
         Ok(())
+    }
+
+    /// What a disk of the newest QEMU's own holds.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read.
+    pub fn data(&mut self, side: Side, index: usize) -> Result<Vec<u8>, Error> {
+        let name = self.qemu(side).name().to_owned();
+        let directory = self.directory().join(name);
+        let path = data_path(&directory, index);
+        fs::read(&path).map_err(Error::io("reading", &path))
     }
 
     /// Registers the newest QEMU of a side with its sidecar.
@@ -358,6 +414,10 @@ impl Pair {
         }
         if let Some(authority) = limits.authority {
             arguments["authority"] = json!(authority);
+        }
+        if limits.copied > 0 {
+            let names = (0..limits.copied).map(|index| format!("data{index}"));
+            arguments["copy-disks"] = names.collect();
         }
         if limits.postcopy {
             arguments["postcopy"] = json!(true);
@@ -551,6 +611,20 @@ impl Seen {
     fn look_for_end(&mut self, pair: &mut Pair) -> Result<Option<Settled>, Error> {
         Ok(self.look(pair)?.filter(|settled| settled.open_jobs() == 0))
     }
+}
+
+fn data_path(directory: &Path, index: usize) -> PathBuf {
+    directory.join(format!("data{index}"))
+}
+
+/// No two sectors the same, and none empty.
+fn data_contents(index: usize) -> Vec<u8> {
+    let seed = u32::try_from(index).unwrap_or(u32::MAX).wrapping_add(1);
+    let words = (0..DATA_BYTES / 4).map(|word| {
+        let word = u32::try_from(word).unwrap_or(u32::MAX);
+        word.wrapping_add(seed << 24).wrapping_mul(0x9e37_79b1) | 1
+    });
+    words.flat_map(u32::to_le_bytes).collect()
 }
 
 fn accepted(answer: &Value) -> Result<Submitted, Error> {

@@ -29,6 +29,9 @@ const KVM: &str = "PHASE_JOURNAL_LAB_KVM";
 /// Guest memory in MiB: little, and the firmware still boots.
 const MEMORY_MIB: u32 = 8;
 
+/// Bytes of one write to a disk of a QEMU's own.
+pub const DATA_WRITE_BYTES: usize = 65_536;
+
 /// How long a QEMU may take to listen, and to end when it was told to.
 pub const PROCESS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -69,6 +72,8 @@ pub struct QemuOptions {
     pub begin: Begin,
     /// Whether the disk is locked.
     pub locking: Locking,
+    /// Disks of its own that are not shared, called `data0` and so on in its block graph.
+    pub data: Vec<PathBuf>,
 }
 
 /// A QEMU process. Killed on drop.
@@ -162,6 +167,24 @@ impl Qemu {
             .ok_or_else(|| malformed("xp", format!("no number in {said}")))
     }
 
+    /// Writes to one of its own disks as its guest would: through the guest's device.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`]; [`Error::Malformed`](crate::Error) when QEMU could not write.
+    pub fn write_data(&mut self, disk: usize, offset: usize, pattern: u8) -> Result<(), Error> {
+        let device = format!("/machine/peripheral/data{disk}/virtio-backend");
+        let line =
+            format!("qemu-io -d {device} \"write -P {pattern} {offset} {DATA_WRITE_BYTES}\"");
+        // What it says goes to its stdout; an error is said here.
+        let said = self
+            .monitor
+            .execute("human-monitor-command", json!({"command-line": line}))?;
+        match said.as_str().unwrap_or_default() {
+            "" => Ok(()),
+            error => Err(malformed("qemu-io", error.to_owned())),
+        }
+    }
+
     /// What its guest printed so far.
     ///
     /// # Errors
@@ -238,6 +261,8 @@ const OWN_SOCKET: &str = "qmp2";
 const SERIAL: &str = "serial";
 const STDERR: &str = "stderr";
 const REPORT_LINES: usize = 8;
+/// The first PCI slot of a disk of its own.
+const DATA_SLOT: usize = 0x10;
 
 fn arguments(options: &QemuOptions, sidecar_socket: &Path, own_socket: &Path) -> Vec<String> {
     let kvm = env::var_os(KVM).is_some_and(|value| value == "1");
@@ -284,6 +309,15 @@ fn arguments(options: &QemuOptions, sidecar_socket: &Path, own_socket: &Path) ->
     ]
     .map(str::to_owned)
     .to_vec();
+    for (index, path) in options.data.iter().enumerate() {
+        let file = json!({"driver": "file", "filename": path, "locking": locking});
+        let node = json!({"driver": "raw", "node-name": format!("data{index}"), "file": file});
+        // Behind the disk that is booted.
+        let slot = DATA_SLOT + index;
+        let device = format!("virtio-blk-pci,id=data{index},drive=data{index},addr={slot:#x}");
+        arguments.extend(["-blockdev".to_owned(), node.to_string()]);
+        arguments.extend(["-device".to_owned(), device]);
+    }
     if options.begin == Begin::Incoming {
         arguments.extend(["-S", "-incoming", "defer"].map(str::to_owned));
     }

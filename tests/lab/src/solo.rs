@@ -64,6 +64,7 @@ impl Solo {
             uuid: UUID.to_owned(),
             begin,
             locking: Locking::Off,
+            data: Vec::new(),
         })?;
         let (socket, pid) = (qemu.sidecar_socket(), qemu.pid());
         self.instances.push(qemu);

@@ -84,6 +84,7 @@ impl Two {
                 uuid: UUID.to_owned(),
                 begin,
                 locking,
+                data: Vec::new(),
             };
             Qemu::start(&options).unwrap()
         };

@@ -62,6 +62,7 @@ impl Hops {
             uuid: UUID.to_owned(),
             begin,
             locking: self.locking,
+            data: Vec::new(),
         })?);
         Ok(())
     }

@@ -17,7 +17,12 @@ fn golden(name: &str) -> Vec<u8> {
 #[test]
 fn the_fields_of_every_golden_record_fill_its_body() {
     let mut kinds = std::collections::BTreeSet::new();
-    for name in ["every-record.seg", "more-records.seg", "drawn.seg"] {
+    for name in [
+        "every-record.seg",
+        "more-records.seg",
+        "copied-disks.seg",
+        "drawn.seg",
+    ] {
         let bytes = golden(name);
         let batches = scan(&bytes).unwrap().batches;
         for placed in batches.iter().flat_map(|batch| &batch.records) {

@@ -237,6 +237,7 @@ impl<'a> Lanes<'a> {
             | RecordBody::MigrationHistories(_)
             | RecordBody::MigrationSettings(_)
             | RecordBody::SettingsKept(_)
+            | RecordBody::MigrationDisks(_)
             | RecordBody::JobState(_) => None,
             RecordBody::JobBegun(_)
             | RecordBody::PhaseEntered(_)

@@ -242,6 +242,7 @@ impl World {
             downtime_limit: Some(300),
             postcopy: false,
             options: MigrateOptions::default(),
+            disks: None,
         };
         self.later(plan.at * MS, Happens::Control(plan.from, request));
         self.plans.insert(domain, plan);

@@ -317,10 +317,11 @@ pub(crate) fn write(directory: &Path, whole: bool) {
         downtime_limit: Some(300),
         postcopy: false,
         options: MigrateOptions::default(),
+        disks: None,
     });
     let nonce = Nonce(id(0x99));
     // With the record of the licence durable it goes out; what comes after is lost.
-    story.run(&PeerResponse::Prepared { nonce }, is_granted);
+    story.run(&PeerResponse::Prepared { nonce, nbd: None }, is_granted);
     story.peer_answers = whole;
     story.crash_and_restart();
     let started = PeerResponse::Answer {

@@ -88,6 +88,7 @@ impl Qemu {
         let node = |(name, is_overlay): (&String, bool)| NodeSeen {
             name: name.clone(),
             is_overlay,
+            size: None,
         };
         let plain = self.nodes.iter().map(|name| (name, false));
         let overlays = self.overlays.iter().map(|name| (name, true));
@@ -95,6 +96,7 @@ impl Qemu {
             dump: Some(self.dump.clone()),
             qemu_jobs: Some(self.jobs.values().cloned().collect()),
             nodes: Some(plain.chain(overlays).map(node).collect()),
+            exports: Some(Vec::new()),
         }
     }
 

@@ -492,6 +492,8 @@ impl Canon {
                 store: _,
                 definition_checksum: _,
                 settings: _,
+                // None is copied here.
+                disks: _,
             } => self.plain(&(1, migration, protocol, authority, wanted, postcopy)),
             PeerRequest::Finish { cookie } => {
                 self.number(2);
@@ -506,7 +508,7 @@ impl Canon {
 
     fn response(&mut self, response: &PeerResponse) {
         match response {
-            PeerResponse::Prepared { nonce } => self.plain(&(1, nonce)),
+            PeerResponse::Prepared { nonce, nbd: _ } => self.plain(&(1, nonce)),
             // Why is for people.
             PeerResponse::Refused { why: _ } => self.number(2),
             PeerResponse::Answer { answer, cookie } => {

@@ -576,5 +576,6 @@ fn migrate(scenario: &Scenario) -> ControlRequest {
         postcopy: scenario.handover.is_postcopy(),
         in_doubt_limit: None,
         options: MigrateOptions::default(),
+        disks: None,
     }
 }

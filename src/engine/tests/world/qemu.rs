@@ -263,8 +263,12 @@ impl World {
             EffectCommand::Monitor {
                 execute, arguments, ..
             } => {
+                if let Some(result) = self.perform_on_disks(at, execute, arguments) {
+                    return result;
+                }
                 let command = match execute.as_str() {
                     "migrate-set-capabilities" | "migrate-set-parameters" => {
+                        let qemu = &mut self.hosts[at].qemu;
                         return match qemu.tell(execute, arguments) {
                             Ok(()) => Done,
                             Err(why) => refused(&why),

@@ -85,6 +85,8 @@ impl Canon {
                 histories,
                 // No migration here is told any.
                 settings: _,
+                // None is copied here.
+                disks: _,
             } = migration;
             self.migration(journal, state);
             self.option(histories.as_ref(), Canon::histories);
@@ -250,6 +252,8 @@ impl Canon {
             recorded,
             key,
             verdict,
+            // None is copied here.
+            disks: _,
         } = live;
         self.key(key, now);
         self.option(verdict.as_ref(), |canon, pending| {
