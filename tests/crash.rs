@@ -46,11 +46,20 @@ impl Journals for ByLibrary {
     }
 }
 
-/// Visits every point of a sweep; prints one line of the crash matrix.
+/// Visits every point of a sweep; of two that differ only in who comes back first, every other one in turn. Prints one
+/// line of the crash matrix.
 fn every_point(way: Way, kind: Kind) {
     let sweep = Sweep::plain(way, kind);
+    let (first, step) = match kind {
+        Kind::Sidecar { back, .. } => match back {
+            Return::Both(Side::A) => (1, 2),
+            Return::Both(Side::B) => (2, 2),
+            _ => (1, 1),
+        },
+        Kind::None | Kind::Again { .. } | Kind::Qemu { .. } => (1, 1),
+    };
     let mut ended = [0, 0];
-    let whole = sweep.go(&LABORATORY, |point, visited| {
+    let whole = sweep.go_every(first, step, &LABORATORY, |point, visited| {
         match visited {
             Ok(Visited::Ended(end)) => match end.place {
                 Place::At(Side::A) => ended[0] += 1,
@@ -68,8 +77,9 @@ fn every_point(way: Way, kind: Kind) {
         "crash matrix: {sweep} | {points} points | at a {} | at b {}",
         ended[0], ended[1]
     );
+    let least = POINTS_MIN / u32::try_from(step).unwrap();
     assert!(
-        (POINTS_MIN..BATCHES_MAX).contains(&points),
+        (least..BATCHES_MAX).contains(&points),
         "{points} points of {sweep}"
     );
 }

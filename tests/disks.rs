@@ -8,7 +8,9 @@ use phase_journal_lab::qmp::Qmp;
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
 use serde_json::{Value, json};
 
-use crate::scenario::{TIMEOUT, assert_one_runs, pair_with_data, records_in, settle_all};
+use crate::scenario::{
+    EVERY_BATCH, TIMEOUT, assert_one_runs, pair_with_data, records_in, settle_all,
+};
 
 /// How the names of everything begin that a migration sets up for its disks.
 const PREFIX: &str = "phase-journal-";
@@ -84,9 +86,6 @@ fn the_disks_go_with_the_guest() {
 
 /// More than such a migration has.
 const BATCHES_MAX: u32 = 80;
-
-/// Set to 1 to die after each batch; the ordinary run takes every so many.
-const EVERY_BATCH: &str = "PHASE_JOURNAL_DISKS_EVERY_BATCH";
 const STRIDE: u32 = 7;
 
 /// The guest is where it is with its disks, nothing is left of the first try, and the next one takes it over (from

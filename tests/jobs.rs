@@ -13,14 +13,12 @@ use phase_journal_lab::solo::Solo;
 use phase_journal_lab::{Error, until};
 use serde_json::{Value, json};
 
-use crate::scenario::{NUMBERS, ORDINARY, TIMEOUT, program};
+use crate::scenario::{EVERY_BATCH, NUMBERS, ORDINARY, TIMEOUT, program};
 
 /// More than any of these jobs has.
 const BATCHES_MAX: u32 = 60;
 /// Of the disk that keeps snapshots inside.
 const INSIDE: &str = "inside";
-/// Set by `tools/soak --jobs`: the sidecar is killed before each batch too.
-const WHOLE: &str = "PHASE_JOURNAL_JOBS_WHOLE";
 
 fn start(run: &RunOptions) -> Solo {
     Solo::start(program(), &ORDINARY, run).unwrap_or_else(|error| panic!("{error}"))
@@ -289,7 +287,7 @@ fn every_batch(manager: Manager, judge: Judge) -> u32 {
 /// The same of a guest that is prepared for it.
 fn every_batch_of(prepare: fn(&mut Solo), manager: Manager, judge: Judge) -> u32 {
     type Point = fn(u32) -> CrashPoint;
-    let kinds: &[(&str, Point)] = match std::env::var_os(WHOLE) {
+    let kinds: &[(&str, Point)] = match std::env::var_os(EVERY_BATCH) {
         Some(_) => &[
             ("after", CrashPoint::AfterBatch),
             ("before", CrashPoint::BeforeBatch),

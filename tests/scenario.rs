@@ -25,6 +25,9 @@ static QUIET: LazyLock<GuestImage> = LazyLock::new(|| {
         ..GuestOptions::ORDINARY
     })
 });
+/// Set by `tools/soak --jobs`: sidecars are killed at every batch, where otherwise a slice is taken.
+pub(crate) const EVERY_BATCH: &str = "PHASE_JOURNAL_EVERY_BATCH";
+
 pub(crate) static RESTLESS: LazyLock<GuestImage> = LazyLock::new(|| image(GuestOptions::RESTLESS));
 
 fn image(options: GuestOptions) -> GuestImage {

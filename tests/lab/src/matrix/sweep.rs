@@ -128,6 +128,17 @@ impl Sweep {
     pub fn go<J: Journals>(
         &self,
         laboratory: &Laboratory<'_, J>,
+        report: impl FnMut(&Point, &Result<Visited, Failed>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.go_every(1, 1, laboratory, report)
+    }
+
+    /// The same with a slice of the batches: from `first` on in steps of `step`.
+    pub fn go_every<J: Journals>(
+        &self,
+        first: u32,
+        step: usize,
+        laboratory: &Laboratory<'_, J>,
         mut report: impl FnMut(&Point, &Result<Visited, Failed>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let mut failures = 0;
@@ -137,7 +148,7 @@ impl Sweep {
             report(point, &visited)?;
             ControlFlow::Continue((visited, failures >= FAILURES_MAX))
         };
-        for batch in 1..=BATCHES_MAX {
+        for batch in (first..=BATCHES_MAX).step_by(step) {
             let seconds = match self.kind {
                 Kind::Again { .. } => 1..=BATCHES_MAX,
                 Kind::None | Kind::Sidecar { .. } | Kind::Qemu { .. } => 1..=1,
