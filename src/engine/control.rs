@@ -304,7 +304,7 @@ impl Turn<'_> {
             return self.reply(token, Err(Refusal::WrongState { name, wish, seen }));
         }
         self.engine.pending.insert(id, pending(token));
-        if self.awaits_settings(id) {
+        if self.needs_settings(id) {
             self.look_at_settings(id);
         }
         self.look_for_disks(id);

@@ -231,6 +231,7 @@ impl Turn<'_> {
     pub(crate) fn proceed_destination(&mut self, id: MigrationId, _evidence: &Evidence) {
         if let Some(command) = self.live(id).plan.pop_front() {
             self.intend(id, command);
+            self.block_graph_changed(id);
             return;
         }
         if let Some(token) = self.live(id).prepare.take() {

@@ -12,7 +12,7 @@ use journal_format::record::{DiskCopy, EffectCommand, MigrationDisks, QemuJobSta
 use serde_json::{Value, json};
 
 use super::decide::{StatusClass, status_class};
-use super::interface::NbdAddress;
+use super::interface::{NbdAddress, is_own_socket};
 use super::job::meaning::monitor;
 use super::live::Pending;
 use super::turn::{EFFECT_DELAY_MS, LOOK_INTERVAL_MS, Turn, longer};
@@ -299,20 +299,37 @@ impl Turn<'_> {
         }))
     }
 
-    /// Source: the destination serves them there. False if it did not say where.
-    pub(crate) fn learn_nbd(&mut self, id: MigrationId, nbd: Option<String>) -> bool {
+    /// Source: the destination serves them there. QEMU connects where it was asked to, or else to a socket of this
+    /// host, and to nothing that another host chose.
+    ///
+    /// # Errors
+    /// It did not say where, or serves them elsewhere.
+    pub(crate) fn learn_nbd(
+        &mut self,
+        id: MigrationId,
+        nbd: Option<String>,
+    ) -> Result<(), &'static str> {
         let Some(disks) = self.disks(id) else {
-            return true;
+            return Ok(());
         };
-        let is_address = nbd.as_deref().and_then(NbdAddress::parse).is_some();
-        if is_address && disks.nbd != nbd {
+        let Some(nbd) = nbd else {
+            return Err("it did not say where it serves the disks");
+        };
+        let is_wanted = match &disks.nbd {
+            Some(asked) => *asked == nbd,
+            None => is_own_socket(&nbd),
+        };
+        if !is_wanted {
+            return Err("it said another place where it serves the disks than it was asked for");
+        }
+        if disks.nbd.is_none() {
             let disks = MigrationDisks {
-                nbd,
+                nbd: Some(nbd),
                 ..disks.clone()
             };
             self.record(id, RecordBody::MigrationDisks(disks));
         }
-        is_address
+        Ok(())
     }
 
     /// The disks that a migration copies.
@@ -450,7 +467,11 @@ impl Turn<'_> {
             Some(status_class(eyes.observed.as_ref()?.migration.as_ref()))
         });
         match (is_sent, status) {
-            (false, _) => self.await_mirrors(id, &disks),
+            (false, _) => {
+                // That takes hours, and the switchover may follow at once.
+                self.learn_wanted_of_source(id);
+                self.await_mirrors(id, &disks);
+            }
             (true, Some(StatusClass::PreSwitchover)) => return self.settle_mirrors(id, &disks),
             (true, Some(StatusClass::Performing)) => return self.mirrors_go_on(id, &disks),
             (true, _) => return true,

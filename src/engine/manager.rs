@@ -102,7 +102,18 @@ impl Turn<'_> {
             return false;
         };
         match self.judgement(id, waiting, evidence) {
-            Take => self.take(id, waiting, evidence),
+            Take => {
+                let before = self.engine.next;
+                let commits =
+                    (evidence.role, waiting.outcome) == (Role::Destination, Outcome::Committed);
+                // Nobody else writes to a disk that the guest runs on.
+                let is_released =
+                    !commits || self.release_disks(id, Rule::DestinationVerdictAwaited);
+                if !is_released || self.engine.next != before {
+                    return self.engine.next != before;
+                }
+                self.take(id, waiting, evidence);
+            }
             Refuse(why) => self.refuse_verdict(id, why),
             Wait => {
                 self.ask_for_verdict(id, waiting);

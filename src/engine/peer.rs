@@ -14,7 +14,7 @@ use journal_format::record::{
 use super::Rule;
 use super::decide::{is_confirmed, is_safe};
 use super::live::{Asked, Pending};
-use super::state::{Domain, awaits_prepare, ran_on};
+use super::state::{Domain, Migration, awaits_prepare, ran_on};
 use super::suppose::{outcome_told, taken};
 use super::turn::{Turn, longer};
 use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
@@ -174,8 +174,7 @@ impl Turn<'_> {
         let (answer, cookie) = match response {
             PeerResponse::Prepared { nonce, nbd } => {
                 if asked == Asked::Prepare && intact {
-                    self.learn_nbd(id, nbd);
-                    self.prepared(id, nonce, envelope.sender);
+                    self.prepared(id, nonce, nbd, envelope.sender);
                 }
                 self.live(id).listens = asked == Asked::Resume && intact;
                 return true;
@@ -225,12 +224,13 @@ impl Turn<'_> {
     }
 
     /// The destination is ready: perform begins.
-    fn prepared(&mut self, id: MigrationId, nonce: Nonce, position: Position) {
-        let Some(migration) = self.migration(id) else {
+    fn prepared(&mut self, id: MigrationId, nonce: Nonce, nbd: Option<String>, position: Position) {
+        let awaits = |known: &Migration| awaits_prepare(&known.state);
+        if !self.migration(id).is_some_and(awaits) {
             return;
-        };
-        if !awaits_prepare(&migration.state) {
-            return;
+        }
+        if let Err(why) = self.learn_nbd(id, nbd) {
+            return self.prepare_failed(id, why, true);
         }
         let prepared = PeerPrepared {
             migration: id,

@@ -11,7 +11,7 @@ use journal_format::record::{
     OutcomeLearned, PeerAnswer, Phase, Process, Protocol, RecordBody, Role, TEXT_SIZE_MAX,
 };
 
-use super::decide::{StatusClass, status_class};
+use super::decide::{StatusClass, decide, status_class};
 use super::turn::Turn;
 use super::{Answer, Refusal, Rule};
 
@@ -139,14 +139,23 @@ impl Turn<'_> {
             // Whose it is was said when it was given up.
             return self.intend(id, EffectCommand::Kill);
         }
-        let protocol = self.migration(id).map(|known| known.state.terms.protocol);
-        if protocol == Some(Protocol::V2) {
+        if self.has_unsettled_disks(id) && self.is_v2(id) {
+            // No licence goes out: what was sent would run on a disk that may lack something.
+            self.abandon(id, "an operator resolved it", true);
+            return self.intend(id, EffectCommand::Kill);
+        }
+        if self.is_v2(id) {
             // The decision is this side's; what follows from it is done under the rules.
             return self.grant(id);
         }
         self.overrule(id, Outcome::Committed);
         self.enter(id, Phase::Confirm3);
         self.intend(id, EffectCommand::Kill);
+    }
+
+    fn is_v2(&self, id: MigrationId) -> bool {
+        let protocol = self.migration(id).map(|known| known.state.terms.protocol);
+        protocol == Some(Protocol::V2)
     }
 
     /// Source: that is the outcome from here on, whatever it was.
@@ -201,7 +210,13 @@ impl Turn<'_> {
             };
             self.record(id, RecordBody::MigrationCommitted(body));
         }
-        self.run(id);
+        let goes_on = self.evidence(id).is_some_and(|evidence| {
+            !evidence.journal_damaged && decide(&evidence) == Some(Rule::DestinationFinishRetry)
+        });
+        // Under that rule it runs when nothing is served any more.
+        if !(goes_on && self.has_unsettled_disks(id)) {
+            self.run(id);
+        }
     }
 }
 

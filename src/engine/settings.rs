@@ -399,16 +399,20 @@ impl Turn<'_> {
         self.send(Message::LookAtSettings { domain: id });
     }
 
-    /// Does a request wait for them?
-    pub(crate) fn awaits_settings(&self, id: DomainId) -> bool {
-        let needs_them = match self.engine.pending.get(&id) {
+    /// Does a request need them, whatever was seen for another one?
+    pub(crate) fn needs_settings(&self, id: DomainId) -> bool {
+        match self.engine.pending.get(&id) {
             Some(Pending::Migrate { .. } | Pending::Prepare { .. }) => true,
             Some(
                 Pending::JobBegin { .. } | Pending::JobPhase { .. } | Pending::SetWanted { .. },
             )
             | None => false,
-        };
-        needs_them && !self.engine.settings.contains_key(&id)
+        }
+    }
+
+    /// Does a request wait for them?
+    pub(crate) fn awaits_settings(&self, id: DomainId) -> bool {
+        self.needs_settings(id) && !self.engine.settings.contains_key(&id)
     }
 
     pub(crate) fn settings_looked(&mut self, id: DomainId, seen: Option<Settings>) {

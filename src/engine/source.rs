@@ -190,7 +190,7 @@ impl Turn<'_> {
     /// What the owner did to the guest with nobody watching, as far as QEMU shows it (P8): before
     /// the switchover stops it, running and paused are the owner's doing; and a cancelled or failed
     /// migration restarts by itself exactly those guests that ran before it stopped them.
-    fn learn_wanted_of_source(&mut self, id: MigrationId) {
+    pub(crate) fn learn_wanted_of_source(&mut self, id: MigrationId) {
         let Some(migration) = self.migration(id) else {
             return;
         };
@@ -208,6 +208,10 @@ impl Turn<'_> {
             run_class(observed.run_state.as_ref()),
         ) {
             (StatusClass::Performing, RunClass::Running | RunClass::Paused) => {
+                self.learn_wanted(domain, &observed);
+            }
+            // Nothing of this job has stopped it: what its migration status says is older.
+            (_, RunClass::Running | RunClass::Paused) if !migrated => {
                 self.learn_wanted(domain, &observed);
             }
             // Not so once post-copy was started: QEMU then leaves every guest stopped.

@@ -118,6 +118,12 @@ fn check_nbd(address: Option<&str>) -> Result<(), DisksRefused> {
     }
 }
 
+/// Is this the address of a socket of this host, as a sidecar chooses one that was asked for none?
+pub(crate) fn is_own_socket(address: &str) -> bool {
+    let is_socket = matches!(NbdAddress::parse(address), Some(NbdAddress::Unix { .. }));
+    is_socket && check_nbd(Some(address)).is_ok()
+}
+
 /// Where disks are served by NBD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NbdAddress<'a> {

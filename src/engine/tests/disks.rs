@@ -2,12 +2,13 @@
 //! nothing, under crashes at every batch and deaths at every step.
 
 use journal_format::record::{
-    DISKS_MAX, EffectCommand, JobResult, MigrationStatus, Protocol, RecordBody, RunState,
+    Authority, DISKS_MAX, Decision, EffectCommand, EffectResult, JobResult, MigrationStatus,
+    Outcome, Protocol, RecordBody, RunState, WantedRunState,
 };
 
 use super::world::{A, B, Copying, Crash, World};
 use super::{PROTOCOLS, SETTLE_MS, assert_settled, migrated};
-use crate::engine::{DisksRefused, Refusal};
+use crate::engine::{ControlRequest, DisksRefused, JobTarget, Refusal};
 
 fn copying(protocol: Protocol) -> World {
     let mut world = World::of(protocol);
@@ -225,12 +226,7 @@ fn a_mute_source_is_freed_from_a_destination_that_hangs() {
 fn what_cannot_be_removed_is_shown_and_keeps_nobody() {
     let mut world = copying(Protocol::V3);
     world.copying = Copying::Hanging;
-    world.fail = Some(|_, command| {
-        (command.name() == "yank").then(|| journal_format::record::EffectResult::Refused {
-            class: "GenericError".to_owned(),
-            description: "no".to_owned(),
-        })
-    });
+    world.fail = Some(|_, command| (command.name() == "yank").then(refused));
     world.migrate(A);
     world.run_for(1_000);
     let job = world.find(A, |body| match body {
@@ -381,6 +377,182 @@ fn a_destination_without_these_disks_refuses() {
         assert!(!world.has(B, began), "{expected}");
         assert!(world.hosts[B].qemu.alive, "it was asked nothing");
     }
+}
+
+/// What a destination says instead of where it serves.
+type Serves = fn() -> Option<String>;
+
+/// The source's QEMU connects to where its owner said, or to a socket beside the destination's sidecar, whatever a
+/// destination says; what a destination says is no longer than an address.
+#[test]
+fn a_destination_sends_the_source_nowhere_else() {
+    let answers: [(bool, Serves); 5] = [
+        (false, || None),
+        (false, || Some("tcp:elsewhere:10809".to_owned())),
+        (false, || Some("unix:/run/other.sock".to_owned())),
+        (true, || Some("tcp:elsewhere:10809".to_owned())),
+        (true, || Some(format!("unix:/{}", "x".repeat(9_000)))),
+    ];
+    for protocol in PROTOCOLS {
+        for (is_unasked, serves) in answers {
+            let mut world = copying(protocol);
+            world.told.is_nbd_unasked = is_unasked;
+            world.told.serves = Some(serves);
+            migrated(&mut world);
+            let what = format!("{protocol} {is_unasked}");
+            assert_clean(&world, &what);
+            assert_eq!(world.running(), vec![A], "{what}");
+            let (result, detail) = ended(&world, A);
+            assert_eq!(result, JobResult::Failed, "{what}");
+            assert!(detail.contains("where it serves the disks"), "{detail}");
+            let believed = |body: &RecordBody| match body {
+                RecordBody::MigrationDisks(disks) => disks.nbd == serves() && serves().is_some(),
+                RecordBody::EffectIntended(intended) => intended.command.name() == "blockdev-add",
+                _ => false,
+            };
+            assert!(!world.has(A, believed), "{what}");
+            world.told.is_nbd_unasked = false;
+            world.told.serves = None;
+            assert_next_works(&mut world, &what);
+        }
+    }
+}
+
+/// Disks take hours: what the owner does to the guest by another way meanwhile holds when it comes to nothing (P8).
+#[test]
+fn a_guest_that_its_owner_paused_while_disks_are_copied_stays_so() {
+    let cancel = |world: &mut World| {
+        let job = world.find(A, |body| match body {
+            RecordBody::MigrationDisks(disks) => Some(disks.job),
+            _ => None,
+        });
+        let job = job.unwrap();
+        world.control(A, ControlRequest::JobCancel { job });
+    };
+    let restart = |world: &mut World| {
+        world.crash(A);
+        world.restart(A);
+    };
+    let ends: [fn(&mut World); 2] = [cancel, restart];
+    for end in ends {
+        let mut world = copying(Protocol::V3);
+        world.stall = Some(|at, command| at == A && command.name() == "migrate");
+        world.copying = Copying::Hanging;
+        world.migrate(A);
+        world.run_for(2_000);
+        assert!(!world.left_of_disks().is_empty(), "it copies");
+        world.set_run(A, RunState::Paused);
+        world.copying = Copying::Well;
+        world.stall = None;
+        // Nobody tells: it is seen only.
+        end(&mut world);
+        world.run_for(SETTLE_MS);
+        assert_eq!(
+            world.hosts[A].qemu.run,
+            RunState::Paused,
+            "{}",
+            world.story()
+        );
+        assert_eq!(world.wanted(A), Some(WantedRunState::Paused));
+        assert!(world.left_of_disks().is_empty(), "{}", world.story());
+    }
+}
+
+fn refused() -> EffectResult {
+    EffectResult::Refused {
+        class: "GenericError".to_owned(),
+        description: "no".to_owned(),
+    }
+}
+
+/// The manager's word comes while the exports are taken back: it waits for that.
+#[test]
+fn a_verdict_waits_until_nothing_is_served() {
+    let is_release = |body: &RecordBody| match body {
+        RecordBody::EffectIntended(intended) => intended.command.name() == "block-export-del",
+        _ => false,
+    };
+    let mut world = World::decided_by(Authority::Manager);
+    world.copies(1);
+    world.fail = Some(|_, command| (command.name() == "block-export-del").then(refused));
+    world.migrate(A);
+    for _ in 0..100 {
+        if !world.has(B, is_release) {
+            world.run_for(50);
+        }
+    }
+    assert!(world.has(B, is_release), "{}", world.story());
+    let verdict = ControlRequest::Verdict {
+        target: JobTarget::Domain("g".to_owned()),
+        outcome: Outcome::Committed,
+        uid: 0,
+    };
+    world.control(B, verdict);
+    world.run_for(300);
+    world.fail = None;
+    world.run_for(SETTLE_MS);
+    assert_clean(&world, "verdict");
+    assert_eq!(world.running(), vec![B]);
+}
+
+fn resolve(world: &mut World, at: usize, decision: Decision) {
+    world.replies.clear();
+    let request = ControlRequest::Resolve {
+        name: "g".to_owned(),
+        decision,
+        force: true,
+        statement: "the other one is fenced".to_owned(),
+        uid: 0,
+    };
+    world.control(at, request);
+    world.run_for(100);
+    let taken = world.replies.last().is_some_and(|(_, reply)| reply.is_ok());
+    assert!(taken, "{:?}", world.replies);
+}
+
+/// An operator lets a copy run whose source is gone: not before nothing is served any more.
+#[test]
+fn an_operators_resume_takes_the_exports_back_first() {
+    let mut world = copying(Protocol::V3);
+    world.freeze = Some(MigrationStatus::Active);
+    world.migrate(A);
+    world.run_for(1_000);
+    world.hold_asks[A] = true;
+    world.thaw();
+    world.run_for(2_000);
+    assert!(world.has(A, is_granted), "{}", world.story());
+    world.crash(A);
+    world.hosts[A].qemu.alive = false;
+    world.partitioned = true;
+    world.run_for(10_000);
+    assert_eq!(world.held(B), Some("destination-prepare-alone"));
+    resolve(&mut world, B, Decision::Resume);
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.broken, None, "{}", world.story());
+    assert_eq!(world.running(), vec![B], "{}", world.story());
+    assert!(world.left_of_disks().is_empty(), "{}", world.story());
+}
+
+/// An operator who ends a source is obeyed, also where its disks were not settled: it does not run again instead.
+#[test]
+fn an_operators_kill_is_none_that_resumes() {
+    let mut world = copying(Protocol::V2);
+    world.stall = Some(|at, command| at == A && command.name() == "block-job-cancel");
+    world.migrate(A);
+    world.run_for(2_000);
+    world.set_status(A, MigrationStatus::Completed);
+    world.set_run(A, RunState::Postmigrate);
+    world.stalled.clear();
+    world.stall = None;
+    world.crash(A);
+    world.partitioned = true;
+    world.restart(A);
+    world.run_for(2_000);
+    assert_eq!(world.held(A), Some("source-perform2-completed"));
+    resolve(&mut world, A, Decision::Kill);
+    world.run_for(SETTLE_MS);
+    assert!(!world.hosts[A].qemu.alive, "{}", world.story());
+    assert!(!world.has(A, is_granted));
 }
 
 /// A migration that copies no disk does nothing else than before.

@@ -1,8 +1,9 @@
 //! What a migration is told, and what is put back: whatever crashes, QEMU is told again what it was told before.
 
 use journal_format::record::{
-    Capability, EffectCommand, EffectResult, JobResult, MigrationStatus, Parameter, ParameterValue,
-    PostcopyAfter, Protocol, RecordBody, RunState, SETTINGS_MAX, SETTINGS_SIZE_MAX, Settings,
+    Capability, ClaimSeen, EffectCommand, EffectResult, JobResult, MigrationStatus, Parameter,
+    ParameterValue, PostcopyAfter, Protocol, RecordBody, RunState, SETTINGS_MAX, SETTINGS_SIZE_MAX,
+    Settings,
 };
 
 use super::world::{A, B, Crash, World, fresh_settings};
@@ -612,4 +613,36 @@ fn a_definition_that_is_not_the_one_that_was_sent_is_refused() {
         .iter()
         .filter(|(at, result)| *at == A && matches!(result, Ok(Answer::Migrating { .. })));
     assert_eq!(answers.count(), 1);
+}
+
+/// QEMU is asked again what it is told when a request before was refused: what it said then may be old.
+#[test]
+fn a_refused_request_leaves_nothing_that_was_seen_for_it() {
+    let mut world = world(several());
+    world.hosts[A].qemu.claim = ClaimSeen::Foreign("another".to_owned());
+    world.migrate(A);
+    world.run_for(500);
+    let (_, refused) = world.replies.pop().unwrap();
+    assert!(
+        matches!(refused, Err(Refusal::Claimed { .. })),
+        "{refused:?}"
+    );
+    // Its owner changes it, as may be.
+    world.hosts[A].qemu.claim = ClaimSeen::Absent;
+    let number = ParameterValue::Number(16);
+    world.hosts[A]
+        .qemu
+        .set_parameter("multifd-channels", &number);
+    let before = world.hosts[A].qemu.settings.clone();
+    world.fail = Some(|at, command| {
+        let is_migrate = at == A && command.name() == "migrate";
+        is_migrate.then(|| EffectResult::Refused {
+            class: "GenericError".to_owned(),
+            description: "no".to_owned(),
+        })
+    });
+    migrated(&mut world);
+    assert_settled(&world, "refused");
+    assert_eq!(world.running(), vec![A]);
+    assert_eq!(world.hosts[A].qemu.settings, before);
 }

@@ -581,8 +581,9 @@ impl World {
             Message::PeerReply {
                 token,
                 envelope,
-                response,
+                mut response,
             } => {
+                self.told.spoil_answer(&mut response);
                 if let Some((asker, epoch, migration)) = self.asks.remove(&token) {
                     let result = Ok((envelope, response));
                     let input = Input::PeerAnswered { migration, result };

@@ -120,7 +120,7 @@ impl World {
             .collect();
         (!disks.is_empty()).then(|| {
             Box::new(DisksWanted {
-                nbd: Some("tcp:there:10809".to_owned()),
+                nbd: (!self.told.is_nbd_unasked).then(|| "tcp:there:10809".to_owned()),
                 sync: DiskSync::Full,
                 disks,
             })

@@ -8,7 +8,7 @@ use journal_format::record::{
 use serde_json::Value;
 
 use super::{DOMAIN, Qemu, World};
-use crate::engine::{Input, MigrateOptions, PeerRequest, QemuEvent};
+use crate::engine::{Input, MigrateOptions, PeerRequest, PeerResponse, QemuEvent};
 
 /// What a migration is told, and how that fares.
 #[derive(Debug)]
@@ -21,6 +21,10 @@ pub(crate) struct Told {
     pub(crate) is_unread: bool,
     /// A definition changes on its way.
     pub(crate) spoils_definition: bool,
+    /// Nobody says where copied disks are to be served.
+    pub(crate) is_nbd_unasked: bool,
+    /// What a destination says instead of where it serves them.
+    pub(crate) serves: Option<fn() -> Option<String>>,
 }
 
 impl Default for Told {
@@ -31,6 +35,8 @@ impl Default for Told {
             postcopy: None,
             is_unread: false,
             spoils_definition: false,
+            is_nbd_unasked: false,
+            serves: None,
         }
     }
 }
@@ -44,6 +50,14 @@ impl Told {
             && self.spoils_definition
         {
             text.push(' ');
+        }
+    }
+
+    pub(super) fn spoil_answer(&self, response: &mut PeerResponse) {
+        if let PeerResponse::Prepared { nbd, .. } = response
+            && let Some(serves) = self.serves
+        {
+            *nbd = serves();
         }
     }
 }
@@ -98,7 +112,7 @@ impl Qemu {
         Ok(())
     }
 
-    pub(super) fn set_parameter(&mut self, name: &str, value: &ParameterValue) {
+    pub(crate) fn set_parameter(&mut self, name: &str, value: &ParameterValue) {
         let mut known = self.settings.parameters.iter_mut();
         if let Some(one) = known.find(|one| one.name == name) {
             one.value = value.clone();
