@@ -522,6 +522,7 @@ impl Turn<'_> {
         let Some(migration) = self.migration(id).cloned() else {
             return Ok(Answer::Done {});
         };
+        self.need_registered(migration.domain)?;
         let job = migration.state.job;
         let phase = migration.state.phase;
         let in_postcopy = migration.state.postcopy && !migration.state.abandoned;
@@ -534,11 +535,11 @@ impl Turn<'_> {
                 phase: AnyPhase::Migration(phase),
             });
         }
-        // With this copy gone the other one may be the last.
-        let is_dead = self
+        // With this copy gone the other one may be the last; before the first look nobody knows.
+        let may_be_dead = self
             .evidence(id)
-            .is_some_and(|evidence| evidence.observed.process == Process::Dead);
-        if is_dead && migration.state.migrate_intended {
+            .is_none_or(|evidence| evidence.observed.process == Process::Dead);
+        if may_be_dead && migration.state.migrate_intended {
             return Err(Refusal::TooLate {
                 job,
                 phase: AnyPhase::Migration(phase),

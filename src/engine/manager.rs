@@ -80,6 +80,7 @@ impl Turn<'_> {
         let Some(known) = self.migration(id) else {
             return Ok(id);
         };
+        self.need_registered(known.domain)?;
         let (job, authority) = (known.state.job, known.state.terms.authority);
         if authority != Authority::Manager {
             return Err(Refusal::NotTheManagers { job, authority });

@@ -541,7 +541,8 @@ impl Turn<'_> {
         let Some(deadline) = known.deadline() else {
             return;
         };
-        let is_over = !known.state.open || known.state.abandoned;
+        let is_named = self.domain(known.domain).is_some();
+        let is_over = !known.state.open || known.state.abandoned || !is_named;
         if is_over || self.elapsed(id) < deadline.saturating_mul(1000) {
             return;
         }

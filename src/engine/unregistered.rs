@@ -1,4 +1,5 @@
-//! Domains whose registration is among damaged records while a job of theirs is open.
+//! Domains whose registration is among damaged records while a job of theirs is open; and those without a job that damaged
+//! records may have been about.
 //!
 //! Invariant: they are shown and held like every other (P6); nothing is done to a QEMU that nobody names.
 //! Not here: what missing records may have said of the job (`histories`).
@@ -69,6 +70,16 @@ impl Turn<'_> {
         let open = state.open_of(id).and_then(|open| self.migration(open));
         open.map(|migration| migration.state.job)
             .or_else(|| state.jobs_of(id).next().map(|job| job.state.job))
+    }
+
+    /// What needs a QEMU is not asked of a domain that lost its registration.
+    pub(crate) fn need_registered(&self, id: DomainId) -> Result<(), Refusal> {
+        match self.domain(id) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::OnlyConfirm {
+                name: self.name_of(id),
+            }),
+        }
     }
 
     /// Nothing begins on a domain that damaged records may have been about.

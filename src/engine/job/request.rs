@@ -308,6 +308,7 @@ impl Turn<'_> {
     /// Does its manager drive it, with nothing under way? A backup that a restart found is its manager's
     /// again as soon as that speaks.
     fn need_driven(&self, known: &Job) -> Result<(), Refusal> {
+        self.need_registered(known.domain)?;
         let state = &known.state;
         let job = state.job;
         if let Some((_, command)) = &state.in_flight {
@@ -457,6 +458,7 @@ impl Turn<'_> {
             Err(over @ Refusal::JobOver { .. }) => return Err(over),
             Err(_) => return Ok(None),
         };
+        self.need_registered(known.domain)?;
         let (domain, state) = (known.domain, &known.state);
         if state.phase == JobPhase::Cancel {
             return Ok(Some(Answer::Done {}));

@@ -4,7 +4,8 @@
 //! Not here: what damage elsewhere leads to (`gap`).
 
 use journal_format::record::{
-    ClaimSeen, Decision, JobKind, MigrationStatus, Outcome, RecordBody, RunState,
+    Authority, ClaimSeen, Decision, JobKind, JobPhase, JobResult, MigrationStatus, Outcome,
+    RecordBody, RunState,
 };
 
 use super::gap::{
@@ -13,7 +14,7 @@ use super::gap::{
 use super::world::{A, B, Crash, DOMAIN, World};
 use super::{PROTOCOLS, SETTLE_MS, crash_points};
 use crate::engine::{
-    Answer, ControlRequest, DomainView, Gap, History, Input, JobSeen, JobView, Refusal,
+    Answer, ControlRequest, DomainView, Gap, History, Input, JobSeen, JobTarget, JobView, Refusal,
 };
 
 /// Loses the registration of the domain at `at`, and nothing else.
@@ -180,6 +181,30 @@ fn an_operator_closes_it_as_it_is() {
     assert_eq!(domains(&mut world, A).len(), 0);
 }
 
+/// A cancel and a manager's verdict are about a QEMU that nobody names: refused at once.
+#[test]
+fn nothing_else_is_said_of_it() {
+    let mut world = World::decided_by(Authority::Manager);
+    world.migrate(A);
+    world.run_for(3_000);
+    world.crash(A);
+    lose_registration(&mut world, A);
+    world.restart(A);
+    world.run_for(1_000);
+    let job = domains(&mut world, A)[0].job.expect("a job is open");
+    let verdict = ControlRequest::Verdict {
+        target: JobTarget::Job(job),
+        outcome: Outcome::Committed,
+        uid: 0,
+    };
+    let before = world.hosts[A].journal.len();
+    for request in [verdict, ControlRequest::JobCancel { job }] {
+        let said = ask(&mut world, A, request);
+        assert!(matches!(said, Err(Refusal::OnlyConfirm { .. })), "{said:?}");
+    }
+    assert_eq!(world.hosts[A].journal.len(), before, "{}", world.story());
+}
+
 /// A checkpoint says again what is known, and the hold with it.
 #[test]
 fn it_stays_held_over_restarts() {
@@ -262,6 +287,20 @@ fn another_job_is_held_and_taken_up_as_well() {
     assert_eq!(views[0].name, DOMAIN.to_string());
     assert_eq!(views[0].job, Some(job));
     assert_eq!(jobs(&mut world, A, None)[0].name, DOMAIN.to_string());
+
+    // What needs a QEMU has one clear error, at once.
+    let enter = ControlRequest::PhaseEnter {
+        job,
+        phase: JobPhase::Perform,
+        effects: Vec::new(),
+        cookie: None,
+    };
+    let result = JobResult::Completed;
+    let end = ControlRequest::JobEnd { job, result };
+    for request in [enter, end, ControlRequest::JobCancel { job }] {
+        let said = ask(&mut world, A, request);
+        assert!(matches!(said, Err(Refusal::OnlyConfirm { .. })), "{said:?}");
+    }
 
     world.add_domain(A);
     world.run_for(1_000);
