@@ -323,3 +323,26 @@ fn another_job_is_held_and_taken_up_as_well() {
     assert!(matches!(said, Ok(Answer::Decision(_))), "{said:?}");
     assert!(jobs(&mut world, A, None).is_empty());
 }
+
+/// The begin of the job is lost with the registration: only QEMU's claim tells that there was one, and that holds it.
+#[test]
+fn a_claim_of_nothing_known_is_held() {
+    let mut world = World::decided_by(Authority::Manager);
+    world.migrate(A);
+    world.run_for(3_000);
+    world.crash(A);
+    let journal = &world.hosts[A].journal;
+    let is_it = |entry: &History| match entry {
+        History::Record(one) => matches!(one.body, RecordBody::DomainAdded(_)),
+        History::Gap(_) => false,
+    };
+    let from = journal.iter().position(is_it).expect("it is registered");
+    world.hosts[A].journal = damaged(journal, from, journal.len());
+    world.restart(A);
+    world.run_for(1_000);
+    world.add_domain(A);
+    world.run_for(1_000);
+    let views = domains(&mut world, A);
+    let held = views[0].held.as_ref().expect("it is held");
+    assert_eq!((views[0].job, held.rule), (None, "journal-damaged"));
+}
