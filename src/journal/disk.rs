@@ -459,24 +459,18 @@ fn make_directory(directory: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// Zeros that begin on a block boundary of memory.
-pub(super) struct Zeros {
-    memory: Vec<u8>,
-    begin: usize,
-}
+/// Zeros that begin on a block boundary of memory. Never written to, they take no memory of their own.
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_SIZE]);
 
-impl Zeros {
-    /// So many of them, in bytes.
-    pub(super) fn new(size: usize) -> Zeros {
-        let block = BLOCK_SIZE as usize;
-        let memory = vec![0; size + block];
-        let begin = memory.as_ptr().align_offset(block).min(block);
-        Zeros { memory, begin }
-    }
+/// Zeros are written in pieces of this many bytes: what a batch may have to wait for.
+pub(super) const ZEROS_SIZE: usize = 128 * 1024;
+static ZEROS: Zeros = Zeros([0; ZEROS_SIZE]);
+const _: () = assert!(align_of::<Zeros>() == BLOCK_SIZE as usize);
 
-    pub(super) fn get(&self, size: usize) -> &[u8] {
-        &self.memory[self.begin..self.begin + size]
-    }
+/// So many zeros, at most [`ZEROS_SIZE`].
+pub(super) fn zeros(size: usize) -> &'static [u8] {
+    &ZEROS.0[..size.min(ZEROS_SIZE)]
 }
 
 /// Does it begin on a block boundary of memory?

@@ -9,14 +9,11 @@ use journal_format::BLOCK_SIZE;
 use journal_format::number::{Lsn, SegmentNumber};
 use journal_format::segment::SegmentHeader;
 
-use super::disk::{Disk, Zeros, is_full};
+use super::disk::{Disk, ZEROS_SIZE, is_full, zeros};
 use super::spares::{Spare, Spares};
 
 /// What a segment is called while it is made.
 const NEW_SUFFIX: &str = ".new";
-
-/// Zeros are written in pieces of this many bytes: what a batch may have to wait for.
-const ZERO_PIECE_SIZE: usize = 128 * 1024;
 
 /// Why a segment could not be made.
 #[derive(Debug)]
@@ -114,13 +111,9 @@ pub(super) fn fill_with_zeros<D: Disk>(
     from: u64,
     until: u64,
 ) -> io::Result<()> {
-    let size = usize::try_from(until - from).unwrap_or(ZERO_PIECE_SIZE);
-    let size = size.min(ZERO_PIECE_SIZE);
-    let zeros = Zeros::new(size);
     let mut at = from;
     while at < until {
-        let left = usize::try_from(until - at).unwrap_or(ZERO_PIECE_SIZE);
-        let piece = zeros.get(left.min(size));
+        let piece = zeros(usize::try_from(until - at).unwrap_or(ZEROS_SIZE));
         write_all(disk, file, at, piece)?;
         at += piece.len() as u64;
     }

@@ -18,7 +18,9 @@ pub struct Coverage {
     pub faults: BTreeMap<String, u64>,
     /// Migrations that began.
     pub migrations: u64,
-    /// How their sources' jobs ended.
+    /// Other jobs that began.
+    pub jobs: u64,
+    /// How the migrations' sources' jobs ended.
     pub results: BTreeMap<String, u64>,
     /// Inputs that engines took.
     pub inputs: u64,
@@ -73,6 +75,7 @@ impl Coverage {
             }
         }
         self.migrations += other.migrations;
+        self.jobs += other.jobs;
         self.inputs += other.inputs;
         self.batches += other.batches;
         self.resolved += other.resolved;

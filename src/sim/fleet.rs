@@ -6,14 +6,17 @@
 //! to say, it says the same one from first to last.
 //! Not here: what a manager can do (`manager`).
 
+mod work;
+
 use journal_format::number::Lsn;
 use journal_format::record::{
-    Authority, Decision, JobKind, MigrationStatus, Outcome, Protocol, RunState, WantedRunState,
+    Authority, Decision, MigrationStatus, Outcome, Protocol, RunState, WantedRunState,
 };
 
 use super::manager::{Desk, Heard, How, Manager, RequestId};
 use super::{GuestNumber, HostNumber};
-use crate::engine::{Answer, ControlRequest, DomainView, JobTarget, Notice, Refusal};
+use crate::engine::{Answer, ControlRequest, DomainView, JobTarget, JobView, Notice, Refusal};
+use work::{Next, Work};
 
 /// How often it looks after its guests, in milliseconds.
 const ROUND_MS: u64 = 100;
@@ -55,6 +58,10 @@ enum Step {
     },
     /// The owner's word is on its way.
     Wishing(RequestId),
+    /// Registers a new QEMU for a job that gives it a guest.
+    Launching(RequestId, Box<Work>),
+    /// Something else than a migration.
+    Working(Box<Work>),
     /// Finds out how it stands.
     Looking {
         again: u64,
@@ -90,6 +97,8 @@ impl Care {
 #[derive(Debug, Default)]
 pub struct Fleet {
     care: Vec<Care>,
+    /// Questions about jobs that it found open, and whom they went to.
+    asked: Vec<(HostNumber, RequestId)>,
     is_calm: bool,
 }
 
@@ -120,6 +129,13 @@ impl Manager for Fleet {
     }
 }
 
+fn look_again(desk: &Desk<'_>) -> Step {
+    Step::Looking {
+        again: desk.now_ms() + AGAIN_MS,
+        said: Vec::new(),
+    }
+}
+
 fn look_at_once() -> Step {
     Step::Looking {
         again: 0,
@@ -141,6 +157,34 @@ impl Fleet {
         let pause = desk.random().between(least, most) / 1_000;
         Step::Resting {
             until: desk.now_ms() + pause,
+        }
+    }
+
+    /// A manager that was restarted, or gave up, drives none of the jobs that it finds open. A migration goes on without
+    /// it, any other is cancelled.
+    fn ask_about_jobs(&mut self, guest: GuestNumber, said: &[Said], desk: &mut Desk<'_>) {
+        if desk.shape().migrations.jobs == 0 {
+            return;
+        }
+        for (host, one) in said.iter().enumerate() {
+            if matches!(one, Said::View(view) if view.job.is_some()) {
+                let name = Some(desk.name(guest).to_owned());
+                let query = ControlRequest::QueryJobs { job: None, name };
+                self.asked.push((host, desk.ask(host, query)));
+            }
+        }
+    }
+
+    fn cancel_jobs(
+        result: Option<&Result<Answer, Refusal>>,
+        host: HostNumber,
+        desk: &mut Desk<'_>,
+    ) {
+        if let Some(Ok(Answer::Jobs(jobs))) = result {
+            let is_open = |job: &&JobView| job.result.is_none() && job.migration.is_none();
+            for job in jobs.iter().filter(is_open) {
+                desk.ask(host, ControlRequest::JobCancel { job: job.job });
+            }
         }
     }
 
@@ -167,10 +211,7 @@ impl Fleet {
                     desk.ask(host, ControlRequest::JobCancel { job });
                 }
                 // Whatever the answer is, it will be looked at.
-                self.care[guest].step = Step::Looking {
-                    again: now + AGAIN_MS,
-                    said: Vec::new(),
-                };
+                self.care[guest].step = look_again(desk);
             }
             Step::Looking { again, said } if *again <= now && said.is_empty() => {
                 let name = Some(desk.name(guest).to_owned());
@@ -180,12 +221,21 @@ impl Fleet {
                     .collect();
                 self.care[guest].step = Step::Looking { again: 0, said };
             }
+            Step::Working(_) => {
+                let home = self.care[guest].home;
+                if let Step::Working(work) = &mut self.care[guest].step
+                    && work.look(desk, home, guest) == Next::Over
+                {
+                    self.care[guest].step = look_again(desk);
+                }
+            }
             Step::Registering(_)
             | Step::Resting { .. }
             | Step::Preparing(..)
             | Step::Asking(..)
             | Step::Moving { .. }
             | Step::Wishing(_)
+            | Step::Launching(..)
             | Step::Looking { .. } => {}
         }
     }
@@ -201,6 +251,14 @@ impl Fleet {
             let name = desk.name(guest).to_owned();
             let request = ControlRequest::DomainSetWanted { name, wanted };
             self.care[guest].step = Step::Wishing(desk.ask(home, request));
+            return;
+        }
+        let jobs = desk.shape().migrations.jobs;
+        if jobs > 0 && (desk.random().chance(jobs) || work::is_stuck(desk, home, guest)) {
+            let mut work = Work::draw(desk, home, guest);
+            let patience = patience(desk);
+            work.begin(desk, home, guest, patience);
+            self.care[guest].step = Step::Working(Box::new(work));
             return;
         }
         let others = desk.hosts() - 1;
@@ -221,6 +279,10 @@ impl Fleet {
         result: Option<&Result<Answer, Refusal>>,
         desk: &mut Desk<'_>,
     ) {
+        if let Some(at) = self.asked.iter().position(|(_, one)| *one == request) {
+            let (host, _) = self.asked.swap_remove(at);
+            return Fleet::cancel_jobs(result, host, desk);
+        }
         let Some(guest) = self
             .care
             .iter()
@@ -248,17 +310,23 @@ impl Fleet {
                 Step::Asking(desk.migrate(home, to, guest, how))
             }
             (Step::Asking(..), Some(Ok(Answer::Migrating { job, .. }))) => {
-                let gives_up = desk.shape().faults.manager_cancel;
-                let patience = match desk.random().chance(gives_up) {
-                    true => desk.random().below(1_000),
-                    false => PATIENCE_MS,
-                };
+                let patience = patience(desk);
                 Step::Moving {
                     since: now,
                     job: *job,
                     patience,
                 }
             }
+            (Step::Launching(_, work), _) if is_fine => {
+                let mut work = work.clone();
+                let patience = patience(desk);
+                work.begin(desk, home, guest, patience);
+                Step::Working(work)
+            }
+            (Step::Working(work), result) => match work.answered(result, desk, home, guest) {
+                Next::Goes => return,
+                Next::Over => look_again(desk),
+            },
             (Step::Looking { said, .. }, result) => {
                 for (asked, what) in said.iter_mut() {
                     if *asked == request {
@@ -272,20 +340,14 @@ impl Fleet {
                 self.settle(guest, &said, desk)
             }
             // Refused, or without an answer.
-            (_, _) => Step::Looking {
-                again: now + AGAIN_MS,
-                said: Vec::new(),
-            },
+            (_, _) => look_again(desk),
         };
         self.care[guest].step = next;
     }
 
     /// Every sidecar said how it stands.
     fn settle(&mut self, guest: GuestNumber, said: &[Said], desk: &mut Desk<'_>) -> Step {
-        let again = Step::Looking {
-            again: desk.now_ms() + AGAIN_MS,
-            said: Vec::new(),
-        };
+        let again = look_again(desk);
         let is_open = |one: &Said| match one {
             Said::NotYet | Said::Nothing => true,
             Said::Unknown => false,
@@ -296,6 +358,7 @@ impl Fleet {
             return self.give_up(guest, desk);
         }
         if said.iter().any(is_open) {
+            self.ask_about_jobs(guest, said, desk);
             return again;
         }
         for host in 0..desk.hosts() {
@@ -305,13 +368,10 @@ impl Fleet {
             .filter(|host| desk.process(*host, guest).is_some())
             .collect();
         match holders.as_slice() {
-            [] => {
-                let home = self.care[guest].home;
-                if !desk.boot(home, guest) {
-                    return again;
-                }
-                Step::Registering(desk.add_domain(home, guest))
-            }
+            [] => match self.launch(guest, desk) {
+                Some(step) => step,
+                None => again,
+            },
             [home] => {
                 self.care[guest].home = *home;
                 let pid = desk
@@ -329,6 +389,33 @@ impl Fleet {
             // Only a human can tell.
             _ => again,
         }
+    }
+
+    /// No copy of a guest is left: it goes on from its image, or boots.
+    fn launch(&mut self, guest: GuestNumber, desk: &mut Desk<'_>) -> Option<Step> {
+        let home = self.care[guest].home;
+        let has_jobs = desk.shape().migrations.jobs > 0;
+        let work = match has_jobs {
+            true if desk.is_saved(guest) => Some(Work::restore()),
+            true if desk.random().coin() => Some(Work::start()),
+            true | false => None,
+        };
+        let is_there = match &work {
+            Some(work) if work.is_restore() => {
+                // Whatever was wanted when it was saved, its owner has it go on.
+                desk.owner_wants(guest, Some(WantedRunState::Running));
+                desk.start_incoming(home, guest)
+            }
+            Some(_) => desk.start_prelaunch(home, guest),
+            None => desk.boot(home, guest),
+        };
+        is_there.then(|| {
+            let registers = desk.add_domain(home, guest);
+            match work {
+                Some(work) => Step::Launching(registers, Box::new(work)),
+                None => Step::Registering(registers),
+            }
+        })
     }
 
     /// A human has waited long enough, ends all there is of a guest, and boots it anew.
@@ -355,14 +442,14 @@ impl Fleet {
         let Notice::JobEnded(job) = notice else {
             return;
         };
-        if job.kind != JobKind::MigrationOut {
-            return;
-        }
-        for care in &mut self.care {
-            if let Step::Moving { job: known, .. } = care.step
-                && care.home == host
-                && known == job.job
-            {
+        for care in self.care.iter_mut().filter(|care| care.home == host) {
+            let is_this = match &care.step {
+                Step::Moving { job: known, .. } => *known == job.job,
+                // Who waits for an answer gets it.
+                Step::Working(work) => work.is(job.job) && !work.waits(),
+                _ => false,
+            };
+            if is_this {
                 care.step = look_at_once();
             }
         }
@@ -374,9 +461,20 @@ fn waits_for(step: &Step, request: RequestId) -> bool {
         Step::Registering(one)
         | Step::Preparing(_, one)
         | Step::Asking(one)
-        | Step::Wishing(one) => *one == request,
+        | Step::Wishing(one)
+        | Step::Launching(one, _) => *one == request,
+        Step::Working(work) => work.waits_for(request),
         Step::Looking { said, .. } => said.iter().any(|(one, _)| *one == request),
         Step::Resting { .. } | Step::Moving { .. } => false,
+    }
+}
+
+/// How long a job may take before it is given up, in milliseconds.
+fn patience(desk: &mut Desk<'_>) -> u64 {
+    let gives_up = desk.shape().faults.manager_cancel;
+    match desk.random().chance(gives_up) {
+        true => desk.random().below(1_000),
+        false => PATIENCE_MS,
     }
 }
 

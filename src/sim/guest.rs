@@ -28,6 +28,10 @@ pub struct Guest {
     pub lock: Option<QemuNumber>,
     /// The newest number that it ever counted to.
     pub newest: u64,
+    /// What it was when it was saved to its image; none if that never was.
+    pub image: Option<u64>,
+    /// Its owner wants it gone: a job to destroy it is under way.
+    pub doomed: bool,
     /// Where it executes.
     pub executes: Option<QemuNumber>,
     /// What its owner wants; `None` while a request is under way whose end is not known.
@@ -70,6 +74,8 @@ impl Guest {
             },
             lock: None,
             newest: 0,
+            image: None,
+            doomed: false,
             executes: None,
             wanted: Some(WantedRunState::Running),
             split: None,
@@ -90,12 +96,19 @@ impl Guest {
     pub(super) fn boot(&mut self) -> u64 {
         self.newest += 1;
         self.lost = false;
+        self.doomed = false;
         self.outside = None;
         self.betrayed = false;
         self.has_died = false;
         self.told_otherwise = false;
         self.wanted = Some(WantedRunState::Running);
         self.newest
+    }
+
+    /// Is its image the guest as it is now, so that nothing is lost with its QEMU?
+    #[must_use]
+    pub fn is_in_image(&self) -> bool {
+        self.image == Some(self.newest)
     }
 
     /// The other process that serves its monitor socket there, if one does.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use journal_format::number::{BootId, DomainId, HostId, Id128};
-use journal_format::record::{Effect, Settings};
+use journal_format::record::{Effect, JobKind, Settings};
 
 use super::disk::{SimDisk, Survival};
 use super::ledger::{Ledger, Noted};
@@ -541,8 +541,12 @@ impl World {
                 let seen = self.settings_of(at, domain);
                 self.feed(at, Input::SettingsLooked { domain, seen });
             }
-            // The fleet's manager only migrates.
-            Message::LookAtJob { .. } | Message::Watch { .. } | Message::Unwatch { .. } => {}
+            Message::LookAtJob { domain } => {
+                let seen = self.qemu_of(at, domain).map(Qemu::work);
+                let seen = seen.unwrap_or_default();
+                self.feed(at, Input::JobLooked { domain, seen });
+            }
+            Message::Watch { .. } | Message::Unwatch { .. } => {}
             Message::Notify(notice) => self.notice(at, &notice),
             Message::Ready => {
                 if let Some(sidecar) = &mut self.hosts[at].sidecar {
@@ -554,10 +558,14 @@ impl World {
 
     /// What the domain's QEMU there is told.
     fn settings_of(&self, at: HostNumber, domain: DomainId) -> Option<Settings> {
+        self.qemu_of(at, domain).map(Qemu::settings)
+    }
+
+    /// The domain's QEMU there, if it answers.
+    fn qemu_of(&self, at: HostNumber, domain: DomainId) -> Option<&Qemu> {
         let living = self.lab.living(self.guest_of(domain)?);
         let qemus = living.map(|number| &self.lab.qemus[number]);
-        let here = qemus.filter(|qemu| qemu.host == at && !qemu.mute).last();
-        here.map(Qemu::settings)
+        qemus.filter(|qemu| qemu.host == at && !qemu.mute).last()
     }
 
     fn take_waiter(&mut self, at: HostNumber, token: Token) -> Option<Waiter> {
@@ -569,8 +577,11 @@ impl World {
         match notice {
             Notice::JobBegun(job) => {
                 self.say(|_| format!("host {at}: {} begins {}", job.name, job.kind));
-                let begins = job.kind == journal_format::record::JobKind::MigrationOut;
-                self.coverage.migrations += u64::from(begins);
+                match job.kind {
+                    JobKind::MigrationOut => self.coverage.migrations += 1,
+                    JobKind::MigrationIn => {}
+                    _ => self.coverage.jobs += 1,
+                }
                 if let Some(guest) = self.guest_of(job.domain) {
                     let host = &self.hosts[at];
                     let lacks = host.lacks_records || host.may_lack_records;
@@ -583,9 +594,10 @@ impl World {
                 if let Some(guest) = self.guest_of(job.domain) {
                     let one = &mut self.lab.guests[guest];
                     one.open.remove(&at);
+                    one.doomed &= job.kind != JobKind::Destroy;
                     one.told_otherwise |= job.detail.contains("were not put back");
                 }
-                if job.kind == journal_format::record::JobKind::MigrationOut {
+                if job.kind == JobKind::MigrationOut {
                     self.coverage.ended(result);
                 }
             }

@@ -11,12 +11,12 @@ use std::rc::Rc;
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    Decided, Decision, Draft, Evidence, KeyChange, KeyValue, Outcome, PeerAnswer, Record,
-    RecordBody,
+    Decided, Decision, Draft, Evidence, JobDecided, KeyChange, KeyValue, Outcome, PeerAnswer,
+    Record, RecordBody,
 };
 
 use super::coverage::Coverage;
-use crate::engine::{Engine, Input, Now, Rule, Step, decide};
+use crate::engine::{Engine, Input, Now, Rule, Step, decide, decide_job};
 use crate::journal::Past;
 use crate::node::Machine;
 
@@ -139,6 +139,11 @@ impl Ledger {
                 self.judge_decision(&decided.rule, &decided.evidence);
                 is_managers_word(decided).then_some(Fact::ManagersWord)
             }
+            RecordBody::JobDecided(decided) => {
+                self.coverage.decided(&decided.rule);
+                self.judge_job_decision(decided);
+                None
+            }
             _ => None,
         };
         if let (Some(fact), Some(domain)) = (fact, draft.domain) {
@@ -160,6 +165,21 @@ impl Ledger {
         }
         let again = decide(evidence);
         if again != Some(rule) {
+            self.breaks(format!(
+                "P7: '{name}' is {again:?} when it is decided again"
+            ));
+        }
+    }
+
+    /// P7, for jobs that are no migrations.
+    fn judge_job_decision(&mut self, decided: &JobDecided) {
+        let rule = Rule::from_name(&decided.rule);
+        if rule == Some(Rule::OperatorResolved) || decided.evidence.journal_damaged {
+            return;
+        }
+        let again = decide_job(&decided.evidence);
+        if rule.is_none() || again != rule {
+            let name = &decided.rule;
             self.breaks(format!(
                 "P7: '{name}' is {again:?} when it is decided again"
             ));

@@ -14,7 +14,7 @@ use super::qemu::uri;
 use super::random::Random;
 use super::world::{What, World};
 use super::{GuestNumber, HostNumber, QemuNumber};
-use crate::engine::{Answer, ControlRequest, Input, MigrateOptions, Notice, Refusal};
+use crate::engine::{Answer, ControlRequest, Input, JobSeen, MigrateOptions, Notice, Refusal};
 
 /// How long a licence may be out before the source tries to win aborted, in milliseconds.
 const IN_DOUBT_LIMIT_MS: u64 = 3_000;
@@ -213,6 +213,43 @@ impl<'a> Desk<'a> {
         self.start(host, guest, false)
     }
 
+    /// Starts a QEMU whose guest boots at its first `cont` (`-S`); false if the guest has one there.
+    pub fn start_prelaunch(&mut self, host: HostNumber, guest: GuestNumber) -> bool {
+        if self.newest_process(host, guest).is_some() || !self.is_up(host) {
+            return false;
+        }
+        let boot = self.world.hosts[host].boot;
+        let number = self.world.lab.start_prelaunch(host, boot, guest);
+        self.world.say(|_| {
+            format!("manager: guest {guest} is to boot on host {host} in process {number}")
+        });
+        true
+    }
+
+    /// What jobs have begun in a guest's QEMU, or left there, as a monitor of it shows; `None` when it is gone.
+    #[must_use]
+    pub fn work(&self, host: HostNumber, guest: GuestNumber) -> Option<JobSeen> {
+        let number = self.newest_process(host, guest)?;
+        Some(self.world.lab.qemus[number].work())
+    }
+
+    /// Is a guest saved, and has not run since?
+    #[must_use]
+    pub fn is_saved(&self, guest: GuestNumber) -> bool {
+        self.world.lab.guests[guest].is_in_image()
+    }
+
+    /// The owner of a guest wants it gone, by a job of that kind, or does not any more.
+    pub fn owner_destroys(&mut self, guest: GuestNumber, wants: bool) {
+        self.world.lab.guests[guest].doomed = wants;
+    }
+
+    /// The owner of a guest wants something else of it, in a job of its own; `None` while it is not known whether
+    /// that was done.
+    pub fn owner_wants(&mut self, guest: GuestNumber, wanted: Option<WantedRunState>) {
+        self.world.lab.guests[guest].wanted = wanted;
+    }
+
     fn start(&mut self, host: HostNumber, guest: GuestNumber, incoming: bool) -> bool {
         if self.newest_process(host, guest).is_some() || !self.is_up(host) {
             return false;
@@ -232,7 +269,8 @@ impl<'a> Desk<'a> {
             return false;
         };
         let qemu = &self.world.lab.qemus[number];
-        let waits = qemu.run == RunState::Inmigrate && qemu.status == MigrationStatus::None;
+        let waits = matches!(qemu.run, RunState::Inmigrate | RunState::Prelaunch)
+            && qemu.status == MigrationStatus::None;
         if waits {
             self.world.lab.end(number);
             self.world.settle_moment();
@@ -399,9 +437,13 @@ impl World {
     }
 
     pub(super) fn request_fails(&mut self, id: RequestId) {
-        let Some(_) = self.requests.remove(&id) else {
+        let Some(pending) = self.requests.remove(&id) else {
             return;
         };
+        if let Asked::Add(guest) = pending.request {
+            // It may be on record all the same.
+            self.was_registered(pending.host, guest);
+        }
         let heard = Heard::Answered {
             request: id,
             result: None,

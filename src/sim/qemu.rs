@@ -10,6 +10,7 @@
 mod commands;
 mod moves;
 mod settings;
+mod work;
 
 use journal_format::number::{BootId, DomainId};
 use journal_format::record::{ClaimSeen, Instance, MigrationStatus, Observed, Process, RunState};
@@ -52,6 +53,12 @@ pub enum Move {
     Reconnect,
     /// Either side finds the stream broken.
     Break,
+    /// A guest's image is read, first its beginning, then the rest.
+    ReadImage,
+    /// A dump is written.
+    DumpEnds,
+    /// QEMU's own jobs come to their end.
+    JobsGetOn,
 }
 
 /// What a QEMU tells by itself.
@@ -78,6 +85,8 @@ struct Stream {
     loaded: bool,
     /// Nothing more comes through.
     broken: bool,
+    /// It goes to a file.
+    to_file: bool,
 }
 
 /// A QEMU process.
@@ -120,6 +129,7 @@ pub struct Qemu {
     postcopy: bool,
     downtime_limit: u64,
     stream: Stream,
+    work: work::Work,
     /// Every `cont` is refused while this is set.
     pub refuse_cont: bool,
     /// A destination whose stream breaks stays, and says failed (QEMU 9.1, `exit-on-error`).
@@ -219,6 +229,7 @@ impl Lab {
             postcopy: false,
             downtime_limit: DOWNTIME_LIMIT_MS,
             stream: Stream::default(),
+            work: work::Work::default(),
             refuse_cont: false,
             survives,
             forsaken: false,

@@ -145,6 +145,9 @@ impl World {
                 let wants = one.wanted == Some(WantedRunState::Running);
                 let may_differ = one.told_otherwise || one.is_suspect();
                 let is_as_before = may_differ || self.lab.qemus[*number].is_told_as_before();
+                if !may_differ && !self.lab.qemus[*number].is_tidy() {
+                    return Err(format!("{name}: a job left something in process {number}"));
+                }
                 match (wants && !runs, is_as_before) {
                     (true, _) => Err(format!("P4: {name} does not run, in process {number}")),
                     (false, false) => Err(format!(

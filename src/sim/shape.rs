@@ -19,7 +19,7 @@ pub struct Shape {
     pub latencies: Latencies,
     /// How often things fail.
     pub faults: Rates,
-    /// How migrations are made.
+    /// How migrations are made, and what else is done to guests.
     pub migrations: Mix,
 }
 
@@ -112,6 +112,8 @@ pub struct Mix {
     pub store: u32,
     /// Of the rest of them, the ones whose authority is the manager.
     pub manager: u32,
+    /// Other jobs that are begun in place of a migration: save, dump, snapshot, backup, ...
+    pub jobs: u32,
 }
 
 impl Default for Shape {
@@ -147,6 +149,7 @@ impl Default for Mix {
             postcopy: 200_000,
             store: 300_000,
             manager: 200_000,
+            jobs: 100_000,
         }
     }
 }

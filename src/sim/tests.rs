@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::exhaustive::{self, SUBJECTS};
 use super::mutants::MUTANTS;
-use super::{Fleet, Rates, Shape, minimise, promise_of, run, run_plan};
+use super::{Fleet, Mix, Rates, Shape, minimise, promise_of, run, run_plan};
 
 /// Small enough for a build without optimisation.
 fn shape() -> Shape {
@@ -27,6 +27,24 @@ fn nothing_fails_and_every_migration_completes() {
     assert!(coverage.migrations > 50, "{coverage:?}");
     let completed = coverage.results.get("completed").copied();
     assert_eq!(completed, Some(coverage.migrations), "{coverage:?}");
+    // A tenth of what is done to a guest is something else.
+    assert!(coverage.jobs > 5, "{coverage:?}");
+}
+
+/// More other jobs than migrations: each kind of them comes to its end, and leaves nothing.
+#[test]
+fn nothing_fails_and_every_other_job_ends() {
+    let shape = Shape {
+        faults: Rates::NONE,
+        migrations: Mix {
+            jobs: 900_000,
+            ..Mix::default()
+        },
+        ..shape()
+    };
+    let outcome = run(2, &shape);
+    assert_eq!(outcome.broken, None);
+    assert!(outcome.coverage.jobs > 100, "{:?}", outcome.coverage);
 }
 
 #[test]
@@ -84,8 +102,13 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
 #[test]
 fn what_was_found_stays_mended() {
     for (seed, domains, what) in REGRESSIONS {
+        // Found before there were other jobs.
         let shape = Shape {
             domains: *domains,
+            migrations: Mix {
+                jobs: 0,
+                ..Mix::default()
+            },
             ..shape()
         };
         assert_eq!(run(*seed, &shape).broken, None, "seed={seed}: {what}");

@@ -210,8 +210,8 @@ fn summary(
     )?;
     writeln!(
         out,
-        "work        {} inputs, {} batches, {seconds:.1} s",
-        all.inputs, all.batches
+        "work        {} other jobs, {} inputs, {} batches, {seconds:.1} s",
+        all.jobs, all.inputs, all.batches
     )?;
     let list = |counts: &std::collections::BTreeMap<String, u64>| {
         let mut counts: Vec<_> = counts.iter().collect();

@@ -3,6 +3,9 @@
 //! Invariant: what was synced is durable; of the rest a failure of the power leaves any choice of sectors.
 //! Not here: names and faults (`disk`).
 
+use std::ops::Range;
+use std::rc::Rc;
+
 use super::super::random::Random;
 use super::page::{Image, PAGE, Page, page_of, whole};
 
@@ -25,6 +28,11 @@ pub(super) fn index(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// These bytes of a page that nobody else has, if they are there.
+fn own_part(page: &mut Option<Page>, bytes: Range<usize>) -> Option<&mut [u8]> {
+    Rc::get_mut(page.as_mut()?)?.get_mut(bytes)
+}
+
 impl Inode {
     fn page(image: &mut Image, number: usize) -> &mut Option<Page> {
         if image.len() <= number {
@@ -42,13 +50,16 @@ impl Inode {
             let page = Inode::page(&mut self.live, number);
             if count == PAGE {
                 *page = page_of(now);
+            } else if let Some(there) = own_part(page, begin..begin + count) {
+                // A small file that is written over and over.
+                there.copy_from_slice(now);
             } else {
                 let mut bytes = whole(page.as_ref());
                 bytes[begin..begin + count].copy_from_slice(now);
                 *page = page_of(&bytes);
             }
             let number = u32::try_from(number).unwrap_or(u32::MAX);
-            if self.dirty.last() != Some(&number) {
+            if !self.dirty.iter().rev().take(2).any(|one| *one == number) {
                 self.dirty.push(number);
             }
             at += count;

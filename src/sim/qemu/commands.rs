@@ -65,12 +65,15 @@ impl Lab {
     }
 
     /// Ends a process on a sidecar's word; P3 is judged.
-    fn kill(&mut self, number: QemuNumber) {
+    pub(super) fn kill(&mut self, number: QemuNumber) {
         let guest = self.qemus[number].guest;
         let others = || self.living(guest).filter(|other| *other != number);
         let is_only = self.carries(number) && !others().any(|other| self.carries(other));
         let qemu = &self.qemus[number];
-        let excused = qemu.presumed || qemu.forsaken || self.guests[guest].is_excused();
+        // All of it is in a file, or its owner wants it gone.
+        let is_elsewhere = self.guests[guest].is_in_image() || self.guests[guest].doomed;
+        let excused =
+            qemu.presumed || qemu.forsaken || is_elsewhere || self.guests[guest].is_excused();
         let split = self.guests[guest].split;
         let splits = split.is_some_and(|(one, other)| one == number || other == number);
         if qemu.alive && !excused && !self.guests[guest].lost {
@@ -149,7 +152,7 @@ impl Lab {
             EffectCommand::MigratePause => return self.pause(number),
             EffectCommand::Monitor {
                 execute, arguments, ..
-            } => return self.set(number, execute, arguments),
+            } => return self.run_command(number, execute, arguments),
             EffectCommand::Cont => return self.cont(number),
             EffectCommand::Stop => match qemu.run {
                 RunState::Inmigrate => qemu.autostart = false,
@@ -161,7 +164,7 @@ impl Lab {
         EffectResult::Done
     }
 
-    fn listen(&mut self, number: QemuNumber) -> EffectResult {
+    pub(super) fn listen(&mut self, number: QemuNumber) -> EffectResult {
         let qemu = &mut self.qemus[number];
         if qemu.run != RunState::Inmigrate || qemu.incoming {
             return refused("The incoming migration has already been started");
@@ -172,7 +175,7 @@ impl Lab {
         EffectResult::Done
     }
 
-    fn migrate(&mut self, number: QemuNumber, uri: &str) -> EffectResult {
+    pub(super) fn migrate(&mut self, number: QemuNumber, uri: &str) -> EffectResult {
         let qemu = &mut self.qemus[number];
         match (&qemu.run, &qemu.status) {
             (RunState::Postmigrate, _) => {
@@ -256,7 +259,10 @@ impl Lab {
             RunState::FinishMigrate => return refused("Migration is not finalized yet"),
             RunState::Running => {}
             _ if refuses || !self.lock(number) => return refused(LOCKED),
-            _ => self.set_run(number, RunState::Running),
+            _ => {
+                self.boot_from_prelaunch(number);
+                self.set_run(number, RunState::Running);
+            }
         }
         EffectResult::Done
     }

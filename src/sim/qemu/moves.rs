@@ -23,6 +23,15 @@ impl Lab {
             }
             (Move::Converge, MigrationStatus::Active) => self.converge(number),
             (Move::Send, MigrationStatus::Device) => self.send(number),
+            (Move::Send, MigrationStatus::Active) if self.qemus[number].stream.to_file => {
+                self.write_image(number);
+            }
+            (Move::Complete, MigrationStatus::Active) if self.qemus[number].stream.to_file => {
+                self.complete(number);
+            }
+            (Move::ReadImage, _) => self.read_image(number),
+            (Move::DumpEnds, _) => self.end_dump(number),
+            (Move::JobsGetOn, _) => self.get_jobs_on(number),
             (Move::Load, _) => self.load(number),
             (Move::Loaded, MigrationStatus::Active) => {
                 self.set_status(number, MigrationStatus::Completed);
@@ -48,6 +57,10 @@ impl Lab {
     }
 
     fn connect(&mut self, source: QemuNumber) {
+        if self.qemus[source].stream.to_file {
+            self.set_status(source, MigrationStatus::Active);
+            return self.soon(source, Move::Pass, 200, 8_000);
+        }
         let reached = self.qemus[source].stream.other.filter(|number| {
             let other = &self.qemus[*number];
             other.alive && !other.mute && other.listening && other.run == RunState::Inmigrate
@@ -84,9 +97,16 @@ impl Lab {
         if self.qemus[number].stream.broken {
             return self.find_broken(number);
         }
+        if self.qemus[number].run == RunState::FinishMigrate {
+            return;
+        }
         self.qemus[number].was_running = self.runs(number);
         self.set_run(number, RunState::FinishMigrate);
-        self.set_status(number, MigrationStatus::PreSwitchover);
+        match self.qemus[number].stream.to_file {
+            // No migration of ours: it was not told to pause there.
+            true => self.soon(number, Move::Send, 50, 2_000),
+            false => self.set_status(number, MigrationStatus::PreSwitchover),
+        }
     }
 
     fn send(&mut self, source: QemuNumber) {

@@ -47,12 +47,12 @@ impl Qemu {
 }
 
 impl Lab {
-    /// `migrate-set-capabilities` or `migrate-set-parameters`, as it comes over the wire.
+    /// `migrate-set-capabilities` or `migrate-set-parameters`.
     pub(super) fn set(
         &mut self,
         number: QemuNumber,
         execute: &str,
-        arguments: &str,
+        arguments: &Value,
     ) -> EffectResult {
         let is_over = matches!(
             self.qemus[number].status,
@@ -62,9 +62,6 @@ impl Lab {
                 | MigrationStatus::Cancelled
         );
         let is_sending = !is_over && self.qemus[number].is_sender();
-        let Ok(arguments) = serde_json::from_str::<Value>(arguments) else {
-            return refused("JSON parse error");
-        };
         let qemu = &mut self.qemus[number];
         match execute {
             "migrate-set-capabilities" if is_sending => {
@@ -88,7 +85,7 @@ impl Lab {
                 qemu.downtime_limit = limit;
                 self.converge_if_near(number);
             }
-            _ => return refused("no migration sends this"),
+            _ => return refused("no job sends this"),
         }
         EffectResult::Done
     }
