@@ -127,6 +127,7 @@ fn decided(evidence: &JobEvidence) -> Option<Rule> {
         JobKind::Snapshot => snapshot(evidence),
         JobKind::Backup => backup(evidence),
         JobKind::Start | JobKind::Restore => start(evidence),
+        JobKind::Destroy if is_withdrawn(evidence) => Rule::OrdinaryReconciled,
         JobKind::Destroy => Rule::DestroyAlive,
         JobKind::Suspend | JobKind::Modify | JobKind::Query | JobKind::Abort => {
             Rule::OrdinaryReconciled
@@ -176,10 +177,15 @@ fn dead(evidence: &JobEvidence) -> Rule {
     }
 }
 
+/// Was the end of a guest cancelled before anything that ends it can have reached QEMU?
+fn is_withdrawn(evidence: &JobEvidence) -> bool {
+    evidence.phase == JobPhase::Cancel && evidence.facts.end == EffectStanding::Never
+}
+
 /// It ends all the same where its end was decided.
 fn mute(evidence: &JobEvidence) -> Rule {
     match evidence.kind {
-        JobKind::Destroy => Rule::DestroyAlive,
+        JobKind::Destroy if !is_withdrawn(evidence) => Rule::DestroyAlive,
         JobKind::Save if evidence.facts.end != EffectStanding::Never => Rule::SaveEnding,
         JobKind::MigrationOut
         | JobKind::MigrationIn
@@ -189,6 +195,7 @@ fn mute(evidence: &JobEvidence) -> Rule {
         | JobKind::Start
         | JobKind::Restore
         | JobKind::Backup
+        | JobKind::Destroy
         | JobKind::Suspend
         | JobKind::Modify
         | JobKind::Query

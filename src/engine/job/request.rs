@@ -463,9 +463,8 @@ impl Turn<'_> {
         if state.phase == JobPhase::Cancel {
             return Ok(Some(Answer::Done {}));
         }
-        let is_too_late = state.kind == JobKind::Destroy
-            || state.kind == JobKind::Save && state.facts().end != EffectStanding::Never;
-        if is_too_late {
+        let ends = matches!(state.kind, JobKind::Destroy | JobKind::Save);
+        if ends && state.facts().end != EffectStanding::Never {
             let phase = AnyPhase::Job(state.phase);
             return Err(Refusal::TooLate { job, phase });
         }

@@ -389,6 +389,27 @@ pub(super) fn a_restore_is_undone_or_done() {
     has(&rules, &all);
 }
 
+/// What was to be ended is left alone when that is taken back before QEMU can have heard of it.
+pub(super) fn a_destroy_is_taken_back() {
+    let withdrawn: Manager = |bench| {
+        let job = bench.begin(JobKind::Destroy)?;
+        bench.ask(ControlRequest::JobCancel { job }).map(drop)
+    };
+    every_batch(&Begin::of(RunState::Running, withdrawn), |bench, job| {
+        let was_cancelled = result(job) == Some(JobResult::Cancelled);
+        assert_eq!(bench.qemu.alive, was_cancelled, "{}", bench.story());
+        assert_eq!(bench.intended("kill"), !was_cancelled, "{}", bench.story());
+    });
+    let late: Manager = |bench| {
+        let job = bench.begin(JobKind::Destroy)?;
+        bench.enter(job, JobPhase::Perform, &[("quit", NOTHING())])?;
+        let refused = bench.ask(ControlRequest::JobCancel { job });
+        refused.map_err(|_| "refused".to_owned()).map(drop)
+    };
+    let mut bench = Bench::new(RunState::Running);
+    assert_eq!(late(&mut bench), Err("refused".to_owned()));
+}
+
 pub(super) fn a_destroy_is_finished() {
     let rules = every_batch(&Begin::of(RunState::Running, destroy), |bench, job| {
         assert!(!bench.qemu.alive, "{}", bench.story());
@@ -450,6 +471,7 @@ fn restores() {
 #[test]
 fn others() {
     a_destroy_is_finished();
+    a_destroy_is_taken_back();
     ordinary_jobs_are_as_qemu_shows();
     a_domain_that_vanished();
 }

@@ -252,6 +252,15 @@ pub(super) fn rows() -> Vec<(JobEvidence, Option<Rule>)> {
         ),
         // Ordinary ones.
         (running(K::Destroy), Some(Rule::DestroyAlive)),
+        (
+            cancelled(running(K::Destroy)),
+            Some(Rule::OrdinaryReconciled),
+        ),
+        (cancelled(mute(running(K::Destroy))), Some(Rule::QemuMute)),
+        (
+            cancelled(with(running(K::Destroy), |one| one.facts.end = E::Unknown)),
+            Some(Rule::DestroyAlive),
+        ),
         (dead(K::Destroy), Some(Rule::DestroyDone)),
         (running(K::Suspend), Some(Rule::OrdinaryReconciled)),
         (running(K::Modify), Some(Rule::OrdinaryReconciled)),
