@@ -79,6 +79,7 @@ impl Fake {
         for at in SIDES {
             let number = lab.start(at, BootId(Id128([7; 16])), guest, at == B);
             lab.qemus[number].survives = false;
+            lab.qemus[number].hangs = false;
         }
         let mut fake = Fake {
             lab,

@@ -115,11 +115,15 @@ pub enum Fault {
     OtherStore,
     /// The manager dies.
     ManagerCrash,
+    /// Somebody saves a guest to a file behind the sidecars' backs.
+    ForeignSave,
+    /// The next key that is to be made is there already, and another journal's.
+    ForeignKey,
 }
 
 impl Fault {
     /// Every fault, in the order of their names here.
-    pub const ALL: [Fault; 36] = [
+    pub const ALL: [Fault; 38] = [
         Fault::CrashBefore,
         Fault::CrashTorn,
         Fault::CrashAfter,
@@ -156,6 +160,8 @@ impl Fault {
         Fault::OtherAuthority,
         Fault::OtherStore,
         Fault::ManagerCrash,
+        Fault::ForeignSave,
+        Fault::ForeignKey,
     ];
 
     /// Its name in reports.
@@ -198,6 +204,8 @@ impl Fault {
             Fault::OtherAuthority => "other-authority",
             Fault::OtherStore => "other-store",
             Fault::ManagerCrash => "manager-crash",
+            Fault::ForeignSave => "foreign-save",
+            Fault::ForeignKey => "foreign-key",
         }
     }
 
@@ -230,6 +238,8 @@ impl Fault {
             Fault::StoreDown | Fault::StoreAnswerLost => rates.store / 2,
             Fault::OtherAuthority | Fault::OtherStore => rates.other_authority / 2,
             Fault::ManagerCrash => rates.manager_crash,
+            Fault::ForeignSave => rates.foreign_save,
+            Fault::ForeignKey => rates.foreign_key,
         }
     }
 
@@ -455,16 +465,17 @@ impl World {
             Fault::Clock => {
                 self.hosts[host].clock.jump(self.now, rest);
             }
-            Fault::ForeignCont | Fault::ForeignStop => {
+            Fault::ForeignCont | Fault::ForeignStop | Fault::ForeignSave => {
                 let Some(victim) = self.victim(rest) else {
                     return false;
                 };
-                if fault == Fault::ForeignCont {
-                    self.lab.foreign_cont(victim);
-                } else {
-                    self.lab.foreign_stop(victim);
+                match fault {
+                    Fault::ForeignCont => self.lab.foreign_cont(victim),
+                    Fault::ForeignStop => self.lab.foreign_stop(victim),
+                    _ => self.lab.foreign_save(victim),
                 }
             }
+            Fault::ForeignKey => self.store.has_foreign_key = true,
             Fault::ForeignClaim => {
                 let Some(victim) = self.victim(rest) else {
                     return false;
@@ -540,6 +551,8 @@ impl World {
             let mut of_guest = guest.qemus.iter();
             if of_guest.any(|one| self.lab.qemus[*one].host == host) {
                 guest.suspects.insert(host);
+                // What an open job set up there may be on record no more.
+                guest.told_otherwise |= guest.open.contains_key(&host);
             }
         }
     }

@@ -46,7 +46,8 @@ pub struct Guest {
     pub betrayed: bool,
     /// A QEMU of it ended without a sidecar's doing since it was booted.
     pub has_died: bool,
-    /// A job may have left its QEMU told otherwise than before: it did not answer, or the job said so.
+    /// A job may have left its QEMU told otherwise than before, or something in it: it did not answer, the job said so, or
+    /// the journal lost it.
     pub told_otherwise: bool,
     /// Hosts whose journal is, or may be, not what was written to it, or where somebody else claims its
     /// QEMU: until a job of it begins there, whatever stood in that journal before may come up. So it may while
@@ -123,6 +124,7 @@ impl Guest {
     /// host has not closed it, or that journal lacks records still.
     pub(super) fn begins(&mut self, at: HostNumber, job: &JobView, lacks_records: bool) {
         self.open.insert(at, job.migration);
+        self.told_otherwise |= lacks_records;
         if self.open.values().any(|one| *one != job.migration) {
             return;
         }

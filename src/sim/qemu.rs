@@ -23,6 +23,9 @@ use crate::engine::QemuEvent;
 /// QEMU's downtime limit where none was set, in milliseconds.
 const DOWNTIME_LIMIT_MS: u64 = 300;
 
+/// How many of them, in a million, hang where QEMU 7.2 can.
+const HANGS: u32 = 50_000;
+
 /// Processes that ended and still are named by their guest.
 const ENDED_KEPT: usize = 3;
 
@@ -134,6 +137,9 @@ pub struct Qemu {
     pub refuse_cont: bool,
     /// A destination whose stream breaks stays, and says failed (QEMU 9.1, `exit-on-error`).
     pub survives: bool,
+    /// A source that stands still in post-copy for ever when the destination's QEMU dies at a bad moment (seen on
+    /// QEMU 7.2).
+    pub hangs: bool,
     /// Its end was decided while another copy was good.
     pub forsaken: bool,
     /// The guest counts as started elsewhere, though it may not have been.
@@ -232,6 +238,7 @@ impl Lab {
             work: work::Work::default(),
             refuse_cont: false,
             survives,
+            hangs: Random::new(self.now ^ number as u64).chance(HANGS),
             forsaken: false,
             presumed: false,
             vouched: None,

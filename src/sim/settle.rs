@@ -57,6 +57,7 @@ impl World {
         }
         self.network.mishap = None;
         self.store.lose_answer = false;
+        self.store.has_foreign_key = false;
         self.settle_moment();
         self.tell_manager(Heard::Calm);
     }
@@ -233,6 +234,8 @@ impl World {
             Rule::SourceStoreDead => one.is_suspect(),
             // The stream goes on, or one side says that its half is gone: unless its journal is.
             Rule::SourcePostcopyBroken | Rule::DestinationPostcopyBroken => one.is_suspect(),
+            // A source that hangs: its guest stands there whole or half, and nobody knows.
+            Rule::SourcePostcopyEnding => one.has_died,
             // A QEMU ended that the manager may have continued before: only a word tells. A source whose destination
             // does not know of it any more refuses the manager's either word.
             Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {

@@ -86,6 +86,10 @@ pub struct Rates {
     pub foreign: u32,
     /// Another sidecar claims a QEMU.
     pub foreign_claim: u32,
+    /// A hand from outside saves a guest to a file.
+    pub foreign_save: u32,
+    /// A key of the store is another journal's.
+    pub foreign_key: u32,
     /// Another QEMU serves the socket of one.
     pub replaced_qemu: u32,
     /// The store is down for a while, or its answer to a change is lost.
@@ -177,6 +181,8 @@ impl Default for Rates {
             clock: 10_000,
             foreign: 6_000,
             foreign_claim: 3_000,
+            foreign_save: 3_000,
+            foreign_key: 3_000,
             replaced_qemu: 3_000,
             store: 20_000,
             other_authority: 6_000,
@@ -210,6 +216,8 @@ impl Rates {
         clock: 0,
         foreign: 0,
         foreign_claim: 0,
+        foreign_save: 0,
+        foreign_key: 0,
         replaced_qemu: 0,
         store: 0,
         other_authority: 0,

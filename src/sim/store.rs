@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use journal_format::number::MigrationId;
+use journal_format::number::{Id128, JournalId, MigrationId, Nonce};
 use journal_format::record::{KeyChange, KeyValue};
 
 use super::world::{What, World};
@@ -25,6 +25,8 @@ pub(super) struct Store {
     pub(super) is_down: bool,
     /// The answer to the next change is lost.
     pub(super) lose_answer: bool,
+    /// The next key that is to be made is another journal's already.
+    pub(super) has_foreign_key: bool,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,16 @@ impl World {
         if store.is_down {
             return self.after(WAIT, What::FromStore(number));
         }
+        let creates = matches!(request, StoreRequest::Change(KeyChange::Create(_)));
+        if creates && core::mem::take(&mut store.has_foreign_key) {
+            let other = KeyValue::Committed {
+                journal: JournalId(Id128([0xEE; 16])),
+                nonce: Nonce(Id128([0xEE; 16])),
+            };
+            store.keys.entry(migration).or_insert(other);
+            self.touch(migration);
+        }
+        let store = &mut self.store;
         let value = store.carry_out(migration, request);
         if matches!(request, StoreRequest::Change(_)) && core::mem::take(&mut store.lose_answer) {
             return self.after(WAIT, What::FromStore(number));
@@ -104,6 +116,15 @@ impl World {
         }
         let delay = self.draw(self.shape.latencies.network);
         self.after(delay, What::FromStore(number));
+    }
+
+    /// What a hand from outside did to it is looked at by humans.
+    fn touch(&mut self, migration: MigrationId) {
+        for guest in &mut self.lab.guests {
+            if guest.open.values().any(|open| *open == Some(migration)) {
+                guest.touched(self.now);
+            }
+        }
     }
 
     /// The answer is back, or the wait for it is over.

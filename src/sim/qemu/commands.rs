@@ -280,6 +280,15 @@ impl Lab {
         }
     }
 
+    /// Somebody saves it to a file behind the sidecar's back, and has it run for that if it stands still.
+    pub fn foreign_save(&mut self, number: QemuNumber) {
+        self.foreign_cont(number);
+        if self.runs(number) {
+            self.guests[self.qemus[number].guest].touched(self.now);
+            drop(self.save(number));
+        }
+    }
+
     /// Somebody stops it behind the sidecar's back.
     pub fn foreign_stop(&mut self, number: QemuNumber) {
         if self.runs(number) {

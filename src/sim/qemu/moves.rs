@@ -190,7 +190,12 @@ impl Lab {
         let is_theirs = |other: &QemuNumber| self.qemus[*other].stream.other == Some(number);
         if let Some(other) = other.filter(is_theirs) {
             self.qemus[other].stream.broken = true;
-            self.soon(other, Move::Break, 20, 2_000);
+            let one = &self.qemus[other];
+            let is_lost =
+                !self.qemus[number].alive && one.status == MigrationStatus::PostcopyActive;
+            if !(is_lost && one.hangs && one.is_sender()) {
+                self.soon(other, Move::Break, 20, 2_000);
+            }
         }
     }
 

@@ -19,6 +19,8 @@ use crate::engine::{JobSeen, NodeSeen};
 
 /// How many block jobs, dumps and images fail, in a million.
 const FAILS: u32 = 100_000;
+/// How many block jobs, in a million, take so long that a sidecar may be restarted meanwhile.
+const LONG: u32 = 200_000;
 
 /// What jobs have begun in a QEMU, or left there.
 #[derive(Clone, Debug)]
@@ -114,7 +116,7 @@ impl Lab {
 
     // To a file, and back.
 
-    fn save(&mut self, number: QemuNumber) -> EffectResult {
+    pub(super) fn save(&mut self, number: QemuNumber) -> EffectResult {
         let result = self.migrate(number, "file:");
         if result == EffectResult::Done {
             self.qemus[number].stream.to_file = true;
@@ -252,7 +254,11 @@ impl Lab {
             error: None,
         };
         jobs.insert(id, job);
-        self.soon(number, Move::JobsGetOn, 500, 30_000);
+        let longest = match self.random.chance(LONG) {
+            true => 3_000_000,
+            false => 30_000,
+        };
+        self.soon(number, Move::JobsGetOn, 500, longest);
         EffectResult::Done
     }
 
