@@ -207,6 +207,29 @@ fn backup(solo: &mut Solo, run: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// For whoever reads the disk himself: it is served until the job ends.
+fn backup_by_export(solo: &mut Solo, run: u32) -> Result<(), Error> {
+    let job = solo.begin("backup")?;
+    let socket = text(solo, &format!("nbd{run}"));
+    let address = json!({"type": "unix", "data": {"path": socket}});
+    let node = json!({"node-name": "source", "driver": "null-co", "size": 1 << 20});
+    let prepare = json!([
+        {"execute": "blockdev-add", "arguments": node},
+        {"execute": "nbd-server-start", "arguments": {"addr": address}},
+    ]);
+    solo.enter(job, "prepare", &prepare)?;
+    let export = json!({"type": "nbd", "id": "export", "node-name": "source"});
+    let begin = json!([{"execute": "block-export-add", "arguments": export}]);
+    solo.enter(job, "perform", &begin)?;
+    let rest = json!([
+        {"execute": "block-export-del", "arguments": {"id": "export", "mode": "hard"}},
+        {"execute": "nbd-server-stop"},
+        {"execute": "blockdev-del", "arguments": {"node-name": "source"}},
+    ]);
+    solo.enter(job, "finish", &rest)?;
+    solo.end(job).map(drop)
+}
+
 fn suspend(solo: &mut Solo, _: u32) -> Result<(), Error> {
     let job = solo.begin("suspend")?;
     solo.enter(
@@ -442,6 +465,59 @@ fn a_backup_is_taken_up_again_and_closed() {
     assert!(points >= 8, "{points}");
 }
 
+/// Nobody is served any more, and whoever serves next finds nothing in the way.
+#[test]
+fn an_export_is_taken_back() {
+    fn judge(solo: &mut Solo, job: Option<&JobView>, what: &str) {
+        let monitor = solo.qemu().monitor();
+        let exports = monitor.execute("query-block-exports", json!({})).unwrap();
+        assert_eq!(exports, json!([]), "{what}");
+        goes_on(solo, job, what);
+    }
+    let points = every_batch(backup_by_export, judge);
+    assert!(points >= 8, "{points}");
+}
+
+/// A guest that boots in a job runs, or its QEMU is ended before it executed anything.
+#[test]
+fn a_start_is_undone_or_done() {
+    fn boot(solo: &mut Solo, _: u32) -> Result<(), Error> {
+        let job = solo.begin("start")?;
+        solo.enter(job, "perform", &json!([{"execute": "cont"}]))?;
+        solo.end(job).map(drop)
+    }
+    for batch in 1..BATCHES_MAX {
+        let what = format!("after batch {batch}");
+        let mut solo = start(&RunOptions::default());
+        destroy(&mut solo, 1).unwrap();
+        solo.sidecar().kill().unwrap();
+        let crash = RunOptions::crashing(CrashPoint::AfterBatch(batch));
+        solo.sidecar().start(&crash).unwrap();
+        solo.add(Begin::Prelaunch).unwrap();
+        if !has_crashed(&mut solo, boot, 1) {
+            assert!(batch > 4, "{batch}");
+            return;
+        }
+        solo.sidecar().start(&RunOptions::default()).unwrap();
+        let job = solo
+            .settle(TIMEOUT)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let has_run = !solo.qemu().guest_log().unwrap().bytes.is_empty();
+        if job.is_some() && result(job.as_ref()) != "completed" {
+            assert!(
+                !has_run && !solo.qemu().is_alive().unwrap(),
+                "{what}: {job:?}"
+            );
+            solo.add(Begin::Prelaunch).unwrap();
+        }
+        if result(job.as_ref()) != "completed" {
+            boot(&mut solo, 2).unwrap();
+        }
+        assert_eq!(solo.qemu().run_state().unwrap(), "running", "{what}");
+        solo.qemu().wait_for_number(1, TIMEOUT).unwrap();
+    }
+}
+
 #[test]
 fn a_suspend_is_as_qemu_shows_it() {
     fn judge(solo: &mut Solo, _: Option<&JobView>, what: &str) {
@@ -630,12 +706,17 @@ fn what_does_not_belong_is_refused() {
         solo.enter(job, "prepare", &json!([])),
         "prepare cannot be entered",
     );
+    // Taken back before QEMU can have heard of it.
     let beside = solo.begin("destroy").unwrap();
-    refused(
-        solo.sidecar().execute("job-cancel", json!({"job": beside})),
-        "is in phase begin",
-    );
-    solo.end(beside).unwrap();
+    solo.sidecar()
+        .execute("job-cancel", json!({"job": beside}))
+        .unwrap();
+    until("destroy cancelled", TIMEOUT, || {
+        let jobs = solo.sidecar().jobs(Some(DOMAIN))?;
+        let is_over = |job: &JobView| job.job == beside && job.result.is_some();
+        Ok(jobs.iter().any(is_over).then_some(()))
+    })
+    .unwrap();
     solo.sidecar()
         .execute("job-cancel", json!({"job": job}))
         .unwrap();

@@ -314,7 +314,7 @@ impl Pair {
             .collect();
         for (index, path) in data.iter().enumerate() {
             let contents = match begin {
-                Begin::Running => data_contents(index),
+                Begin::Running | Begin::Prelaunch => data_contents(index),
                 Begin::Incoming => vec![0; DATA_BYTES],
             };
             fs::write(path, contents).map_err(Error::io("writing", path))?;

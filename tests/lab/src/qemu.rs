@@ -44,6 +44,8 @@ pub const GUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum Begin {
     /// Boots and runs: the source.
     Running,
+    /// `-S`: boots at its first `cont`.
+    Prelaunch,
     /// `-S -incoming defer`: the destination.
     Incoming,
 }
@@ -318,9 +320,12 @@ fn arguments(options: &QemuOptions, sidecar_socket: &Path, own_socket: &Path) ->
         arguments.extend(["-blockdev".to_owned(), node.to_string()]);
         arguments.extend(["-device".to_owned(), device]);
     }
-    if options.begin == Begin::Incoming {
-        arguments.extend(["-S", "-incoming", "defer"].map(str::to_owned));
-    }
+    let begin: &[&str] = match options.begin {
+        Begin::Running => &[],
+        Begin::Prelaunch => &["-S"],
+        Begin::Incoming => &["-S", "-incoming", "defer"],
+    };
+    arguments.extend(begin.iter().map(|argument| (*argument).to_owned()));
     arguments
 }
 
