@@ -276,7 +276,7 @@ types:
           type_number >= 1 and type_number <= 36 and
           version == (type_number == 25 ? 4 :
           type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 ? 3 :
-          type_number == 27 ? 2 : 1)
+          type_number == 27 or type_number >= 31 and type_number <= 33 ? 2 : 1)
         doc: F10. What is not known is skipped, never guessed at.
       type:
         value: type_number
@@ -621,6 +621,8 @@ types:
       - { id: time, type: u8, doc: Nanoseconds since 1970. }
       - { id: has_cookie, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: cookie, type: text, if: 'has_cookie == boolean::set' }
+      - { id: has_granted, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: granted, type: position, if: 'has_granted == boolean::set' }
   job_decided:
     seq:
       - { id: job, type: u8 }
@@ -670,6 +672,8 @@ types:
       - { id: phase, type: u4, enum: job_phase, valid: { in-enum: true } }
       - { id: has_cookie, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: cookie, type: text, if: 'has_cookie == boolean::set' }
+      - { id: has_granted, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: granted, type: position, if: 'has_granted == boolean::set' }
       - { id: stream, type: effect_count }
       - { id: main, type: effect_count }
       - { id: end, type: effect_count }
@@ -953,6 +957,12 @@ enums:
     2: perform
     3: finish
     4: cancel
+    5: begin3
+    6: perform3
+    7: perform3_done
+    8: confirm3
+    9: confirm3_cancelled
+    10: finish3
   effect_standing:
     0: never
     1: unknown

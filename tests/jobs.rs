@@ -662,8 +662,8 @@ fn what_does_not_belong_is_refused() {
         solo.sidecar().execute("job-begin", arguments)
     };
     refused(
-        begin(&mut solo, "migration-out"),
-        "is not begun with job-begin",
+        begin(&mut solo, "migration-in"),
+        "cannot begin such a job: its QEMU is running",
     );
     refused(
         begin(&mut solo, "restore"),

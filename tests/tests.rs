@@ -20,6 +20,8 @@ mod dangers;
 mod disk_failure;
 /// Disks that are not shared, copied with the guest.
 mod disks;
+/// Migrations that a manager drives itself.
+mod driven;
 /// What cannot be settled is held, and keeps nobody waiting.
 mod held;
 /// The image's locks through a migration.

@@ -449,6 +449,7 @@ pub fn job(choices: &mut Bytes<'_>, last: Option<Lsn>) -> ControlRequest {
             phase: of(choices, JobPhase::ALL),
             effects: (0..choices.below(3)).map(|_| effect(choices)).collect(),
             cookie: choices.perhaps(text),
+            peer_cookie: None,
         },
         _ => ControlRequest::JobEnd {
             job,

@@ -66,7 +66,11 @@ impl Turn<'_> {
                 phase,
                 effects,
                 cookie,
-            } => return self.phase_enter(token, job, phase, effects, cookie),
+                peer_cookie,
+            } => {
+                let brought = peer_cookie.as_deref();
+                return self.phase_enter(token, job, phase, effects, cookie, brought);
+            }
             ControlRequest::JobEnd { job, result } => return self.job_end(token, job, result),
             ControlRequest::JobCancel { job } => self.job_cancel(job),
             ControlRequest::Resolve {

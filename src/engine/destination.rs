@@ -549,7 +549,24 @@ impl Turn<'_> {
             | Rule::StartEnded
             | Rule::DestroyAlive
             | Rule::DestroyDone
-            | Rule::OrdinaryReconciled => {}
+            | Rule::OrdinaryReconciled
+            | Rule::DrivenPostcopy
+            | Rule::DrivenSourceUndone
+            | Rule::DrivenSourceGiveUp
+            | Rule::DrivenSourceCompleted
+            | Rule::DrivenSourceCont
+            | Rule::DrivenSourceAborted
+            | Rule::DrivenSourceConfirm
+            | Rule::DrivenSourceUnproven
+            | Rule::DrivenSourceQuit
+            | Rule::DrivenSourceEnded
+            | Rule::DrivenDestinationWaiting
+            | Rule::DrivenDestinationFailed
+            | Rule::DrivenDestinationWhole
+            | Rule::DrivenDestinationCommitted
+            | Rule::DrivenDestinationRunning
+            | Rule::DrivenDestinationAborted
+            | Rule::DrivenDestinationEnded => {}
         }
     }
 

@@ -346,7 +346,24 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::StartEnded
         | Rule::DestroyAlive
         | Rule::DestroyDone
-        | Rule::OrdinaryReconciled => return None,
+        | Rule::OrdinaryReconciled
+        | Rule::DrivenPostcopy
+        | Rule::DrivenSourceUndone
+        | Rule::DrivenSourceGiveUp
+        | Rule::DrivenSourceCompleted
+        | Rule::DrivenSourceCont
+        | Rule::DrivenSourceAborted
+        | Rule::DrivenSourceConfirm
+        | Rule::DrivenSourceUnproven
+        | Rule::DrivenSourceQuit
+        | Rule::DrivenSourceEnded
+        | Rule::DrivenDestinationWaiting
+        | Rule::DrivenDestinationFailed
+        | Rule::DrivenDestinationWhole
+        | Rule::DrivenDestinationCommitted
+        | Rule::DrivenDestinationRunning
+        | Rule::DrivenDestinationAborted
+        | Rule::DrivenDestinationEnded => return None,
     };
     sure.then_some(act)
 }

@@ -301,6 +301,8 @@ pub enum ControlRequest {
         effects: Vec<ManagerEffect>,
         /// The manager's own data; the one before stays if there is none.
         cookie: Option<String>,
+        /// Migration, destination: what `perform3_done` answered at the source.
+        peer_cookie: Option<String>,
     },
     /// End such a job: the guest is brought to its wanted run state first.
     JobEnd {
@@ -608,6 +610,9 @@ pub enum Answer {
         phase: JobPhase,
         /// How many effects there were.
         effects: usize,
+        /// Migration, source: everything was sent; for `finish3` at the destination.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cookie: Option<String>,
     },
     /// A decision.
     Decision(DecisionView),

@@ -310,9 +310,9 @@ fn open_job(told: &Told, job: Lsn) -> Result<(), Breach> {
 
 /// Forward, or once more the same; and cancelled from anywhere.
 fn job_phase_entered(state: &JobState, phase: JobPhase) -> Result<(), Breach> {
-    let begins = state.begun == 0 && phase == JobPhase::Begin;
+    let begins = state.begun == 0 && phase == JobPhase::first(state.kind);
     let is_cancelled = phase == JobPhase::Cancel && state.phase != JobPhase::Cancel;
-    match begins || is_cancelled || may_enter(state.phase, phase) {
+    match begins || is_cancelled || may_enter(state.kind, state.phase, phase) {
         true => Ok(()),
         false => breach(
             Law::Phase,

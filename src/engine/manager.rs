@@ -36,6 +36,9 @@ const WITHDRAWN: &str = "the destination's copy will never run";
 
 impl Turn<'_> {
     pub(crate) fn verdict(&mut self, token: Token, target: &JobTarget, outcome: Outcome, uid: u32) {
+        if let Some(job) = self.driven_target(target) {
+            return self.driven_verdict(token, job, outcome);
+        }
         match self.may_judge(target) {
             Err(refusal) => self.reply(token, Err(refusal)),
             Ok(id) => {

@@ -6,10 +6,12 @@
 use journal_format::record::Decision;
 
 mod authority;
+mod driven;
 mod jobs;
 mod table;
 
 use authority::AUTHORITIES;
+use driven::DRIVEN;
 use jobs::JOBS;
 use table::TABLE;
 
@@ -248,6 +250,42 @@ pub enum Rule {
     DestroyDone,
     /// Suspend, modify, query, abort.
     OrdinaryReconciled,
+
+    // Migrations that their manager drives itself.
+    /// Driven, either side: post-copy was begun from outside.
+    DrivenPostcopy,
+    /// Driven, source: no migration is under way, and none completed.
+    DrivenSourceUndone,
+    /// Driven, source: on its way, and nobody drives it.
+    DrivenSourceGiveUp,
+    /// Driven, source: everything was sent, and no verdict yet.
+    DrivenSourceCompleted,
+    /// Driven, source: everything was sent, and the guest was continued here.
+    DrivenSourceCont,
+    /// Driven, source: its manager said aborted.
+    DrivenSourceAborted,
+    /// Driven, source: its manager said committed, and this copy is still there.
+    DrivenSourceConfirm,
+    /// Driven, source: its manager said committed, but QEMU does not say completed, or runs.
+    DrivenSourceUnproven,
+    /// Driven, source: everything was sent, and QEMU is gone without a verdict.
+    DrivenSourceQuit,
+    /// Driven, source: its manager said committed, and this copy is gone.
+    DrivenSourceEnded,
+    /// Driven, destination: not whole yet.
+    DrivenDestinationWaiting,
+    /// Driven, destination: the stream failed.
+    DrivenDestinationFailed,
+    /// Driven, destination: whole, and no verdict yet.
+    DrivenDestinationWhole,
+    /// Driven, destination: committed, paused, the result of `cont` unknown.
+    DrivenDestinationCommitted,
+    /// Driven, destination: the guest ran here.
+    DrivenDestinationRunning,
+    /// Driven, destination: its manager said aborted, and this copy is still there.
+    DrivenDestinationAborted,
+    /// Driven, destination: the guest never ran, and QEMU is gone.
+    DrivenDestinationEnded,
 }
 
 /// What a rule says: its name, its decision, and what people read.
@@ -284,14 +322,21 @@ const _: () = {
         assert!(JOBS[at].0 as usize == TABLE.len() + AUTHORITIES.len() + at);
         at += 1;
     }
-    assert!(TABLE.len() + AUTHORITIES.len() + JOBS.len() == Rule::OrdinaryReconciled as usize + 1);
+    let before = TABLE.len() + AUTHORITIES.len() + JOBS.len();
+    assert!(before == Rule::OrdinaryReconciled as usize + 1);
+    let mut at = 0;
+    while at < DRIVEN.len() {
+        assert!(DRIVEN[at].0 as usize == before + at);
+        at += 1;
+    }
+    assert!(before + DRIVEN.len() == Rule::DrivenDestinationEnded as usize + 1);
 };
 
 impl Rule {
     /// Every rule, in the order of the table.
     pub fn all() -> impl Iterator<Item = Rule> {
         let rows = TABLE.iter().chain(AUTHORITIES).chain(JOBS);
-        rows.map(|(rule, _)| *rule)
+        rows.chain(DRIVEN).map(|(rule, _)| *rule)
     }
 
     /// The rule of that name.
@@ -321,8 +366,10 @@ impl Rule {
             &TABLE[at].1
         } else if at < of_jobs {
             &AUTHORITIES[at - TABLE.len()].1
-        } else {
+        } else if at < of_jobs + JOBS.len() {
             &JOBS[at - of_jobs].1
+        } else {
+            &DRIVEN[at - of_jobs - JOBS.len()].1
         }
     }
 }

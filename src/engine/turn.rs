@@ -268,7 +268,7 @@ impl<'a> Turn<'a> {
         let notice = match body {
             RecordBody::DomainAdded(_) => self.domain_view(id).map(Notice::DomainAdded),
             RecordBody::WantedChanged(_) => self.domain_view(id).map(Notice::WantedChanged),
-            RecordBody::JobPhaseEntered(entered) => self.notice_of_job(entered),
+            RecordBody::JobPhaseEntered(entered) => self.notice_of_job(lsn, entered),
             RecordBody::JobDecided(decided) => {
                 let view = self.job_decision_view(id, lsn, decided);
                 view.map(Notice::Decision)

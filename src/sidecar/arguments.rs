@@ -89,6 +89,8 @@ pub(crate) enum Command {
         effects: Vec<ManagerEffect>,
         /// The manager's own data.
         cookie: Option<String>,
+        /// What `perform3_done` answered at the source.
+        peer_cookie: Option<String>,
     },
     /// `job-end`.
     JobEnd {
@@ -338,6 +340,7 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
             phase: rest.job_phase("phase")?,
             effects: rest.effects("effects")?,
             cookie: rest.optional_text("cookie")?,
+            peer_cookie: rest.optional_text("peer-cookie")?,
         },
         "job-end" => Command::JobEnd {
             job: Lsn(rest.number("job")?),
@@ -583,14 +586,14 @@ impl Arguments {
 
     fn job_kind(&mut self, argument: &'static str) -> Result<JobKind, ArgumentError> {
         let word = self.filled(argument)?;
-        let kinds = "save, dump, snapshot, backup, start, restore, destroy, suspend, modify, query or abort";
+        let kinds = "migration-out, migration-in, save, dump, snapshot, backup, start, restore, destroy, suspend, modify, query or abort";
         JobKind::from_name(&word).ok_or_else(|| self.invalid(argument, kinds))
     }
 
     fn job_phase(&mut self, argument: &'static str) -> Result<JobPhase, ArgumentError> {
         let word = self.filled(argument)?;
-        JobPhase::from_name(&word)
-            .ok_or_else(|| self.invalid(argument, "prepare, perform or finish"))
+        let phases = "prepare, perform or finish; of a migration begin3, perform3, perform3_done, confirm3, confirm3_cancelled, prepare or finish3";
+        JobPhase::from_name(&word).ok_or_else(|| self.invalid(argument, phases))
     }
 
     fn optional_end(&mut self, argument: &'static str) -> Result<JobResult, ArgumentError> {
@@ -726,7 +729,7 @@ mod tests {
         refused(
             "job-begin",
             json!({"name": "vm", "kind": "move"}),
-            "job-begin: argument 'kind' must be save, dump, snapshot, backup, start, restore, destroy, suspend, modify, query or abort",
+            "job-begin: argument 'kind' must be migration-out, migration-in, save, dump, snapshot, backup, start, restore, destroy, suspend, modify, query or abort",
         );
         refused(
             "phase-enter",

@@ -114,11 +114,13 @@ fn asked(command: Command, uid: u32) -> Asked {
             phase,
             effects,
             cookie,
+            peer_cookie,
         } => ControlRequest::PhaseEnter {
             job,
             phase,
             effects,
             cookie,
+            peer_cookie,
         },
         Command::JobEnd { job, result } => ControlRequest::JobEnd { job, result },
         Command::JobCancel { job } => ControlRequest::JobCancel { job },

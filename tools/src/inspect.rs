@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use journal_format::record::{Decision, Facts, JobState};
+use journal_format::record::{Decision, EffectStanding, Facts, JobKind, JobState};
 use phase_journal::engine::{OpenJob, Rule};
 use serde_json::{Value, json};
 
@@ -289,7 +289,7 @@ fn job_text(job: &OpenJob, paint: Paint, out: &mut impl Write) -> std::io::Resul
     writeln!(out, "  depends   {}", outlook.depends_on())
 }
 
-/// A job that is no migration.
+/// A job that its manager drives.
 fn other_job_text(
     name: &str,
     state: &JobState,
@@ -311,7 +311,38 @@ fn other_job_text(
             plain(command.name())
         )?;
     }
-    writeln!(out, "  depends   on what QEMU shows")
+    if let Some(granted) = state.granted {
+        writeln!(out, "  granted   by the source's journal at {granted}")?;
+    }
+    if !is_migration(state.kind) {
+        return writeln!(out, "  depends   on what QEMU shows");
+    }
+    let facts = state.facts();
+    let ends = match state.kind {
+        JobKind::MigrationOut => ("sent", "continued here", "ended"),
+        _ => ("listened", "continued", "ended"),
+    };
+    for (what, standing) in [
+        (ends.0, facts.stream),
+        (ends.1, facts.main),
+        (ends.2, facts.end),
+    ] {
+        let known = match standing {
+            EffectStanding::Never => continue,
+            EffectStanding::Unknown => "intended, and its result is not recorded",
+            EffectStanding::Done => "yes",
+        };
+        writeln!(out, "  {what:<9} {known}")?;
+    }
+    writeln!(
+        out,
+        "  depends   on its manager, who drives it and decides, and on what QEMU shows"
+    )
+}
+
+/// A migration among such jobs is one that its manager drives itself.
+fn is_migration(kind: JobKind) -> bool {
+    matches!(kind, JobKind::MigrationOut | JobKind::MigrationIn)
 }
 
 fn facts(facts: &Facts) -> String {

@@ -152,10 +152,16 @@ pub(crate) fn body(body: &RecordBody) -> String {
         RecordBody::JobDecided(decided) => {
             decision(decided.decision, &decided.rule, &decided.based_on)
         }
-        RecordBody::JobPhaseEntered(entered) => match &entered.cookie {
-            Some(cookie) => format!("{}, with a cookie of {} bytes", entered.phase, cookie.len()),
-            None => entered.phase.to_string(),
-        },
+        RecordBody::JobPhaseEntered(entered) => {
+            let mut said = entered.phase.to_string();
+            if let Some(cookie) = &entered.cookie {
+                said = format!("{said}, with a cookie of {} bytes", cookie.len());
+            }
+            match entered.granted {
+                Some(granted) => format!("{said}, granted by the source at {granted}"),
+                None => said,
+            }
+        }
         RecordBody::JobState(state) => format!("{} in {}", state.kind, state.phase),
         RecordBody::MigrationDisks(disks) => copied(disks),
         RecordBody::OperatorResolved(resolved) => format!(

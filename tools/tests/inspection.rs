@@ -14,6 +14,8 @@ mod story;
 
 #[path = "inspection/bad_input.rs"]
 mod bad_input;
+#[path = "inspection/driven.rs"]
+mod driven;
 #[path = "inspection/filters.rs"]
 mod filters;
 #[path = "inspection/indexed.rs"]

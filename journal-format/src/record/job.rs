@@ -1,6 +1,6 @@
-//! Jobs that are no migrations: what a manager does to a domain, phase by phase, with its own commands.
+//! Jobs that a manager drives: what it does to a domain, phase by phase, with its own commands.
 //! Invariant: a word, once released, keeps its number on disk; QEMU's words are kept as text.
-//! Not here: migrations (`body`), which commands belong to which job and what recovery decides (the engine).
+//! Not here: migrations that two sidecars drive (`body`), which commands belong to which job and what recovery decides (the engine).
 
 use core::fmt;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::vocabulary::{
     Claim, Decision, EffectCommand, JobKind, Observed, WantedRunState, qemu_words, words,
 };
-use crate::number::Lsn;
+use crate::number::{Lsn, Position};
 
 /// Largest arguments of a manager's command, as JSON text, in bytes: with all that a job carries they fit
 /// into one record.
@@ -25,7 +25,7 @@ pub const JOB_THINGS_MAX: usize = 16;
 pub const THING_NAME_SIZE_MAX: usize = 48;
 
 words!(
-    /// The phases of a job that is no migration.
+    /// The phases of a job that its manager drives. Those of a migration are named as libvirt names them.
     JobPhase {
         /// The domain is taken; nothing was done to QEMU.
         Begin = "begin",
@@ -37,8 +37,42 @@ words!(
         Finish = "finish",
         /// It was asked to end without success: what was done is taken back.
         Cancel = "cancel",
+        /// Migration, source: the domain is taken; nothing was sent.
+        Begin3 = "begin3",
+        /// Migration, source: QEMU sends.
+        Perform3 = "perform3",
+        /// Migration, source: QEMU has sent everything; whose the guest is, its manager says.
+        Perform3Done = "perform3_done",
+        /// Migration, source: the destination has the guest, its manager said; this copy is ended.
+        Confirm3 = "confirm3",
+        /// Migration, source: the destination never runs the guest, its manager said; this copy goes on.
+        Confirm3Cancelled = "confirm3_cancelled",
+        /// Migration, destination: the guest is taken over, or given up.
+        Finish3 = "finish3",
     }
 );
+
+impl JobPhase {
+    /// The phase in which a job of that kind begins.
+    #[must_use]
+    pub const fn first(kind: JobKind) -> JobPhase {
+        match kind {
+            JobKind::MigrationOut => JobPhase::Begin3,
+            JobKind::MigrationIn => JobPhase::Prepare,
+            JobKind::Save
+            | JobKind::Dump
+            | JobKind::Snapshot
+            | JobKind::Start
+            | JobKind::Restore
+            | JobKind::Backup
+            | JobKind::Destroy
+            | JobKind::Suspend
+            | JobKind::Modify
+            | JobKind::Query
+            | JobKind::Abort => JobPhase::Begin,
+        }
+    }
+}
 
 words!(
     /// Where effects of one sort stand.
@@ -131,9 +165,9 @@ impl EffectCount {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct JobFacts {
-    /// Streams of the guest's memory to a file, or from one: `migrate`, `migrate-incoming`.
+    /// Streams of the guest's memory out or in: `migrate`, `migrate-incoming`.
     pub stream: EffectStanding,
-    /// The job's own commands besides: a dump, a snapshot, a block job, the `cont` of a start.
+    /// The job's own commands besides: a dump, a snapshot, a block job, the `cont` of a start or of a migration.
     pub main: EffectStanding,
     /// The end of QEMU: `quit`, or the signal.
     pub end: EffectStanding,
@@ -180,6 +214,9 @@ pub struct JobPhaseEntered {
     pub time: u64,
     /// The manager's own data, carried along; the one before stays if there is none.
     pub cookie: Option<String>,
+    /// Migration, destination: where the source's sidecar recorded that QEMU had sent everything, as the cookie
+    /// says that its manager brought from there.
+    pub granted: Option<Position>,
 }
 
 /// A decision about a job that is no migration, with what it came from.
@@ -212,6 +249,8 @@ pub struct JobState {
     pub phase: JobPhase,
     /// The manager's own data.
     pub cookie: Option<String>,
+    /// See [`JobPhaseEntered::granted`].
+    pub granted: Option<Position>,
     /// See [`JobFacts::stream`].
     pub stream: EffectCount,
     /// See [`JobFacts::main`].
@@ -242,8 +281,9 @@ impl JobState {
             job,
             kind,
             begun: 0,
-            phase: JobPhase::Begin,
+            phase: JobPhase::first(kind),
             cookie: None,
+            granted: None,
             stream: none,
             main: none,
             end: none,

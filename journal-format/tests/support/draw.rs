@@ -452,6 +452,7 @@ impl Draw<'_> {
                 phase: self.word(JobPhase::ALL),
                 time: self.number(),
                 cookie: self.perhaps(Self::text),
+                granted: self.perhaps(Self::position),
             }),
             32 => RecordBody::JobDecided(JobDecided {
                 job: self.lsn(),
@@ -548,6 +549,7 @@ impl Draw<'_> {
             begun: self.number(),
             phase: self.word(JobPhase::ALL),
             cookie: self.perhaps(Self::text),
+            granted: self.perhaps(Self::position),
             stream: self.count(),
             main: self.count(),
             end: self.count(),

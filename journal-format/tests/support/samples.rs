@@ -479,6 +479,7 @@ pub(crate) fn jobs() -> Vec<Draft> {
             phase: *phase,
             time: 1_753_000_000_123_456_789,
             cookie: (*phase == JobPhase::Begin).then(|| "<backup id='7'/>".to_owned()),
+            granted: (*phase == JobPhase::Finish3).then(position),
         }));
     }
     let mut evidence = JobEvidence {
@@ -531,6 +532,7 @@ pub(crate) fn jobs() -> Vec<Draft> {
     let mut state = JobState::begun(job, JobKind::Snapshot);
     bodies.push(RecordBody::JobState(state.clone()));
     state.cookie = Some("7".to_owned());
+    state.granted = Some(position());
     state.main = EffectCount {
         done: 2,
         unknown: 1,

@@ -89,8 +89,15 @@ pub enum Refusal {
         /// What was asked for.
         wanted: JobPhase,
     },
-    /// A kind of job that a manager does not begin.
+    /// A migration that the two sidecars drive: no manager's phases.
     NotAManagersJob(JobKind),
+    /// What a manager brought from another sidecar is not taken.
+    PeerCookie {
+        /// The job.
+        job: Lsn,
+        /// Why.
+        why: &'static str,
+    },
     /// A job that is being ended or cancelled, or held.
     JobNotOpen {
         /// The job.
@@ -332,8 +339,11 @@ impl fmt::Display for Refusal {
             ),
             Refusal::NotAManagersJob(kind) => write!(
                 f,
-                "a {kind} job is not begun with job-begin (a guest moves by migrate-domain)"
+                "the two sidecars drive this {kind} job (migrate-domain): no phase of it is entered from outside"
             ),
+            Refusal::PeerCookie { job, why } => {
+                write!(f, "job {job} does not take this peer-cookie: {why}")
+            }
             Refusal::JobNotOpen { job, why } => write!(f, "nothing more is done in job {job}: {why}"),
             Refusal::EffectOpen { job, effect } => {
                 write!(f, "an effect of job {job} is under way: {effect}")

@@ -1,14 +1,15 @@
-//! The decision table of jobs that are no migrations: evidence to rule.
+//! The decision table of jobs that a manager drives: evidence to rule.
 //!
 //! Invariant: [`decide_job`] is a total function of its [`JobEvidence`] (P7). No row ends a guest but one that
 //! never ran, one whose end was decided before, and one that was saved whole.
-//! Not here: how a rule is carried out (`recover`); what a manager does while nothing has to be decided.
+//! Not here: migrations (`driven`); how a rule is carried out (`recover`); what a manager does while nothing has to be decided.
 
 use journal_format::record::{
     ClaimSeen, DumpStatus, EffectStanding, JobEvidence, JobKind, JobPhase, NodesSeen, Process,
     QemuJobSeen, QemuJobStatus, RunState,
 };
 
+use super::driven;
 use crate::engine::Rule;
 use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
 
@@ -113,6 +114,9 @@ pub fn decide_job(evidence: &JobEvidence) -> Option<Rule> {
 fn decided(evidence: &JobEvidence) -> Option<Rule> {
     if let Some(rule) = identity(evidence) {
         return Some(rule);
+    }
+    if let Some(role) = driven::role(evidence.kind) {
+        return driven::decide(role, evidence);
     }
     let is_over = evidence.recovering || evidence.phase == JobPhase::Cancel;
     match evidence.observed.process {

@@ -354,9 +354,10 @@ impl Turn<'_> {
     /// Stop and cont are the owner's wish only in a job that is about nothing else.
     fn want_after(&mut self, id: DomainId, kind: JobKind, command: &EffectCommand) {
         let wanted = match (kind, command) {
-            (JobKind::Start | JobKind::Restore | JobKind::Suspend, EffectCommand::Cont) => {
-                WantedRunState::Running
-            }
+            (
+                JobKind::Start | JobKind::Restore | JobKind::Suspend | JobKind::MigrationIn,
+                EffectCommand::Cont,
+            ) => WantedRunState::Running,
             (JobKind::Suspend, EffectCommand::Stop) => WantedRunState::Paused,
             _ => return,
         };
@@ -386,11 +387,11 @@ impl Turn<'_> {
             return self.reply(running.token, Err(refusal));
         }
         if is_last && *result == EffectResult::Done {
-            let answer = Answer::PhaseEntered {
-                job,
-                phase,
-                effects: running.count,
-            };
+            if let Some(wanted) = running.then {
+                live.ending = Some((running.token, wanted));
+                return;
+            }
+            let answer = self.phase_answer(job, phase, running.count);
             return self.reply(running.token, Ok(answer));
         }
         live.running = Some(running);
@@ -434,10 +435,12 @@ impl Turn<'_> {
         };
         if let Some(running) = live.running {
             let answer = match result {
+                _ if running.then == Some(result) => Ok(Answer::Done {}),
                 JobResult::Completed => Ok(Answer::PhaseEntered {
                     job,
                     phase,
                     effects: running.count,
+                    cookie: None,
                 }),
                 JobResult::Failed | JobResult::Cancelled | JobResult::Crashed => Err(over()),
             };

@@ -5,10 +5,11 @@
 //! Not here: what recovery makes of a job (`decide`), what a command means to it (`meaning`).
 
 use journal_format::record::{
-    EffectCommand, JobKind, JobPhase, MONITOR_ARGUMENTS_SIZE_MAX, THING_NAME_SIZE_MAX,
+    EffectCommand, JobKind, JobPhase, MONITOR_ARGUMENTS_SIZE_MAX, Role, THING_NAME_SIZE_MAX,
 };
 use serde_json::{Map, Value, json};
 
+use super::driven;
 use super::meaning::{BLOCK_JOBS, meaning, monitor};
 use crate::engine::Refusal;
 
@@ -94,7 +95,59 @@ const MIGRATION_SETTINGS: &[&str] = &["migrate-set-capabilities", "migrate-set-p
 #[must_use]
 pub const fn commands(kind: JobKind, phase: JobPhase) -> &'static [&'static str] {
     match (kind, phase) {
-        (_, JobPhase::Begin | JobPhase::Cancel) => &[],
+        (_, JobPhase::Begin | JobPhase::Cancel | JobPhase::Perform3Done) => &[],
+        (JobKind::MigrationOut, JobPhase::Begin3) => MIGRATION_SETTINGS,
+        (JobKind::MigrationOut, JobPhase::Perform3) => &[
+            "block-job-cancel",
+            "block-job-set-speed",
+            "blockdev-add",
+            "blockdev-del",
+            "blockdev-mirror",
+            "drive-mirror",
+            "job-cancel",
+            "job-complete",
+            "job-dismiss",
+            "job-finalize",
+            "migrate",
+            "migrate-continue",
+            "migrate-set-capabilities",
+            "migrate-set-parameters",
+            "migrate_cancel",
+            "object-add",
+            "object-del",
+            "stop",
+        ],
+        (JobKind::MigrationOut, JobPhase::Confirm3) => &["kill", "quit"],
+        (JobKind::MigrationOut, JobPhase::Confirm3Cancelled) => &[
+            "blockdev-del",
+            "cont",
+            "job-cancel",
+            "job-dismiss",
+            "migrate-set-capabilities",
+            "migrate-set-parameters",
+            "object-del",
+        ],
+        (JobKind::MigrationIn, JobPhase::Prepare) => &[
+            "block-export-add",
+            "blockdev-add",
+            "migrate-incoming",
+            "migrate-set-capabilities",
+            "migrate-set-parameters",
+            "nbd-server-start",
+            "object-add",
+            "stop",
+        ],
+        (JobKind::MigrationIn, JobPhase::Finish3) => &[
+            "block-export-del",
+            "blockdev-del",
+            "cont",
+            "kill",
+            "migrate-set-capabilities",
+            "migrate-set-parameters",
+            "nbd-server-stop",
+            "object-del",
+            "quit",
+        ],
         (JobKind::Save | JobKind::Dump | JobKind::Restore, JobPhase::Prepare) => MIGRATION_SETTINGS,
         (JobKind::Save, JobPhase::Perform) => &["migrate", "stop"],
         (JobKind::Save, JobPhase::Finish) => &["cont", "kill", "quit"],
@@ -196,19 +249,62 @@ pub const fn commands(kind: JobKind, phase: JobPhase) -> &'static [&'static str]
         | (
             JobKind::MigrationOut | JobKind::MigrationIn | JobKind::Query | JobKind::Abort,
             JobPhase::Prepare | JobPhase::Perform | JobPhase::Finish,
+        )
+        | (
+            _,
+            JobPhase::Begin3
+            | JobPhase::Perform3
+            | JobPhase::Confirm3
+            | JobPhase::Confirm3Cancelled
+            | JobPhase::Finish3,
         ) => &[],
     }
 }
 
-/// May a manager enter that phase from this one? Forward, or once more the same.
+/// The phases that a manager enters in a job of that kind.
+pub(super) const fn phases(kind: JobKind) -> &'static [JobPhase] {
+    match driven::role(kind) {
+        Some(Role::Source) => &[
+            JobPhase::Begin3,
+            JobPhase::Perform3,
+            JobPhase::Perform3Done,
+            JobPhase::Confirm3,
+            JobPhase::Confirm3Cancelled,
+        ],
+        Some(Role::Destination) => &[JobPhase::Prepare, JobPhase::Finish3],
+        None => &[JobPhase::Prepare, JobPhase::Perform, JobPhase::Finish],
+    }
+}
+
+/// May a manager enter that phase of such a job from this one? Forward, or once more the same. A migration that was
+/// cancelled too late goes on: what was sent may have been given to the destination.
 #[must_use]
-pub fn may_enter(before: JobPhase, after: JobPhase) -> bool {
+pub fn may_enter(kind: JobKind, before: JobPhase, after: JobPhase) -> bool {
+    if !phases(kind).contains(&after) {
+        return false;
+    }
     match (before, after) {
-        (_, JobPhase::Begin | JobPhase::Cancel) | (JobPhase::Cancel, _) => false,
-        (
-            JobPhase::Begin | JobPhase::Prepare | JobPhase::Perform | JobPhase::Finish,
-            JobPhase::Prepare | JobPhase::Perform | JobPhase::Finish,
-        ) => before <= after,
+        (JobPhase::Cancel, _) => {
+            matches!(
+                (driven::role(kind), after),
+                (
+                    Some(Role::Source),
+                    JobPhase::Perform3Done | JobPhase::Confirm3Cancelled
+                )
+            )
+        }
+        // Only what was wholly sent is confirmed.
+        (_, JobPhase::Confirm3) => {
+            matches!(before, JobPhase::Perform3Done | JobPhase::Confirm3)
+        }
+        (JobPhase::Confirm3, _) => false,
+        (_, JobPhase::Perform3Done) => {
+            matches!(before, JobPhase::Perform3 | JobPhase::Perform3Done)
+        }
+        (_, _) => {
+            let at = |phase: JobPhase| phases(kind).iter().position(|other| *other == phase);
+            at(before) <= at(after)
+        }
     }
 }
 
@@ -229,6 +325,10 @@ pub(crate) fn checked(
         execute,
         mut arguments,
     } = effect;
+    if driven::role(kind).is_some() && starts_postcopy(&execute, &arguments) {
+        let why = "would begin post-copy, which goes by migrate-domain";
+        return Err(refused(&execute, why));
+    }
     let allowed = commands(kind, phase);
     if !allowed.contains(&execute.as_str()) {
         return Err(Refusal::NotInThisPhase {
@@ -239,6 +339,7 @@ pub(crate) fn checked(
         });
     }
     let plain = match execute.as_str() {
+        "migrate_cancel" => Some(EffectCommand::MigrateCancel),
         "cont" => Some(EffectCommand::Cont),
         "stop" => Some(EffectCommand::Stop),
         "kill" => Some(EffectCommand::Kill),
@@ -299,6 +400,9 @@ fn check(kind: JobKind, execute: &str, arguments: &mut Map<String, Value>) -> Re
             .map(str::to_owned)
     };
     match execute {
+        "migrate" | "migrate-incoming" if driven::role(kind).is_some() => {
+            check_stream(execute, arguments)?;
+        }
         "migrate" | "migrate-incoming" => {
             let uri = text(arguments, "uri").unwrap_or_default();
             if !FILE_SCHEMES.iter().any(|scheme| uri.starts_with(scheme)) {
@@ -327,6 +431,43 @@ fn check(kind: JobKind, execute: &str, arguments: &mut Map<String, Value>) -> Re
         }
         name if BLOCK_JOBS.contains(&name) => check_block_job(execute, arguments)?,
         _ => {}
+    }
+    Ok(())
+}
+
+/// Would the guest be split over both sides, where nobody but the two sidecars finds a way out?
+fn starts_postcopy(execute: &str, arguments: &Map<String, Value>) -> bool {
+    let is_it = |one: &Value| {
+        one.get("capability").and_then(Value::as_str) == Some("postcopy-ram")
+            && one.get("state") == Some(&Value::Bool(true))
+    };
+    let capabilities = arguments.get("capabilities").and_then(Value::as_array);
+    match execute {
+        "migrate-start-postcopy" => true,
+        "migrate-set-capabilities" => capabilities.into_iter().flatten().any(is_it),
+        _ => false,
+    }
+}
+
+/// A stream from one QEMU to another.
+fn check_stream(execute: &str, arguments: &Map<String, Value>) -> Result<(), Refusal> {
+    let uri = arguments.get("uri").and_then(Value::as_str);
+    let has_channels = arguments
+        .get("channels")
+        .and_then(Value::as_array)
+        .is_some_and(|channels| !channels.is_empty());
+    if uri.is_some_and(|uri| uri.starts_with("file:")) {
+        return Err(refused(
+            execute,
+            "to a file is a save, and from one a restore",
+        ));
+    }
+    if uri.is_none_or(str::is_empty) && !has_channels {
+        return Err(refused(execute, "needs 'uri' or 'channels'"));
+    }
+    if arguments.contains_key("resume") {
+        let why = "takes no 'resume' here: post-copy goes by migrate-domain";
+        return Err(refused(execute, why));
     }
     Ok(())
 }

@@ -7,10 +7,12 @@
 use journal_format::record::{EffectCommand, JobKind};
 use serde_json::{Value, json};
 
+use super::driven;
+
 /// What one command means.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meaning {
-    /// It streams the guest to a file, or from one.
+    /// It streams the guest out, or in.
     pub(crate) stream: bool,
     /// It is what the job is for.
     pub(crate) main: bool,
@@ -37,7 +39,8 @@ pub(crate) fn monitor(execute: &str, arguments: &Value) -> EffectCommand {
 
 /// What a command means to a job of this kind.
 pub(crate) fn meaning(kind: JobKind, command: &EffectCommand) -> Meaning {
-    let is_start = matches!(kind, JobKind::Start | JobKind::Restore);
+    let is_migration = driven::role(kind).is_some();
+    let is_start = is_migration || matches!(kind, JobKind::Start | JobKind::Restore);
     match command {
         EffectCommand::Cont => Meaning {
             main: is_start,
@@ -61,6 +64,8 @@ pub(crate) fn meaning(kind: JobKind, command: &EffectCommand) -> Meaning {
                 // What was plugged in stays.
                 meaning.takes_back.clear();
             }
+            // Only `cont` says whose the guest is; mirrors are a means.
+            meaning.main &= !is_migration;
             meaning
         }
         EffectCommand::Claim(_)

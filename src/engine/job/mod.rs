@@ -1,11 +1,12 @@
-//! Jobs that are no migrations: a manager takes a domain, and runs its own commands, phase by phase.
+//! Jobs that a manager drives: it takes a domain, and runs its own commands, phase by phase.
 //!
 //! Invariant: everything a command may leave in QEMU is in the journal before QEMU hears of the command, so
 //! that a restart knows where to look. One effect of a job is in flight.
-//! Not here: migrations (`source`, `destination`).
+//! Not here: migrations that two sidecars drive (`source`, `destination`).
 
 pub(crate) mod decide;
 mod drive;
+pub(crate) mod driven;
 mod legal;
 pub(crate) mod meaning;
 mod recover;
@@ -50,6 +51,8 @@ struct Running {
     count: usize,
     /// Those that were not sent yet.
     plan: VecDeque<EffectCommand>,
+    /// With the last one the job ends like that.
+    then: Option<JobResult>,
 }
 
 /// A job in this life of the process.

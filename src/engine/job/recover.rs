@@ -12,6 +12,7 @@ use journal_format::record::{
 use serde_json::json;
 
 use super::decide::{QemuJobClass, qemu_job_class};
+use super::driven;
 use super::meaning::monitor;
 use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
 use crate::engine::turn::Turn;
@@ -19,7 +20,7 @@ use crate::engine::{Refusal, Rule};
 
 /// What brings a guest back to its wanted run state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum WayBack {
+pub(super) enum WayBack {
     /// It is there.
     There,
     /// This does it, or a part of it.
@@ -28,7 +29,7 @@ enum WayBack {
     Wait,
 }
 
-fn way_back(evidence: &JobEvidence) -> WayBack {
+pub(super) fn way_back(evidence: &JobEvidence) -> WayBack {
     let is_ours = evidence.facts.stream != EffectStanding::Never;
     match (
         status_class(evidence.observed.migration.as_ref()),
@@ -55,12 +56,19 @@ fn way_back(evidence: &JobEvidence) -> WayBack {
 }
 
 /// Asked to end, or it just did not come to what it was for.
-fn without_success(evidence: &JobEvidence) -> JobResult {
+pub(super) fn without_success(evidence: &JobEvidence) -> JobResult {
     match evidence.phase {
         JobPhase::Cancel => JobResult::Cancelled,
-        JobPhase::Begin | JobPhase::Prepare | JobPhase::Perform | JobPhase::Finish => {
-            JobResult::Failed
-        }
+        JobPhase::Begin
+        | JobPhase::Prepare
+        | JobPhase::Perform
+        | JobPhase::Finish
+        | JobPhase::Begin3
+        | JobPhase::Perform3
+        | JobPhase::Perform3Done
+        | JobPhase::Confirm3
+        | JobPhase::Confirm3Cancelled
+        | JobPhase::Finish3 => JobResult::Failed,
     }
 }
 
@@ -148,6 +156,25 @@ impl Turn<'_> {
                     undone,
                     "closed as QEMU shows it: effects without an answer may have happened",
                 );
+            }
+            Rule::DrivenPostcopy
+            | Rule::DrivenSourceUndone
+            | Rule::DrivenSourceGiveUp
+            | Rule::DrivenSourceCompleted
+            | Rule::DrivenSourceCont
+            | Rule::DrivenSourceAborted
+            | Rule::DrivenSourceConfirm
+            | Rule::DrivenSourceUnproven
+            | Rule::DrivenSourceQuit
+            | Rule::DrivenSourceEnded
+            | Rule::DrivenDestinationWaiting
+            | Rule::DrivenDestinationFailed
+            | Rule::DrivenDestinationWhole
+            | Rule::DrivenDestinationCommitted
+            | Rule::DrivenDestinationRunning
+            | Rule::DrivenDestinationAborted
+            | Rule::DrivenDestinationEnded => {
+                self.carry_out_driven(job, rule, evidence);
             }
             // Held: nothing is done until something else is seen.
             Rule::OtherInstance
@@ -258,7 +285,7 @@ impl Turn<'_> {
         self.give_up(job, evidence, without_success(evidence), detail);
     }
 
-    fn learn_wanted_of(&mut self, job: Lsn, evidence: &JobEvidence) {
+    pub(super) fn learn_wanted_of(&mut self, job: Lsn, evidence: &JobEvidence) {
         let Some(id) = self.job(job).map(|known| known.domain) else {
             return;
         };
@@ -285,7 +312,13 @@ impl Turn<'_> {
     }
 
     /// The guest goes on as wanted, what was set up for the job is taken back, and it ends.
-    fn give_up(&mut self, job: Lsn, evidence: &JobEvidence, result: JobResult, detail: &str) {
+    pub(super) fn give_up(
+        &mut self,
+        job: Lsn,
+        evidence: &JobEvidence,
+        result: JobResult,
+        detail: &str,
+    ) {
         if way_back(evidence) == WayBack::There
             && let Some(known) = self.job(job)
             && let Some(command) = known.state.leftovers.first().cloned()
@@ -296,7 +329,7 @@ impl Turn<'_> {
     }
 
     /// True if there is one to be dismissed.
-    fn dismiss(&mut self, job: Lsn, evidence: &JobEvidence) -> bool {
+    pub(super) fn dismiss(&mut self, job: Lsn, evidence: &JobEvidence) -> bool {
         let is_over =
             |job: &&QemuJobSeen| qemu_job_class(job.status.as_ref()) == QemuJobClass::Concluded;
         let over = evidence.qemu_jobs.iter().flatten().find(is_over);
@@ -331,7 +364,9 @@ impl Turn<'_> {
         let Some((token, result)) = self.job_live(job).ending else {
             return;
         };
-        if let Some(what) = left(evidence) {
+        let role = driven::role(evidence.kind);
+        let driven = role.and_then(|role| driven::left(role, evidence, result));
+        if let Some(what) = driven.or_else(|| left(evidence)) {
             self.job_live(job).ending = None;
             return self.reply(token, Err(Refusal::JobLeft { job, what }));
         }
@@ -341,8 +376,12 @@ impl Turn<'_> {
             .is_some_and(|known| self.engine.state.jobs_of(known.domain).count() == 1);
         let may_be_stopped = match evidence.kind {
             JobKind::Save | JobKind::Dump | JobKind::Snapshot => is_alone,
+            JobKind::MigrationOut => result == JobResult::Failed,
             _ => false,
         };
+        if result == JobResult::Completed {
+            self.take_over_paused(job, evidence);
+        }
         match may_be_stopped {
             true => self.come_back(job, evidence, result, "its manager ended it"),
             false => self.end_job(job, result, "its manager ended it"),

@@ -3,12 +3,14 @@
 //! Invariant: a refused request changes nothing; what is begun was looked at first.
 //! Not here: which commands belong where (`legal`), how effects go on (`drive`).
 
-use journal_format::number::{DomainId, Lsn};
+use journal_format::number::{DomainId, Lsn, Position};
 use journal_format::record::{
     EffectCommand, EffectStanding, JOB_COOKIE_SIZE_MAX, JOB_THINGS_MAX, JobBegun, JobKind,
-    JobPhase, JobPhaseEntered, JobResult, Observed, Process, RecordBody, RunState,
+    JobPhase, JobPhaseEntered, JobResult, Observed, Process, RecordBody, RunState, WantedReason,
+    WantedRunState,
 };
 
+use super::driven;
 use super::legal::{checked, goes_beside, is_async, may_enter};
 use super::meaning::meaning;
 use super::{JobLive, ManagerEffect, PHASE_EFFECTS_MAX, Running};
@@ -21,10 +23,15 @@ use crate::engine::{Answer, AnyPhase, Refusal, Token};
 /// A phase to be entered once QEMU was looked at.
 #[derive(Clone, Debug)]
 pub(crate) struct PhaseWanted {
-    job: Lsn,
-    phase: JobPhase,
-    commands: Vec<EffectCommand>,
-    cookie: Option<String>,
+    pub(super) job: Lsn,
+    pub(super) phase: JobPhase,
+    pub(super) commands: Vec<EffectCommand>,
+    pub(super) cookie: Option<String>,
+    /// What the source's cookie says, that the manager brought to the destination: where it was granted, and what the
+    /// guest's owner wants.
+    pub(super) carried: Option<(Position, WantedRunState)>,
+    /// A verdict by one command: the job ends like that with the last of them.
+    pub(super) then: Option<JobResult>,
 }
 
 fn check_cookie(cookie: Option<&str>) -> Result<(), Refusal> {
@@ -130,9 +137,6 @@ impl Turn<'_> {
         cookie: Option<String>,
     ) {
         let check = || {
-            if matches!(kind, JobKind::MigrationOut | JobKind::MigrationIn) {
-                return Err(Refusal::NotAManagersJob(kind));
-            }
             check_cookie(cookie.as_deref())?;
             let id = self.need_domain(name)?;
             self.need_beside(id, kind)?;
@@ -181,7 +185,7 @@ impl Turn<'_> {
             migration: None,
         };
         let job = self.append(Some(id), RecordBody::JobBegun(begun));
-        self.enter_job(job, JobPhase::Begin, cookie);
+        self.enter_job(job, JobPhase::first(kind), cookie);
         self.engine.job_live.insert(job, JobLive::default());
         Ok(job)
     }
@@ -198,6 +202,16 @@ impl Turn<'_> {
     }
 
     pub(super) fn enter_job(&mut self, job: Lsn, phase: JobPhase, cookie: Option<String>) {
+        self.enter_job_with(job, phase, cookie, None);
+    }
+
+    fn enter_job_with(
+        &mut self,
+        job: Lsn,
+        phase: JobPhase,
+        cookie: Option<String>,
+        granted: Option<Position>,
+    ) {
         let Some(domain) = self.job(job).map(|known| known.domain) else {
             return;
         };
@@ -207,6 +221,7 @@ impl Turn<'_> {
             phase,
             time,
             cookie,
+            granted,
         };
         self.append(Some(domain), RecordBody::JobPhaseEntered(entered));
     }
@@ -220,16 +235,31 @@ impl Turn<'_> {
         phase: JobPhase,
         effects: Vec<ManagerEffect>,
         cookie: Option<String>,
+        peer_cookie: Option<&str>,
     ) {
         let wanted = self.check_phase(job, phase, effects).and_then(|commands| {
             check_cookie(cookie.as_deref())?;
+            let brought = self.check_peer_cookie(job, phase, peer_cookie)?;
+            let data = brought.as_ref().and_then(|one| one.data.clone());
             Ok(PhaseWanted {
                 job,
                 phase,
                 commands,
-                cookie,
+                cookie: cookie.or(data),
+                carried: brought.map(|one| (one.granted, one.wanted)),
+                then: None,
             })
         });
+        self.enter_later(token, job, wanted);
+    }
+
+    /// Puts a phase off until QEMU was looked at.
+    pub(super) fn enter_later(
+        &mut self,
+        token: Token,
+        job: Lsn,
+        wanted: Result<PhaseWanted, Refusal>,
+    ) {
         let name = self
             .job(job)
             .and_then(|known| self.domain(known.domain))
@@ -254,7 +284,7 @@ impl Turn<'_> {
         let before = known.state.phase;
         let kind = known.state.kind;
         self.need_driven(known)?;
-        if !may_enter(before, phase) {
+        if !may_enter(kind, before, phase) {
             return Err(Refusal::NoWayBack {
                 job,
                 phase: before,
@@ -274,7 +304,7 @@ impl Turn<'_> {
         self.need_place(known, &commands)?;
         let loads = commands
             .iter()
-            .any(|command| meaning(kind, command).stream && kind == JobKind::Restore);
+            .any(|command| meaning(kind, command).stream && loads_a_guest(kind));
         if loads {
             // Else the guest starts by itself when it is loaded.
             commands.insert(0, EffectCommand::Stop);
@@ -306,8 +336,8 @@ impl Turn<'_> {
     }
 
     /// Does its manager drive it, with nothing under way? A backup that a restart found is its manager's
-    /// again as soon as that speaks.
-    fn need_driven(&self, known: &Job) -> Result<(), Refusal> {
+    /// again as soon as that speaks; and so is a migration that waits for its word.
+    pub(super) fn need_driven(&self, known: &Job) -> Result<(), Refusal> {
         self.need_registered(known.domain)?;
         let state = &known.state;
         let job = state.job;
@@ -319,19 +349,22 @@ impl Turn<'_> {
             let why = why.to_owned();
             Err(Refusal::JobNotOpen { job, why })
         };
-        if state.phase == JobPhase::Cancel {
+        let live = self.engine.job_live.get(&job);
+        let rule = live.and_then(|live| live.rule);
+        let is_its_managers = rule.is_some_and(driven::is_its_managers);
+        if state.phase == JobPhase::Cancel && !is_its_managers {
             return not_open("it was cancelled, and is being taken back");
         }
-        let Some(live) = self.engine.job_live.get(&job) else {
+        let Some(live) = live else {
             return Ok(());
         };
-        let is_held = live
-            .rule
-            .filter(|rule| rule.decision() == journal_format::record::Decision::Hold);
+        let is_held = rule
+            .filter(|rule| rule.decision() == journal_format::record::Decision::Hold)
+            .filter(|_| !is_its_managers);
         if let Some(rule) = is_held {
             return not_open(&format!("it is held by {}", rule.name()));
         }
-        if live.recovering && state.kind != JobKind::Backup {
+        if live.recovering && state.kind != JobKind::Backup && !is_its_managers {
             return not_open("the sidecar was restarted, and settles it");
         }
         if live.ending.is_some() {
@@ -356,26 +389,34 @@ impl Turn<'_> {
             phase,
             commands,
             cookie,
+            carried,
+            then,
             ..
         } = wanted;
-        self.enter_job(job, phase, cookie);
+        self.pass_through(job, phase);
+        self.enter_job_with(job, phase, cookie, carried.map(|(granted, _)| granted));
+        if let Some((_, wanted)) = carried {
+            self.want(id, wanted, WantedReason::Carried);
+        }
         let count = commands.len();
         let live = self.job_live(job);
         (live.recovering, live.rule) = (false, None);
-        match count {
-            0 => {
-                let answer = Answer::PhaseEntered {
-                    job,
-                    phase,
-                    effects: 0,
-                };
+        match (count, then) {
+            (0, Some(result)) => {
+                live.ending = Some((token, result));
+                self.look(id);
+                self.look_at_job(id);
+            }
+            (0, None) => {
+                let answer = self.phase_answer(job, phase, 0);
                 self.reply(token, Ok(answer));
             }
-            _ => {
+            (_, _) => {
                 live.running = Some(Running {
                     token,
                     count,
                     plan: commands.into(),
+                    then,
                 });
             }
         }
@@ -397,6 +438,9 @@ impl Turn<'_> {
         };
         if !is_there {
             return Err(self.wrong_state(id, "enter a phase"));
+        }
+        if let Some(role) = driven::role(state.kind) {
+            return self.check_driven(id, role, state, wanted, &observed);
         }
         let ends = wanted
             .commands
@@ -464,7 +508,8 @@ impl Turn<'_> {
             return Ok(Some(Answer::Done {}));
         }
         let ends = matches!(state.kind, JobKind::Destroy | JobKind::Save);
-        if ends && state.facts().end != EffectStanding::Never {
+        let is_ending = ends && state.facts().end != EffectStanding::Never;
+        if is_ending || driven::is_past_cancelling(state) {
             let phase = AnyPhase::Job(state.phase);
             return Err(Refusal::TooLate { job, phase });
         }
@@ -511,6 +556,12 @@ fn may_begin(kind: JobKind, observed: &Observed) -> bool {
         }
         JobKind::Destroy => is_alive || observed.process == Process::Mute,
         JobKind::Suspend | JobKind::Modify | JobKind::Query | JobKind::Abort => is_alive,
-        JobKind::MigrationOut | JobKind::MigrationIn => false,
+        JobKind::MigrationOut => is_alive && runs && is_at_rest,
+        JobKind::MigrationIn => is_alive && run_state == Some(&RunState::Inmigrate),
     }
+}
+
+/// Does its stream bring a guest that runs by itself when it is there, unless it was told not to?
+const fn loads_a_guest(kind: JobKind) -> bool {
+    matches!(kind, JobKind::Restore | JobKind::MigrationIn)
 }

@@ -6,9 +6,11 @@
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
-    Decision, EffectCommand, JobKind, JobResult, OperatorResolved, Process, RecordBody,
+    Decision, EffectCommand, JobKind, JobResult, OperatorResolved, Process, RecordBody, Role,
+    WantedRunState,
 };
 
+use super::driven;
 use crate::engine::turn::Turn;
 use crate::engine::{Answer, Refusal, Rule};
 
@@ -37,8 +39,18 @@ impl Turn<'_> {
         let is_ending = decision == Decision::Kill
             && evidence.kind != JobKind::Destroy
             && evidence.observed.process != Process::Dead;
-        let is_elsewhere = self.domain(id).is_some_and(|one| self.gave_away(id, one));
+        let role = driven::role(evidence.kind);
+        let is_elsewhere =
+            role.is_some() || self.domain(id).is_some_and(|one| self.gave_away(id, one));
         let danger = match decision {
+            Decision::Kill if is_ending && role.is_some() => {
+                Some("could end the last good copy of the guest")
+            }
+            Decision::Confirm if role.is_some() && evidence.observed.process != Process::Dead => {
+                Some(
+                    "ends the job while it is not known which copy is the guest: nobody looks after either",
+                )
+            }
             Decision::Kill if is_ending => Some("ends the guest"),
             // What is damaged may have been the record that it went to another host.
             Decision::Resume if is_elsewhere || held == Rule::JournalDamaged => {
@@ -71,10 +83,20 @@ impl Turn<'_> {
                 self.end_job(job, JobResult::Failed, "an operator closed it as it was");
             }
             Decision::Kill => self.intend_job(job, EffectCommand::Kill),
-            Decision::Resume => self.intend_job(job, EffectCommand::Cont),
+            Decision::Resume => self.resolve_resume(job, role, evidence.wanted),
             Decision::Hold => {}
         }
         let view = decided.and_then(|(lsn, decided)| self.job_decision_view(id, lsn, &decided));
         view.map(Answer::Decision).ok_or_else(not_held)
+    }
+    /// A source whose guest its owner wants paused goes on without `cont`.
+    fn resolve_resume(&mut self, job: Lsn, role: Option<Role>, wanted: WantedRunState) {
+        if role == Some(Role::Source) {
+            self.say_aborted(job);
+            if wanted == WantedRunState::Paused {
+                return;
+            }
+        }
+        self.intend_job(job, EffectCommand::Cont);
     }
 }

@@ -4,8 +4,10 @@
 //! Not here: the wire (`sidecar::control`).
 
 use journal_format::number::{DomainId, Lsn};
-use journal_format::record::{Decision, JobDecided, JobPhase, JobPhaseEntered};
+use journal_format::record::{Authority, Decision, JobDecided, JobPhaseEntered, Protocol};
 
+use super::{JobLive, driven};
+use crate::engine::state::Job;
 use crate::engine::turn::Turn;
 use crate::engine::{AnyEvidence, AnyPhase, DecisionView, HeldView, JobView, Notice, Rule};
 
@@ -13,35 +15,54 @@ impl Turn<'_> {
     pub(crate) fn other_job_view(&self, job: Lsn) -> Option<JobView> {
         let known = self.job(job)?;
         let state = &known.state;
-        let in_flight = state.in_flight.as_ref();
+        let role = driven::role(state.kind);
         Some(JobView {
             job,
             name: self.name_of(known.domain),
             domain: known.domain,
             kind: state.kind,
             migration: None,
-            role: None,
-            protocol: None,
-            authority: None,
+            role,
+            protocol: role.map(|_| Protocol::V3),
+            authority: role.map(|_| Authority::Manager),
             phase: Some(AnyPhase::Job(state.phase)),
             age: self.age(state.begun),
             cookie: state.cookie.clone(),
             peer: None,
             state: "open",
             result: None,
-            detail: in_flight
-                .map(|(_, command)| format!("{} is under way", command.name()))
-                .unwrap_or_default(),
+            detail: self.detail_of(known),
         })
     }
 
-    pub(crate) fn notice_of_job(&self, entered: &JobPhaseEntered) -> Option<Notice> {
+    /// What is under way, what is waited for, and what is known from the other side.
+    fn detail_of(&self, known: &Job) -> String {
+        let state = &known.state;
+        let mut details = Vec::new();
+        if let Some((_, command)) = &state.in_flight {
+            details.push(format!("{} is under way", command.name()));
+        }
+        let live = self.engine.job_live.get(&state.job);
+        let rule = live.and_then(JobLive::rule);
+        if let Some(rule) = rule.filter(|rule| driven::is_its_managers(*rule)) {
+            let text = rule.text();
+            details.push(match text.settled_by {
+                "" => text.reason.to_owned(),
+                settled_by => format!("waits for {settled_by}"),
+            });
+        }
+        if let Some(granted) = state.granted {
+            details.push(format!("granted by the source's journal at {granted}"));
+        }
+        details.join("; ")
+    }
+
+    /// The record of the begin is the one before that of its first phase.
+    pub(crate) fn notice_of_job(&self, lsn: Lsn, entered: &JobPhaseEntered) -> Option<Notice> {
         let view = self.other_job_view(entered.job)?;
-        Some(match entered.phase {
-            JobPhase::Begin => Notice::JobBegun(view),
-            JobPhase::Prepare | JobPhase::Perform | JobPhase::Finish | JobPhase::Cancel => {
-                Notice::PhaseEntered(view)
-            }
+        Some(match lsn.0 == entered.job.0 + 1 {
+            true => Notice::JobBegun(view),
+            false => Notice::PhaseEntered(view),
         })
     }
 

@@ -10,6 +10,7 @@ use journal_format::record::{
 };
 
 use super::State;
+use crate::engine::job::driven;
 use crate::engine::job::meaning::{Meaning, meaning};
 
 /// An open job that is no migration, with the records that its next decision will cite.
@@ -68,6 +69,7 @@ impl State {
                 if entered.cookie.is_some() {
                     job.state.cookie.clone_from(&entered.cookie);
                 }
+                job.state.granted = entered.granted.or(job.state.granted);
             }
             RecordBody::JobDecided(decided) => {
                 if let Some(job) = self.jobs.get_mut(&decided.job) {
@@ -125,7 +127,7 @@ impl State {
                 job: ended.job,
                 kind: job.state.kind,
                 migration: None,
-                phase: None,
+                phase: driven::role(job.state.kind).and_then(|_| driven::phase(job.state.phase)),
                 result: ended.result,
                 detail: ended.detail.clone(),
             });

@@ -4,6 +4,7 @@
 //! Not here: single rows of the table (`rows::jobs`), real QEMU (`tests/jobs.rs`).
 
 mod bench;
+pub(super) mod driven;
 
 use journal_format::number::Lsn;
 use journal_format::record::{
@@ -46,6 +47,7 @@ impl Bench {
             phase,
             effects: effects.collect(),
             cookie: None,
+            peer_cookie: None,
         })
     }
 
@@ -596,6 +598,7 @@ fn what_a_job_keeps_is_bounded() {
         phase: JobPhase::Perform,
         effects: effects.collect(),
         cookie,
+        peer_cookie: None,
     };
     bench.ask(request).unwrap();
     bench.restart();

@@ -445,6 +445,7 @@ fn a_guest_that_was_given_away_is_not_continued_in_or_after_another_job() {
                 arguments: serde_json::Map::new(),
             }],
             cookie: None,
+            peer_cookie: None,
         },
     );
     world.run_for(1_000);

@@ -294,6 +294,7 @@ fn another_job_is_held_and_taken_up_as_well() {
         phase: JobPhase::Perform,
         effects: Vec::new(),
         cookie: None,
+        peer_cookie: None,
     };
     let result = JobResult::Completed;
     let end = ControlRequest::JobEnd { job, result };

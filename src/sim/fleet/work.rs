@@ -369,12 +369,14 @@ impl Work {
                 phase: *phase,
                 effects: effects.clone(),
                 cookie: None,
+                peer_cookie: None,
             },
             Some(Stage::FinishJob(id)) => ControlRequest::PhaseEnter {
                 job,
                 phase: JobPhase::Finish,
                 effects: finish(id, &desk.work(home, guest).unwrap_or_default()),
                 cookie: None,
+                peer_cookie: None,
             },
             Some(Stage::End) => ControlRequest::JobEnd {
                 job,

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::engine::laws::{Auditor, Breach};
 use crate::engine::{
     Answer, Config, ControlRequest, Engine, History, Input, JobSeen, JobView, Message, NodeSeen,
-    Now, Refusal, Step, TICK_INTERVAL_MS, Token,
+    Now, QemuEvent, Refusal, Step, TICK_INTERVAL_MS, Token,
 };
 
 pub(super) const DOMAIN: DomainId = DomainId(Id128([0xD0; 16]));
@@ -45,6 +45,14 @@ pub(super) struct Qemu {
     pub(super) disk_is_full: bool,
     /// Somebody else has claimed it.
     pub(super) is_claimed: bool,
+    /// It streams to, or from, another QEMU, and not by itself.
+    pub(super) is_paired: bool,
+    /// A guest that comes in runs when it is there.
+    pub(super) autostart: bool,
+    /// It ran when its migration began.
+    pub(super) was_running: bool,
+    /// Exports of the NBD server.
+    pub(super) exports: BTreeSet<String>,
 }
 
 impl Qemu {
@@ -61,6 +69,10 @@ impl Qemu {
             image_is_newest: false,
             disk_is_full: false,
             is_claimed: false,
+            is_paired: false,
+            autostart: true,
+            was_running: false,
+            exports: BTreeSet::new(),
         }
     }
 
@@ -96,13 +108,13 @@ impl Qemu {
             dump: Some(self.dump.clone()),
             qemu_jobs: Some(self.jobs.values().cloned().collect()),
             nodes: Some(plain.chain(overlays).map(node).collect()),
-            exports: Some(Vec::new()),
+            exports: Some(self.exports.iter().cloned().collect()),
         }
     }
 
     /// What is on its way gets on.
     pub(super) fn get_on(&mut self) {
-        if self.status == MigrationStatus::Active {
+        if self.status == MigrationStatus::Active && !self.is_paired {
             self.status = MigrationStatus::Completed;
             let was_incoming = self.run == RunState::Inmigrate;
             self.run = match was_incoming {
@@ -116,6 +128,10 @@ impl Qemu {
         }
         for job in self.jobs.values_mut() {
             if job.status == Some(QemuJobStatus::Running) {
+                if job.id.starts_with('m') {
+                    job.status = Some(QemuJobStatus::Ready);
+                    continue;
+                }
                 let is_snapshot = job.id.starts_with('s');
                 job.error = self.disk_is_full.then(|| "No space left".to_owned());
                 job.status = Some(match is_snapshot || self.disk_is_full {
@@ -137,15 +153,35 @@ impl Qemu {
         }
         match command {
             EffectCommand::Stop if self.run == RunState::Running => self.run = RunState::Paused,
+            EffectCommand::Stop if self.run == RunState::Inmigrate => self.autostart = false,
             EffectCommand::Stop => {}
+            EffectCommand::Cont if self.run == RunState::FinishMigrate => {
+                return EffectResult::Refused {
+                    class: "GenericError".to_owned(),
+                    description: "not yet".to_owned(),
+                };
+            }
             EffectCommand::Cont => {
                 assert_ne!(self.run, RunState::Inmigrate, "it would start by itself");
                 self.run = RunState::Running;
                 self.has_run = true;
                 self.image_is_newest = false;
             }
-            EffectCommand::MigrateCancel if self.status == MigrationStatus::Active => {
+            EffectCommand::MigrateCancel
+                if matches!(
+                    self.status,
+                    MigrationStatus::Active
+                        | MigrationStatus::PreSwitchover
+                        | MigrationStatus::Device
+                ) =>
+            {
                 self.status = MigrationStatus::Cancelled;
+                if self.run == RunState::FinishMigrate {
+                    self.run = match self.was_running {
+                        true => RunState::Running,
+                        false => RunState::Postmigrate,
+                    };
+                }
             }
             EffectCommand::MigrateCancel => {}
             EffectCommand::Kill => self.alive = false,
@@ -167,7 +203,23 @@ impl Qemu {
             description: description.to_owned(),
         };
         match execute {
-            "migrate" | "migrate-incoming" => self.status = MigrationStatus::Active,
+            "migrate" | "migrate-incoming" => {
+                self.was_running = self.run == RunState::Running;
+                self.status = MigrationStatus::Active;
+            }
+            "migrate-continue" if self.status == MigrationStatus::PreSwitchover => {
+                self.status = MigrationStatus::Device;
+            }
+            "migrate-continue" => return refused("not in pre-switchover"),
+            "migrate-set-capabilities" | "nbd-server-start" => {}
+            "nbd-server-stop" => self.exports.clear(),
+            "block-export-add" => drop(self.exports.insert(text("id"))),
+            "block-export-del" => drop(self.exports.remove(&text("id"))),
+            "block-job-cancel" => {
+                if let Some(job) = self.jobs.get_mut(&text("device")) {
+                    job.status = Some(QemuJobStatus::Concluded);
+                }
+            }
             "quit" => self.alive = false,
             "dump-guest-memory" => self.dump = DumpStatus::Active,
             "blockdev-snapshot-sync" => {
@@ -189,7 +241,7 @@ impl Qemu {
                     drop(self.run_command(kind, &action["data"]));
                 }
             }
-            "snapshot-save" | "blockdev-backup" => {
+            "snapshot-save" | "blockdev-backup" | "blockdev-mirror" => {
                 let job = QemuJobSeen {
                     id: text("job-id"),
                     status: Some(QemuJobStatus::Running),
@@ -248,6 +300,7 @@ pub(super) struct Bench {
     now: u64,
     token: u64,
     epoch: u32,
+    identity: JournalId,
     batches: u32,
     pub(super) crash: Option<Crash>,
     pub(super) is_ready: bool,
@@ -256,8 +309,14 @@ pub(super) struct Bench {
 impl Bench {
     /// The domain is registered.
     pub(super) fn new(run: RunState) -> Bench {
+        Bench::of(JournalId(Id128([0xA0; 16])), run)
+    }
+
+    /// The same with a journal of its own.
+    pub(super) fn of(identity: JournalId, run: RunState) -> Bench {
         let mut bench = Bench {
             engine: None,
+            identity,
             journal: Vec::new(),
             openings: Vec::new(),
             previous: BTreeMap::new(),
@@ -302,7 +361,7 @@ impl Bench {
         self.waits.clear();
         let next = Lsn(self.journal.len() as u64 + 1);
         let config = Config {
-            journal: JournalId(Id128([0xA0; 16])),
+            journal: self.identity,
             epoch: Epoch(self.epoch),
             opening: OpeningId(Id128([u8::try_from(self.epoch).unwrap(); 16])),
             openings: self.openings.clone(),
@@ -350,7 +409,11 @@ impl Bench {
     /// No job ends while something of it is on its way.
     fn assert_at_rest(&self) {
         let qemu = &self.qemu;
-        let is_streaming = qemu.status == MigrationStatus::Active;
+        let is_streaming = match qemu.status {
+            MigrationStatus::Active => !(qemu.is_paired && qemu.run == RunState::Inmigrate),
+            MigrationStatus::PreSwitchover | MigrationStatus::Device => true,
+            _ => false,
+        };
         let is_dumping = qemu.dump == DumpStatus::Active;
         let is_busy = is_streaming || is_dumping || !qemu.jobs.is_empty();
         assert!(
@@ -428,6 +491,13 @@ impl Bench {
         }
     }
 
+    /// QEMU says something.
+    pub(super) fn tell(&mut self, event: QemuEvent) {
+        let domain = DOMAIN;
+        self.input(Input::Event { domain, event });
+        self.pump();
+    }
+
     /// Time passes; QEMU gets on with what it does.
     pub(super) fn run_for(&mut self, milliseconds: u64) {
         let end = self.now + milliseconds;
@@ -479,6 +549,12 @@ impl Bench {
         self.bodies().any(
             |body| matches!(body, RecordBody::EffectIntended(one) if one.command.name() == name),
         )
+    }
+
+    /// How many effects were intended.
+    pub(super) fn effects(&self) -> usize {
+        let is_one = |body: &&RecordBody| matches!(body, RecordBody::EffectIntended(_));
+        self.bodies().filter(is_one).count()
     }
 
     /// Did QEMU say success to an effect of that name?

@@ -1,0 +1,222 @@
+//! The decision table of migrations that their manager drives itself.
+//!
+//! Invariant: total and pure. A source that sent everything is neither ended nor continued without the manager's word,
+//! and a destination that may have run is never ended.
+//! Not here: whose process and journal it is (`job::decide`), how a rule is carried out (`recover`).
+
+use journal_format::record::{EffectStanding, JobEvidence, JobPhase, Outcome, Process, Role};
+
+use crate::engine::Rule;
+use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
+
+/// The rule that holds; `None` while the manager simply goes on.
+pub(in crate::engine::job) fn decide(role: Role, evidence: &JobEvidence) -> Option<Rule> {
+    let is_over = evidence.recovering || evidence.phase == JobPhase::Cancel;
+    match (evidence.observed.process, role) {
+        (Process::Dead, Role::Source) => Some(dead_source(evidence)),
+        (Process::Dead, Role::Destination) => Some(dead_destination(evidence)),
+        (Process::Mute, _) if is_over => Some(mute(role, evidence)),
+        (Process::Alive, Role::Source) if is_over => Some(source(evidence)),
+        (Process::Alive, Role::Destination) if is_over => Some(destination(evidence)),
+        (Process::Alive, _) => past_the_sidecar(role, evidence),
+        (Process::Mute | Process::OtherInstance, _) => None,
+    }
+}
+
+/// Is it still for the manager to go on, though the sidecar was restarted?
+pub(in crate::engine::job) fn is_its_managers(rule: Rule) -> bool {
+    matches!(
+        rule,
+        Rule::DrivenPostcopy
+            | Rule::DrivenSourceCompleted
+            | Rule::DrivenDestinationWaiting
+            | Rule::DrivenDestinationWhole
+    )
+}
+
+/// What its manager, or an operator, said of the guest; an intent without a result counts as said.
+pub(super) fn verdict(role: Role, evidence: &JobEvidence) -> Option<Outcome> {
+    let facts = &evidence.facts;
+    let is_ended = facts.end != EffectStanding::Never;
+    let is_continued = facts.main != EffectStanding::Never;
+    match (role, is_ended, is_continued) {
+        (Role::Source, true, _) | (Role::Destination, false, true) => Some(Outcome::Committed),
+        // The end of what may have run is an operator's word.
+        (Role::Source, false, true) | (Role::Destination, true, _) => Some(Outcome::Aborted),
+        (Role::Source, false, false) => match evidence.phase {
+            JobPhase::Confirm3 => Some(Outcome::Committed),
+            JobPhase::Confirm3Cancelled => Some(Outcome::Aborted),
+            JobPhase::Begin
+            | JobPhase::Prepare
+            | JobPhase::Perform
+            | JobPhase::Finish
+            | JobPhase::Cancel
+            | JobPhase::Begin3
+            | JobPhase::Perform3
+            | JobPhase::Perform3Done
+            | JobPhase::Finish3 => None,
+        },
+        (Role::Destination, false, false) => None,
+    }
+}
+
+fn dead_source(evidence: &JobEvidence) -> Rule {
+    match verdict(Role::Source, evidence) {
+        Some(Outcome::Committed) => Rule::DrivenSourceEnded,
+        None if evidence.phase == JobPhase::Perform3Done => Rule::DrivenSourceQuit,
+        Some(Outcome::Aborted) | None => Rule::JobDead,
+    }
+}
+
+fn dead_destination(evidence: &JobEvidence) -> Rule {
+    match verdict(Role::Destination, evidence) {
+        Some(Outcome::Committed) => Rule::JobDead,
+        Some(Outcome::Aborted) | None => Rule::DrivenDestinationEnded,
+    }
+}
+
+/// It ends all the same where its end was decided.
+fn mute(role: Role, evidence: &JobEvidence) -> Rule {
+    let is_given_away = verdict(role, evidence) == Some(Outcome::Committed);
+    let is_ended = evidence.facts.end != EffectStanding::Never;
+    match role {
+        Role::Source if is_given_away => Rule::DrivenSourceConfirm,
+        Role::Destination if is_ended => Rule::DrivenDestinationAborted,
+        Role::Source | Role::Destination => Rule::QemuMute,
+    }
+}
+
+/// While its manager drives it: what that did to QEMU without saying so.
+fn past_the_sidecar(role: Role, evidence: &JobEvidence) -> Option<Rule> {
+    let status = status_class(evidence.observed.migration.as_ref());
+    let has_run = match run_class(evidence.observed.run_state.as_ref()) {
+        RunClass::Running | RunClass::Ran => true,
+        RunClass::Paused
+        | RunClass::Inmigrate
+        | RunClass::FinishMigrate
+        | RunClass::Postmigrate
+        | RunClass::Unknown => false,
+    };
+    if !has_run || status != StatusClass::Completed || verdict(role, evidence).is_some() {
+        return None;
+    }
+    match role {
+        // Else what is completed may be an older migration.
+        Role::Source => {
+            (evidence.facts.stream == EffectStanding::Done).then_some(Rule::DrivenSourceCont)
+        }
+        Role::Destination => Some(Rule::DrivenDestinationRunning),
+    }
+}
+
+fn source(evidence: &JobEvidence) -> Rule {
+    let run = run_class(evidence.observed.run_state.as_ref());
+    let status = status_class(evidence.observed.migration.as_ref());
+    // QEMU may end at any moment by itself.
+    if evidence.facts.end != EffectStanding::Never {
+        return Rule::DrivenSourceConfirm;
+    }
+    match verdict(Role::Source, evidence) {
+        Some(Outcome::Committed) => match (status, run) {
+            (StatusClass::Completed, RunClass::FinishMigrate | RunClass::Postmigrate) => {
+                Rule::DrivenSourceConfirm
+            }
+            (_, _) => Rule::DrivenSourceUnproven,
+        },
+        Some(Outcome::Aborted) => match (status, run) {
+            (StatusClass::Postcopy | StatusClass::PostcopyBroken, _) => Rule::DrivenPostcopy,
+            (StatusClass::Unknown, _) | (_, RunClass::Inmigrate | RunClass::Unknown) => {
+                Rule::NoRuleForThis
+            }
+            (_, _) => Rule::DrivenSourceAborted,
+        },
+        None => undecided_source(evidence, status, run),
+    }
+}
+
+fn undecided_source(evidence: &JobEvidence, status: StatusClass, run: RunClass) -> Rule {
+    let is_granted = evidence.phase == JobPhase::Perform3Done;
+    let stream = evidence.facts.stream;
+    match (stream, status, run) {
+        (_, StatusClass::Postcopy | StatusClass::PostcopyBroken, _) => Rule::DrivenPostcopy,
+        (_, StatusClass::Unknown, _) | (_, _, RunClass::Inmigrate | RunClass::Unknown) => {
+            Rule::NoRuleForThis
+        }
+        // The status comes first, the run state a moment later.
+        (
+            EffectStanding::Unknown | EffectStanding::Done,
+            StatusClass::Completed,
+            RunClass::FinishMigrate | RunClass::Postmigrate,
+        ) => Rule::DrivenSourceCompleted,
+        (
+            EffectStanding::Unknown | EffectStanding::Done,
+            StatusClass::Completed,
+            RunClass::Running | RunClass::Ran,
+        ) => Rule::DrivenSourceCont,
+        // A guest that stood still when its migration began does not stand so when that is completed: it is an older one
+        // that QEMU speaks of, or somebody continued and stopped the guest.
+        (EffectStanding::Unknown, StatusClass::Completed, RunClass::Paused) if !is_granted => {
+            Rule::DrivenSourceUndone
+        }
+        (
+            EffectStanding::Unknown | EffectStanding::Done,
+            StatusClass::Completed,
+            RunClass::Paused,
+        ) => Rule::NoRuleForThis,
+        // What was granted was completed then.
+        (_, _, _) if is_granted => Rule::NoRuleForThis,
+        (
+            EffectStanding::Unknown | EffectStanding::Done,
+            StatusClass::Performing
+            | StatusClass::PreSwitchover
+            | StatusClass::Device
+            | StatusClass::Cancelling,
+            _,
+        ) => Rule::DrivenSourceGiveUp,
+        // Somebody else's.
+        (
+            EffectStanding::Never,
+            StatusClass::Performing
+            | StatusClass::PreSwitchover
+            | StatusClass::Device
+            | StatusClass::Cancelling,
+            _,
+        ) => Rule::NoRuleForThis,
+        (EffectStanding::Never, StatusClass::Completed, _)
+        | (_, StatusClass::None | StatusClass::Ended, _) => Rule::DrivenSourceUndone,
+    }
+}
+
+fn destination(evidence: &JobEvidence) -> Rule {
+    let run = run_class(evidence.observed.run_state.as_ref());
+    let status = status_class(evidence.observed.migration.as_ref());
+    let facts = &evidence.facts;
+    let has_run = matches!(run, RunClass::Running | RunClass::Ran);
+    if facts.end != EffectStanding::Never {
+        // What ran is never taken back, whatever was said before.
+        return match has_run {
+            true => Rule::NoRuleForThis,
+            false => Rule::DrivenDestinationAborted,
+        };
+    }
+    let is_cancelled = evidence.phase == JobPhase::Cancel && facts.main == EffectStanding::Never;
+    match (status, run) {
+        (StatusClass::Postcopy | StatusClass::PostcopyBroken, _) => Rule::DrivenPostcopy,
+        (_, RunClass::Running | RunClass::Ran) => Rule::DrivenDestinationRunning,
+        (_, _) if is_cancelled => Rule::DrivenDestinationAborted,
+        (_, RunClass::Inmigrate) if facts.main != EffectStanding::Never => Rule::NoRuleForThis,
+        (StatusClass::Ended, RunClass::Inmigrate) => Rule::DrivenDestinationFailed,
+        (StatusClass::Unknown, RunClass::Inmigrate) => Rule::NoRuleForThis,
+        (_, RunClass::Inmigrate) => Rule::DrivenDestinationWaiting,
+        (StatusClass::Completed, RunClass::Paused) => match facts.main {
+            EffectStanding::Never => Rule::DrivenDestinationWhole,
+            EffectStanding::Unknown => Rule::DrivenDestinationCommitted,
+            // It ran, and its owner stopped it.
+            EffectStanding::Done => Rule::DrivenDestinationRunning,
+        },
+        (
+            _,
+            RunClass::Paused | RunClass::FinishMigrate | RunClass::Postmigrate | RunClass::Unknown,
+        ) => Rule::NoRuleForThis,
+    }
+}

@@ -1,0 +1,197 @@
+//! How the rules of migrations that their manager drives itself are carried out.
+//!
+//! Invariant: no job ends while its stream, or a QEMU job of its, is on its way; a source goes on as its owner wants it.
+//! Not here: which rule holds (`decide`).
+
+use journal_format::number::Lsn;
+use journal_format::record::{
+    EffectCommand, EffectStanding, JobEvidence, JobPhase, JobResult, Outcome, Process,
+    QemuJobStatus, Role, WantedReason, WantedRunState,
+};
+use serde_json::json;
+
+use super::super::decide::{QemuJobClass, qemu_job_class};
+use super::super::meaning::monitor;
+use super::super::recover::{WayBack, way_back, without_success};
+use super::decide::verdict;
+use super::request::has_sent;
+use crate::engine::Rule;
+use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
+use crate::engine::turn::Turn;
+
+impl Turn<'_> {
+    /// Carries one of these rules out.
+    pub(in crate::engine::job) fn carry_out_driven(
+        &mut self,
+        job: Lsn,
+        rule: Rule,
+        evidence: &JobEvidence,
+    ) {
+        match rule {
+            Rule::DrivenSourceUndone => {
+                self.stay(
+                    job,
+                    evidence,
+                    "the guest stays here: not everything was sent",
+                );
+            }
+            Rule::DrivenSourceGiveUp => self.stay(job, evidence, "given up"),
+            Rule::DrivenSourceAborted => {
+                self.stay(job, evidence, "its manager said that the guest stays here");
+            }
+            Rule::DrivenSourceCont => self.enter_job(job, JobPhase::Confirm3Cancelled, None),
+            Rule::DrivenSourceConfirm
+            | Rule::DrivenDestinationFailed
+            | Rule::DrivenDestinationAborted => self.intend_job_again(job, EffectCommand::Kill),
+            Rule::DrivenSourceQuit => {
+                self.enter_job(job, JobPhase::Confirm3, None);
+                let (result, detail) = match evidence.recovering {
+                    // Before the sidecar came back it may have been continued.
+                    true => (
+                        JobResult::Crashed,
+                        "this QEMU ended, by its manager or by itself",
+                    ),
+                    false => (JobResult::Completed, "its manager ended this QEMU"),
+                };
+                self.end_job(job, result, detail);
+            }
+            Rule::DrivenSourceEnded => {
+                let detail = "the guest is the destination's, and this QEMU ended";
+                self.end_job(job, JobResult::Completed, detail);
+            }
+            Rule::DrivenDestinationCommitted => self.intend_job_again(job, EffectCommand::Cont),
+            Rule::DrivenDestinationRunning => {
+                self.learn_wanted_of(job, evidence);
+                self.end_job(job, JobResult::Completed, "the guest was started here");
+            }
+            Rule::DrivenDestinationEnded => self.end_job(
+                job,
+                without_success(evidence),
+                "the guest never ran here, and this QEMU ended",
+            ),
+            // Its manager, or an operator, goes on.
+            _ => {}
+        }
+    }
+
+    /// Source: mirrors and the stream are cancelled, the guest goes on as wanted, and what was set up is taken back.
+    fn stay(&mut self, job: Lsn, evidence: &JobEvidence, detail: &str) {
+        if self.cancel_a_mirror(job, evidence) {
+            return;
+        }
+        match way_back(evidence) {
+            WayBack::There => {}
+            WayBack::By(command) => return self.intend_job_again(job, command),
+            WayBack::Wait => return,
+        }
+        let Some(listed) = &evidence.qemu_jobs else {
+            return;
+        };
+        let is_active = |class: QemuJobClass| match class {
+            QemuJobClass::Active | QemuJobClass::Pending | QemuJobClass::Unknown => true,
+            QemuJobClass::Gone | QemuJobClass::Concluded => false,
+        };
+        let mut classes = listed.iter().map(|one| qemu_job_class(one.status.as_ref()));
+        if self.dismiss(job, evidence) || classes.any(is_active) {
+            return;
+        }
+        self.give_up(job, evidence, without_success(evidence), detail);
+    }
+
+    /// True if there is one that has not been told to end.
+    fn cancel_a_mirror(&mut self, job: Lsn, evidence: &JobEvidence) -> bool {
+        let goes_on = |status: Option<&QemuJobStatus>| match qemu_job_class(status) {
+            QemuJobClass::Active => status != Some(&QemuJobStatus::Aborting),
+            QemuJobClass::Pending => true,
+            QemuJobClass::Gone | QemuJobClass::Concluded | QemuJobClass::Unknown => false,
+        };
+        let mut listed = evidence.qemu_jobs.iter().flatten();
+        let Some(one) = listed.find(|one| goes_on(one.status.as_ref())) else {
+            return false;
+        };
+        self.intend_job_again(job, monitor("job-cancel", &json!({"id": one.id})));
+        true
+    }
+
+    /// Destination: a copy that was taken over without `cont` is a guest that stays paused.
+    pub(in crate::engine::job) fn take_over_paused(&mut self, job: Lsn, evidence: &JobEvidence) {
+        let is_one = super::role(evidence.kind) == Some(Role::Destination)
+            && evidence.observed.process == Process::Alive
+            && evidence.facts.main == EffectStanding::Never;
+        if let Some(known) = self.job(job).filter(|_| is_one) {
+            let id = known.domain;
+            self.want(id, WantedRunState::Paused, WantedReason::Asked);
+        }
+    }
+}
+
+/// Why a manager cannot end such a job like that now, for people.
+pub(in crate::engine::job) fn left(
+    role: Role,
+    evidence: &JobEvidence,
+    result: JobResult,
+) -> Option<String> {
+    let observed = &evidence.observed;
+    if observed.process != Process::Alive {
+        return None;
+    }
+    let word = observed.migration.as_ref().map(ToString::to_string);
+    let word = word.unwrap_or_default();
+    let is_on_its_way = match status_class(observed.migration.as_ref()) {
+        StatusClass::Performing
+        | StatusClass::PreSwitchover
+        | StatusClass::Device
+        | StatusClass::Cancelling
+        | StatusClass::Postcopy
+        | StatusClass::PostcopyBroken => true,
+        StatusClass::None | StatusClass::Ended | StatusClass::Completed | StatusClass::Unknown => {
+            false
+        }
+    };
+    if is_on_its_way && evidence.facts.stream != EffectStanding::Never {
+        return Some(format!("its migration is {word}"));
+    }
+    let said = verdict(role, evidence);
+    let is_completed = result == JobResult::Completed;
+    let run = run_class(observed.run_state.as_ref());
+    let what = match role {
+        Role::Source => match said {
+            None if has_sent(evidence.facts, observed) => {
+                "everything was sent, and whose the guest is was not said (confirm3, or confirm3_cancelled)"
+            }
+            None | Some(Outcome::Aborted) if is_completed => {
+                "the guest was not given away, so that it ends as failed"
+            }
+            Some(Outcome::Committed) if !is_completed => {
+                "the guest was given away, so that it ends as completed"
+            }
+            None | Some(Outcome::Aborted | Outcome::Committed) => return None,
+        },
+        Role::Destination => match said {
+            Some(Outcome::Committed)
+                if run == RunClass::Paused && evidence.facts.main == EffectStanding::Unknown =>
+            {
+                "whether the guest was started is not known (finish3 with cont)"
+            }
+            Some(Outcome::Committed) if !is_completed => {
+                "the guest was started here, so that it ends as completed"
+            }
+            Some(Outcome::Aborted) => "this QEMU was to end",
+            None if run == RunClass::Inmigrate
+                && evidence.facts.stream != EffectStanding::Never =>
+            {
+                "this QEMU waits for the stream"
+            }
+            None if is_completed && run == RunClass::Inmigrate => {
+                "there is no guest here, so that it ends as failed"
+            }
+            None if run == RunClass::Paused
+                && !(is_completed && evidence.phase == JobPhase::Finish3) =>
+            {
+                "whose the guest is was not said (finish3 with cont or quit)"
+            }
+            None | Some(Outcome::Committed) => return None,
+        },
+    };
+    Some(what.to_owned())
+}
