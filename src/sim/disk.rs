@@ -448,6 +448,8 @@ impl State {
             Some(BatchFault::CrashTorn) => {
                 file.write(place, bytes);
                 file.lose(random);
+                // What earlier syncs only said goes with it.
+                self.lies += u64::from(lying);
                 self.crashed = true;
                 return Err(crashed());
             }

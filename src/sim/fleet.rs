@@ -6,16 +6,18 @@
 //! to say, it says the same one from first to last.
 //! Not here: what a manager can do (`manager`).
 
+mod drive;
 mod work;
 
 use journal_format::number::Lsn;
 use journal_format::record::{
-    Authority, Decision, MigrationStatus, Outcome, Protocol, RunState, WantedRunState,
+    Authority, Decision, JobKind, MigrationStatus, Outcome, Protocol, RunState, WantedRunState,
 };
 
 use super::manager::{Desk, Heard, How, Manager, RequestId};
 use super::{GuestNumber, HostNumber};
 use crate::engine::{Answer, ControlRequest, DomainView, JobTarget, JobView, Notice, Refusal};
+use drive::Drive;
 use work::{Next, Work};
 
 /// How often it looks after its guests, in milliseconds.
@@ -62,6 +64,8 @@ enum Step {
     Launching(RequestId, Box<Work>),
     /// Something else than a migration.
     Working(Box<Work>),
+    /// A migration that it drives itself.
+    Driving,
     /// Finds out how it stands.
     Looking {
         again: u64,
@@ -79,6 +83,8 @@ struct Care {
     verdict: Option<Outcome>,
     /// When it is said again.
     verdict_at: u64,
+    /// The migration that it drives itself: on record.
+    drive: Option<Box<Drive>>,
 }
 
 impl Care {
@@ -89,6 +95,7 @@ impl Care {
             in_vain: 0,
             verdict: None,
             verdict_at: 0,
+            drive: None,
         }
     }
 }
@@ -117,10 +124,20 @@ impl Manager for Fleet {
             Heard::Answered { request, result } => self.answered(request, result, desk),
             Heard::Noticed { host, notice } => self.noticed(host, notice),
             Heard::Restarted => {
+                self.asked.clear();
                 for care in &mut self.care {
+                    let mut drive = care.drive.take();
+                    let step = match &mut drive {
+                        Some(drive) => {
+                            drive.begin_anew();
+                            Step::Driving
+                        }
+                        None => look_at_once(),
+                    };
                     *care = Care {
                         verdict: care.verdict,
-                        ..Care::new(0, look_at_once())
+                        drive,
+                        ..Care::new(0, step)
                     };
                 }
             }
@@ -181,7 +198,10 @@ impl Fleet {
         desk: &mut Desk<'_>,
     ) {
         if let Some(Ok(Answer::Jobs(jobs))) = result {
-            let is_open = |job: &&JobView| job.result.is_none() && job.migration.is_none();
+            let is_open = |job: &&JobView| {
+                let migrates = matches!(job.kind, JobKind::MigrationOut | JobKind::MigrationIn);
+                job.result.is_none() && !migrates
+            };
             for job in jobs.iter().filter(is_open) {
                 desk.ask(host, ControlRequest::JobCancel { job: job.job });
             }
@@ -229,6 +249,15 @@ impl Fleet {
                     self.care[guest].step = look_again(desk);
                 }
             }
+            Step::Driving => {
+                if let Some(drive) = &mut self.care[guest].drive
+                    && drive.look(desk, guest) == Next::Goes
+                {
+                    return self.count_driven(guest, desk);
+                }
+                self.care[guest].drive = None;
+                self.care[guest].step = look_again(desk);
+            }
             Step::Registering(_)
             | Step::Resting { .. }
             | Step::Preparing(..)
@@ -237,6 +266,16 @@ impl Fleet {
             | Step::Wishing(_)
             | Step::Launching(..)
             | Step::Looking { .. } => {}
+        }
+    }
+
+    /// One that comes to nothing for long is a human's.
+    fn count_driven(&mut self, guest: GuestNumber, desk: &mut Desk<'_>) {
+        let care = &mut self.care[guest];
+        let is_late = care.drive.as_ref().is_some_and(|drive| drive.is_late(desk));
+        if is_late && !self.is_calm {
+            self.care[guest].drive = None;
+            self.care[guest].step = self.give_up(guest, desk);
         }
     }
 
@@ -283,13 +322,21 @@ impl Fleet {
             let (host, _) = self.asked.swap_remove(at);
             return Fleet::cancel_jobs(result, host, desk);
         }
-        let Some(guest) = self
-            .care
-            .iter()
-            .position(|care| waits_for(&care.step, request))
-        else {
+        let waits = |care: &Care| match (&care.step, &care.drive) {
+            (Step::Driving, Some(drive)) => drive.waits_for(request),
+            (step, _) => waits_for(step, request),
+        };
+        let Some(guest) = self.care.iter().position(waits) else {
             return;
         };
+        let care = &mut self.care[guest];
+        if let (Step::Driving, Some(drive)) = (&care.step, &mut care.drive) {
+            if drive.answered(request, result, desk, guest) == Next::Over {
+                care.drive = None;
+                care.step = look_at_once();
+            }
+            return;
+        }
         let now = desk.now_ms();
         let home = self.care[guest].home;
         let is_fine = matches!(result, Some(Ok(_)));
@@ -297,6 +344,11 @@ impl Fleet {
             (Step::Registering(_) | Step::Wishing(_), _) if is_fine => self.rest(desk),
             (Step::Preparing(to, _), _) if is_fine => {
                 let to = *to;
+                let driven = desk.shape().migrations.driven;
+                if driven > 0 && desk.random().chance(driven) {
+                    self.drive(guest, to, desk);
+                    return;
+                }
                 let how = draw_how(desk);
                 // One that gives nothing up says committed.
                 let gives_up = desk.shape().faults.manager_cancel > 0;
@@ -343,6 +395,21 @@ impl Fleet {
             (_, _) => look_again(desk),
         };
         self.care[guest].step = next;
+    }
+
+    fn drive(&mut self, guest: GuestNumber, to: HostNumber, desk: &mut Desk<'_>) {
+        let home = self.care[guest].home;
+        let gives_up = desk.shape().faults.manager_cancel > 0;
+        let wants = match desk.random().chance(ABORTED) && gives_up {
+            true => Outcome::Aborted,
+            false => Outcome::Committed,
+        };
+        let patience = patience(desk);
+        let mut drive = Drive::new(home, to, wants, patience, desk, guest);
+        drive.look(desk, guest);
+        self.care[guest].verdict = None;
+        self.care[guest].drive = Some(Box::new(drive));
+        self.care[guest].step = Step::Driving;
     }
 
     /// Every sidecar said how it stands.
@@ -465,7 +532,7 @@ fn waits_for(step: &Step, request: RequestId) -> bool {
         | Step::Launching(one, _) => *one == request,
         Step::Working(work) => work.waits_for(request),
         Step::Looking { said, .. } => said.iter().any(|(one, _)| *one == request),
-        Step::Resting { .. } | Step::Moving { .. } => false,
+        Step::Resting { .. } | Step::Moving { .. } | Step::Driving => false,
     }
 }
 

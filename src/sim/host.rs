@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use journal_format::number::{BootId, DomainId, HostId, Id128};
-use journal_format::record::{Effect, JobKind, Settings};
+use journal_format::record::{Effect, JobKind, JobResult, Settings};
 
 use super::disk::{SimDisk, Survival};
 use super::ledger::{Ledger, Noted};
@@ -596,6 +596,12 @@ impl World {
                     one.open.remove(&at);
                     one.doomed &= job.kind != JobKind::Destroy;
                     one.told_otherwise |= job.detail.contains("were not put back");
+                    let is_taken = job.kind == JobKind::MigrationIn
+                        && job.migration.is_none()
+                        && job.result == Some(JobResult::Completed);
+                    if is_taken {
+                        self.was_taken(at, guest);
+                    }
                 }
                 if job.kind == JobKind::MigrationOut {
                     self.coverage.ended(result);

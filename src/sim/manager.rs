@@ -336,6 +336,26 @@ impl<'a> Desk<'a> {
         self.send(host, Asked::Control(Box::new(request)), before)
     }
 
+    /// Where a guest's QEMU on that host listens for it.
+    #[must_use]
+    pub fn uri(&self, host: HostNumber, guest: GuestNumber) -> Option<String> {
+        self.newest_process(host, guest).map(uri)
+    }
+
+    /// A manager that drives a migration itself gives a copy up, having looked at the other one: if that is as good now,
+    /// what comes of it afterwards is nobody's fault.
+    pub fn forsake(&mut self, host: HostNumber, guest: GuestNumber) {
+        let lab = &mut self.world.lab;
+        let (here, elsewhere): (Vec<QemuNumber>, Vec<QemuNumber>) = lab
+            .living(guest)
+            .partition(|number| lab.qemus[*number].host == host);
+        if elsewhere.iter().any(|number| lab.carries(*number)) {
+            for number in here {
+                lab.qemus[number].forsaken = true;
+            }
+        }
+    }
+
     /// Registers a guest's QEMU with the sidecar of its host.
     pub fn add_domain(&mut self, host: HostNumber, guest: GuestNumber) -> RequestId {
         self.send(host, Asked::Add(guest), None)

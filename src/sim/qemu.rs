@@ -24,7 +24,7 @@ use crate::engine::QemuEvent;
 const DOWNTIME_LIMIT_MS: u64 = 300;
 
 /// How many of them, in a million, hang where QEMU 7.2 can.
-const HANGS: u32 = 50_000;
+const HANGS: u32 = 300_000;
 
 /// Processes that ended and still are named by their guest.
 const ENDED_KEPT: usize = 3;
@@ -52,6 +52,8 @@ pub enum Move {
     Cancelled,
     /// The last page of a split guest went over.
     AllOver,
+    /// The source of a split guest hears so, and says completed.
+    AllSaid,
     /// A source goes on with a stream that broke in post-copy.
     Reconnect,
     /// Either side finds the stream broken.

@@ -241,6 +241,10 @@ impl World {
             Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {
                 one.has_died || one.is_suspect()
             }
+            // Likewise where the manager drives both sides itself.
+            Rule::DrivenSourceCompleted
+            | Rule::DrivenSourceUnproven
+            | Rule::DrivenDestinationWhole => one.has_died || one.is_suspect(),
             _ => false,
         }
     }

@@ -116,6 +116,8 @@ pub struct Mix {
     pub store: u32,
     /// Of the rest of them, the ones whose authority is the manager.
     pub manager: u32,
+    /// Of all migrations, the ones that the manager drives itself, phase by phase.
+    pub driven: u32,
     /// Other jobs that are begun in place of a migration: save, dump, snapshot, backup, ...
     pub jobs: u32,
 }
@@ -153,6 +155,7 @@ impl Default for Mix {
             postcopy: 200_000,
             store: 300_000,
             manager: 200_000,
+            driven: 100_000,
             jobs: 100_000,
         }
     }

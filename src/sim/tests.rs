@@ -111,6 +111,7 @@ fn what_was_found_stays_mended() {
             },
             domains: *domains,
             migrations: Mix {
+                driven: 0,
                 jobs: 0,
                 ..Mix::default()
             },

@@ -468,6 +468,18 @@ impl World {
         of_guest.any(|one| self.lab.qemus[*one].vouched.is_some_and(|at| at >= since))
     }
 
+    /// By the word of a manager that drives the migration itself.
+    pub(super) fn was_taken(&mut self, host: HostNumber, guest: GuestNumber) {
+        let here: Vec<QemuNumber> = self
+            .lab
+            .living(guest)
+            .filter(|number| self.lab.qemus[*number].host == host)
+            .collect();
+        if here.iter().any(|number| self.lab.carries(*number)) {
+            self.judge_started(guest, &here, &[]);
+        }
+    }
+
     fn judge_started(&mut self, guest: GuestNumber, here: &[QemuNumber], elsewhere: &[QemuNumber]) {
         use journal_format::record::WantedRunState;
         let Some(number) = here.iter().copied().find(|one| self.lab.carries(*one)) else {

@@ -83,7 +83,7 @@ pub(super) fn is_stuck(desk: &Desk<'_>, home: HostNumber, guest: GuestNumber) ->
     observed.is_some_and(|seen| seen.run_state == Some(RunState::Postmigrate))
 }
 
-fn effect(execute: &str, arguments: Value) -> ManagerEffect {
+pub(super) fn effect(execute: &str, arguments: Value) -> ManagerEffect {
     ManagerEffect {
         execute: execute.to_owned(),
         arguments: match arguments {
@@ -93,7 +93,7 @@ fn effect(execute: &str, arguments: Value) -> ManagerEffect {
     }
 }
 
-fn plain(execute: &str) -> ManagerEffect {
+pub(super) fn plain(execute: &str) -> ManagerEffect {
     effect(execute, json!({}))
 }
 

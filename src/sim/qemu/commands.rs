@@ -204,7 +204,7 @@ impl Lab {
         EffectResult::Done
     }
 
-    fn go_on(&mut self, number: QemuNumber) -> EffectResult {
+    pub(super) fn go_on(&mut self, number: QemuNumber) -> EffectResult {
         let status = &self.qemus[number].status;
         if *status != MigrationStatus::PreSwitchover {
             return refused(&format!("Migration not in expected state: {status}"));
@@ -285,6 +285,9 @@ impl Lab {
         self.foreign_cont(number);
         if self.runs(number) {
             self.guests[self.qemus[number].guest].touched(self.now);
+            if self.random.coin() {
+                self.set_run(number, RunState::Paused);
+            }
             drop(self.save(number));
         }
     }

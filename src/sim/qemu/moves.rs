@@ -50,6 +50,12 @@ impl Lab {
                 self.set_status(number, MigrationStatus::Cancelled);
             }
             (Move::AllOver, MigrationStatus::PostcopyActive) => self.all_over(number),
+            (Move::AllSaid, MigrationStatus::PostcopyActive) => {
+                match self.qemus[number].stream.broken {
+                    true => self.find_broken(number),
+                    false => self.complete(number),
+                }
+            }
             (Move::Reconnect, MigrationStatus::PostcopyPaused) => self.reconnect(number),
             (Move::Break, _) => self.find_broken(number),
             _ => {}
@@ -283,8 +289,7 @@ impl Lab {
         let guest = self.qemus[source].guest;
         self.guests[guest].split = None;
         self.set_status(destination, MigrationStatus::Completed);
-        self.set_status(source, MigrationStatus::Completed);
-        self.soon(source, Move::Settle, 10, 300);
+        self.soon(source, Move::AllSaid, 20, 500);
     }
 
     fn reconnect(&mut self, source: QemuNumber) {

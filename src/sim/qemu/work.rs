@@ -92,6 +92,9 @@ impl Lab {
         match execute {
             "migrate" if uri.starts_with("file:") => return self.save(number),
             "migrate-incoming" if uri.starts_with("file:") => return self.restore(number),
+            "migrate" => return self.migrate(number, &uri),
+            "migrate-incoming" => return self.listen(number),
+            "migrate-continue" => return self.go_on(number),
             "quit" => self.kill(number),
             "dump-guest-memory" => return self.dump(number),
             "snapshot-save" => {

@@ -1,0 +1,470 @@
+//! A migration that the fleet's manager drives itself, phase by phase, over both sides.
+//!
+//! Invariant: its word is on its own record before a sidecar hears it, and stays the same; a copy is given up only where
+//! the other one is seen to be good, and where that cannot be seen a human has to look.
+//! Not here: when it begins one (`fleet`), what the phases mean (the engine).
+
+use journal_format::number::Lsn;
+use journal_format::record::{
+    JobKind, JobPhase, JobResult, MigrationStatus, Observed, Outcome, RunState,
+};
+use serde_json::{Value, json};
+
+use super::super::manager::{Desk, RequestId};
+use super::super::{GuestNumber, HostNumber};
+use super::AGAIN_MS;
+use super::work::{Next, effect, plain};
+use crate::engine::{Answer, ControlRequest, JobTarget, ManagerEffect, Refusal};
+
+/// How long it goes by what it sees before a human is called, in milliseconds.
+const LATE_MS: u64 = 15_000;
+
+/// Where it is, while all goes well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    BeginIn,
+    BeginOut,
+    Listen,
+    Settings,
+    Send,
+    UntilSwitchover,
+    GoOver,
+    UntilSent,
+    Grant,
+    /// The destination has the guest.
+    Take,
+    EndIn,
+    Confirm,
+    EndOut,
+    /// The source has it.
+    Refuse,
+    TurnBack,
+    EndFailed,
+}
+
+/// What a sidecar said of its open job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    NotAsked,
+    Asked(RequestId),
+    Nothing,
+    Open(Lsn),
+    None,
+}
+
+/// The migration.
+#[derive(Clone, Debug)]
+pub(super) struct Drive {
+    from: HostNumber,
+    to: HostNumber,
+    /// `None`: something went wrong, and it goes by what it sees.
+    stage: Option<Stage>,
+    job_in: Option<Lsn>,
+    job_out: Option<Lsn>,
+    asked: Option<RequestId>,
+    since: u64,
+    patience: u64,
+    /// The guest runs, so that its `cont` is the manager's to give.
+    runs: bool,
+    /// What it is going to say, if it gets to that.
+    wants: Outcome,
+    /// On record: what it said.
+    verdict: Option<Outcome>,
+    /// On record: the source's cookie.
+    cookie: Option<String>,
+    /// On record: the destination said that it has the guest.
+    is_taken: bool,
+    /// On record: it is in finish3.
+    is_entered: bool,
+    /// Of the source and of the destination.
+    said: [Said; 2],
+    again: u64,
+    takes: Option<RequestId>,
+}
+
+fn capabilities(names: &[&str]) -> ManagerEffect {
+    let on = names
+        .iter()
+        .map(|name| json!({"capability": name, "state": true}));
+    let on: Vec<Value> = on.collect();
+    effect("migrate-set-capabilities", json!({"capabilities": on}))
+}
+
+fn is(seen: Option<&Observed>, run: &RunState, status: &MigrationStatus) -> bool {
+    seen.is_some_and(|seen| {
+        seen.run_state.as_ref() == Some(run) && seen.migration.as_ref() == Some(status)
+    })
+}
+
+impl Drive {
+    pub(super) fn new(
+        from: HostNumber,
+        to: HostNumber,
+        wants: Outcome,
+        patience: u64,
+        desk: &Desk<'_>,
+        guest: GuestNumber,
+    ) -> Drive {
+        let seen = desk.process(from, guest);
+        Drive {
+            from,
+            to,
+            stage: Some(Stage::BeginIn),
+            job_in: None,
+            job_out: None,
+            asked: None,
+            since: desk.now_ms(),
+            patience,
+            runs: seen.is_some_and(|seen| seen.run_state == Some(RunState::Running)),
+            wants,
+            verdict: None,
+            cookie: None,
+            is_taken: false,
+            is_entered: false,
+            said: [Said::NotAsked; 2],
+            again: 0,
+            takes: None,
+        }
+    }
+
+    /// The manager was restarted: what is on record stays.
+    pub(super) fn begin_anew(&mut self) {
+        self.stage = None;
+        self.asked = None;
+        self.takes = None;
+        self.said = [Said::NotAsked; 2];
+    }
+
+    /// Has nothing come of it for so long that a human looks at it?
+    pub(super) fn is_late(&self, desk: &Desk<'_>) -> bool {
+        desk.now_ms() > self.since + self.patience + LATE_MS
+    }
+
+    pub(super) fn waits_for(&self, request: RequestId) -> bool {
+        let said = self.said.contains(&Said::Asked(request));
+        said || self.asked == Some(request) || self.takes == Some(request)
+    }
+
+    /// Time passed.
+    pub(super) fn look(&mut self, desk: &mut Desk<'_>, guest: GuestNumber) -> Next {
+        if self.stage.is_some() && desk.now_ms() > self.since + self.patience {
+            self.begin_anew();
+        }
+        match self.stage {
+            Some(stage) if self.asked.is_none() => self.go_on(stage, desk, guest),
+            Some(_) => {}
+            None => self.ask_both(desk, guest),
+        }
+        Next::Goes
+    }
+
+    /// An answer came, or none will.
+    pub(super) fn answered(
+        &mut self,
+        request: RequestId,
+        result: Option<&Result<Answer, Refusal>>,
+        desk: &mut Desk<'_>,
+        guest: GuestNumber,
+    ) -> Next {
+        if self.takes == Some(request) {
+            self.takes = None;
+            // What is entered ends the next time.
+            self.is_taken |= matches!(result, Some(Ok(Answer::Done {} | Answer::Decision(_))));
+            self.is_entered |= matches!(result, Some(Ok(Answer::PhaseEntered { .. })));
+            return Next::Goes;
+        }
+        if self.asked != Some(request) {
+            return self.heard(request, result, desk, guest);
+        }
+        self.asked = None;
+        let Some(stage) = self.stage else {
+            return Next::Goes;
+        };
+        match (result, self.after(stage)) {
+            (Some(Ok(answer)), next) => {
+                self.note(stage, answer);
+                match next {
+                    Some(next) => {
+                        self.stage = Some(next);
+                        self.go_on(next, desk, guest);
+                    }
+                    None => return Next::Over,
+                }
+            }
+            (Some(Err(_)) | None, _) => self.begin_anew(),
+        }
+        Next::Goes
+    }
+
+    fn note(&mut self, stage: Stage, answer: &Answer) {
+        match (stage, answer) {
+            (Stage::BeginIn, Answer::JobBegun { job }) => self.job_in = Some(*job),
+            (Stage::BeginOut, Answer::JobBegun { job }) => self.job_out = Some(*job),
+            (Stage::Grant, Answer::PhaseEntered { cookie, .. }) => self.cookie.clone_from(cookie),
+            (Stage::Take, _) => {
+                self.is_entered = true;
+                self.is_taken = self.runs;
+            }
+            (Stage::EndIn, _) => self.is_taken = true,
+            _ => {}
+        }
+    }
+
+    /// What gives the destination the guest; one that its owner paused is not continued.
+    fn take(&self) -> Vec<ManagerEffect> {
+        self.runs.then(|| plain("cont")).into_iter().collect()
+    }
+
+    fn after(&self, stage: Stage) -> Option<Stage> {
+        Some(match stage {
+            Stage::BeginIn => Stage::BeginOut,
+            Stage::BeginOut => Stage::Listen,
+            Stage::Listen => Stage::Settings,
+            Stage::Settings => Stage::Send,
+            Stage::Send => Stage::UntilSwitchover,
+            Stage::UntilSwitchover => Stage::GoOver,
+            Stage::GoOver => Stage::UntilSent,
+            Stage::UntilSent => Stage::Grant,
+            Stage::Grant => match self.wants {
+                Outcome::Committed => Stage::Take,
+                Outcome::Aborted => Stage::Refuse,
+            },
+            Stage::Take => Stage::EndIn,
+            Stage::EndIn => Stage::Confirm,
+            Stage::Confirm => Stage::EndOut,
+            Stage::Refuse => Stage::TurnBack,
+            Stage::TurnBack if self.runs => Stage::EndFailed,
+            Stage::TurnBack | Stage::EndOut | Stage::EndFailed => return None,
+        })
+    }
+
+    fn go_on(&mut self, stage: Stage, desk: &mut Desk<'_>, guest: GuestNumber) {
+        let (source, destination) = (desk.process(self.from, guest), desk.process(self.to, guest));
+        let is_there = match stage {
+            Stage::UntilSwitchover => is(
+                source.as_ref(),
+                &RunState::FinishMigrate,
+                &MigrationStatus::PreSwitchover,
+            ),
+            Stage::UntilSent => {
+                let completed = &MigrationStatus::Completed;
+                is(source.as_ref(), &RunState::Postmigrate, completed)
+                    && is(destination.as_ref(), &RunState::Paused, completed)
+            }
+            _ => false,
+        };
+        if matches!(stage, Stage::UntilSwitchover | Stage::UntilSent) {
+            if let (true, Some(next)) = (is_there, self.after(stage)) {
+                self.stage = Some(next);
+                self.go_on(next, desk, guest);
+            }
+            return;
+        }
+        match stage {
+            Stage::Take => self.verdict = Some(Outcome::Committed),
+            Stage::Refuse => {
+                self.verdict = Some(Outcome::Aborted);
+                desk.forsake(self.to, guest);
+            }
+            Stage::Confirm => desk.forsake(self.from, guest),
+            _ => {}
+        }
+        match self.request(stage, desk, guest) {
+            Some((host, request)) => self.asked = Some(desk.ask(host, request)),
+            None => self.begin_anew(),
+        }
+    }
+
+    fn request(
+        &self,
+        stage: Stage,
+        desk: &Desk<'_>,
+        guest: GuestNumber,
+    ) -> Option<(HostNumber, ControlRequest)> {
+        let name = || desk.name(guest).to_owned();
+        let begin = |kind| ControlRequest::JobBegin {
+            name: name(),
+            kind,
+            cookie: Some("<manager/>".to_owned()),
+        };
+        let word = |outcome| ControlRequest::Verdict {
+            target: JobTarget::Domain(name()),
+            outcome,
+            uid: 0,
+        };
+        let (to, from) = (self.job_in, self.job_out);
+        let enter = |job: Option<Lsn>, phase, effects: Vec<ManagerEffect>| {
+            Some(ControlRequest::PhaseEnter {
+                job: job?,
+                phase,
+                effects,
+                cookie: None,
+                peer_cookie: match phase {
+                    JobPhase::Finish3 => self.cookie.clone(),
+                    _ => None,
+                },
+            })
+        };
+        let end = |job: Option<Lsn>, result| Some(ControlRequest::JobEnd { job: job?, result });
+        let uri = || desk.uri(self.to, guest).map(|uri| json!({"uri": uri}));
+        let request = match stage {
+            Stage::BeginIn => begin(JobKind::MigrationIn),
+            Stage::BeginOut => begin(JobKind::MigrationOut),
+            Stage::Listen => {
+                let told = capabilities(&["return-path", "late-block-activate"]);
+                let listen = effect("migrate-incoming", uri()?);
+                enter(to, JobPhase::Prepare, vec![told, listen])?
+            }
+            Stage::Settings => enter(from, JobPhase::Begin3, vec![capabilities(&["return-path"])])?,
+            Stage::Send => enter(from, JobPhase::Perform3, vec![effect("migrate", uri()?)])?,
+            Stage::GoOver => {
+                let state = json!({"state": "pre-switchover"});
+                enter(
+                    from,
+                    JobPhase::Perform3,
+                    vec![effect("migrate-continue", state)],
+                )?
+            }
+            Stage::Grant => enter(from, JobPhase::Perform3Done, Vec::new())?,
+            Stage::Take => enter(to, JobPhase::Finish3, self.take())?,
+            Stage::EndIn => end(to, JobResult::Completed)?,
+            Stage::Confirm => enter(from, JobPhase::Confirm3, vec![plain("quit")])?,
+            Stage::EndOut => end(from, JobResult::Completed)?,
+            Stage::Refuse => enter(to, JobPhase::Finish3, vec![plain("quit")])?,
+            Stage::TurnBack if !self.runs => word(Outcome::Aborted),
+            Stage::TurnBack => enter(from, JobPhase::Confirm3Cancelled, vec![plain("cont")])?,
+            Stage::EndFailed => end(from, JobResult::Failed)?,
+            Stage::UntilSwitchover | Stage::UntilSent => return None,
+        };
+        let host = match stage {
+            Stage::BeginIn | Stage::Listen | Stage::Take | Stage::EndIn | Stage::Refuse => self.to,
+            _ => self.from,
+        };
+        Some((host, request))
+    }
+
+    // What it does when something went wrong.
+
+    fn ask_both(&mut self, desk: &mut Desk<'_>, guest: GuestNumber) {
+        if self.again > desk.now_ms() || self.said != [Said::NotAsked; 2] {
+            return;
+        }
+        self.said = [self.from, self.to].map(|host| {
+            let name = Some(desk.name(guest).to_owned());
+            Said::Asked(desk.ask(host, ControlRequest::QueryJobs { job: None, name }))
+        });
+    }
+
+    fn heard(
+        &mut self,
+        request: RequestId,
+        result: Option<&Result<Answer, Refusal>>,
+        desk: &mut Desk<'_>,
+        guest: GuestNumber,
+    ) -> Next {
+        for said in &mut self.said {
+            if *said == Said::Asked(request) {
+                *said = match result {
+                    Some(Ok(Answer::Jobs(jobs))) => jobs
+                        .iter()
+                        .find(|job| job.result.is_none())
+                        .map_or(Said::None, |job| Said::Open(job.job)),
+                    Some(_) => Said::None,
+                    None => Said::Nothing,
+                };
+            }
+        }
+        if self.said.iter().any(|said| matches!(said, Said::Asked(_))) {
+            return Next::Goes;
+        }
+        let said = core::mem::replace(&mut self.said, [Said::NotAsked; 2]);
+        self.again = desk.now_ms() + AGAIN_MS;
+        if said == [Said::None; 2] {
+            return Next::Over;
+        }
+        self.settle(said, desk, guest);
+        Next::Goes
+    }
+
+    fn settle(&mut self, said: [Said; 2], desk: &mut Desk<'_>, guest: GuestNumber) {
+        let (source, destination) = (desk.process(self.from, guest), desk.process(self.to, guest));
+        let completed = MigrationStatus::Completed;
+        let is_whole = is(destination.as_ref(), &RunState::Paused, &completed);
+        let has_sent = is(source.as_ref(), &RunState::Postmigrate, &completed);
+        let runs = |seen: &Option<Observed>| {
+            seen.as_ref()
+                .is_some_and(|seen| seen.run_state == Some(RunState::Running))
+        };
+        // Nothing came, and nothing ever will.
+        let is_empty = destination.is_none()
+            || is(
+                destination.as_ref(),
+                &RunState::Inmigrate,
+                &MigrationStatus::None,
+            );
+        self.is_taken |= runs(&destination);
+        if self.verdict.is_none() {
+            self.verdict = match (&source, is_whole) {
+                _ if self.is_taken => Some(Outcome::Committed),
+                (Some(_), _) => Some(Outcome::Aborted),
+                // It said that everything was sent, and is gone.
+                (None, true) if self.cookie.is_some() => Some(Outcome::Committed),
+                (None, false) if is_empty => Some(Outcome::Aborted),
+                // What is there may be older than what the source came to: a human has to look.
+                (None, _) => None,
+            };
+        }
+        let word = |desk: &mut Desk<'_>, host, outcome| {
+            let target = JobTarget::Domain(desk.name(guest).to_owned());
+            let uid = 0;
+            desk.ask(
+                host,
+                ControlRequest::Verdict {
+                    target,
+                    outcome,
+                    uid,
+                },
+            )
+        };
+        match (self.verdict, said) {
+            (Some(Outcome::Committed), [_, Said::Open(_)]) if destination.is_none() => {}
+            (Some(Outcome::Committed), [_, Said::Open(_)]) if self.runs => {
+                self.takes = Some(word(desk, self.to, Outcome::Committed));
+            }
+            // Its owner paused it, which the cookie says and a word alone does not.
+            (Some(Outcome::Committed), [_, Said::Open(job)]) => {
+                let result = JobResult::Completed;
+                let request = match self.is_entered {
+                    true => ControlRequest::JobEnd { job, result },
+                    false => ControlRequest::PhaseEnter {
+                        job,
+                        phase: JobPhase::Finish3,
+                        effects: Vec::new(),
+                        cookie: None,
+                        peer_cookie: self.cookie.clone(),
+                    },
+                };
+                self.takes = Some(desk.ask(self.to, request));
+            }
+            (Some(Outcome::Committed), [Said::Open(_), Said::None]) if self.is_taken => {
+                desk.forsake(self.from, guest);
+                word(desk, self.from, Outcome::Committed);
+            }
+            (Some(Outcome::Aborted), [_, Said::Open(_)]) if source.is_some() || is_empty => {
+                desk.forsake(self.to, guest);
+                word(desk, self.to, Outcome::Aborted);
+            }
+            (Some(Outcome::Aborted), [Said::Open(job), _]) if destination.is_none() => {
+                match has_sent {
+                    true => drop(word(desk, self.from, Outcome::Aborted)),
+                    false => drop(desk.ask(self.from, ControlRequest::JobCancel { job })),
+                }
+            }
+            // A QEMU that waits, and of which its sidecar knows nothing.
+            (Some(Outcome::Aborted), [Said::Open(_), Said::None]) => {
+                desk.quit_incoming(self.to, guest);
+            }
+            _ => {}
+        }
+    }
+}
