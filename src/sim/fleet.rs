@@ -407,6 +407,7 @@ impl Fleet {
         let patience = patience(desk);
         let mut drive = Drive::new(home, to, wants, patience, desk, guest);
         drive.look(desk, guest);
+        desk.tells(guest);
         self.care[guest].verdict = None;
         self.care[guest].drive = Some(Box::new(drive));
         self.care[guest].step = Step::Driving;

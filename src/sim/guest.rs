@@ -49,6 +49,8 @@ pub struct Guest {
     /// A job may have left its QEMU told otherwise than before, or something in it: it did not answer, the job said so, or
     /// the journal lost it.
     pub told_otherwise: bool,
+    /// The migration that was begun last is one that its manager drives itself.
+    pub is_driven: bool,
     /// Hosts whose journal is, or may be, not what was written to it, or where somebody else claims its
     /// QEMU: until a job of it begins there, whatever stood in that journal before may come up. So it may while
     /// another host has a job open that this one may have known of.
@@ -85,6 +87,7 @@ impl Guest {
             betrayed: false,
             has_died: false,
             told_otherwise: false,
+            is_driven: false,
             suspects: BTreeSet::new(),
             open: BTreeMap::new(),
             qemus: Vec::new(),
@@ -125,6 +128,8 @@ impl Guest {
     pub(super) fn begins(&mut self, at: HostNumber, job: &JobView, lacks_records: bool) {
         self.open.insert(at, job.migration);
         self.told_otherwise |= lacks_records;
+        let migrates = matches!(job.kind, JobKind::MigrationOut | JobKind::MigrationIn);
+        self.is_driven &= migrates && job.migration.is_none();
         if self.open.values().any(|one| *one != job.migration) {
             return;
         }

@@ -342,6 +342,12 @@ impl<'a> Desk<'a> {
         self.newest_process(host, guest).map(uri)
     }
 
+    /// A manager tells a guest's QEMUs about migrations itself, and does not put back what they were told before.
+    pub fn tells(&mut self, guest: GuestNumber) {
+        let guest = &mut self.world.lab.guests[guest];
+        (guest.told_otherwise, guest.is_driven) = (true, true);
+    }
+
     /// A manager that drives a migration itself gives a copy up, having looked at the other one: if that is as good now,
     /// what comes of it afterwards is nobody's fault.
     pub fn forsake(&mut self, host: HostNumber, guest: GuestNumber) {

@@ -4,13 +4,13 @@
 //! where what it is there for has happened.
 //! Not here: the promises that are judged all the while (`qemu`, `guest`, `ledger`, `monitor`).
 
-use journal_format::record::{ClaimSeen, Decision, RunState, WantedRunState};
+use journal_format::record::{ClaimSeen, Decision, Outcome, RunState, WantedRunState};
 
 use super::host::Waiter;
 use super::manager::Heard;
 use super::world::{What, World};
 use super::{GuestNumber, HostNumber, Micros, QemuNumber};
-use crate::engine::{Answer, ControlRequest, DomainView, Input, Rule};
+use crate::engine::{Answer, ControlRequest, DomainView, Input, JobTarget, Rule};
 
 /// How long sidecars have to come to rest: longer than each of their waits, some of which follow each
 /// other.
@@ -34,7 +34,10 @@ impl World {
         for round in 0..4 {
             for (host, guest, rule) in self.held() {
                 self.coverage.held(&rule);
-                self.resolve(host, guest, round);
+                match rule.is_empty() {
+                    true => self.say_whose(host, guest),
+                    false => self.resolve(host, guest, round),
+                }
             }
             self.run_until(self.now + 10_000_000);
         }
@@ -206,7 +209,8 @@ impl World {
             return true;
         }
         let Some(rule) = Rule::from_name(rule) else {
-            return false;
+            // Its manager goes on with it, and cannot know which copy is the guest.
+            return one.is_driven && one.has_died;
         };
         match rule {
             // This copy may have run on by itself before it died.
@@ -258,6 +262,34 @@ impl World {
     fn is_claimed_by_another(&self, guest: GuestNumber) -> bool {
         let mut living = self.lab.living(guest);
         living.any(|number| matches!(self.lab.qemus[number].claim, ClaimSeen::Foreign(_)))
+    }
+
+    /// A human says to the sidecar, in the place of a manager that cannot know, which copy is the guest.
+    fn say_whose(&mut self, host: HostNumber, guest: GuestNumber) {
+        let lab = &self.lab;
+        let here = || {
+            let living = lab.living(guest);
+            living.filter(|number| lab.qemus[*number].host == host)
+        };
+        let is_good = here().any(|number| lab.carries(number));
+        let is_source = here().any(|number| lab.qemus[number].is_sender());
+        let outcome = match is_good == is_source {
+            true => Outcome::Aborted,
+            false => Outcome::Committed,
+        };
+        let Some(token) = self.hosts[host].token(Waiter::Judge) else {
+            return;
+        };
+        let request = ControlRequest::Verdict {
+            target: JobTarget::Domain(self.lab.guests[guest].name.clone()),
+            outcome,
+            uid: 0,
+        };
+        self.say(|_| format!("operator: host {host}, guest {guest}: {outcome}"));
+        self.coverage.resolved += 1;
+        self.lab.guests[guest].touched(self.now);
+        self.feed(host, Input::Control { token, request });
+        self.run_until(self.now + 200_000);
     }
 
     /// An operator who sees everything ends the copies that are not the guest, and says so.
