@@ -380,10 +380,15 @@ impl Turn<'_> {
     }
 
     /// A phase is entered, after a fresh look.
-    pub(crate) fn begin_phase(&mut self, id: DomainId, token: Token, wanted: PhaseWanted) {
+    pub(crate) fn begin_phase(&mut self, id: DomainId, token: Token, mut wanted: PhaseWanted) {
         let job = wanted.job;
         if let Err(refusal) = self.check_seen(id, &wanted) {
             return self.reply(token, Err(refusal));
+        }
+        let seen = self.seen_now(id);
+        if seen.is_some_and(|seen| driven::is_said_again(&wanted, &seen)) {
+            // It was continued before.
+            wanted.commands.clear();
         }
         let PhaseWanted {
             phase,

@@ -13,7 +13,7 @@ mod request;
 pub(crate) use cookie::Carried;
 pub(super) use decide::{decide, is_its_managers};
 pub(super) use recover::left;
-pub(super) use request::is_past_cancelling;
+pub(super) use request::{is_past_cancelling, is_said_again};
 
 use journal_format::record::{JobKind, JobPhase, Phase, Role};
 

@@ -85,6 +85,15 @@ pub(super) fn has_sent(facts: JobFacts, observed: &Observed) -> bool {
         )
 }
 
+/// Destination: is it the word, by one command, that the guest be here, and it runs here already?
+pub(in crate::engine::job) fn is_said_again(wanted: &PhaseWanted, observed: &Observed) -> bool {
+    let has_run = matches!(
+        run_class(observed.run_state.as_ref()),
+        RunClass::Running | RunClass::Ran
+    );
+    wanted.phase == JobPhase::Finish3 && wanted.then == Some(JobResult::Completed) && has_run
+}
+
 /// Does a verdict say two things at once: that everything was sent, and that the guest is the destination's?
 fn passes_through(before: JobPhase, after: JobPhase) -> bool {
     after == JobPhase::Confirm3 && matches!(before, JobPhase::Perform3 | JobPhase::Cancel)
@@ -291,6 +300,9 @@ fn may_at_destination(
     let has_run = matches!(run, RunClass::Running | RunClass::Ran);
     if means().any(|one| one.stream) && observed.run_state != Some(RunState::Inmigrate) {
         return Err("listen for a stream: it does not wait for one");
+    }
+    if is_said_again(wanted, observed) && facts.end == EffectStanding::Never {
+        return Ok(());
     }
     let continues = means().any(|one| one.main);
     if continues && facts.end != EffectStanding::Never {

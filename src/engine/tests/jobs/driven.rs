@@ -633,6 +633,20 @@ pub(in crate::engine::tests) fn a_whole_copy_is_kept() {
     assert_eq!(pair.destination.qemu.run, RunState::Running);
 }
 
+/// A manager that does not know whether its cont was heard says so once more: the guest is there, and the job ends.
+pub(in crate::engine::tests) fn a_word_is_said_again() {
+    let mut pair = Pair::new(RunState::Running);
+    send(&mut pair).unwrap();
+    let to = pair.open_job(Side::Destination).unwrap().job;
+    let cont = [("cont", NOTHING())];
+    pair.enter(Side::Destination, to, JobPhase::Finish3, &cont, None)
+        .unwrap();
+    pair.give_verdict(Side::Destination, Outcome::Committed);
+    let ended = result(pair.destination.jobs().last());
+    assert_eq!(ended, Some(JobResult::Completed), "{}", pair.story());
+    assert_eq!(pair.destination.qemu.run, RunState::Running);
+}
+
 /// One that ended before it ran is no crash of a guest.
 pub(in crate::engine::tests) fn an_ended_destination() {
     let mut pair = Pair::new(RunState::Running);
@@ -652,5 +666,6 @@ pub(in crate::engine::tests) fn an_ended_destination() {
 #[test]
 fn destinations() {
     a_whole_copy_is_kept();
+    a_word_is_said_again();
     an_ended_destination();
 }
