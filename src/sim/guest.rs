@@ -133,7 +133,12 @@ impl Guest {
         if self.open.values().any(|one| *one != job.migration) {
             return;
         }
-        if !lacks_records {
+        // Those that begin only on a QEMU that nothing is under way in.
+        let is_fresh = !matches!(
+            job.kind,
+            JobKind::Backup | JobKind::Destroy | JobKind::Suspend | JobKind::Modify
+        );
+        if !lacks_records && is_fresh {
             self.suspects.remove(&at);
         }
         self.has_died &= job.kind != JobKind::MigrationOut;

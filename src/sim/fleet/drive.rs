@@ -170,7 +170,12 @@ impl Drive {
             self.takes = None;
             // What is entered ends the next time.
             self.is_taken |= matches!(result, Some(Ok(Answer::Done {} | Answer::Decision(_))));
-            self.is_entered |= matches!(result, Some(Ok(Answer::PhaseEntered { .. })));
+            self.is_entered = match result {
+                Some(Ok(Answer::PhaseEntered { .. })) => true,
+                // Whichever of both it was, the other one is tried.
+                Some(Err(_)) => !self.is_entered,
+                Some(Ok(_)) | None => self.is_entered,
+            };
             return Next::Goes;
         }
         if self.asked != Some(request) {
@@ -261,7 +266,10 @@ impl Drive {
             return;
         }
         match stage {
-            Stage::Take => self.verdict = Some(Outcome::Committed),
+            Stage::Take => {
+                self.verdict = Some(Outcome::Committed);
+                self.is_entered |= !self.runs;
+            }
             Stage::Refuse => {
                 self.verdict = Some(Outcome::Aborted);
                 desk.forsake(self.to, guest);
@@ -403,6 +411,9 @@ impl Drive {
                 &MigrationStatus::None,
             );
         self.is_taken |= runs(&destination);
+        // The end of its job was not heard; any other end would have ended its QEMU too.
+        let was_ended = said[1] == Said::None && is_whole && self.is_entered;
+        self.is_taken |= was_ended && self.verdict == Some(Outcome::Committed);
         if self.verdict.is_none() {
             self.verdict = match (&source, is_whole) {
                 _ if self.is_taken => Some(Outcome::Committed),
