@@ -728,6 +728,15 @@ impl<'a> Turn<'a> {
                 cookie,
             }) => self.begin_job(id, token, kind, cookie),
             Some(Pending::JobPhase { token, wanted }) => self.begin_phase(id, token, wanted),
+            Some(Pending::Word {
+                token,
+                uid,
+                command,
+            }) => {
+                if !self.monitor_recognised(token, id, uid, &command, true) {
+                    self.monitor(token, id, uid, command);
+                }
+            }
             None => {}
         }
     }

@@ -5,7 +5,7 @@
 
 use journal_format::number::Lsn;
 use journal_format::record::{
-    EffectCommand, EffectStanding, JobEvidence, JobPhase, JobResult, Outcome, Process,
+    EffectCommand, EffectStanding, JobEvidence, JobKind, JobPhase, JobResult, Outcome, Process,
     QemuJobStatus, Role, WantedReason, WantedRunState,
 };
 use serde_json::json;
@@ -39,6 +39,10 @@ impl Turn<'_> {
             Rule::DrivenSourceAborted => {
                 self.stay(job, evidence, "its manager said that the guest stays here");
             }
+            Rule::DrivenOver => {
+                let detail = "its migration ended without success: the guest is where it was";
+                self.end_job(job, without_success(evidence), detail);
+            }
             Rule::DrivenSourceCont => self.enter_job(job, JobPhase::Confirm3Cancelled, None),
             Rule::DrivenSourceConfirm
             | Rule::DrivenDestinationFailed
@@ -71,6 +75,17 @@ impl Turn<'_> {
             ),
             // Its manager, or an operator, goes on.
             _ => {}
+        }
+    }
+
+    /// Source: that everything was sent is on record, also where nobody says so.
+    pub(in crate::engine::job) fn note_sent(&mut self, job: Lsn, evidence: &JobEvidence) {
+        let is_it = evidence.recognised
+            && evidence.kind == JobKind::MigrationOut
+            && evidence.phase == JobPhase::Perform3
+            && has_sent(evidence.facts, &evidence.observed);
+        if is_it {
+            self.enter_job(job, JobPhase::Perform3Done, None);
         }
     }
 

@@ -86,7 +86,7 @@ pub(super) fn has_sent(facts: JobFacts, observed: &Observed) -> bool {
 }
 
 /// Does a verdict say two things at once: that everything was sent, and that the guest is the destination's?
-fn passes_through(before: JobPhase, after: JobPhase) -> bool {
+pub(super) fn passes_through(before: JobPhase, after: JobPhase) -> bool {
     after == JobPhase::Confirm3 && matches!(before, JobPhase::Perform3 | JobPhase::Cancel)
 }
 

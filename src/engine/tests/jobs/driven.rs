@@ -16,6 +16,7 @@ use crate::engine::{
     Answer, ControlRequest, JobTarget, JobView, ManagerEffect, QemuEvent, TICK_INTERVAL_MS,
 };
 
+pub(in crate::engine::tests) mod recognised;
 mod refused;
 
 /// How long one step of the stream takes.
