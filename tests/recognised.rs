@@ -10,7 +10,7 @@ use phase_journal_lab::{Error, until};
 use serde_json::{Value, json};
 
 use crate::driven::{set_capabilities, state};
-use crate::scenario::{EVERY_BATCH, TIMEOUT, assert_one_runs, pair};
+use crate::scenario::{EVERY_BATCH, TIMEOUT, assert_one_runs, pair, records_in};
 
 /// More than one side of such a migration has.
 const BATCHES_MAX: u32 = 80;
@@ -129,7 +129,10 @@ fn has_recovered(side: Side, batch: u32) -> bool {
     assert_eq!(assert_one_runs(&mut pair, &what), Side::B, "{what}");
     for (side, kind) in [(Side::A, "migration-out"), (Side::B, "migration-in")] {
         let jobs = pair.sidecar(side).jobs(Some(DOMAIN)).unwrap();
-        let last = jobs.last().unwrap();
+        let records = records_in(pair.sidecar(side).journal());
+        let Some(last) = jobs.last() else {
+            panic!("{what}: no job at {side}: {records:?}");
+        };
         assert_eq!(last.kind, kind, "{what}: {last:?}");
         assert_eq!(
             last.result.as_deref(),

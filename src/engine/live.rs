@@ -220,7 +220,7 @@ pub(crate) enum Pending {
     },
     /// `phase-enter`.
     JobPhase { token: Token, wanted: PhaseWanted },
-    /// A client's `cont` or `quit` in a migration that was recognised.
+    /// A client's `cont` or `quit` in a migration that was recognised, or what may begin one.
     Word {
         token: Token,
         uid: u32,

@@ -265,11 +265,23 @@ impl Turn<'_> {
         uid: u32,
         command: MonitorCommand,
     ) {
+        self.monitor_seen(token, id, uid, command, false);
+    }
+
+    /// The same, perhaps after a look that was made for it.
+    pub(crate) fn monitor_seen(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        command: MonitorCommand,
+        is_fresh: bool,
+    ) {
         if self.domain(id).is_none() {
             let refusal = Refusal::NoSuchDomain(id.to_string());
             return self.reply(token, Err(refusal));
         }
-        if self.monitor_recognised(token, id, uid, &command, false) {
+        if self.monitor_recognised(token, id, uid, &command, is_fresh) {
             return;
         }
         let Some(domain) = self.domain(id) else {
@@ -282,7 +294,7 @@ impl Turn<'_> {
         let verb = verb(&command);
         match admission(verb, standing) {
             Admission::Pass if standing == Standing::Free => {
-                if !self.begin_recognised(token, id, &command) {
+                if !self.begin_recognised(token, id, uid, &command, is_fresh) {
                     self.pass(token, id, uid, verb, command);
                 }
             }

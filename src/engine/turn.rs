@@ -732,11 +732,7 @@ impl<'a> Turn<'a> {
                 token,
                 uid,
                 command,
-            }) => {
-                if !self.monitor_recognised(token, id, uid, &command, true) {
-                    self.monitor(token, id, uid, command);
-                }
-            }
+            }) => self.monitor_seen(token, id, uid, command, true),
             None => {}
         }
     }

@@ -71,16 +71,22 @@ impl Turn<'_> {
         &mut self,
         token: Token,
         id: DomainId,
+        uid: u32,
         command: &MonitorCommand,
+        is_fresh: bool,
     ) -> bool {
         let Some(kind) = begins(command) else {
             return false;
         };
+        if !is_fresh {
+            self.look_for_word(token, id, uid, command.clone());
+            return true;
+        }
         let stands = self.seen_now(id).is_some_and(|seen| may_begin(kind, &seen));
-        // What QEMU will not do, or what cannot be kept in mind, begins nothing, and goes to QEMU as it always did.
+        // What QEMU will not do, or what cannot be kept in mind, begins nothing, and goes to QEMU as it always did. Room
+        // is no question: the command is written down in any case.
         let fits = stands
             && command.arguments.len() <= journal_format::record::MONITOR_ARGUMENTS_SIZE_MAX
-            && self.need_room().is_ok()
             && self.need_beside(id, kind).is_ok();
         let is_busy = self
             .domain(id)
