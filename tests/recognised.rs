@@ -112,6 +112,25 @@ fn drive(pair: &mut Pair, what: &str) -> bool {
     has_crashed
 }
 
+/// Until no job is open; says whether the sidecar of that side died meanwhile, and was started again.
+fn comes_to_rest(pair: &mut Pair, side: Side, what: &str) -> bool {
+    let mut has_crashed = false;
+    let at_rest = until("no open job", TIMEOUT, || {
+        if pair.sidecar(side).ended()?.is_some() {
+            has_crashed = true;
+            pair.sidecar(side).start(&RunOptions::default())?;
+        }
+        match pair.sidecar(side).jobs(Some(DOMAIN)) {
+            Ok(jobs) => Ok(jobs.iter().all(|job| job.result.is_some()).then_some(())),
+            // It dies right now.
+            Err(Error::Closed { .. } | Error::Io { .. }) => Ok(None),
+            Err(other) => Err(other),
+        }
+    });
+    at_rest.unwrap_or_else(|error| panic!("{what}: {error}"));
+    has_crashed
+}
+
 /// False if the sidecar of that side never came to that batch.
 fn has_recovered(side: Side, batch: u32) -> bool {
     let what = format!("sidecar {side} after batch {batch}");
@@ -122,10 +141,7 @@ fn has_recovered(side: Side, batch: u32) -> bool {
         Side::B => pair(plain(), crashing),
     };
     let has_crashed = drive(&mut pair, &what);
-    let at_the_end = pair.sidecar(side).ended().unwrap().is_some();
-    if at_the_end {
-        pair.sidecar(side).start(&plain()).unwrap();
-    }
+    let at_the_end = comes_to_rest(&mut pair, side, &what);
     assert_eq!(assert_one_runs(&mut pair, &what), Side::B, "{what}");
     for (side, kind) in [(Side::A, "migration-out"), (Side::B, "migration-in")] {
         let jobs = pair.sidecar(side).jobs(Some(DOMAIN)).unwrap();
