@@ -107,7 +107,9 @@ impl Turn<'_> {
             QemuJobClass::Gone | QemuJobClass::Concluded => false,
         };
         let mut classes = listed.iter().map(|one| qemu_job_class(one.status.as_ref()));
-        if self.dismiss(job, evidence) || classes.any(is_active) {
+        // What QEMU does not cancel is named when the job ends.
+        let waits = classes.any(is_active) && !self.is_stuck(job);
+        if self.dismiss(job, evidence) || waits {
             return;
         }
         self.give_up(job, evidence, without_success(evidence), detail);
@@ -120,12 +122,21 @@ impl Turn<'_> {
             QemuJobClass::Pending => true,
             QemuJobClass::Gone | QemuJobClass::Concluded | QemuJobClass::Unknown => false,
         };
+        // The guest does not wait for a mirror that is not cancelled.
+        if self.is_stuck(job) {
+            return false;
+        }
         let mut listed = evidence.qemu_jobs.iter().flatten();
         let Some(one) = listed.find(|one| goes_on(one.status.as_ref())) else {
             return false;
         };
         self.intend_job_again(job, monitor("job-cancel", &json!({"id": one.id})));
         true
+    }
+
+    /// Did QEMU refuse something that was to be taken back?
+    fn is_stuck(&mut self, job: Lsn) -> bool {
+        !self.job_live(job).stuck.is_empty()
     }
 
     /// Destination: a copy that was taken over without `cont` is a guest that stays paused.

@@ -45,6 +45,8 @@ pub(super) struct Qemu {
     pub(super) disk_is_full: bool,
     /// Somebody else has claimed it.
     pub(super) is_claimed: bool,
+    /// It refuses to cancel its jobs.
+    pub(super) keeps_mirrors: bool,
     /// It streams to, or from, another QEMU, and not by itself.
     pub(super) is_paired: bool,
     /// A guest that comes in runs when it is there.
@@ -69,6 +71,7 @@ impl Qemu {
             image_is_newest: false,
             disk_is_full: false,
             is_claimed: false,
+            keeps_mirrors: false,
             is_paired: false,
             autostart: true,
             was_running: false,
@@ -263,6 +266,7 @@ impl Qemu {
                     job.status = Some(QemuJobStatus::Concluded);
                 }
             }
+            "job-cancel" if self.keeps_mirrors => return refused("cannot be cancelled"),
             "job-cancel" => {
                 if let Some(job) = self.jobs.get_mut(&text("id")) {
                     job.status = Some(QemuJobStatus::Concluded);
@@ -426,7 +430,8 @@ impl Bench {
             _ => false,
         };
         let is_dumping = qemu.dump == DumpStatus::Active;
-        let is_busy = is_streaming || is_dumping || !qemu.jobs.is_empty();
+        let has_jobs = !qemu.jobs.is_empty() && !qemu.keeps_mirrors;
+        let is_busy = is_streaming || is_dumping || has_jobs;
         assert!(
             !qemu.alive || !is_busy,
             "a job ends too early\n{}",
