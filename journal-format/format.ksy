@@ -275,8 +275,9 @@ types:
         value: >-
           type_number >= 1 and type_number <= 36 and
           version == (type_number == 25 ? 4 :
-          type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 ? 3 :
-          type_number == 27 or type_number >= 31 and type_number <= 33 ? 2 : 1)
+          type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 or
+          type_number >= 31 and type_number <= 33 ? 3 :
+          type_number == 27 ? 2 : 1)
         doc: F10. What is not known is skipped, never guessed at.
       type:
         value: type_number
@@ -623,6 +624,7 @@ types:
       - { id: cookie, type: text, if: 'has_cookie == boolean::set' }
       - { id: has_granted, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: granted, type: position, if: 'has_granted == boolean::set' }
+      - { id: recognised, type: u1, enum: boolean, valid: { in-enum: true } }
   job_decided:
     seq:
       - { id: job, type: u8 }
@@ -645,6 +647,7 @@ types:
       - { id: has_claim, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: claim, type: claim, if: 'has_claim == boolean::set' }
       - { id: recovering, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: recognised, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: journal_damaged, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: wanted, type: u4, enum: wanted_run_state, valid: { in-enum: true } }
   qemu_jobs_seen:
@@ -674,6 +677,7 @@ types:
       - { id: cookie, type: text, if: 'has_cookie == boolean::set' }
       - { id: has_granted, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: granted, type: position, if: 'has_granted == boolean::set' }
+      - { id: recognised, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: stream, type: effect_count }
       - { id: main, type: effect_count }
       - { id: end, type: effect_count }

@@ -36,7 +36,7 @@ fn end(pair: &mut Pair, side: Side, job: u64) -> Result<Value, Error> {
     pair.sidecar(side).execute("job-end", json!({"job": job}))
 }
 
-fn set_capabilities(names: &[&str]) -> Value {
+pub(crate) fn set_capabilities(names: &[&str]) -> Value {
     let on = names
         .iter()
         .map(|name| json!({"capability": name, "state": true}));
@@ -45,7 +45,7 @@ fn set_capabilities(names: &[&str]) -> Value {
 }
 
 /// Run state and migration status, past the sidecar; `None` of a QEMU that is gone.
-fn state(pair: &mut Pair, side: Side) -> Option<(String, String)> {
+pub(crate) fn state(pair: &mut Pair, side: Side) -> Option<(String, String)> {
     let qemu = pair.qemu(side);
     let is_alive = qemu.is_alive().unwrap_or(false);
     let run = is_alive.then(|| qemu.run_state().ok()).flatten()?;

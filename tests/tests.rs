@@ -41,6 +41,8 @@ mod peer_input;
 mod postcopy;
 /// A QEMU is killed in every phase of a migration.
 mod qemu_death;
+/// Migrations that an unmodified manager drives, told from its plain commands.
+mod recognised;
 /// Capabilities and parameters of QEMU's, and what becomes of them; times that a migration keeps.
 mod settings;
 /// A store decides, which both sidecars reach.

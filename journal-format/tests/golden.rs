@@ -178,11 +178,13 @@ fn a_segment_of_an_older_writer() {
     let second = [(8, 2), (10, 2), (13, 2), (21, 2), (25, 2)];
     let third = [(10, 2), (25, 3)];
     let fourth = [(31, 1), (32, 1), (33, 1)];
+    let fifth = [(31, 2), (32, 2), (33, 2)];
     for (name, changed) in [
         ("older-bodies.seg", BTreeSet::from(first)),
         ("older-bodies-2.seg", BTreeSet::from(second)),
         ("older-bodies-3.seg", BTreeSet::from(third)),
         ("older-bodies-4.seg", BTreeSet::from(fourth)),
+        ("older-bodies-5.seg", BTreeSet::from(fifth)),
     ] {
         let scan = scan(&golden(name)).unwrap();
         let mut unknown = BTreeSet::new();

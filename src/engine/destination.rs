@@ -566,7 +566,9 @@ impl Turn<'_> {
             | Rule::DrivenDestinationCommitted
             | Rule::DrivenDestinationRunning
             | Rule::DrivenDestinationAborted
-            | Rule::DrivenDestinationEnded => {}
+            | Rule::DrivenDestinationEnded
+            | Rule::DrivenSourceTakenUp
+            | Rule::DrivenOver => {}
         }
     }
 

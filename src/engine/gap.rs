@@ -363,7 +363,9 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::DrivenDestinationCommitted
         | Rule::DrivenDestinationRunning
         | Rule::DrivenDestinationAborted
-        | Rule::DrivenDestinationEnded => return None,
+        | Rule::DrivenDestinationEnded
+        | Rule::DrivenSourceTakenUp
+        | Rule::DrivenOver => return None,
     };
     sure.then_some(act)
 }

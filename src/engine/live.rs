@@ -220,6 +220,12 @@ pub(crate) enum Pending {
     },
     /// `phase-enter`.
     JobPhase { token: Token, wanted: PhaseWanted },
+    /// A client's `cont` or `quit` in a migration that was recognised, or what may begin one.
+    Word {
+        token: Token,
+        uid: u32,
+        command: super::MonitorCommand,
+    },
     /// The owner's suspend or resume.
     SetWanted {
         token: Token,

@@ -155,6 +155,8 @@ pub enum Why {
     Damaged,
     /// The claim is the sidecar's own.
     Claim,
+    /// The guest is not here yet.
+    NotWhole,
 }
 
 impl fmt::Display for Why {
@@ -165,6 +167,9 @@ impl fmt::Display for Why {
             }
             Why::Owned => "an open job owns the guest; see query-jobs, job-cancel and resolve",
             Why::GaveAway => "the last migration gave the guest away: it may run elsewhere",
+            Why::NotWhole => {
+                "the guest is not here yet: QEMU would only keep in mind to run it by itself when it is"
+            }
             Why::Damaged => {
                 "records of the journal that may concern the domain are damaged; see resolve"
             }
@@ -260,9 +265,27 @@ impl Turn<'_> {
         uid: u32,
         command: MonitorCommand,
     ) {
-        let Some(domain) = self.domain(id) else {
+        self.monitor_seen(token, id, uid, command, false);
+    }
+
+    /// The same, perhaps after a look that was made for it.
+    pub(crate) fn monitor_seen(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        command: MonitorCommand,
+        is_fresh: bool,
+    ) {
+        if self.domain(id).is_none() {
             let refusal = Refusal::NoSuchDomain(id.to_string());
             return self.reply(token, Err(refusal));
+        }
+        if self.monitor_recognised(token, id, uid, &command, is_fresh) {
+            return;
+        }
+        let Some(domain) = self.domain(id) else {
+            return;
         };
         let name = domain.state.name.clone();
         let migration = domain.migration.and_then(|id| self.migration(id));
@@ -270,6 +293,11 @@ impl Turn<'_> {
         let standing = self.standing(id, domain, migration);
         let verb = verb(&command);
         match admission(verb, standing) {
+            Admission::Pass if standing == Standing::Free => {
+                if !self.begin_recognised(token, id, uid, &command, is_fresh) {
+                    self.pass(token, id, uid, verb, command);
+                }
+            }
             Admission::Pass => self.pass(token, id, uid, verb, command),
             Admission::Wish(wanted) => {
                 self.later(token, &name, "change its run state", move |token| {
@@ -345,7 +373,14 @@ impl Turn<'_> {
     }
 
     /// Records the intent and lets it go, or puts it behind the one that is being carried out.
-    fn pass(&mut self, token: Token, id: DomainId, uid: u32, verb: Verb, command: MonitorCommand) {
+    pub(crate) fn pass(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        verb: Verb,
+        command: MonitorCommand,
+    ) {
         let in_flight = self
             .domain(id)
             .and_then(|domain| domain.owner_effect.as_ref())
@@ -404,7 +439,13 @@ impl Turn<'_> {
         domain.migration.is_some() || !is_other
     }
 
-    fn put_off(&mut self, token: Token, id: DomainId, uid: u32, command: MonitorCommand) {
+    pub(crate) fn put_off(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        command: MonitorCommand,
+    ) {
         let waiting = self.engine.monitors.entry(id).or_default();
         if waiting.len() < WAITING_MAX {
             return waiting.push_back((token, uid, command));
@@ -421,6 +462,7 @@ impl Turn<'_> {
         while self
             .domain(id)
             .is_some_and(|domain| domain.owner_effect.is_none())
+            && !self.is_busy_recognised(id)
         {
             let waiting = self.engine.monitors.get_mut(&id);
             let Some((token, uid, command)) = waiting.and_then(VecDeque::pop_front) else {

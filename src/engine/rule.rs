@@ -286,6 +286,10 @@ pub enum Rule {
     DrivenDestinationAborted,
     /// Driven, destination: the guest never ran, and QEMU is gone.
     DrivenDestinationEnded,
+    /// Driven by a client's plain commands, source: on its way.
+    DrivenSourceTakenUp,
+    /// Driven by a client's plain commands, either side: it came to nothing.
+    DrivenOver,
 }
 
 /// What a rule says: its name, its decision, and what people read.
@@ -329,7 +333,7 @@ const _: () = {
         assert!(DRIVEN[at].0 as usize == before + at);
         at += 1;
     }
-    assert!(before + DRIVEN.len() == Rule::DrivenDestinationEnded as usize + 1);
+    assert!(before + DRIVEN.len() == Rule::DrivenOver as usize + 1);
 };
 
 impl Rule {

@@ -404,7 +404,10 @@ impl Turn<'_> {
         match self.engine.pending.get(&id) {
             Some(Pending::Migrate { .. } | Pending::Prepare { .. }) => true,
             Some(
-                Pending::JobBegin { .. } | Pending::JobPhase { .. } | Pending::SetWanted { .. },
+                Pending::JobBegin { .. }
+                | Pending::JobPhase { .. }
+                | Pending::Word { .. }
+                | Pending::SetWanted { .. },
             )
             | None => false,
         }

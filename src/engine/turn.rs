@@ -728,6 +728,11 @@ impl<'a> Turn<'a> {
                 cookie,
             }) => self.begin_job(id, token, kind, cookie),
             Some(Pending::JobPhase { token, wanted }) => self.begin_phase(id, token, wanted),
+            Some(Pending::Word {
+                token,
+                uid,
+                command,
+            }) => self.monitor_seen(token, id, uid, command, true),
             None => {}
         }
     }

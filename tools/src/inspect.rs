@@ -334,9 +334,13 @@ fn other_job_text(
         };
         writeln!(out, "  {what:<9} {known}")?;
     }
+    let how = match state.recognised {
+        true => "by plain commands",
+        false => "by phases",
+    };
     writeln!(
         out,
-        "  depends   on its manager, who drives it and decides, and on what QEMU shows"
+        "  depends   on its manager, who drives it {how} and decides, and on what QEMU shows"
     )
 }
 

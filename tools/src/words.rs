@@ -154,6 +154,9 @@ pub(crate) fn body(body: &RecordBody) -> String {
         }
         RecordBody::JobPhaseEntered(entered) => {
             let mut said = entered.phase.to_string();
+            if entered.recognised {
+                said = format!("{said}, recognised from a client's command");
+            }
             if let Some(cookie) = &entered.cookie {
                 said = format!("{said}, with a cookie of {} bytes", cookie.len());
             }

@@ -196,6 +196,8 @@ pub struct JobEvidence {
     pub claim: Option<Claim>,
     /// The sidecar was restarted in this job, and its manager has not taken it up again.
     pub recovering: bool,
+    /// The job was told from a client's plain commands.
+    pub recognised: bool,
     /// Records that may concern this domain are damaged.
     pub journal_damaged: bool,
     /// What the guest's owner wants.
@@ -217,6 +219,8 @@ pub struct JobPhaseEntered {
     /// Migration, destination: where the source's sidecar recorded that QEMU had sent everything, as the cookie
     /// says that its manager brought from there.
     pub granted: Option<Position>,
+    /// Its first phase: nobody began the job, it was told from a client's plain command.
+    pub recognised: bool,
 }
 
 /// A decision about a job that is no migration, with what it came from.
@@ -251,6 +255,8 @@ pub struct JobState {
     pub cookie: Option<String>,
     /// See [`JobPhaseEntered::granted`].
     pub granted: Option<Position>,
+    /// See [`JobPhaseEntered::recognised`].
+    pub recognised: bool,
     /// See [`JobFacts::stream`].
     pub stream: EffectCount,
     /// See [`JobFacts::main`].
@@ -284,6 +290,7 @@ impl JobState {
             phase: JobPhase::first(kind),
             cookie: None,
             granted: None,
+            recognised: false,
             stream: none,
             main: none,
             end: none,

@@ -77,7 +77,7 @@ class Format:
         """A word or the name of a variant or type. Of all words only phases are spelled with
         underscores (FORMAT.md, Words)."""
         self.seen.add((type(word).__name__, word.name))
-        is_phase = isinstance(word, self.segment.Phase)
+        is_phase = isinstance(word, (self.segment.Phase, self.segment.JobPhase))
         return word.name if is_phase else word.name.replace("_", "-")
 
     def is_set(self, value):

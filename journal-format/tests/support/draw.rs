@@ -453,6 +453,7 @@ impl Draw<'_> {
                 time: self.number(),
                 cookie: self.perhaps(Self::text),
                 granted: self.perhaps(Self::position),
+                recognised: self.yes(),
             }),
             32 => RecordBody::JobDecided(JobDecided {
                 job: self.lsn(),
@@ -513,6 +514,7 @@ impl Draw<'_> {
             nodes: self.word(NodesSeen::ALL),
             claim: self.perhaps(Self::claim),
             recovering: self.yes(),
+            recognised: self.yes(),
             journal_damaged: self.yes(),
             wanted: self.word(WantedRunState::ALL),
         }
@@ -550,6 +552,7 @@ impl Draw<'_> {
             phase: self.word(JobPhase::ALL),
             cookie: self.perhaps(Self::text),
             granted: self.perhaps(Self::position),
+            recognised: self.yes(),
             stream: self.count(),
             main: self.count(),
             end: self.count(),

@@ -480,6 +480,7 @@ pub(crate) fn jobs() -> Vec<Draft> {
             time: 1_753_000_000_123_456_789,
             cookie: (*phase == JobPhase::Begin).then(|| "<backup id='7'/>".to_owned()),
             granted: (*phase == JobPhase::Finish3).then(position),
+            recognised: *phase == JobPhase::Begin3,
         }));
     }
     let mut evidence = JobEvidence {
@@ -507,6 +508,7 @@ pub(crate) fn jobs() -> Vec<Draft> {
         nodes: NodesSeen::Unread,
         claim: None,
         recovering: true,
+        recognised: true,
         journal_damaged: false,
         wanted: WantedRunState::Running,
     };
@@ -527,12 +529,14 @@ pub(crate) fn jobs() -> Vec<Draft> {
         evidence.qemu_jobs = None;
         evidence.claim = Some(claim(Role::Source));
         evidence.recovering = false;
+        evidence.recognised = false;
         evidence.journal_damaged = true;
     }
     let mut state = JobState::begun(job, JobKind::Snapshot);
     bodies.push(RecordBody::JobState(state.clone()));
     state.cookie = Some("7".to_owned());
     state.granted = Some(position());
+    state.recognised = true;
     state.main = EffectCount {
         done: 2,
         unknown: 1,

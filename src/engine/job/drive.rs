@@ -76,13 +76,16 @@ impl Turn<'_> {
             jobs.map(|(job, known)| (*job, known.domain)).collect()
         };
         for (job, id) in jobs {
-            if !self.is_driven(job) {
-                let now = self.now;
-                let is_due = |looking: bool, look_at: u64| !looking && look_at <= now;
-                let eyes = self.eyes(id);
-                if is_due(eyes.looking, eyes.look_at) {
-                    self.look(id);
-                }
+            let now = self.now;
+            let is_due = |looking: bool, look_at: u64| !looking && look_at <= now;
+            let is_driven = self.is_driven(job);
+            // Nobody says when one is over that was recognised.
+            let is_recognised = self.job(job).is_some_and(|known| known.state.recognised);
+            let eyes = self.eyes(id);
+            if (!is_driven || is_recognised) && is_due(eyes.looking, eyes.look_at) {
+                self.look(id);
+            }
+            if !is_driven {
                 let eyes = self.engine.job_eyes.entry(id).or_default();
                 if is_due(eyes.looking, eyes.look_at) {
                     self.look_at_job(id);
@@ -145,6 +148,7 @@ impl Turn<'_> {
                 .job_live
                 .get(&job)
                 .is_some_and(|live| live.recovering),
+            recognised: state.recognised,
             journal_damaged: domain.state.damaged,
             wanted: domain.state.wanted,
         })
@@ -222,6 +226,7 @@ impl Turn<'_> {
                 self.carry_out_job(job, rule, &evidence, last.as_deref());
             }
             None => {
+                self.note_sent(job, &evidence);
                 self.answer_phase(job);
                 self.settle_end(job, &evidence);
             }
@@ -348,6 +353,7 @@ impl Turn<'_> {
             false => self.note_own_effect(job, &command, result),
         }
         self.advance_job(job);
+        self.next_of_monitor(id);
         true
     }
 
@@ -398,6 +404,11 @@ impl Turn<'_> {
     }
 
     fn note_own_effect(&mut self, job: Lsn, command: &EffectCommand, result: &EffectResult) {
+        let is_clients = self.job(job).is_some_and(|known| known.state.recognised)
+            && matches!(command, EffectCommand::Monitor { .. });
+        if is_clients {
+            return;
+        }
         let live = self.job_live(job);
         match result {
             EffectResult::Done => (live.effect_at, live.effect_delay) = (0, 0),

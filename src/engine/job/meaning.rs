@@ -18,6 +18,8 @@ pub(crate) struct Meaning {
     pub(crate) main: bool,
     /// It ends QEMU.
     pub(crate) end: bool,
+    /// A client's own `cont`.
+    continues: bool,
     /// Nodes that are on top of a disk when it happened.
     pub(crate) nodes: Vec<String>,
     /// QEMU jobs that it begins.
@@ -66,6 +68,7 @@ pub(crate) fn meaning(kind: JobKind, command: &EffectCommand) -> Meaning {
             }
             // Only `cont` says whose the guest is; mirrors are a means.
             meaning.main &= !is_migration;
+            meaning.main |= kind == JobKind::MigrationIn && meaning.continues;
             meaning
         }
         EffectCommand::Claim(_)
@@ -98,6 +101,7 @@ impl Meaning {
         match execute {
             "migrate" | "migrate-incoming" => self.stream = true,
             "quit" => self.end = true,
+            "cont" => self.continues = true,
             "dump-guest-memory" => self.main = true,
             "snapshot-save" | "snapshot-delete" => {
                 self.main = true;

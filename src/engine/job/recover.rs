@@ -173,7 +173,9 @@ impl Turn<'_> {
             | Rule::DrivenDestinationCommitted
             | Rule::DrivenDestinationRunning
             | Rule::DrivenDestinationAborted
-            | Rule::DrivenDestinationEnded => {
+            | Rule::DrivenDestinationEnded
+            | Rule::DrivenSourceTakenUp
+            | Rule::DrivenOver => {
                 self.carry_out_driven(job, rule, evidence);
             }
             // Held: nothing is done until something else is seen.

@@ -222,6 +222,7 @@ impl Turn<'_> {
             time,
             cookie,
             granted,
+            recognised: false,
         };
         self.append(Some(domain), RecordBody::JobPhaseEntered(entered));
     }
@@ -542,7 +543,7 @@ impl Turn<'_> {
 }
 
 /// Is QEMU in a state for it?
-fn may_begin(kind: JobKind, observed: &Observed) -> bool {
+pub(super) fn may_begin(kind: JobKind, observed: &Observed) -> bool {
     let is_alive = observed.process == Process::Alive;
     let run_state = observed.run_state.as_ref();
     let is_at_rest = matches!(

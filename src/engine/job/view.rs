@@ -42,6 +42,9 @@ impl Turn<'_> {
         if let Some((_, command)) = &state.in_flight {
             details.push(format!("{} is under way", command.name()));
         }
+        if state.recognised {
+            details.push("driven by a client's plain commands".to_owned());
+        }
         let live = self.engine.job_live.get(&state.job);
         let rule = live.and_then(JobLive::rule);
         if let Some(rule) = rule.filter(|rule| driven::is_its_managers(*rule)) {

@@ -154,6 +154,22 @@ pub(super) const DRIVEN: &[(Rule, RuleText)] = &[
             REMOVES,
         ),
     ),
+    (
+        Rule::DrivenSourceTakenUp,
+        confirm(
+            "driven-source-taken-up",
+            "a client drives it by plain commands, and may still: nothing is cancelled behind its back",
+            CANCELS,
+        ),
+    ),
+    (
+        Rule::DrivenOver,
+        confirm(
+            "driven-over",
+            "a client drove it by plain commands, and it ended without success: the guest is where it was",
+            CANCELS,
+        ),
+    ),
 ];
 
 const fn confirm(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {

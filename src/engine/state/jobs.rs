@@ -69,6 +69,7 @@ impl State {
                 if entered.cookie.is_some() {
                     job.state.cookie.clone_from(&entered.cookie);
                 }
+                job.state.recognised |= entered.recognised;
                 job.state.granted = entered.granted.or(job.state.granted);
             }
             RecordBody::JobDecided(decided) => {

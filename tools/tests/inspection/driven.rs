@@ -39,7 +39,7 @@ fn it_is_sound() {
     let stats = said(&on("stats", &[journal.path()], &[]), 0);
     assert!(stats.contains("job-phase-entered"), "{stats}");
     let page = journal.path().join("page.html");
-    let to = ["--output", page.to_str().unwrap()];
+    let to = ["--html", "--output", page.to_str().unwrap()];
     said(&on("timeline", &[journal.path()], &to), 0);
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("perform3_done") && page.contains("driven-source-completed"));

@@ -16,8 +16,13 @@ pub(in crate::engine::job) fn decide(role: Role, evidence: &JobEvidence) -> Opti
         (Process::Dead, Role::Source) => Some(dead_source(evidence)),
         (Process::Dead, Role::Destination) => Some(dead_destination(evidence)),
         (Process::Mute, _) if is_over => Some(mute(role, evidence)),
-        (Process::Alive, Role::Source) if is_over => Some(source(evidence)),
-        (Process::Alive, Role::Destination) if is_over => Some(destination(evidence)),
+        (Process::Alive, Role::Source) if is_over => {
+            Some(unless_recognised(evidence, source(evidence)))
+        }
+        (Process::Alive, Role::Destination) if is_over => {
+            Some(unless_recognised(evidence, destination(evidence)))
+        }
+        (Process::Alive, _) if evidence.recognised => told_from_commands(role, evidence),
         (Process::Alive, _) => past_the_sidecar(role, evidence),
         (Process::Mute | Process::OtherInstance, _) => None,
     }
@@ -28,6 +33,7 @@ pub(in crate::engine::job) fn is_its_managers(rule: Rule) -> bool {
     matches!(
         rule,
         Rule::DrivenPostcopy
+            | Rule::DrivenSourceTakenUp
             | Rule::DrivenSourceCompleted
             | Rule::DrivenDestinationWaiting
             | Rule::DrivenDestinationWhole
@@ -106,6 +112,63 @@ fn past_the_sidecar(role: Role, evidence: &JobEvidence) -> Option<Rule> {
             (evidence.facts.stream == EffectStanding::Done).then_some(Rule::DrivenSourceCont)
         }
         Role::Destination => Some(Rule::DrivenDestinationRunning),
+    }
+}
+
+/// While a client drives it by plain commands: nobody but QEMU says when it is over.
+fn told_from_commands(role: Role, evidence: &JobEvidence) -> Option<Rule> {
+    let run = run_class(evidence.observed.run_state.as_ref());
+    let status = status_class(evidence.observed.migration.as_ref());
+    let is_there = matches!(run, RunClass::Running | RunClass::Ran | RunClass::Paused);
+    let has_run = matches!(run, RunClass::Running | RunClass::Ran);
+    let nothing_streams = evidence.facts.stream == EffectStanding::Never;
+    match (role, status) {
+        (Role::Source, _) if evidence.facts.end != EffectStanding::Never => None,
+        (Role::Source, StatusClass::Completed) if nothing_streams => Some(Rule::DrivenOver),
+        (Role::Source, StatusClass::Completed) => match verdict(role, evidence) {
+            Some(Outcome::Aborted) => is_there.then_some(Rule::DrivenOver),
+            None => has_run.then_some(Rule::DrivenSourceCont),
+            Some(Outcome::Committed) => None,
+        },
+        (Role::Source, StatusClass::None | StatusClass::Ended) => {
+            (run != RunClass::FinishMigrate).then_some(Rule::DrivenOver)
+        }
+        (Role::Destination, StatusClass::None | StatusClass::Completed) if has_run => {
+            Some(Rule::DrivenDestinationRunning)
+        }
+        (Role::Destination, StatusClass::None) if nothing_streams => Some(Rule::DrivenOver),
+        (Role::Destination, StatusClass::Ended) => Some(Rule::DrivenOver),
+        (
+            Role::Source | Role::Destination,
+            StatusClass::None
+            | StatusClass::Performing
+            | StatusClass::PreSwitchover
+            | StatusClass::Device
+            | StatusClass::Cancelling
+            | StatusClass::Completed
+            | StatusClass::Postcopy
+            | StatusClass::PostcopyBroken
+            | StatusClass::Unknown,
+        ) => None,
+    }
+}
+
+/// What an unmodified manager began is not cancelled, ended or continued behind its back: it may still go on.
+fn unless_recognised(evidence: &JobEvidence, rule: Rule) -> Rule {
+    let run = run_class(evidence.observed.run_state.as_ref());
+    if !evidence.recognised || evidence.phase == JobPhase::Cancel {
+        return rule;
+    }
+    match rule {
+        Rule::DrivenSourceGiveUp => Rule::DrivenSourceTakenUp,
+        Rule::DrivenSourceUndone | Rule::DrivenDestinationFailed => Rule::DrivenOver,
+        Rule::DrivenSourceAborted if matches!(run, RunClass::Running | RunClass::Ran) => {
+            Rule::DrivenOver
+        }
+        Rule::DrivenDestinationWaiting if evidence.facts.stream == EffectStanding::Never => {
+            Rule::DrivenOver
+        }
+        rule => rule,
     }
 }
 

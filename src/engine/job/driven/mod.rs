@@ -6,6 +6,7 @@
 
 mod cookie;
 mod decide;
+mod recognise;
 mod recover;
 mod request;
 

@@ -5,7 +5,7 @@
 
 use journal_format::number::Lsn;
 use journal_format::record::{
-    EffectCommand, EffectStanding, JobEvidence, JobPhase, JobResult, Outcome, Process,
+    EffectCommand, EffectStanding, JobEvidence, JobKind, JobPhase, JobResult, Outcome, Process,
     QemuJobStatus, Role, WantedReason, WantedRunState,
 };
 use serde_json::json;
@@ -38,6 +38,10 @@ impl Turn<'_> {
             Rule::DrivenSourceGiveUp => self.stay(job, evidence, "given up"),
             Rule::DrivenSourceAborted => {
                 self.stay(job, evidence, "its manager said that the guest stays here");
+            }
+            Rule::DrivenOver => {
+                let detail = "its migration ended without success: the guest is where it was";
+                self.end_job(job, without_success(evidence), detail);
             }
             Rule::DrivenSourceCont => self.enter_job(job, JobPhase::Confirm3Cancelled, None),
             Rule::DrivenSourceConfirm
@@ -74,6 +78,17 @@ impl Turn<'_> {
         }
     }
 
+    /// Source: that everything was sent is on record, also where nobody says so.
+    pub(in crate::engine::job) fn note_sent(&mut self, job: Lsn, evidence: &JobEvidence) {
+        let is_it = evidence.recognised
+            && evidence.kind == JobKind::MigrationOut
+            && evidence.phase == JobPhase::Perform3
+            && has_sent(evidence.facts, &evidence.observed);
+        if is_it {
+            self.enter_job(job, JobPhase::Perform3Done, None);
+        }
+    }
+
     /// Source: mirrors and the stream are cancelled, the guest goes on as wanted, and what was set up is taken back.
     fn stay(&mut self, job: Lsn, evidence: &JobEvidence, detail: &str) {
         if self.cancel_a_mirror(job, evidence) {
@@ -92,7 +107,9 @@ impl Turn<'_> {
             QemuJobClass::Gone | QemuJobClass::Concluded => false,
         };
         let mut classes = listed.iter().map(|one| qemu_job_class(one.status.as_ref()));
-        if self.dismiss(job, evidence) || classes.any(is_active) {
+        // What QEMU does not cancel is named when the job ends.
+        let waits = classes.any(is_active) && !self.is_stuck(job);
+        if self.dismiss(job, evidence) || waits {
             return;
         }
         self.give_up(job, evidence, without_success(evidence), detail);
@@ -105,12 +122,21 @@ impl Turn<'_> {
             QemuJobClass::Pending => true,
             QemuJobClass::Gone | QemuJobClass::Concluded | QemuJobClass::Unknown => false,
         };
+        // The guest does not wait for a mirror that is not cancelled.
+        if self.is_stuck(job) {
+            return false;
+        }
         let mut listed = evidence.qemu_jobs.iter().flatten();
         let Some(one) = listed.find(|one| goes_on(one.status.as_ref())) else {
             return false;
         };
         self.intend_job_again(job, monitor("job-cancel", &json!({"id": one.id})));
         true
+    }
+
+    /// Did QEMU refuse something that was to be taken back?
+    fn is_stuck(&mut self, job: Lsn) -> bool {
+        !self.job_live(job).stuck.is_empty()
     }
 
     /// Destination: a copy that was taken over without `cont` is a guest that stays paused.

@@ -95,7 +95,7 @@ pub(in crate::engine::job) fn is_said_again(wanted: &PhaseWanted, observed: &Obs
 }
 
 /// Does a verdict say two things at once: that everything was sent, and that the guest is the destination's?
-fn passes_through(before: JobPhase, after: JobPhase) -> bool {
+pub(super) fn passes_through(before: JobPhase, after: JobPhase) -> bool {
     after == JobPhase::Confirm3 && matches!(before, JobPhase::Perform3 | JobPhase::Cancel)
 }
 

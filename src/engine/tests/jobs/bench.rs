@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::engine::laws::{Auditor, Breach};
 use crate::engine::{
-    Answer, Config, ControlRequest, Engine, History, Input, JobSeen, JobView, Message, NodeSeen,
-    Now, QemuEvent, Refusal, Step, TICK_INTERVAL_MS, Token,
+    Answer, Config, ControlRequest, Engine, History, Input, JobSeen, JobView, Message,
+    MonitorCommand, NodeSeen, Now, QemuEvent, Refusal, Step, TICK_INTERVAL_MS, Token,
 };
 
 pub(super) const DOMAIN: DomainId = DomainId(Id128([0xD0; 16]));
@@ -45,6 +45,8 @@ pub(super) struct Qemu {
     pub(super) disk_is_full: bool,
     /// Somebody else has claimed it.
     pub(super) is_claimed: bool,
+    /// It refuses to cancel its jobs.
+    pub(super) keeps_mirrors: bool,
     /// It streams to, or from, another QEMU, and not by itself.
     pub(super) is_paired: bool,
     /// A guest that comes in runs when it is there.
@@ -69,6 +71,7 @@ impl Qemu {
             image_is_newest: false,
             disk_is_full: false,
             is_claimed: false,
+            keeps_mirrors: false,
             is_paired: false,
             autostart: true,
             was_running: false,
@@ -202,6 +205,15 @@ impl Qemu {
             class: "GenericError".to_owned(),
             description: description.to_owned(),
         };
+        let plain = match execute {
+            "cont" => Some(EffectCommand::Cont),
+            "stop" => Some(EffectCommand::Stop),
+            "migrate_cancel" => Some(EffectCommand::MigrateCancel),
+            _ => None,
+        };
+        if let Some(command) = plain {
+            return self.obey(&command);
+        }
         match execute {
             "migrate" | "migrate-incoming" => {
                 self.was_running = self.run == RunState::Running;
@@ -254,6 +266,7 @@ impl Qemu {
                     job.status = Some(QemuJobStatus::Concluded);
                 }
             }
+            "job-cancel" if self.keeps_mirrors => return refused("cannot be cancelled"),
             "job-cancel" => {
                 if let Some(job) = self.jobs.get_mut(&text("id")) {
                     job.status = Some(QemuJobStatus::Concluded);
@@ -296,6 +309,7 @@ pub(super) struct Bench {
     auditor: Auditor,
     pub(super) qemu: Qemu,
     waits: VecDeque<Waits>,
+    admitted: BTreeSet<Token>,
     replies: BTreeMap<Token, Result<Answer, Refusal>>,
     now: u64,
     token: u64,
@@ -323,6 +337,7 @@ impl Bench {
             auditor: Auditor::default(),
             qemu: Qemu::new(run),
             waits: VecDeque::new(),
+            admitted: BTreeSet::new(),
             replies: BTreeMap::new(),
             now: 1_000,
             token: 0,
@@ -415,7 +430,8 @@ impl Bench {
             _ => false,
         };
         let is_dumping = qemu.dump == DumpStatus::Active;
-        let is_busy = is_streaming || is_dumping || !qemu.jobs.is_empty();
+        let has_jobs = !qemu.jobs.is_empty() && !qemu.keeps_mirrors;
+        let is_busy = is_streaming || is_dumping || has_jobs;
         assert!(
             !qemu.alive || !is_busy,
             "a job ends too early\n{}",
@@ -452,8 +468,8 @@ impl Bench {
                 Message::Reply { token, result } => drop(self.replies.insert(token, result)),
                 Message::Ready => self.is_ready = true,
                 Message::Unwatch { .. } | Message::Notify(_) => {}
-                Message::Admitted { .. }
-                | Message::LookAtSettings { .. }
+                Message::Admitted { token, .. } => drop(self.admitted.insert(token)),
+                Message::LookAtSettings { .. }
                 | Message::PeerReply { .. }
                 | Message::Ask { .. }
                 | Message::Store { .. } => panic!("no other side: {message:?}"),
@@ -529,6 +545,41 @@ impl Bench {
         panic!("no answer\n{}", self.story());
     }
 
+    /// A client's plain command on the domain's monitor: QEMU got it, or why not.
+    pub(super) fn send(&mut self, execute: &str, arguments: &Value) -> Result<(), String> {
+        self.token += 1;
+        let token = Token(self.token);
+        let command = MonitorCommand {
+            execute: execute.to_owned(),
+            arguments: arguments.to_string(),
+            redacted: false,
+            human: None,
+            is_out_of_band: false,
+            names_claim: false,
+        };
+        let (domain, uid) = (DOMAIN, 0);
+        self.input(Input::Monitor {
+            token,
+            domain,
+            uid,
+            command,
+        });
+        self.pump();
+        for _ in 0..100 {
+            if let Some(result) = self.replies.remove(&token) {
+                return result.map(drop).map_err(|refusal| refusal.to_string());
+            }
+            if self.admitted.remove(&token) {
+                return Ok(());
+            }
+            if !self.is_up() {
+                return Err("the sidecar died".to_owned());
+            }
+            self.run_for(100);
+        }
+        panic!("no answer to {execute}\n{}", self.story());
+    }
+
     pub(super) fn jobs(&mut self) -> Vec<JobView> {
         let name = Some(NAME.to_owned());
         match self.ask(ControlRequest::QueryJobs { job: None, name }) {
@@ -549,6 +600,15 @@ impl Bench {
         self.bodies().any(
             |body| matches!(body, RecordBody::EffectIntended(one) if one.command.name() == name),
         )
+    }
+
+    /// The phases that were entered, in order.
+    pub(super) fn phases(&self) -> Vec<String> {
+        let phase = |body: &RecordBody| match body {
+            RecordBody::JobPhaseEntered(entered) => Some(entered.phase.to_string()),
+            _ => None,
+        };
+        self.bodies().filter_map(phase).collect()
     }
 
     /// How many effects were intended.

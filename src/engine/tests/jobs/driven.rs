@@ -16,6 +16,7 @@ use crate::engine::{
     Answer, ControlRequest, JobTarget, JobView, ManagerEffect, QemuEvent, TICK_INTERVAL_MS,
 };
 
+pub(in crate::engine::tests) mod recognised;
 mod refused;
 
 /// How long one step of the stream takes.
@@ -616,6 +617,34 @@ pub(in crate::engine::tests) fn a_stream_that_failed() {
 #[test]
 fn failed() {
     a_stream_that_failed();
+}
+
+/// A mirror that QEMU does not cancel keeps neither the guest nor the job; what is left is named.
+#[test]
+fn a_mirror_that_stays() {
+    let mut pair = Pair::new(RunState::Running);
+    let job = pair.source.begin(JobKind::MigrationOut).unwrap();
+    let mirror = json!({"job-id": "m0", "device": "disk", "target": "nbd0", "sync": "full"});
+    let begin = [
+        ("stop", NOTHING()),
+        ("blockdev-mirror", mirror),
+        ("migrate", json!({"uri": "tcp:[::1]:4444"})),
+    ];
+    pair.enter(Side::Source, job, JobPhase::Perform3, &begin, None)
+        .unwrap();
+    pair.source.qemu.keeps_mirrors = true;
+    pair.source.restart();
+    pair.source.run_for(10 * STEP_MS);
+    assert_eq!(pair.source.qemu.run, RunState::Running, "{}", pair.story());
+    let jobs = pair.source.jobs();
+    assert_eq!(
+        result(jobs.last()),
+        Some(JobResult::Failed),
+        "{}",
+        pair.story()
+    );
+    let detail = &jobs[0].detail;
+    assert!(detail.contains("not taken back: job-cancel"), "{detail}");
 }
 
 /// A whole copy may be the only one: it is kept until somebody speaks, also when the source's QEMU is gone.

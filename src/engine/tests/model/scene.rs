@@ -497,7 +497,8 @@ impl Scene {
             Pending::Migrate { .. }
             | Pending::SetWanted { .. }
             | Pending::JobBegin { .. }
-            | Pending::JobPhase { .. } => false,
+            | Pending::JobPhase { .. }
+            | Pending::Word { .. } => false,
         });
         of_live || of_pending
     }

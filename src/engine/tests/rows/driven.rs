@@ -51,7 +51,7 @@ fn continued(evidence: JobEvidence, main: EffectStanding) -> JobEvidence {
 }
 
 pub(super) fn rows() -> Vec<(JobEvidence, Option<Rule>)> {
-    [sources(), destinations()].concat()
+    [sources(), destinations(), recognised()].concat()
 }
 
 fn sources() -> Vec<(JobEvidence, Option<Rule>)> {
@@ -294,6 +294,80 @@ fn destinations() -> Vec<(JobEvidence, Option<Rule>)> {
     ]
 }
 
+/// Told from a client's plain commands.
+fn recognised() -> Vec<(JobEvidence, Option<Rule>)> {
+    use EffectStanding as E;
+    use JobPhase as P;
+    use MigrationStatus as M;
+    use RunState as R;
+    let told = |evidence| with(evidence, |one| one.recognised = true);
+    let driven = |evidence| by_manager(told(evidence));
+    let refused = |evidence| {
+        with(evidence, |one: &mut JobEvidence| {
+            one.facts.stream = E::Never
+        })
+    };
+    let sent = |phase| source(phase, R::Postmigrate, M::Completed);
+    let performing = || source(P::Perform3, R::Running, M::Active);
+    let failed = || source(P::Perform3, R::Running, M::Failed);
+    let continued_here = |phase| source(phase, R::Running, M::Completed);
+    let waiting = || destination(P::Prepare, R::Inmigrate, M::Active);
+    let running = || destination(P::Finish3, R::Running, M::Completed);
+    vec![
+        (driven(performing()), None),
+        (driven(failed()), Some(Rule::DrivenOver)),
+        (
+            driven(refused(continued_here(P::Perform3))),
+            Some(Rule::DrivenOver),
+        ),
+        (driven(sent(P::Perform3Done)), None),
+        (
+            driven(continued_here(P::Perform3Done)),
+            Some(Rule::DrivenSourceCont),
+        ),
+        (
+            driven(continued_here(P::Confirm3Cancelled)),
+            Some(Rule::DrivenOver),
+        ),
+        (driven(ended(sent(P::Confirm3), E::Unknown)), None),
+        (driven(waiting()), None),
+        (
+            driven(refused(destination(P::Prepare, R::Inmigrate, M::None))),
+            Some(Rule::DrivenOver),
+        ),
+        (
+            driven(destination(P::Prepare, R::Inmigrate, M::Failed)),
+            Some(Rule::DrivenOver),
+        ),
+        (
+            driven(continued(running(), E::Done)),
+            Some(Rule::DrivenDestinationRunning),
+        ),
+        (told(performing()), Some(Rule::DrivenSourceTakenUp)),
+        (told(failed()), Some(Rule::DrivenOver)),
+        (told(sent(P::Perform3)), Some(Rule::DrivenSourceCompleted)),
+        (
+            told(sent(P::Confirm3Cancelled)),
+            Some(Rule::DrivenSourceAborted),
+        ),
+        (
+            told(continued_here(P::Confirm3Cancelled)),
+            Some(Rule::DrivenOver),
+        ),
+        (told(sent(P::Confirm3)), Some(Rule::DrivenSourceConfirm)),
+        (told(waiting()), Some(Rule::DrivenDestinationWaiting)),
+        (
+            told(destination(P::Prepare, R::Inmigrate, M::Failed)),
+            Some(Rule::DrivenOver),
+        ),
+        // Asked to end, it is given up as any other.
+        (
+            with(told(performing()), |one| one.phase = P::Cancel),
+            Some(Rule::DrivenSourceGiveUp),
+        ),
+    ]
+}
+
 #[test]
 fn every_row_of_a_driven_migration_gives_its_rule() {
     for (evidence, expected) in rows() {
@@ -349,7 +423,8 @@ fn the_product_of_driven_migrations() {
     ];
     let mut lines = String::new();
     for (kind, phase) in phases {
-        for recovering in [false, true] {
+        for (recovering, recognised) in [(false, false), (true, false), (false, true), (true, true)]
+        {
             for observed in &looks {
                 let mut rules: BTreeMap<&str, u32> = BTreeMap::new();
                 for stream in EffectStanding::ALL {
@@ -357,7 +432,7 @@ fn the_product_of_driven_migrations() {
                         for end in EffectStanding::ALL {
                             let one = with(at(kind, R::Running, M::None), |one| {
                                 one.phase = phase;
-                                one.recovering = recovering;
+                                (one.recovering, one.recognised) = (recovering, recognised);
                                 one.observed = observed.clone();
                                 one.facts = JobFacts {
                                     stream: *stream,
@@ -373,7 +448,12 @@ fn the_product_of_driven_migrations() {
                 let word = |text: Option<String>| text.unwrap_or_default();
                 let run = word(observed.run_state.as_ref().map(ToString::to_string));
                 let status = word(observed.migration.as_ref().map(ToString::to_string));
-                let who = if recovering { "restarted" } else { "driven" };
+                let who = match (recovering, recognised) {
+                    (false, false) => "driven",
+                    (true, false) => "restarted",
+                    (false, true) => "told",
+                    (true, true) => "told, restarted",
+                };
                 let process = observed.process;
                 let _ = write!(lines, "{kind} {phase} {who} | {process} {run} {status} |");
                 for (rule, points) in rules {

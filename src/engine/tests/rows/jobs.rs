@@ -35,6 +35,7 @@ pub(super) fn at(kind: JobKind, run: RunState, status: MigrationStatus) -> JobEv
         nodes: NodesSeen::Unread,
         claim: None,
         recovering: true,
+        recognised: false,
         journal_damaged: false,
         wanted: WantedRunState::Running,
     }

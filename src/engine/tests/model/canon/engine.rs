@@ -341,7 +341,9 @@ impl Canon {
                 self.token(*token);
                 self.plain(wanted);
             }
-            Pending::JobBegin { token, .. } | Pending::JobPhase { token, .. } => {
+            Pending::JobBegin { token, .. }
+            | Pending::JobPhase { token, .. }
+            | Pending::Word { token, .. } => {
                 self.number(4);
                 self.token(*token);
             }

@@ -385,6 +385,20 @@ pub(crate) const RUNS: &[Run] = &[
         name: "jobs::driven::an_ended_destination",
         run: jobs::driven::an_ended_destination,
     },
+    Run {
+        rule: Rule::DrivenSourceTakenUp,
+        wrong: Rule::DrivenSourceGiveUp,
+        does: "cancels behind a client's back",
+        name: "jobs::driven::recognised::a_client_goes_on_after_a_crash",
+        run: jobs::driven::recognised::a_client_goes_on_after_a_crash,
+    },
+    Run {
+        rule: Rule::DrivenOver,
+        wrong: Rule::NoRuleForThis,
+        does: "holds what came to nothing",
+        name: "jobs::driven::recognised::what_comes_to_nothing",
+        run: jobs::driven::recognised::what_comes_to_nothing,
+    },
 ];
 
 impl Run {

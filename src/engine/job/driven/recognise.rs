@@ -1,0 +1,281 @@
+//! Migrations that a client of a domain's monitor drives by plain commands: they are told from `migrate` and
+//! `migrate-incoming`, and go on as a job that the manager drives itself, of which nobody says where it begins and ends.
+//!
+//! Invariant: a `cont` or `quit` that says whose the guest is comes after a fresh look, and is on record as that before QEMU
+//! hears of it. Nothing that an unmodified manager began is cancelled behind its back.
+//! Not here: what else a client may do (`monitor`), what recovery decides (`decide`).
+
+use journal_format::number::{DomainId, Lsn};
+use journal_format::record::{
+    EffectCommand, EffectStanding, JobBegun, JobKind, JobPhase, JobPhaseEntered, JobState,
+    RecordBody, Role, WantedReason, WantedRunState,
+};
+use serde_json::{Map, Value};
+
+use super::super::JobLive;
+use super::super::legal::may_enter;
+use super::super::request::may_begin;
+use super::request::{has_sent, passes_through};
+use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
+use crate::engine::live::Pending;
+use crate::engine::monitor::{Verb, Why, verb};
+use crate::engine::turn::Turn;
+use crate::engine::{Message, MonitorCommand, Refusal, Token};
+
+/// Streams that go to a file, or come from one.
+const TO_A_FILE: &[&str] = &["exec:", "file:"];
+
+/// The side of a migration that this command begins; what goes to a file is a save.
+fn begins(command: &MonitorCommand) -> Option<JobKind> {
+    let kind = match command.execute.as_str() {
+        "migrate" => JobKind::MigrationOut,
+        "migrate-incoming" => JobKind::MigrationIn,
+        _ => return None,
+    };
+    let arguments: Map<String, Value> = serde_json::from_str(&command.arguments).ok()?;
+    let uri = arguments.get("uri").and_then(Value::as_str);
+    let is_file = uri.is_some_and(|uri| TO_A_FILE.iter().any(|scheme| uri.starts_with(scheme)));
+    let resumes = arguments.get("resume") == Some(&Value::Bool(true));
+    (!is_file && !resumes).then_some(kind)
+}
+
+/// What becomes of a client's command in such a migration.
+enum Course {
+    /// It goes to QEMU, and says nothing of whose the guest is.
+    Plain,
+    /// It goes to QEMU as the job's, in this phase.
+    InPhase(JobPhase),
+    /// It is the job's, wherever that stands.
+    InJob,
+    /// It is looked first.
+    Look,
+    Refuse(Why),
+}
+
+impl Turn<'_> {
+    /// The open migration of a domain that was recognised.
+    fn recognised(&self, id: DomainId) -> Option<Lsn> {
+        let mut jobs = self.engine.state.jobs_of(id);
+        jobs.find(|job| job.state.recognised)
+            .map(|job| job.state.job)
+    }
+
+    /// Is an effect of a migration that was recognised under way?
+    pub(crate) fn is_busy_recognised(&self, id: DomainId) -> bool {
+        let mut jobs = self.engine.state.jobs_of(id);
+        jobs.any(|job| job.state.recognised && job.state.in_flight.is_some())
+    }
+
+    /// A client's command where no job is open: the begin of a migration, perhaps. True if it was answered.
+    pub(crate) fn begin_recognised(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        command: &MonitorCommand,
+        is_fresh: bool,
+    ) -> bool {
+        let Some(kind) = begins(command) else {
+            return false;
+        };
+        if !is_fresh {
+            self.look_for_word(token, id, uid, command.clone());
+            return true;
+        }
+        let stands = self.seen_now(id).is_some_and(|seen| may_begin(kind, &seen));
+        // What QEMU will not do, or what cannot be kept in mind, begins nothing, and goes to QEMU as it always did. Room
+        // is no question: the command is written down in any case.
+        let fits = stands
+            && command.arguments.len() <= journal_format::record::MONITOR_ARGUMENTS_SIZE_MAX
+            && self.need_beside(id, kind).is_ok();
+        let is_busy = self
+            .domain(id)
+            .is_none_or(|domain| domain.owner_effect.is_some());
+        if !fits || is_busy {
+            return false;
+        }
+        let begun = JobBegun {
+            kind,
+            migration: None,
+        };
+        let job = self.append(Some(id), RecordBody::JobBegun(begun));
+        let entered = JobPhaseEntered {
+            job,
+            phase: JobPhase::first(kind),
+            time: self.wall,
+            cookie: None,
+            granted: None,
+            recognised: true,
+        };
+        self.append(Some(id), RecordBody::JobPhaseEntered(entered));
+        self.engine.job_live.insert(job, JobLive::default());
+        if kind == JobKind::MigrationOut {
+            self.enter_job(job, JobPhase::Perform3, None);
+        }
+        self.pass_in_job(token, id, job, command.clone());
+        true
+    }
+
+    /// A client's command in a migration that was recognised. True if it was answered, or waits.
+    pub(crate) fn monitor_recognised(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        command: &MonitorCommand,
+        is_fresh: bool,
+    ) -> bool {
+        let Some(job) = self.recognised(id) else {
+            return false;
+        };
+        if !self.is_settled_job(job) || self.domain(id).is_some_and(|one| one.state.damaged) {
+            return false;
+        }
+        let is_busy = self.is_busy_recognised(id)
+            || self
+                .domain(id)
+                .is_some_and(|domain| domain.owner_effect.is_some());
+        if is_busy && !command.is_out_of_band {
+            self.put_off(token, id, uid, command.clone());
+            return true;
+        }
+        match self.course(job, command, is_fresh) {
+            Course::Plain => return self.pass_plain(token, id, uid, command),
+            Course::InJob => self.pass_in_job(token, id, job, command.clone()),
+            Course::InPhase(phase) => {
+                self.pass_through(job, phase);
+                self.enter_job(job, phase, None);
+                self.pass_in_job(token, id, job, command.clone());
+            }
+            Course::Look => self.look_for_word(token, id, uid, command.clone()),
+            Course::Refuse(why) => {
+                let name = self.domain(id).map(|one| one.state.name.clone());
+                let name = name.unwrap_or_default();
+                let command = command.execute.clone();
+                self.reply(token, Err(Refusal::Monitor { name, command, why }));
+            }
+        }
+        true
+    }
+
+    fn course(&self, job: Lsn, command: &MonitorCommand, is_fresh: bool) -> Course {
+        let Some(known) = self.job(job) else {
+            return Course::Plain;
+        };
+        let state = &known.state;
+        let role = super::role(state.kind).unwrap_or(Role::Source);
+        match (verb(command), role) {
+            (Verb::Claim, _) => Course::Refuse(Why::Claim),
+            (Verb::RunState | Verb::Human, _) => Course::Refuse(Why::Owned),
+            (Verb::Migration, _) if begins(command) == Some(state.kind) => Course::InJob,
+            (Verb::Other | Verb::Migration | Verb::MigrateCancel | Verb::Stop, _) => Course::Plain,
+            (Verb::Cont | Verb::Quit, _) if !is_fresh => Course::Look,
+            (Verb::Cont, Role::Source) => self.word_at_source(known.domain, state, false),
+            (Verb::Quit, Role::Source) => self.word_at_source(known.domain, state, true),
+            (Verb::Cont, Role::Destination) => self.word_at_destination(known.domain, state, false),
+            (Verb::Quit, Role::Destination) => self.word_at_destination(known.domain, state, true),
+        }
+    }
+
+    fn word_at_source(&self, id: DomainId, state: &JobState, ends: bool) -> Course {
+        let Some(observed) = self.seen_now(id) else {
+            return Course::Refuse(Why::Recovering);
+        };
+        let is_split = matches!(
+            status_class(observed.migration.as_ref()),
+            StatusClass::Postcopy | StatusClass::PostcopyBroken
+        );
+        if is_split && !ends {
+            return Course::Refuse(Why::Owned);
+        }
+        // Before it says completed the guest is here, and its owner's.
+        if !has_sent(state.facts(), &observed) {
+            return Course::Plain;
+        }
+        let phase = match ends {
+            true => JobPhase::Confirm3,
+            false => JobPhase::Confirm3Cancelled,
+        };
+        let may = may_enter(state.kind, state.phase, phase) || passes_through(state.phase, phase);
+        match may {
+            true => Course::InPhase(phase),
+            false => Course::Refuse(Why::Owned),
+        }
+    }
+
+    fn word_at_destination(&self, id: DomainId, state: &JobState, ends: bool) -> Course {
+        let Some(observed) = self.seen_now(id) else {
+            return Course::Refuse(Why::Recovering);
+        };
+        let run = run_class(observed.run_state.as_ref());
+        let facts = state.facts();
+        let is_whole = run == RunClass::Paused
+            && status_class(observed.migration.as_ref()) == StatusClass::Completed;
+        match ends {
+            true if facts.main == EffectStanding::Never && run != RunClass::Running => {
+                Course::InPhase(JobPhase::Finish3)
+            }
+            true => Course::Plain,
+            // While it is loaded QEMU would only keep in mind to run it by itself.
+            false if is_whole && facts.end == EffectStanding::Never => {
+                Course::InPhase(JobPhase::Finish3)
+            }
+            false if run == RunClass::Running => Course::Plain,
+            false => Course::Refuse(Why::NotWhole),
+        }
+    }
+
+    /// As where no job is open, but that a stop before the guest is here is no wish of its owner's.
+    fn pass_plain(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        command: &MonitorCommand,
+    ) -> bool {
+        let runs_here = self.seen_now(id).is_some_and(|seen| {
+            matches!(
+                run_class(seen.run_state.as_ref()),
+                RunClass::Running | RunClass::Paused
+            )
+        });
+        let verb = match verb(command) {
+            Verb::Stop | Verb::Cont if !runs_here => Verb::Other,
+            verb => verb,
+        };
+        self.pass(token, id, uid, verb, command.clone());
+        true
+    }
+
+    /// The command is an effect of the job.
+    fn pass_in_job(&mut self, token: Token, id: DomainId, job: Lsn, command: MonitorCommand) {
+        let MonitorCommand {
+            execute,
+            arguments,
+            redacted,
+            ..
+        } = command;
+        if execute == "cont" {
+            self.want(id, WantedRunState::Running, WantedReason::Asked);
+        }
+        let effect = EffectCommand::Monitor {
+            execute,
+            arguments,
+            redacted,
+        };
+        if let Some(intent) = self.intend_for(id, Some(job), effect) {
+            self.send(Message::Admitted { token, intent });
+        }
+    }
+
+    /// Whose the guest is is not said on an old look.
+    fn look_for_word(&mut self, token: Token, id: DomainId, uid: u32, command: MonitorCommand) {
+        let name = self.domain(id).map(|one| one.state.name.clone());
+        let name = name.unwrap_or_default();
+        self.later(token, &name, "be told that", |token| Pending::Word {
+            token,
+            uid,
+            command,
+        });
+    }
+}
