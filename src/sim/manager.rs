@@ -509,8 +509,17 @@ impl World {
             let qemu = &self.lab.qemus[number];
             qemu.host == host && !matches!(qemu.run, RunState::Running | RunState::Inmigrate)
         });
-        if stands && self.lab.guests[guest].wanted == Some(WantedRunState::Running) {
-            self.lab.guests[guest].wanted = None;
+        let is_older = self.lab.living(guest).any(|number| {
+            let qemu = &self.lab.qemus[number];
+            qemu.host == host && qemu.memory.is_some() && !self.lab.carries(number)
+        });
+        let one = &mut self.lab.guests[guest];
+        if stands && one.wanted == Some(WantedRunState::Running) {
+            one.wanted = None;
+        }
+        if is_older {
+            // Whoever registers what is left says that it is the guest.
+            one.touched(self.now);
         }
     }
 

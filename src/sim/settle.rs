@@ -245,6 +245,8 @@ impl World {
             Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {
                 one.has_died || one.is_suspect()
             }
+            // A stream in a QEMU of which an older journal does not know.
+            Rule::NoRuleForThis => one.is_driven && one.is_suspect(),
             // Likewise where the manager drives both sides itself.
             Rule::DrivenSourceCompleted
             | Rule::DrivenSourceUnproven

@@ -30,7 +30,9 @@ pub(super) enum WayBack {
 }
 
 pub(super) fn way_back(evidence: &JobEvidence) -> WayBack {
-    let is_ours = evidence.facts.stream != EffectStanding::Never;
+    // Whoever said that the guest stays here meant any stream that it is on.
+    let is_ours = evidence.facts.stream != EffectStanding::Never
+        || evidence.phase == JobPhase::Confirm3Cancelled;
     match (
         status_class(evidence.observed.migration.as_ref()),
         run_class(evidence.observed.run_state.as_ref()),

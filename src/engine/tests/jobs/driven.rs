@@ -662,6 +662,30 @@ pub(in crate::engine::tests) fn a_whole_copy_is_kept() {
     assert_eq!(pair.destination.qemu.run, RunState::Running);
 }
 
+/// A journal put back from an older copy does not know of the stream: held, until an operator says that the guest stays.
+pub(in crate::engine::tests) fn a_stream_that_the_journal_does_not_know() {
+    let mut pair = Pair::new(RunState::Running);
+    pair.source.begin(JobKind::MigrationOut).unwrap();
+    pair.source.qemu.status = MigrationStatus::PreSwitchover;
+    pair.source.qemu.run = RunState::FinishMigrate;
+    pair.source.restart();
+    pair.source.run_for(2 * STEP_MS);
+    assert_eq!(pair.source.rules(), ["no-rule-for-this"]);
+    let resume = ControlRequest::Resolve {
+        name: NAME.to_owned(),
+        decision: Decision::Resume,
+        force: true,
+        statement: "the destination is gone".to_owned(),
+        uid: 0,
+    };
+    pair.source.ask(resume).unwrap();
+    pair.source.run_for(10 * STEP_MS);
+    assert!(pair.source.intended("migrate_cancel"), "{}", pair.story());
+    assert_eq!(pair.source.qemu.run, RunState::Running, "{}", pair.story());
+    let ended = result(pair.source.jobs().last());
+    assert_eq!(ended, Some(JobResult::Failed), "{}", pair.story());
+}
+
 /// A manager that does not know whether its cont was heard says so once more: the guest is there, and the job ends.
 pub(in crate::engine::tests) fn a_word_is_said_again() {
     let mut pair = Pair::new(RunState::Running);
@@ -696,5 +720,6 @@ pub(in crate::engine::tests) fn an_ended_destination() {
 fn destinations() {
     a_whole_copy_is_kept();
     a_word_is_said_again();
+    a_stream_that_the_journal_does_not_know();
     an_ended_destination();
 }
