@@ -17,6 +17,7 @@ use phase_journal::journal::OsDisk;
 use phase_journal::journal::read::{Ending, SegmentFile};
 use serde_json::json;
 
+use crate::ahead::{self, Pick};
 use crate::backwards::{self, boots, stretch_of, stretches};
 use crate::error::{Found, ToolError};
 use crate::filter::{Filter, FilterArgs};
@@ -273,11 +274,14 @@ impl Walk {
                 }
                 let stopped = match is_stopped {
                     true => ControlFlow::Break(()),
-                    false => past.read_some(&mut filter, |item| match is_behind(&item, to) {
-                        true => Ok(ControlFlow::Break(())),
-                        false if is_before(&item, from) => Ok(ControlFlow::Continue(())),
-                        false => show(item),
-                    })?,
+                    false => {
+                        let pick = |item: &Item| match is_behind(item, to) {
+                            true => Pick::Stop,
+                            false if is_before(item, from) => Pick::Leave,
+                            false => Pick::Show,
+                        };
+                        ahead::read(&mut past, &mut filter, pick, show)?
+                    }
                 };
                 match stopped {
                     ControlFlow::Continue(()) => past.ending(),

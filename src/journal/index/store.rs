@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{Advice, fadvise};
+
 use super::IndexError;
 
 /// Bytes of cache, at the most.
@@ -39,7 +41,11 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(directory: &Path) -> Result<Store, IndexError> {
-        drop(take(directory)?);
+        if let Some(file) = take(directory)? {
+            // The store reads its file in small pieces and waits for each: from a disk that takes most of the time
+            // that opening it takes. All of it is asked for at once; where that is refused, it is only slower.
+            let _ = fadvise(&file, 0, None, Advice::WillNeed);
+        }
         let open = || {
             sled::Config::new()
                 .path(directory)

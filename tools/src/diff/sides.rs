@@ -182,7 +182,7 @@ fn group_text(
                 record.lsn.to_string(),
                 time(story.time(moment)),
                 record.kind,
-                record.said
+                record.said()
             );
             writeln!(out, "{}", plain(line.trim_end()))?;
         }
@@ -206,7 +206,7 @@ fn group_json(story: &Story, group: &Group, contradictions: &[String]) -> Value 
             "lsn": record.lsn,
             "time": story.time(moment),
             "record": record.kind,
-            "says": record.said,
+            "says": record.said(),
         })
     };
     let migration = migration(story, group);
