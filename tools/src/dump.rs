@@ -201,6 +201,10 @@ impl Walk {
             is_backwards,
             shows_progress,
         } = self;
+        let by_index = filter.only_of().is_some() || filter.since().is_some();
+        if by_index && !is_backwards {
+            Opened::announce(&disk);
+        }
         let files = Past::of(disk.clone())?.segments().to_vec();
         if filter.counts_boots() {
             filter.settle_boot(&boots(&disk, &files))?;
@@ -241,7 +245,7 @@ impl Walk {
                     false => first,
                 };
                 let (of, since) = (filter.only_of(), filter.since());
-                let opened = match of.is_some() || since.is_some() {
+                let opened = match by_index {
                     true => Opened::of(&disk, &files),
                     false => None,
                 };

@@ -41,11 +41,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(directory: &Path) -> Result<Store, IndexError> {
-        if let Some(file) = take(directory)? {
-            // The store reads its file in small pieces and waits for each: from a disk that takes most of the time
-            // that opening it takes. All of it is asked for at once; where that is refused, it is only slower.
-            let _ = fadvise(&file, 0, None, Advice::WillNeed);
-        }
+        drop(take(directory)?);
         let open = || {
             sled::Config::new()
                 .path(directory)
@@ -150,6 +146,17 @@ pub(super) fn take(directory: &Path) -> Result<Option<File>, IndexError> {
     Err(IndexError::InUse {
         directory: directory.to_path_buf(),
     })
+}
+
+/// The store reads its file in small pieces and waits for each: from a disk that takes most of the time that opening
+/// it takes. Where asking for all of it at once is refused, it is only slower.
+pub(super) fn ask_for(directory: &Path) {
+    let path = directory.join(FILE_NAME);
+    if is_there(directory)
+        && let Ok(file) = File::open(path)
+    {
+        let _ = fadvise(&file, 0, None, Advice::WillNeed);
+    }
 }
 
 /// Is there a store in `directory`?

@@ -85,14 +85,16 @@ fn all(story: &Story, events: &mut Events<'_>) {
             job(story, *track, begin, events);
         }
         for (said, heard) in &group.heard {
+            let (Some(from), Some(to)) = (within(story, *said), within(story, *heard)) else {
+                continue;
+            };
             flow += 1;
-            for (moment, ph) in [(*said, "s"), (*heard, "f")] {
+            for (moment, ph, at) in [(*said, "s", from.min(to)), (*heard, "f", to)] {
                 let record = &story.moments[moment];
                 events.push(json!({
                     "ph": ph, "bp": "e", "id": flow, "name": "heard", "cat": "peer",
-                    // A flow binds to the slice around it, and is dropped where there is none.
                     "pid": record.book + 1, "tid": threads(record.track).0,
-                    "ts": micros(begin, story.time(moment)),
+                    "ts": micros(begin, at),
                 }));
             }
         }
@@ -120,6 +122,15 @@ fn all(story: &Story, events: &mut Events<'_>) {
             }
         }
     }
+}
+
+/// When a record stands in a phase of its job, if it does: a flow binds to the slice around it, and is dropped where
+/// there is none. The record that ends a job stands right behind its last phase.
+fn within(story: &Story, moment: usize) -> Option<Time> {
+    let track = &story.tracks[story.moments[moment].track];
+    let end = story.aligned(track.book, track.bars.last()?.to);
+    let at = story.time(moment);
+    (at <= end).then(|| at.min(end.saturating_sub(1)))
 }
 
 /// A job's threads: phases, and effects with records.
