@@ -679,7 +679,7 @@ mod tests {
             let mut side = Side::begin(role.name(), part.clone(), 2);
             side.stories_max = stories_max;
             for record in records(role) {
-                assert!(side.stories.len() <= stories_max + 1);
+                assert!(side.stories.len() <= stories_max.saturating_add(1));
                 side.see(&record);
             }
             sides.add(side);
