@@ -232,6 +232,7 @@ impl<'a> RecordView<'a> {
     ///
     /// # Errors
     /// A checksum of its own, or its body, is wrong, though the batch's is right (F9).
+    #[inline]
     pub fn decode(&self) -> Result<Decoded, FormatError> {
         let (_, _, record) = decode_record(self.salted, self.bytes)?;
         record

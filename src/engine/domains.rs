@@ -68,8 +68,12 @@ impl Domains {
         let state = &domain.state;
         if let Some(known) = self.by_id.get_mut(&id)
             && known.state.name == state.name
-            && known.state.instance == state.instance
         {
+            if known.state.instance != state.instance {
+                forget_instance(&mut self.by_instance, &known.state.instance, &id);
+                let key = instance_key(&state.instance);
+                self.by_instance.entry(key).or_default().insert(id);
+            }
             return Some(core::mem::replace(known, domain));
         }
         let before = self.remove(&id);
@@ -94,13 +98,22 @@ impl Domains {
                 self.by_name.remove(&domain.state.name);
             }
         }
-        let key = instance_key(&domain.state.instance);
-        if let Some(domains) = self.by_instance.get_mut(&key) {
-            domains.remove(id);
-            if domains.is_empty() {
-                self.by_instance.remove(&key);
-            }
-        }
+        forget_instance(&mut self.by_instance, &domain.state.instance, id);
         Some(domain)
+    }
+}
+
+/// A domain has another process now, or is gone.
+fn forget_instance(
+    by_instance: &mut BTreeMap<InstanceKey, BTreeSet<DomainId>>,
+    instance: &Instance,
+    id: &DomainId,
+) {
+    let key = instance_key(instance);
+    if let Some(domains) = by_instance.get_mut(&key) {
+        domains.remove(id);
+        if domains.is_empty() {
+            by_instance.remove(&key);
+        }
     }
 }

@@ -91,22 +91,35 @@ impl Auditor {
     /// # Errors
     /// The law that it breaks. It is taken in all the same.
     pub fn add(&mut self, entry: &History) -> Result<(), Breach> {
-        let judged = match entry {
-            History::Gap(_) => {
-                (self.is_doubtful, self.is_restated) = (true, false);
-                self.to_restate = None;
+        match entry {
+            History::Record(record) => self.record(record),
+            History::Gap(gap) => {
+                self.gap(*gap);
                 Ok(())
             }
-            History::Record(record) => {
-                self.begin(record.lsn);
-                match self.to_restate.take() {
-                    Some(left) => self.restating(left, record),
-                    None => self.ordinary(record),
-                }
-            }
+        }
+    }
+
+    /// Takes in the next entry, which is a gap: it breaks no law.
+    pub fn gap(&mut self, gap: Gap) {
+        (self.is_doubtful, self.is_restated) = (true, false);
+        self.to_restate = None;
+        self.begun = true;
+        self.told.gap(gap);
+    }
+
+    /// Takes in the next entry, which is a record.
+    ///
+    /// # Errors
+    /// As [`Auditor::add`].
+    pub fn record(&mut self, record: &Record) -> Result<(), Breach> {
+        self.begin(record.lsn);
+        let judged = match self.to_restate.take() {
+            Some(left) => self.restating(left, record),
+            None => self.ordinary(record),
         };
         self.begun = true;
-        self.told.add(entry);
+        self.told.record(record);
         judged
     }
 
@@ -115,10 +128,10 @@ impl Auditor {
         if !self.begun && first > Lsn::FIRST {
             self.is_doubtful = true;
             let last = Lsn(first.0 - 1);
-            self.told.add(&History::Gap(Gap {
+            self.told.gap(Gap {
                 first: Lsn::FIRST,
                 last,
-            }));
+            });
         }
     }
 

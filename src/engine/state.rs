@@ -149,12 +149,15 @@ impl State {
     /// The state after one more entry of a journal.
     pub(crate) fn replay_one(&mut self, entry: &History) {
         match entry {
-            History::Record(record) => {
-                self.clear_undamaged(record);
-                self.apply(record);
-            }
+            History::Record(record) => self.replay_record(record),
             History::Gap(gap) => self.apply_gap(*gap),
         }
+    }
+
+    /// The state after one more record of a journal.
+    pub(super) fn replay_record(&mut self, record: &Record) {
+        self.clear_undamaged(record);
+        self.apply(record);
     }
 
     /// The migration that a job is.
@@ -164,7 +167,9 @@ impl State {
 
     /// The open migration of a domain; a sound history has one at the most.
     pub(crate) fn open_of(&self, id: DomainId) -> Option<MigrationId> {
-        self.open.range(all_of(id)).next().map(|(_, name)| *name)
+        let first = (id, MigrationId(Id128::NIL));
+        let (of, name) = self.open.range(first..).next()?;
+        (*of == id).then_some(*name)
     }
 
     /// The state after one more record.
@@ -295,7 +300,7 @@ impl State {
             }
             RecordBody::MigrationState(state) => {
                 if let Some(id) = record.domain {
-                    self.restore_migration(lsn, id, state);
+                    self.restore_migration(lsn, id, (**state).clone());
                 }
             }
             RecordBody::JobEnded(ended) => {
@@ -466,14 +471,14 @@ impl State {
         };
         // A job begins on a domain that has none: what is open here ended in records that are lost.
         self.close_open(id);
-        self.restore_migration(job, id, &state);
+        self.restore_migration(job, id, state);
         // One that is not known was added in a record that is lost.
         let domain = self.domains.get(&id);
         if domain.is_none_or(|domain| domain.state.damaged)
             && let Some(migration) = self.migrations.get_mut(&terms.migration)
         {
             let wanted = domain.map_or(WantedRunState::Running, |domain| domain.state.wanted);
-            let history = history_of(&state, migration.facts(), wanted);
+            let history = history_of(&migration.state, migration.facts(), wanted);
             migration.histories = Some(match has_histories(terms) {
                 true => Histories::begun(history),
                 false => Histories::unknown(),
@@ -510,16 +515,14 @@ impl State {
         }
     }
 
-    fn restore_migration(&mut self, lsn: Lsn, id: DomainId, state: &MigrationState) {
-        let name = state.terms.migration;
-        if state.open
-            && let Some(domain) = self.domains.get_mut(&id)
-        {
+    fn restore_migration(&mut self, lsn: Lsn, id: DomainId, state: MigrationState) {
+        let (name, job, is_open) = (state.terms.migration, state.job, state.open);
+        if is_open && let Some(domain) = self.domains.get_mut(&id) {
             domain.migration = Some(name);
         }
         let migration = Migration {
             domain: id,
-            state: state.clone(),
+            state,
             fact: lsn,
             seen: None,
             heard: None,
@@ -528,15 +531,13 @@ impl State {
             disks: None,
         };
         self.remove_migration(name);
-        if !state.open
-            && let Some(domain) = self.domains.get_mut(&id)
-        {
+        if !is_open && let Some(domain) = self.domains.get_mut(&id) {
             domain.migration.take_if(|open| *open == name);
         }
-        if state.open {
+        if is_open {
             self.open.insert((id, name));
         }
-        self.by_job.insert(state.job, name);
+        self.by_job.insert(job, name);
         self.migrations.insert(name, migration);
     }
 
@@ -594,14 +595,16 @@ impl State {
             domain.owner_effect = None;
             return;
         }
-        let is_it = |migration: &&mut Migration| {
-            migration
-                .state
-                .in_flight
-                .as_ref()
-                .is_some_and(|(intent, _)| *intent == effect)
+        let is_it = |migration: &Migration| {
+            let in_flight = migration.state.in_flight.as_ref();
+            in_flight.is_some_and(|(intent, _)| *intent == effect)
         };
-        let Some(migration) = self.migrations.values_mut().find(is_it) else {
+        // Nearly always the one that the domain has open: then the others need not be gone over.
+        let open = record.domain.and_then(|id| self.open_of(id));
+        let open = open.filter(|open| self.migrations.get(open).is_some_and(is_it));
+        let all = || self.migrations.iter();
+        let name = open.or_else(|| all().find(|(_, one)| is_it(one)).map(|(name, _)| *name));
+        let Some(migration) = name.and_then(|name| self.migrations.get_mut(&name)) else {
             return;
         };
         let Some((_, command)) = migration.state.in_flight.take() else {
@@ -672,7 +675,7 @@ impl State {
             });
         }
         for migration in self.migrations.values() {
-            let body = RecordBody::MigrationState(migration.state.clone());
+            let body = RecordBody::MigrationState(Box::new(migration.state.clone()));
             let domain = Some(migration.domain);
             records.push(Draft { domain, body });
             if let Some(restated) = migration.restated_histories() {
@@ -700,11 +703,6 @@ impl State {
         });
         checkpoint
     }
-}
-
-/// The open migrations of a domain in their set.
-fn all_of(id: DomainId) -> core::ops::RangeInclusive<(DomainId, MigrationId)> {
-    (id, MigrationId(Id128([0; 16])))..=(id, MigrationId(Id128([0xff; 16])))
 }
 
 /// Is it told which histories damaged records allow? Not of post-copy, nor where somebody else than the two

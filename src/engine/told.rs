@@ -6,12 +6,12 @@
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
     ClaimSeen, DomainState, Draft, EffectCommand, Evidence, Instance, JobState, MigrationDisks,
-    MigrationHistories, MigrationState, MigrationTerms, Observed, PeerAnswer, Process, StoreAnswer,
-    WantedRunState,
+    MigrationHistories, MigrationState, MigrationTerms, Observed, PeerAnswer, Process, Record,
+    StoreAnswer, WantedRunState,
 };
 
 use super::state::{Migration, State};
-use super::{History, Rule, decide, decide_over};
+use super::{Gap, History, Rule, decide, decide_over};
 
 /// What a journal told, as far as it was gone over.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +52,16 @@ impl Told {
     /// Takes in the next entry.
     pub fn add(&mut self, entry: &History) {
         self.0.replay_one(entry);
+    }
+
+    /// Takes in the next entry, which is a record.
+    pub fn record(&mut self, record: &Record) {
+        self.0.replay_record(record);
+    }
+
+    /// Takes in the next entry, which is a gap.
+    pub fn gap(&mut self, gap: Gap) {
+        self.0.apply_gap(gap);
     }
 
     /// Lets a restart say again what was decided before: a rule that still holds is recorded only once.

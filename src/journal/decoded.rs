@@ -44,10 +44,10 @@ impl Head {
     }
 }
 
-/// Something in a journal.
+/// Something in a journal; `R` is a record, or a look at one.
 #[allow(clippy::large_enum_variant, reason = "nearly all are records")]
 #[derive(Debug)]
-pub enum Item<'a> {
+pub enum Item<'a, R = Decoded> {
     /// A batch begins.
     Batch {
         /// Its header, or if that is lost, what is known of its records' place.
@@ -68,10 +68,42 @@ pub enum Item<'a> {
         /// Its bytes, header and padding included.
         size: u64,
         /// What it says.
-        record: Decoded,
+        record: R,
     },
     /// Records that are lost.
     Gap(Gap),
+}
+
+impl Item<'_> {
+    /// The same, whose record stays where it is.
+    #[must_use]
+    pub fn by_reference(&self) -> Item<'_, &Decoded> {
+        match self {
+            Item::Batch {
+                header,
+                chain,
+                header_lost,
+                is_whole,
+            } => Item::Batch {
+                header,
+                chain: *chain,
+                header_lost: *header_lost,
+                is_whole: *is_whole,
+            },
+            Item::Record {
+                header,
+                offset,
+                size,
+                record,
+            } => Item::Record {
+                header,
+                offset: *offset,
+                size: *size,
+                record,
+            },
+            Item::Gap(gap) => Item::Gap(gap.clone()),
+        }
+    }
 }
 
 impl<D: Disk> Reader<D> {

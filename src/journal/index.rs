@@ -248,6 +248,12 @@ impl Index {
         }
     }
 
+    /// Asks the system to read the index in `directory` into memory, for whoever is about to open it, and does not
+    /// wait for that.
+    pub fn ask_for(directory: &Path) {
+        store::ask_for(directory);
+    }
+
     /// How far it has read, and of what; `None` if it has read nothing.
     #[must_use]
     pub fn meta(&self) -> Option<Meta> {

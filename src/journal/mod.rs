@@ -7,6 +7,7 @@
 //! acknowledged is dropped in silence. Files once left are never written again.
 //! Not here: what records mean (the engine), when to checkpoint (the node), bytes (journal-format).
 
+mod ahead;
 mod checkpoint;
 pub mod decoded;
 pub mod disk;

@@ -154,92 +154,124 @@ impl Report {
 /// # Errors
 /// What the system refuses, and that there is no journal. Damage is no error.
 pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
-    verify_with(Reader::open(disk)?, |_| {})
-}
-
-/// The same with what a reader has not read yet; all that it holds is shown to `each`.
-///
-/// # Errors
-/// What the system refuses. Damage is no error.
-pub fn verify_with<D: Disk>(
-    mut reader: Reader<D>,
-    mut each: impl FnMut(Item<'_>),
-) -> Result<Report, ReadError> {
-    let directory = reader.disk.path().to_path_buf();
-    let heads = || reader.segments().iter();
-    let bad_file = |file: &SegmentFile| {
-        let why = file.header.as_ref().err()?.clone();
-        Some(BadFile {
-            segment: file.number,
-            why,
-        })
-    };
-    let mut report = Report {
-        directory,
-        journal: reader.journal(),
-        host: heads().find_map(|file| Some(file.header.as_ref().ok()?.host)),
-        segments: heads().count() as u64,
-        bytes: heads().map(|file| file.length).sum(),
-        batches: 0,
-        records: 0,
-        unknown_records: 0,
-        checkpoints: 0,
-        first: None,
-        last: None,
-        gaps: Vec::new(),
-        bad_files: heads().filter_map(bad_file).collect(),
-        damaged_headers: Vec::new(),
-        lost_headers: Vec::new(),
-        damaged_padding: Vec::new(),
-        ending: Ending::Clean,
-    };
-    for file in reader.segments() {
-        report
-            .damaged_headers
-            .extend(damaged_header(&reader.disk, file)?);
-    }
-    // Batches of segments that are not whole, each of which may be.
-    let mut doubtful: Vec<BatchHeader> = Vec::new();
+    let mut reader = Reader::open(disk)?;
+    let mut counted = Counted::begin(&reader)?;
     // Everything is to be seen.
     let _ = reader.decoded(
         |_, _| true,
         |item| {
-            match &item {
-                Item::Gap(gap) => report.gaps.push(gap.clone()),
-                Item::Batch {
-                    header,
-                    header_lost,
-                    is_whole,
-                    ..
-                } => {
-                    report.batches += 1;
-                    if !is_whole && !header_lost {
-                        doubtful.push(**header);
-                    }
-                    if *header_lost {
-                        report.lost_headers.push(LostHeader {
-                            segment: header.segment,
-                            at: header.offset,
-                            until: header.offset + header.size(),
-                        });
-                    }
-                }
-                Item::Record { record, .. } => report.count(record),
-            }
-            each(item);
+            counted.see(&item.by_reference());
             ControlFlow::Continue(())
         },
     )?;
-    report.ending = reader.ending();
-    for header in doubtful {
-        let behind = report.gaps.partition_point(|gap| gap.last < header.first);
-        let gap = report.gaps.get(behind);
-        let is_told = gap.is_some_and(|gap| gap.first <= header.last());
-        if !is_told && !is_as_written(&reader, &header)? {
-            report.damaged_padding.push(header);
+    counted.end(&reader)
+}
+
+/// The same with what a reader has not read yet, which another thread reads meanwhile; all that it holds is shown
+/// to `each`.
+///
+/// # Errors
+/// What the system refuses. Damage is no error.
+pub fn verify_with<D: Disk + Send>(
+    mut reader: Reader<D>,
+    mut each: impl FnMut(Item<'_, &Decoded>),
+) -> Result<Report, ReadError> {
+    let mut counted = Counted::begin(&reader)?;
+    reader.decoded_ahead(|item| {
+        counted.see(&item);
+        each(item);
+    })?;
+    counted.end(&reader)
+}
+
+/// What was found so far.
+struct Counted {
+    report: Report,
+    /// Batches of segments that are not whole, each of which may be.
+    doubtful: Vec<BatchHeader>,
+}
+
+impl Counted {
+    fn begin<D: Disk>(reader: &Reader<D>) -> Result<Counted, ReadError> {
+        let heads = || reader.segments().iter();
+        let bad_file = |file: &SegmentFile| {
+            let why = file.header.as_ref().err()?.clone();
+            Some(BadFile {
+                segment: file.number,
+                why,
+            })
+        };
+        let mut damaged_headers = Vec::new();
+        for file in heads() {
+            damaged_headers.extend(damaged_header(&reader.disk, file)?);
+        }
+        let report = Report {
+            directory: reader.disk.path().to_path_buf(),
+            journal: reader.journal(),
+            host: heads().find_map(|file| Some(file.header.as_ref().ok()?.host)),
+            segments: heads().count() as u64,
+            bytes: heads().map(|file| file.length).sum(),
+            batches: 0,
+            records: 0,
+            unknown_records: 0,
+            checkpoints: 0,
+            first: None,
+            last: None,
+            gaps: Vec::new(),
+            bad_files: heads().filter_map(bad_file).collect(),
+            damaged_headers,
+            lost_headers: Vec::new(),
+            damaged_padding: Vec::new(),
+            ending: Ending::Clean,
+        };
+        Ok(Counted {
+            report,
+            doubtful: Vec::new(),
+        })
+    }
+
+    fn see(&mut self, item: &Item<'_, &Decoded>) {
+        match item {
+            Item::Gap(gap) => self.report.gaps.push(gap.clone()),
+            Item::Batch {
+                header,
+                header_lost,
+                is_whole,
+                ..
+            } => {
+                self.report.batches += 1;
+                if !is_whole && !header_lost {
+                    self.doubtful.push(**header);
+                }
+                if *header_lost {
+                    self.report.lost_headers.push(LostHeader {
+                        segment: header.segment,
+                        at: header.offset,
+                        until: header.offset + header.size(),
+                    });
+                }
+            }
+            Item::Record { record, .. } => self.report.count(record),
         }
     }
-    Ok(report)
+
+    /// The report, when everything was read.
+    fn end<D: Disk>(self, reader: &Reader<D>) -> Result<Report, ReadError> {
+        let Counted {
+            mut report,
+            doubtful,
+        } = self;
+        report.ending = reader.ending();
+        for header in doubtful {
+            let behind = report.gaps.partition_point(|gap| gap.last < header.first);
+            let gap = report.gaps.get(behind);
+            let is_told = gap.is_some_and(|gap| gap.first <= header.last());
+            if !is_told && !is_as_written(reader, &header)? {
+                report.damaged_padding.push(header);
+            }
+        }
+        Ok(report)
+    }
 }
 
 /// Is a batch on the disk as it was written, with its padding?

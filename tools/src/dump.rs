@@ -17,6 +17,7 @@ use phase_journal::journal::OsDisk;
 use phase_journal::journal::read::{Ending, SegmentFile};
 use serde_json::json;
 
+use crate::ahead::{self, Pick};
 use crate::backwards::{self, boots, stretch_of, stretches};
 use crate::error::{Found, ToolError};
 use crate::filter::{Filter, FilterArgs};
@@ -200,6 +201,10 @@ impl Walk {
             is_backwards,
             shows_progress,
         } = self;
+        let by_index = filter.only_of().is_some() || filter.since().is_some();
+        if by_index && !is_backwards {
+            Opened::announce(&disk);
+        }
         let files = Past::of(disk.clone())?.segments().to_vec();
         if filter.counts_boots() {
             filter.settle_boot(&boots(&disk, &files))?;
@@ -240,7 +245,7 @@ impl Walk {
                     false => first,
                 };
                 let (of, since) = (filter.only_of(), filter.since());
-                let opened = match of.is_some() || since.is_some() {
+                let opened = match by_index {
                     true => Opened::of(&disk, &files),
                     false => None,
                 };
@@ -273,11 +278,14 @@ impl Walk {
                 }
                 let stopped = match is_stopped {
                     true => ControlFlow::Break(()),
-                    false => past.read_some(&mut filter, |item| match is_behind(&item, to) {
-                        true => Ok(ControlFlow::Break(())),
-                        false if is_before(&item, from) => Ok(ControlFlow::Continue(())),
-                        false => show(item),
-                    })?,
+                    false => {
+                        let pick = |item: &Item| match is_behind(item, to) {
+                            true => Pick::Stop,
+                            false if is_before(item, from) => Pick::Leave,
+                            false => Pick::Show,
+                        };
+                        ahead::read(&mut past, &mut filter, pick, show)?
+                    }
                 };
                 match stopped {
                     ControlFlow::Continue(()) => past.ending(),

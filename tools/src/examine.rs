@@ -4,14 +4,14 @@
 //! is told apart from what is wrong.
 //! Not here: how it is shown (`verify`, `inspect`), whether two journals agree (`sides`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use journal_format::batch::BatchHeader;
 use journal_format::number::{BootId, DomainId, Epoch, Lsn};
 use journal_format::record::{Decoded, Opening, Record, RecordBody};
+use phase_journal::engine;
 use phase_journal::engine::laws::Auditor;
-use phase_journal::engine::{self, History};
 use phase_journal::journal::decoded::Item;
 use phase_journal::journal::read::{Reader, SegmentFile};
 use phase_journal::journal::verify::{Report, Verdict, verify_with};
@@ -148,7 +148,7 @@ struct Examiner {
 }
 
 impl Examiner {
-    fn see(&mut self, item: Item<'_>, each: &mut impl FnMut(&Record, &BatchHeader)) {
+    fn see(&mut self, item: Item<'_, &Decoded>, each: &mut impl FnMut(&Record, &BatchHeader)) {
         match item {
             Item::Gap(gap) => {
                 self.links.gap(gap.first, gap.last);
@@ -167,8 +167,8 @@ impl Examiner {
                         version,
                         ..
                     } => {
-                        *self.unknown.entry((kind, version)).or_default() += 1;
-                        self.link(lsn, domain, previous);
+                        *self.unknown.entry((*kind, *version)).or_default() += 1;
+                        self.link(lsn, domain, *previous);
                         // What it says could matter: the engine would refuse it, or know less.
                         self.tell_gap(lsn, lsn);
                     }
@@ -204,7 +204,7 @@ impl Examiner {
 
     fn record(
         &mut self,
-        record: Record,
+        record: &Record,
         header: &BatchHeader,
         each: &mut impl FnMut(&Record, &BatchHeader),
     ) {
@@ -222,17 +222,15 @@ impl Examiner {
             }
             _ => {}
         }
-        each(&record, header);
+        each(record, header);
         let (lsn, domain) = (record.lsn, record.domain);
-        if let Err(breach) = self.auditor.add(&History::Record(record)) {
+        if let Err(breach) = self.auditor.record(record) {
             self.break_law(lsn, domain, breach.law.name(), breach.how);
         }
     }
 
     fn tell_gap(&mut self, first: Lsn, last: Lsn) {
-        let gap = History::Gap(engine::Gap { first, last });
-        // A gap breaks no law.
-        drop(self.auditor.add(&gap));
+        self.auditor.gap(engine::Gap { first, last });
     }
 
     fn break_law(&mut self, lsn: Lsn, domain: Option<DomainId>, law: &'static str, how: String) {
@@ -252,7 +250,7 @@ impl Examiner {
 /// The links from each record to the one of the same domain before it (F17).
 #[derive(Debug, Default)]
 struct Links {
-    last: HashMap<DomainId, Lsn>,
+    last: BTreeMap<DomainId, Lsn>,
     /// The first record that was seen.
     first: Option<Lsn>,
     /// What is lost, oldest first.

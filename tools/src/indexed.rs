@@ -59,6 +59,13 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// The index will be opened, when something else was read: meanwhile the disk can be at it.
+    pub(crate) fn announce(disk: &OsDisk) {
+        if disk.is_directory() {
+            Index::ask_for(&disk.path().join(INDEX_NAME));
+        }
+    }
+
     /// Opens the index of the journal that these files are of.
     pub(crate) fn of(disk: &OsDisk, files: &[SegmentFile]) -> Option<Opened> {
         let mut heads = files.iter().filter_map(|file| file.header.as_ref().ok());

@@ -5,6 +5,7 @@
 //! Not here: what a record means (`phase_journal::engine`), the files (`phase_journal::journal`).
 
 mod agreement;
+mod ahead;
 mod backwards;
 mod bench;
 mod diff;

@@ -6,7 +6,9 @@
 //! Not here: what one journal alone must keep (`phase_journal::engine::laws`); how it is shown (`verify`,
 //! `diff`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::LazyLock;
 
 use journal_format::number::{Epoch, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position};
 use journal_format::record::{
@@ -43,6 +45,51 @@ impl Contradiction {
         &self.how
     }
 }
+
+/// Migrations of all journals together that are kept at once: each takes some 1 KiB.
+const STORIES_MAX: usize = 32 * 1024;
+
+/// Of which migrations a side keeps what its journal says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Of one of 2^`bits` parts of about the same size, whatever there is.
+    Share {
+        /// 0 for all.
+        bits: u32,
+        /// Which part, from 0.
+        index: u64,
+    },
+    /// Of these.
+    Only(BTreeSet<MigrationId>),
+}
+
+impl Part {
+    /// Everything.
+    pub(crate) const ALL: Part = Part::Share { bits: 0, index: 0 };
+
+    fn has(&self, migration: MigrationId) -> bool {
+        match self {
+            Part::Share { bits: 0, .. } => true,
+            Part::Share { bits, index } => {
+                let mut hasher = DefaultHasher::new();
+                migration.hash(&mut hasher);
+                hasher.finish() >> (u64::BITS - bits) == *index
+            }
+            Part::Only(wanted) => wanted.contains(&migration),
+        }
+    }
+}
+
+/// The types of records that [`Side::see`] looks at.
+static LOOKED_AT: LazyLock<Vec<u16>> = LazyLock::new(|| {
+    let is_one = |name: &str| match name {
+        "job-begun" | "job-ended" | "outcome-learned" | "operator-resolved" => true,
+        _ => name.starts_with("migration-") || name.starts_with("peer-"),
+    };
+    let types = RecordBody::TYPES.iter();
+    let looked_at = types.filter(|(_, name)| is_one(name));
+    looked_at.map(|(number, _)| *number).collect()
+});
 
 /// What one journal says of a migration.
 #[derive(Clone, Debug, Default)]
@@ -92,14 +139,19 @@ pub(crate) struct Side {
     openings: BTreeMap<Epoch, OpeningId>,
     last: Lsn,
     has_gaps: bool,
+    part: Part,
+    /// More are too many.
+    stories_max: usize,
     stories: BTreeMap<MigrationId, Story>,
+    /// What is said of migrations that are not kept.
+    elsewhere: Story,
     by_job: BTreeMap<Lsn, MigrationId>,
     /// The furthest that was seen of each life of other journals: the record, and the LSN.
     seen: BTreeMap<(JournalId, Epoch, OpeningId), (Lsn, Lsn)>,
 }
 
 /// What is known of a journal when it was read to its end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct End {
     /// Its identity, if that can be read.
     pub(crate) journal: Option<JournalId>,
@@ -116,28 +168,42 @@ pub(crate) struct End {
 pub(crate) struct Sides(Vec<Side>);
 
 impl Side {
-    pub(crate) fn begin(label: &str) -> Side {
+    /// Of one of so many journals. Where that is all of it, it becomes a smaller part when it is too large.
+    pub(crate) fn begin(label: &str, part: Part, journals: usize) -> Side {
         Side {
             label: label.to_owned(),
             journal: None,
             openings: BTreeMap::new(),
             last: Lsn(0),
             has_gaps: false,
+            part,
+            stories_max: STORIES_MAX / journals.max(1),
             stories: BTreeMap::new(),
+            elsewhere: Story::default(),
             by_job: BTreeMap::new(),
             seen: BTreeMap::new(),
         }
     }
 
+    /// Does [`Side::see`] look at records of that type?
+    pub(crate) fn looks_at(kind: u16) -> bool {
+        LOOKED_AT.contains(&kind)
+    }
+
     /// Takes in a record.
     pub(crate) fn see(&mut self, record: &Record) {
         let lsn = record.lsn;
+        while self.stories.len() > self.stories_max
+            && let Part::Share { bits, index: 0 } = self.part
+        {
+            self.narrow(bits + 1);
+        }
         match &record.body {
             RecordBody::JobBegun(begun) => {
                 if let Some(terms) = &begun.migration {
-                    self.by_job.insert(lsn, terms.migration);
+                    self.name_job(lsn, terms.migration);
                     let story = self.story(terms.migration);
-                    story.terms = Some(terms.clone());
+                    story.terms = Some(compared(terms));
                     story.from_begin = true;
                 }
             }
@@ -191,14 +257,14 @@ impl Side {
 
     /// A checkpoint says how a migration stood of which nothing else may be left.
     fn restated(&mut self, lsn: Lsn, state: &MigrationState) {
-        self.by_job.insert(state.job, state.terms.migration);
+        self.name_job(state.job, state.terms.migration);
         self.saw(lsn, state.peer_position);
         let story = self.story(state.terms.migration);
         if story.from_begin {
             return;
         }
         let granted = state.granted.map(|cookie| (lsn, cookie));
-        story.terms = Some(state.terms.clone());
+        story.terms = Some(compared(&state.terms));
         story.prepared = story.prepared.or(state.terms.nonce);
         story.granted = story.granted.or(granted);
         story.abandoned = story.abandoned.or(state.abandoned.then_some(lsn));
@@ -210,7 +276,24 @@ impl Side {
     }
 
     fn story(&mut self, migration: MigrationId) -> &mut Story {
-        self.stories.entry(migration).or_default()
+        match self.part.has(migration) {
+            true => self.stories.entry(migration).or_default(),
+            false => &mut self.elsewhere,
+        }
+    }
+
+    fn name_job(&mut self, job: Lsn, migration: MigrationId) {
+        if self.part.has(migration) {
+            self.by_job.insert(job, migration);
+        }
+    }
+
+    /// Keeps the first of 2^`bits` parts.
+    fn narrow(&mut self, bits: u32) {
+        let part = Part::Share { bits, index: 0 };
+        self.stories.retain(|migration, _| part.has(*migration));
+        self.by_job.retain(|_, migration| part.has(*migration));
+        self.part = part;
     }
 
     fn saw(&mut self, lsn: Lsn, position: Option<Position>) {
@@ -257,6 +340,22 @@ impl Sides {
         self.0.push(side);
     }
 
+    /// Brings all to the same part, and says into how many such parts that makes it: what the others hold is to
+    /// be read again.
+    pub(crate) fn settle(&mut self) -> (u32, u64) {
+        let bits = self.0.iter().map(|side| match side.part {
+            Part::Share { bits, .. } => bits,
+            Part::Only(_) => 0,
+        });
+        let bits = bits.max().unwrap_or(0);
+        for side in &mut self.0 {
+            if matches!(side.part, Part::Share { bits: before, .. } if before < bits) {
+                side.narrow(bits);
+            }
+        }
+        (bits, 1 << bits)
+    }
+
     /// Migrations of which both sides are here.
     pub(crate) fn shared(&self) -> u64 {
         self.pairs().len() as u64
@@ -283,6 +382,13 @@ impl Sides {
     /// All that does not fit.
     pub(crate) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = self.older_ones();
+        found.extend(self.contradicted());
+        found
+    }
+
+    /// What does not fit between the sides of migrations.
+    pub(crate) fn contradicted(&self) -> Vec<Contradiction> {
+        let mut found = Vec::new();
         for (migration, source, given, destination, taken) in self.pairs() {
             let between = format!("from {} to {}", source.is_named(), destination.is_named());
             let mut say = |how: String| {
@@ -333,6 +439,15 @@ impl Sides {
             }
         }
         found
+    }
+}
+
+/// Terms without what nothing is compared with: there may be many of them.
+fn compared(terms: &MigrationTerms) -> MigrationTerms {
+    MigrationTerms {
+        peer: String::new(),
+        peer_domain: String::new(),
+        ..terms.clone()
     }
 }
 
@@ -495,5 +610,113 @@ fn fact_of(answer: PeerAnswer, source: &Story, destination: &Story) -> Option<Op
         | PeerAnswer::Split
         | PeerAnswer::Committed
         | PeerAnswer::Lost => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use journal_format::number::Id128;
+    use journal_format::record::{JobBegun, JobKind, MigrationAbandoned, MigrationNamed};
+
+    const MIGRATIONS: u64 = 200;
+
+    fn migration(number: u64) -> MigrationId {
+        let mut bytes = [0x22; 16];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        MigrationId(Id128(bytes))
+    }
+
+    fn records(role: Role) -> Vec<Record> {
+        let mut bodies = Vec::new();
+        for number in 0..MIGRATIONS {
+            let migration = migration(number);
+            let terms = MigrationTerms {
+                migration,
+                role,
+                protocol: Protocol::V3,
+                authority: Authority::Destination,
+                peer: "peer".to_owned(),
+                peer_domain: "web-1".to_owned(),
+                uri: "unix:/run/qemu/web-1.migrate".to_owned(),
+                max_bandwidth: None,
+                downtime_limit: None,
+                postcopy: false,
+                nonce: None,
+                store: None,
+                in_doubt_limit: None,
+            };
+            bodies.push(RecordBody::JobBegun(JobBegun {
+                kind: JobKind::MigrationOut,
+                migration: Some(terms),
+            }));
+            // Every third one contradicts.
+            bodies.push(match role {
+                Role::Source if number % 3 == 0 => {
+                    RecordBody::MigrationAbandoned(MigrationAbandoned {
+                        migration,
+                        why: String::new(),
+                        asked: true,
+                    })
+                }
+                Role::Source => RecordBody::Sealed,
+                Role::Destination => RecordBody::MigrationStarted(MigrationNamed { migration }),
+            });
+        }
+        let numbered = (1..).map(Lsn).zip(bodies);
+        let record = |(lsn, body)| Record {
+            lsn,
+            domain: None,
+            previous: None,
+            body,
+        };
+        numbered.map(record).collect()
+    }
+
+    fn sides(part: &Part, stories_max: usize) -> Sides {
+        let mut sides = Sides::default();
+        for role in [Role::Source, Role::Destination] {
+            let mut side = Side::begin(role.name(), part.clone(), 2);
+            side.stories_max = stories_max;
+            for record in records(role) {
+                assert!(side.stories.len() <= stories_max.saturating_add(1));
+                side.see(&record);
+            }
+            sides.add(side);
+        }
+        sides
+    }
+
+    fn sorted(mut all: Vec<Contradiction>) -> Vec<Contradiction> {
+        all.sort_by_key(|one| one.migration);
+        all
+    }
+
+    #[test]
+    fn in_parts_the_same_is_found() {
+        let whole = sides(&Part::ALL, usize::MAX);
+        let all = sorted(whole.contradictions());
+        assert_eq!((all.len(), whole.shared()), (67, MIGRATIONS));
+
+        let mut first = sides(&Part::ALL, 60);
+        let (bits, parts) = first.settle();
+        assert!(bits >= 2, "{bits}");
+        let (mut found, mut shared) = (first.contradictions(), first.shared());
+        for index in 1..parts {
+            let part = sides(&Part::Share { bits, index }, usize::MAX);
+            found.extend(part.contradicted());
+            shared += part.shared();
+        }
+        assert_eq!((sorted(found), shared), (all, MIGRATIONS));
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_kept() {
+        let wanted = BTreeSet::from([migration(3), migration(4)]);
+        let some = sides(&Part::Only(wanted), usize::MAX);
+        assert_eq!(some.shared(), 2);
+        let found = some.contradictions();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].migration, Some(migration(3)));
     }
 }

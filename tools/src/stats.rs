@@ -18,6 +18,7 @@ use journal_format::record::{Decoded, Phase, RecordBody};
 use phase_journal::journal::read::{Ending, Gap};
 use serde_json::{Value, json};
 
+use crate::ahead::{self, Pick};
 use crate::backwards::boots;
 use crate::error::{Found, ToolError};
 use crate::filter::{Filter, FilterArgs};
@@ -103,17 +104,22 @@ fn read(journal: &Path, filter: &mut Filter) -> Result<(Stats, Found), ToolError
     let mut stats = Stats::default();
     let mut found = Found::Nothing;
     // It is never stopped.
-    let _ = past.read_some(filter, |item| {
-        match item {
-            Item::Gap(gap) => {
-                found = Found::Damage;
-                stats.gaps.push(gap);
+    let _ = ahead::read(
+        &mut past,
+        filter,
+        |_| Pick::Show,
+        |item| {
+            match item {
+                Item::Gap(gap) => {
+                    found = Found::Damage;
+                    stats.gaps.push(gap);
+                }
+                Item::Batch(..) => {}
+                Item::Record(recorded) => stats.count(&recorded),
             }
-            Item::Batch(..) => {}
-            Item::Record(recorded) => stats.count(&recorded),
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
+            Ok(ControlFlow::Continue(()))
+        },
+    )?;
     if past.ending() == Ending::Damaged {
         found = Found::Damage;
     }

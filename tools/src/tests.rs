@@ -4,6 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
 
@@ -150,8 +151,8 @@ fn golden_journals_of_every_version() {
     }
 }
 
-/// Of how many bytes one is damaged in golden journals: a sample, unless something else is said. All of them take
-/// an hour or two.
+/// Of how many bytes one is damaged in golden journals: a sample, unless something else is said. All of them
+/// (`tools/soak --damage`) take two hours of processor time.
 fn step() -> usize {
     let said = std::env::var("PHASE_JOURNAL_DAMAGE_STEP").ok();
     said.map_or(5003, |said| said.parse().unwrap())
@@ -202,44 +203,53 @@ fn read_by_all(journal: &Path, whole: &Path, what: &str) {
 }
 
 /// Golden journals, each with a byte changed, and each cut off there: at what is not zero, and here and there at
-/// what is.
+/// what is. All processors share the places.
 #[test]
 fn golden_journals_damaged_anywhere() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../journal-format/tests/golden");
-    let scratch = tempfile::tempdir().unwrap();
-    let mut files: Vec<PathBuf> = fs::read_dir(golden)
+    let mut files: Vec<(PathBuf, Vec<u8>)> = fs::read_dir(golden)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), fs::read(&path).unwrap()))
         .collect();
     files.sort();
-    // One sample goes over all files, so that it meets other bytes in each.
-    let mut seen = 0_usize;
-    let step = step();
-    let mut count = 0;
-    for whole in files {
-        let bytes = fs::read(&whole).unwrap();
-        let journal = scratch.path().join(whole.file_name().unwrap());
-        fs::write(&journal, &bytes).unwrap();
-        let file = OpenOptions::new().write(true).open(&journal).unwrap();
+    let places = files.iter().flat_map(|(path, bytes)| {
         let places = (0..bytes.len()).rev();
-        for at in places.filter(|at| bytes[*at] != 0 || at % 64 == 63) {
-            seen += 1;
-            if !seen.is_multiple_of(step) {
-                continue;
-            }
-            count += 1;
-            for change in [0x01, 0xff] {
-                let changed = [bytes[at] ^ change];
-                file.write_all_at(&changed, at as u64).unwrap();
-                let what = format!("{} with byte {at} changed by {change}", journal.display());
-                read_by_all(&journal, &whole, &what);
-            }
-            file.write_all_at(&bytes[at..=at], at as u64).unwrap();
-            file.set_len(at as u64).unwrap();
-            let what = format!("{} cut off at {at}", journal.display());
-            read_by_all(&journal, &whole, &what);
-            file.write_all_at(&bytes[at..], at as u64).unwrap();
+        let meant = places.filter(|at| bytes[*at] != 0 || at % 64 == 63);
+        meant.map(move |at| (path.as_path(), bytes.as_slice(), at))
+    });
+    // One sample goes over all files, so that it meets other bytes in each.
+    let step = step();
+    let chosen: Vec<_> = places.skip(step - 1).step_by(step).collect();
+    assert!(chosen.len() > 20, "{}", chosen.len());
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let scratch = tempfile::tempdir().unwrap();
+                while let Some((whole, bytes, at)) =
+                    chosen.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    damage_at(scratch.path(), whole, bytes, *at);
+                }
+            });
         }
+    });
+}
+
+/// Runs all commands on a copy of a journal that has a wrong byte at a place, and on one that ends there.
+fn damage_at(scratch: &Path, whole: &Path, bytes: &[u8], at: usize) {
+    let journal = scratch.join(whole.file_name().unwrap());
+    fs::write(&journal, bytes).unwrap();
+    let file = OpenOptions::new().write(true).open(&journal).unwrap();
+    for change in [0x01, 0xff] {
+        let changed = [bytes[at] ^ change];
+        file.write_all_at(&changed, at as u64).unwrap();
+        let what = format!("{} with byte {at} changed by {change}", journal.display());
+        read_by_all(&journal, whole, &what);
     }
-    assert!(count > 20, "{count} of {seen}");
+    file.set_len(at as u64).unwrap();
+    let what = format!("{} cut off at {at}", journal.display());
+    read_by_all(&journal, whole, &what);
 }

@@ -17,8 +17,8 @@ mod perfetto;
 mod select;
 mod svg;
 
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -39,8 +39,8 @@ Examples:
   phase-journal timeline host-a/journal host-b/journal --html -o evacuation.html
   phase-journal timeline /var/lib/phase-journal --domain web-1 --last 1 --svg -o web-1.svg
 
-A picture holds up to 2000 jobs and 200,000 records, all of them in memory (about 1 KiB each); of longer journals \
-choose with --domain, --job, --migration or --last: the rest is gone over and not kept."
+A picture holds up to 2000 jobs and 75,000 records, so that it fits into 64 MiB of memory; of longer journals choose \
+with --domain, --job, --migration or --last: the rest is gone over and not kept."
 )]
 pub(crate) struct TimelineArgs {
     /// The journals' directories: one, or those of all hosts that took part
@@ -101,32 +101,50 @@ impl Wanted {
 /// Jobs in one picture, at the most.
 const GROUPS_MAX: usize = 2_000;
 
+/// What was asked for has more than a picture holds.
+fn too_many(what: &str) -> ToolError {
+    ToolError::Argument(format!(
+        "{what}: too many for one picture; choose with --domain, --job, --migration or --last"
+    ))
+}
+
 /// Draws what the journals tell.
 pub(crate) fn run(args: &TimelineArgs, out: &mut impl Write) -> Result<Found, ToolError> {
     let story = load(&args.directories, &args.wanted)?;
     if story.groups.len() > GROUPS_MAX {
-        return Err(ToolError::Argument(format!(
-            "{} jobs are too many for one picture (at most {GROUPS_MAX}): choose with --domain, --job, --migration or --last",
-            story.groups.len()
-        )));
+        return Err(too_many(&format!("more than {GROUPS_MAX} jobs")));
     }
-    let drawn = if args.svg {
-        svg::svg(&story, args.scale, true)
-    } else if args.html {
-        html::html(&story, args.scale)
-    } else {
-        perfetto::perfetto(&story)
-    };
     match &args.output {
-        Some(path) => fs::write(path, drawn).map_err(|source| ToolError::Write {
-            path: path.clone(),
-            source,
-        })?,
-        None => out.write_all(drawn.as_bytes())?,
+        Some(path) => {
+            let failed = |source| ToolError::Write {
+                path: path.clone(),
+                source,
+            };
+            let file = File::create(path).map_err(failed)?;
+            let mut file = BufWriter::new(file);
+            draw(args, &story, &mut file)
+                .and_then(|()| file.flush())
+                .map_err(failed)?;
+        }
+        None => {
+            let mut out = BufWriter::new(out);
+            draw(args, &story, &mut out)?;
+            out.flush()?;
+        }
     }
     Ok(if story.is_damaged() {
         Found::Damage
     } else {
         Found::Nothing
     })
+}
+
+fn draw(args: &TimelineArgs, story: &Story, out: &mut dyn Write) -> io::Result<()> {
+    if args.svg {
+        out.write_all(svg::svg(story, args.scale, true).as_bytes())
+    } else if args.html {
+        html::html(story, args.scale, out)
+    } else {
+        perfetto::perfetto(story, out)
+    }
 }

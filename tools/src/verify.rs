@@ -5,12 +5,14 @@
 //! Not here: the looking (`examine`, `sides`, `agreement`), how damage comes about (FORMAT.md).
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use journal_format::number::Lsn;
-use journal_format::record::RecordBody;
-use phase_journal::journal::read::Ending;
+use journal_format::record::{Decoded, RecordBody};
+use phase_journal::journal::decoded::Item;
+use phase_journal::journal::read::{Ending, Reader};
 use phase_journal::journal::verify::{Report, Verdict};
 use serde_json::{Value, json};
 
@@ -18,7 +20,8 @@ use crate::agreement::{self, Agreement};
 use crate::error::{Found, ToolError};
 use crate::examine::{Examined, examine};
 use crate::merge;
-use crate::sides::{Contradiction, End, Side, Sides};
+use crate::sides::{Contradiction, End, Part, Side, Sides};
+use crate::source;
 use crate::terminal::{Look, Paint};
 use crate::text::{count, json_line, plain, size};
 use crate::words::{gap_json, gap_line};
@@ -73,15 +76,18 @@ impl Verified {
 pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
     let mut sides = Sides::default();
     let mut verified = Vec::new();
+    let mut ends = Vec::new();
+    let count = args.journals.len();
     for (journal, label) in args.journals.iter().zip(merge::labels(&args.journals)) {
-        let mut side = Side::begin(label.as_deref().map_or("", str::trim_end));
-        let are_compared = args.journals.len() > 1;
+        let mut side = Side::begin(named(label.as_deref()), Part::ALL, count);
         let examined = examine(journal, |record, _| {
-            if are_compared {
+            if count > 1 {
                 side.see(record);
             }
         })?;
-        side.end(end_of(&examined));
+        let end = end_of(&examined);
+        side.end(end.clone());
+        ends.push(end);
         sides.add(side);
         let agreement = match args.no_index {
             true => Agreement::NotAsked,
@@ -93,7 +99,21 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
             agreement,
         });
     }
-    let contradictions = sides.contradictions();
+    let (bits, parts) = sides.settle();
+    let (mut contradictions, mut shared) = (sides.contradictions(), sides.shared());
+    drop(sides);
+    for index in 1..parts {
+        let mut sides = Sides::default();
+        for ((journal, one), end) in args.journals.iter().zip(&verified).zip(&ends) {
+            let part = Part::Share { bits, index };
+            let mut side = Side::begin(named(one.label.as_deref()), part, count);
+            read_again(journal, &mut side, end.last)?;
+            side.end(end.clone());
+            sides.add(side);
+        }
+        contradictions.extend(sides.contradicted());
+        shared += sides.shared();
+    }
     let mut found = verified
         .iter()
         .map(Verified::found)
@@ -129,9 +149,33 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         one_text(one, paint, out)?;
     }
     if verified.len() > 1 {
-        contradictions_text(&contradictions, sides.shared(), paint, out)?;
+        contradictions_text(&contradictions, shared, paint, out)?;
     }
     Ok(found)
+}
+
+fn named(label: Option<&str>) -> &str {
+    label.map_or("", str::trim_end)
+}
+
+/// Shows a journal to a side again, up to where it was read before. What is lost was told of then.
+fn read_again(journal: &Path, side: &mut Side, last: Lsn) -> Result<(), ToolError> {
+    let mut reader = Reader::open(source::open(journal)?)?;
+    // It is never stopped.
+    let _ = reader.decoded(
+        |_, head| Side::looks_at(head.kind) && head.lsn <= last,
+        |item| {
+            if let Item::Record {
+                record: Decoded::Known(record),
+                ..
+            } = &item
+            {
+                side.see(record);
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    Ok(())
 }
 
 fn end_of(examined: &Examined) -> End {

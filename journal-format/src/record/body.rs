@@ -509,8 +509,8 @@ pub enum RecordBody {
     JobEnded(JobEnded),
     /// See [`MigrationNamed`].
     MigrationForgotten(MigrationNamed),
-    /// Checkpoint: a migration as it stands.
-    MigrationState(MigrationState),
+    /// Checkpoint: a migration as it stands. It is twice as large as any other, and rare.
+    MigrationState(Box<MigrationState>),
     /// The journal is idle; proves that the batch before was acknowledged (F21).
     Sealed,
     /// See [`MigrationHistories`].

@@ -121,7 +121,7 @@ macro_rules! record_types {
     (@value $bound:ident $payload:ident) => { $bound };
     (@value $bound:ident) => { &() };
     (@decode $bytes:ident $name:literal $variant:ident $payload:ident) => {
-        decode::<super::$payload>($bytes, $name).map(RecordBody::$variant)
+        decode($bytes, $name).map(RecordBody::$variant)
     };
     (@decode $bytes:ident $name:literal $variant:ident) => {
         decode::<()>($bytes, $name).map(|()| RecordBody::$variant)

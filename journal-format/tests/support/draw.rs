@@ -426,7 +426,7 @@ impl Draw<'_> {
                 detail: self.text(),
             }),
             24 => RecordBody::MigrationForgotten(named),
-            25 => RecordBody::MigrationState(self.migration_state()),
+            25 => RecordBody::MigrationState(Box::new(self.migration_state())),
             27 => RecordBody::MigrationHistories(MigrationHistories {
                 job: self.lsn(),
                 nonce_known: self.yes(),

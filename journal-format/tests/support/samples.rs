@@ -166,7 +166,7 @@ pub(crate) fn domain_state(name: &str, definition: Option<Lsn>) -> RecordBody {
 }
 
 fn migration_state() -> RecordBody {
-    RecordBody::MigrationState(MigrationState {
+    RecordBody::MigrationState(Box::new(MigrationState {
         job: Lsn(9),
         open: true,
         terms: terms(Role::Source, Protocol::V3, Authority::Destination),
@@ -192,7 +192,7 @@ fn migration_state() -> RecordBody {
         licence: Some(cookie(Authority::Store, WantedRunState::Paused)),
         key_read: Some(committed()),
         verdict: None,
-    })
+    }))
 }
 
 /// A checkpoint of two domains and a migration, whose first record gets the LSN `first`.

@@ -53,7 +53,7 @@ impl Migration {
 impl State {
     /// Damage concerns every domain, until a later record of the domain proves by its chain of
     /// previous LSNs that none of its records lies in the gap (P6).
-    pub(super) fn apply_gap(&mut self, gap: Gap) {
+    pub(in crate::engine) fn apply_gap(&mut self, gap: Gap) {
         self.checkpoint = None;
         self.lossy = true;
         let ids: Vec<DomainId> = self.domains.keys().copied().collect();
@@ -82,6 +82,10 @@ impl State {
     }
 
     pub(super) fn clear_undamaged(&mut self, record: &Record) {
+        // Whoever has a gap has it from one that no whole checkpoint came behind.
+        if !self.lossy {
+            return;
+        }
         let Some(domain) = record.domain.and_then(|id| self.domains.get_mut(&id)) else {
             return;
         };

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{Advice, fadvise};
+
 use super::IndexError;
 
 /// Bytes of cache, at the most.
@@ -144,6 +146,17 @@ pub(super) fn take(directory: &Path) -> Result<Option<File>, IndexError> {
     Err(IndexError::InUse {
         directory: directory.to_path_buf(),
     })
+}
+
+/// The store reads its file in small pieces and waits for each: from a disk that takes most of the time that opening
+/// it takes. Where asking for all of it at once is refused, it is only slower.
+pub(super) fn ask_for(directory: &Path) {
+    let path = directory.join(FILE_NAME);
+    if is_there(directory)
+        && let Ok(file) = File::open(path)
+    {
+        let _ = fadvise(&file, 0, None, Advice::WillNeed);
+    }
 }
 
 /// Is there a store in `directory`?

@@ -2,11 +2,12 @@
 
 use core::ops::ControlFlow;
 
+use journal_format::batch::BatchHeader;
 use journal_format::number::SegmentNumber;
 use journal_format::scan::Batch;
 
 use super::super::decoded::Item;
-use super::super::read::Gap;
+use super::super::read::{Gap, ReadError};
 use super::super::replay::Seen;
 use super::*;
 
@@ -71,6 +72,22 @@ fn decoded(disk: &TestDisk, chosen: impl Fn(Lsn) -> bool) -> (Vec<Shown>, Ending
     (shown, reader.ending())
 }
 
+/// The same, read by another thread, with the headers of all batches.
+fn ahead(disk: &TestDisk) -> (Vec<Shown>, Vec<BatchHeader>, Ending) {
+    let (mut shown, mut headers) = (Vec::new(), Vec::new());
+    let mut reader = Reader::open(disk.clone()).unwrap();
+    let read = reader.decoded_ahead(|item| match item {
+        Item::Batch { header, .. } => headers.push(*header),
+        Item::Record { header, record, .. } => {
+            assert_eq!(headers.last(), Some(header));
+            shown.push(Shown::Record(record.lsn(), record.clone()));
+        }
+        Item::Gap(gap) => shown.push(Shown::Gap(gap)),
+    });
+    read.unwrap();
+    (shown, headers, reader.ending())
+}
+
 /// A batch's gaps in their places among its records.
 fn in_order(mut shown: Vec<Shown>) -> Vec<Shown> {
     shown.sort_by_key(|one| match one {
@@ -89,6 +106,12 @@ fn assert_same(disk: &TestDisk, what: &str) {
         decoded(disk, |_| true),
         (slow, slow_ending),
         "{what}, decoded"
+    );
+    let (read_ahead, _, ending) = ahead(disk);
+    assert_eq!(
+        (read_ahead, ending),
+        decoded(disk, |_| true),
+        "{what}, ahead"
     );
     let is_even = |lsn: Lsn| lsn.0.is_multiple_of(2);
     let mut even = in_order(fast);
@@ -282,5 +305,50 @@ fn what_does_not_decode_is_a_gap_in_its_place() {
     disk.put(&number.file_name(), bytes);
     let (slow, ending) = slow(&disk);
     assert!(slow.iter().any(|one| matches!(one, Shown::Gap(_))));
+    let (shown, _, ended) = ahead(&disk);
+    assert_eq!(decoded(&disk, |_| true), (shown, ended));
     assert_eq!(decoded(&disk, |_| true), (in_order(slow), ending));
+}
+
+/// More than can be under way at once, in batches of all sizes.
+#[test]
+fn a_long_journal_is_read_ahead() {
+    let place = Place::new();
+    let mut log = place.begin();
+    let mut tag = 0;
+    for size in [1, 300, 2, 256, 255, 257, 1, 1000, 900, 800, 700].repeat(3) {
+        append(&mut log, tag..tag + size).unwrap();
+        tag += size;
+        if log.must_roll() {
+            roll(&mut log).unwrap();
+        }
+    }
+    let (shown, headers, ending) = ahead(&place.journal);
+    assert!(shown.len() > 10_000, "{}", shown.len());
+    assert!(
+        headers
+            .windows(2)
+            .all(|two| two[0].last().next() == Some(two[1].first))
+    );
+    assert_eq!((shown, ending), decoded(&place.journal, |_| true));
+}
+
+/// What the system refuses is said, behind what was read before.
+#[test]
+fn an_error_comes_from_the_other_thread() {
+    let (disk, directory) = (journal(), tempfile::tempdir().unwrap());
+    let names = files(&disk);
+    for name in &names {
+        std::fs::write(directory.path().join(name), disk.read(name).unwrap()).unwrap();
+    }
+    let mut reader = Reader::open(OsDisk::new(directory.path())).unwrap();
+    let newest = directory.path().join(names.last().unwrap());
+    std::fs::remove_file(&newest).unwrap();
+    std::fs::create_dir(&newest).unwrap();
+    let mut count = 0;
+    let read = reader.decoded_ahead(|item| {
+        count += usize::from(matches!(item, Item::Record { .. }));
+    });
+    assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
+    assert!(count > 100, "{count}");
 }

@@ -3,6 +3,7 @@
 //! Invariant: shows what [`crate::sides`] finds, each with its migration.
 //! Not here: what contradicts what (`crate::sides`).
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use journal_format::number::{Lsn, MigrationId};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::DiffArgs;
 use crate::error::{Found, ToolError};
 use crate::past::{Item, Past};
-use crate::sides::{Contradiction, End, Side, Sides};
+use crate::sides::{Contradiction, End, Part, Side, Sides};
 use crate::terminal::{Look, Paint};
 use crate::text::{count, json_line, plain, time};
 use crate::timeline::{Group, Story, Wanted, in_order, load};
@@ -21,8 +22,13 @@ pub(super) fn run(args: &DiffArgs, json: bool, out: &mut impl Write) -> Result<F
     let directories = [args.one.clone(), args.other.clone()];
     let story = load(&directories, &Wanted::of_domain(args.domain.clone()))?;
     let mut sides = Sides::default();
+    let shown: BTreeSet<MigrationId> = story
+        .groups
+        .iter()
+        .filter_map(|group| migration(&story, group))
+        .collect();
     for (directory, book) in directories.iter().zip(&story.books) {
-        sides.add(side(directory, &book.label)?);
+        sides.add(side(directory, &book.label, Part::Only(shown.clone()))?);
     }
     let contradictions = sides.contradictions();
     let of_all: Vec<&Contradiction> = of(&contradictions, None).collect();
@@ -84,8 +90,8 @@ fn of(all: &[Contradiction], of: Option<MigrationId>) -> impl Iterator<Item = &C
     all.iter().filter(move |one| one.migration == of)
 }
 
-/// What one journal says of all its migrations.
-fn side(journal: &std::path::Path, label: &str) -> Result<Side, ToolError> {
+/// What one journal says of these migrations.
+fn side(journal: &std::path::Path, label: &str, part: Part) -> Result<Side, ToolError> {
     let past = Past::open(journal)?;
     let heads = past.segments().iter();
     let heads = heads.filter_map(|file| file.header.as_ref().ok());
@@ -95,7 +101,7 @@ fn side(journal: &std::path::Path, label: &str) -> Result<Side, ToolError> {
         last: Lsn(0),
         has_gaps: false,
     };
-    let mut side = Side::begin(label);
+    let mut side = Side::begin(label, part, 2);
     past.read(|item| {
         match item {
             Item::Record(recorded) => {
@@ -182,7 +188,7 @@ fn group_text(
                 record.lsn.to_string(),
                 time(story.time(moment)),
                 record.kind,
-                record.said
+                record.said()
             );
             writeln!(out, "{}", plain(line.trim_end()))?;
         }
@@ -206,7 +212,7 @@ fn group_json(story: &Story, group: &Group, contradictions: &[String]) -> Value 
             "lsn": record.lsn,
             "time": story.time(moment),
             "record": record.kind,
-            "says": record.said,
+            "says": record.said(),
         })
     };
     let migration = migration(story, group);

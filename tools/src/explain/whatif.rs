@@ -17,8 +17,8 @@ use journal_format::record::{
     StoreAnswer,
 };
 use phase_journal::engine::{
-    Config, Engine, Envelope, Gap, History, Input, Message, Now, PeerFailure, PeerRequest,
-    PeerResponse, Step, StoreFailure, StoreResult, TICK_INTERVAL_MS, Told,
+    Config, Engine, Envelope, Gap, Input, Message, Now, PeerFailure, PeerRequest, PeerResponse,
+    Step, StoreFailure, StoreResult, TICK_INTERVAL_MS, Told,
 };
 
 use super::otherwise::without_answer;
@@ -302,10 +302,10 @@ fn read(directory: &Path, at: Option<Lsn>, asked: Asked<'_>) -> Result<Read, Too
             Item::Gap(gap) => {
                 if at.is_none_or(|at| gap.first <= at) {
                     read.damaged = true;
-                    read.told.add(&History::Gap(Gap {
+                    read.told.gap(Gap {
                         first: gap.first,
                         last: gap.last,
-                    }));
+                    });
                 }
             }
             Item::Record(recorded) => {
@@ -332,7 +332,7 @@ impl Read {
         let Decoded::Known(record) = &recorded.record else {
             return;
         };
-        self.told.add(&History::Record(record.clone()));
+        self.told.record(record);
         let Some(domain) = record.domain else { return };
         self.cited.see(recorded);
         match &record.body {

@@ -177,7 +177,10 @@ impl<'a> Lanes<'a> {
         let moment = &self.story.moments[moment];
         format!(
             "record {} of {}: {} {}",
-            moment.lsn, self.story.books[moment.book].label, moment.kind, moment.said
+            moment.lsn,
+            self.story.books[moment.book].label,
+            moment.kind,
+            moment.said()
         )
     }
 
@@ -373,7 +376,7 @@ impl<'a> Lanes<'a> {
                 | None => "effect failed",
             };
             let result = match sent.finished {
-                Some(finished) => story.moments[finished].said.clone(),
+                Some(finished) => story.moments[finished].said(),
                 None => "no result is recorded".to_owned(),
             };
             picture.record(

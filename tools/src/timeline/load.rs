@@ -3,6 +3,7 @@
 //! Invariant: reads without a lock and writes nothing; what is kept is bounded by [`MOMENTS_MAX`].
 //! Not here: which hour it was on the other host (`clocks`).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -12,13 +13,12 @@ use journal_format::record::{Decoded, JobKind, Phase, Protocol, RecordBody, Role
 use super::guest::guest;
 use super::model::{Bar, Book, Decided, Group, Guest, Moment, Opened, Sent, Story, Time, Track};
 use super::select::{census, select};
-use super::{Wanted, clocks};
+use super::{Wanted, clocks, too_many};
 use crate::error::ToolError;
 use crate::past::{Item, Past, Recorded};
-use crate::words;
 
-/// Records of jobs that are kept, at the most.
-pub(crate) const MOMENTS_MAX: usize = 200_000;
+/// Records of jobs that are kept, at the most: each takes some 500 bytes.
+pub(crate) const MOMENTS_MAX: usize = 75_000;
 
 /// Reads journals and keeps what is wanted of them.
 pub(crate) fn load(journals: &[PathBuf], wanted: &Wanted) -> Result<Story, ToolError> {
@@ -175,9 +175,8 @@ fn keep(
     recorded: &Recorded,
 ) -> Result<(), ToolError> {
     if story.moments.len() >= MOMENTS_MAX {
-        return Err(ToolError::Argument(format!(
-            "more than {MOMENTS_MAX} records of jobs: too many for one picture; choose with --domain, --job, \
-             --migration or --last"
+        return Err(too_many(&format!(
+            "more than {MOMENTS_MAX} records of jobs"
         )));
     }
     let track = *tracks.entry(job).or_insert_with(|| {
@@ -201,17 +200,14 @@ fn keep(
     if let Some(name) = &recorded.name {
         story.tracks[track].name.clone_from(name);
     }
-    let (body, kind, said) = match &recorded.record {
+    let (body, kind) = match &recorded.record {
         Decoded::Known(record) => (
             Some(record.body.clone()),
-            record.body.type_name().to_owned(),
-            words::body(&record.body),
+            Cow::Borrowed(record.body.type_name()),
         ),
-        Decoded::Unknown { kind, version, .. } => (
-            None,
-            format!("type {kind} version {version}"),
-            "of another version".to_owned(),
-        ),
+        Decoded::Unknown { kind, version, .. } => {
+            (None, Cow::Owned(format!("type {kind} version {version}")))
+        }
     };
     story.tracks[track].moments.push(story.moments.len());
     story.moments.push(Moment {
@@ -221,11 +217,10 @@ fn keep(
         at,
         wall: recorded.batch.wall,
         batch: recorded.batch.first,
-        file: recorded.batch.segment.file_name(),
+        segment: recorded.batch.segment,
         offset: recorded.offset,
         body,
         kind,
-        said,
     });
     Ok(())
 }

@@ -3,10 +3,14 @@
 //! Invariant: every bar and mark comes from a record that is named; nothing is drawn that no journal says.
 //! Not here: how it is read (`load`), placed in time (`clocks`), drawn (`lanes`, `overview`).
 
-use journal_format::number::{DomainId, HostId, JournalId, Lsn, MigrationId};
+use std::borrow::Cow;
+
+use journal_format::number::{DomainId, HostId, JournalId, Lsn, MigrationId, SegmentNumber};
 use journal_format::record::{
     Decision, EffectResult, JobKind, JobResult, Phase, Protocol, RecordBody, Role,
 };
+
+use crate::words;
 
 /// Nanoseconds since 1970, by the clock of one journal's host or, once aligned, of the first one's.
 pub(crate) type Time = u64;
@@ -63,12 +67,22 @@ pub(crate) struct Moment {
     pub(crate) wall: u64,
     /// The first record of its batch: records that one sync made durable have the same.
     pub(crate) batch: Lsn,
-    pub(crate) file: String,
+    pub(crate) segment: SegmentNumber,
     pub(crate) offset: u64,
     /// `None` for a record of a newer writer.
     pub(crate) body: Option<RecordBody>,
-    pub(crate) kind: String,
-    pub(crate) said: String,
+    pub(crate) kind: Cow<'static, str>,
+}
+
+impl Moment {
+    /// What the record says, in words. They are made where they are shown: kept, they would take as much
+    /// memory as the records.
+    pub(crate) fn said(&self) -> String {
+        match &self.body {
+            Some(body) => words::body(body),
+            None => "of another version".to_owned(),
+        }
+    }
 }
 
 /// A job in one journal.

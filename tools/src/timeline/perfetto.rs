@@ -1,8 +1,10 @@
 //! A story as a trace for ui.perfetto.dev and chrome://tracing (the Trace Event Format's JSON).
 //!
 //! A journal is a process, a job two threads of it: its phases, and its effects and records. Words between the
-//! sides are flows. Times are microseconds since the first record, so that no digit is lost to a double.
+//! sides are flows from phase to phase. Times are microseconds since the first record, so that no digit is lost to a double.
 //! Invariant: slices of one thread nest or follow each other; every flow has a begin and an end.
+
+use std::io::{self, Write};
 
 use journal_format::record::{RecordBody, Role};
 use serde_json::{Value, json};
@@ -11,15 +13,48 @@ use super::draw::visible;
 use super::model::{Story, Time};
 use super::svg::{clocks, heading, period};
 
+/// Events as they come: none is kept.
+struct Events<'a> {
+    out: &'a mut dyn Write,
+    are_begun: bool,
+    failed: io::Result<()>,
+}
+
+impl Events<'_> {
+    fn push(&mut self, event: Value) {
+        let comma = if self.are_begun { "," } else { "" };
+        self.are_begun = true;
+        if self.failed.is_ok() {
+            self.failed = write!(self.out, "{comma}{event}");
+        }
+    }
+}
+
 /// The trace.
-pub(crate) fn perfetto(story: &Story) -> String {
+pub(crate) fn perfetto(story: &Story, out: &mut dyn Write) -> io::Result<()> {
+    let title = json!({"title": visible(&heading(story)), "period": visible(&period(story)),
+        "clocks": clocks(story).iter().map(|line| visible(line)).collect::<Vec<_>>()});
+    write!(
+        out,
+        "{{\"displayTimeUnit\":\"ms\",\"otherData\":{title},\"traceEvents\":["
+    )?;
+    let mut events = Events {
+        out: &mut *out,
+        are_begun: false,
+        failed: Ok(()),
+    };
+    all(story, &mut events);
+    events.failed?;
+    writeln!(out, "]}}")
+}
+
+fn all(story: &Story, events: &mut Events<'_>) {
     let begin = story
         .groups
         .iter()
         .map(|group| group.from)
         .min()
         .unwrap_or(0);
-    let mut events = Vec::new();
     for (book, known) in story.books.iter().enumerate() {
         events.push(named(
             "process_name",
@@ -47,16 +82,19 @@ pub(crate) fn perfetto(story: &Story) -> String {
     let mut flow = 0_u64;
     for group in &story.groups {
         for track in &group.tracks {
-            job(story, *track, begin, &mut events);
+            job(story, *track, begin, events);
         }
         for (said, heard) in &group.heard {
+            let (Some(from), Some(to)) = (within(story, *said), within(story, *heard)) else {
+                continue;
+            };
             flow += 1;
-            for (moment, ph) in [(*said, "s"), (*heard, "f")] {
+            for (moment, ph, at) in [(*said, "s", from.min(to)), (*heard, "f", to)] {
                 let record = &story.moments[moment];
                 events.push(json!({
                     "ph": ph, "bp": "e", "id": flow, "name": "heard", "cat": "peer",
-                    "pid": record.book + 1, "tid": threads(record.track).1,
-                    "ts": micros(begin, story.time(moment)),
+                    "pid": record.book + 1, "tid": threads(record.track).0,
+                    "ts": micros(begin, at),
                 }));
             }
         }
@@ -84,13 +122,15 @@ pub(crate) fn perfetto(story: &Story) -> String {
             }
         }
     }
-    let trace = json!({
-        "displayTimeUnit": "ms",
-        "otherData": {"title": visible(&heading(story)), "period": visible(&period(story)),
-            "clocks": clocks(story).iter().map(|line| visible(line)).collect::<Vec<_>>()},
-        "traceEvents": events,
-    });
-    format!("{trace}\n")
+}
+
+/// When a record stands in a phase of its job, if it does: a flow binds to the slice around it, and is dropped where
+/// there is none. The record that ends a job stands right behind its last phase.
+fn within(story: &Story, moment: usize) -> Option<Time> {
+    let track = &story.tracks[story.moments[moment].track];
+    let end = story.aligned(track.book, track.bars.last()?.to);
+    let at = story.time(moment);
+    (at <= end).then(|| at.min(end.saturating_sub(1)))
 }
 
 /// A job's threads: phases, and effects with records.
@@ -98,7 +138,7 @@ fn threads(track: usize) -> (usize, usize) {
     (track * 4 + 10, track * 4 + 11)
 }
 
-fn job(story: &Story, number: usize, begin: Time, events: &mut Vec<Value>) {
+fn job(story: &Story, number: usize, begin: Time, events: &mut Events<'_>) {
     let track = &story.tracks[number];
     let (phases, records) = threads(number);
     let role = track.role.map_or("job", |role| role.name());
@@ -134,10 +174,11 @@ fn job(story: &Story, number: usize, begin: Time, events: &mut Vec<Value>) {
     }
     for sent in &track.effects {
         let mut arguments = arguments(story, sent.moment);
-        let result = sent.finished.map_or("no result is recorded", |moment| {
-            story.moments[moment].said.as_str()
-        });
-        arguments["result"] = json!(visible(result));
+        let result = sent.finished.map_or_else(
+            || "no result is recorded".to_owned(),
+            |moment| story.moments[moment].said(),
+        );
+        arguments["result"] = json!(visible(&result));
         events.push(slice(
             track.book,
             records,
@@ -161,7 +202,7 @@ fn job(story: &Story, number: usize, begin: Time, events: &mut Vec<Value>) {
                 decided.decision.name().to_uppercase(),
                 visible(&decided.rule)
             ),
-            Some(_) | None => record.kind.clone(),
+            Some(_) | None => record.kind.clone().into_owned(),
         };
         events.push(json!({
             "ph": "i", "s": "t", "name": name, "cat": "record",
@@ -173,7 +214,7 @@ fn job(story: &Story, number: usize, begin: Time, events: &mut Vec<Value>) {
 
 fn arguments(story: &Story, moment: usize) -> Value {
     let record = &story.moments[moment];
-    json!({"lsn": record.lsn, "record": record.kind, "says": visible(&record.said)})
+    json!({"lsn": record.lsn, "record": record.kind, "says": visible(&record.said())})
 }
 
 fn named(what: &str, book: usize, tid: usize, name: &str) -> Value {

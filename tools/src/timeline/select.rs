@@ -2,28 +2,20 @@
 //!
 //! Invariant: of a migration both sides are kept, as far as they are in the journals.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use journal_format::number::{DomainId, Id128, Lsn, MigrationId};
 use journal_format::record::{Decoded, RecordBody};
 
-use super::Wanted;
 use super::model::{Group, Story};
+use super::{GROUPS_MAX, Wanted, too_many};
 use crate::error::ToolError;
-use crate::past::{Item, Past};
-
-/// A job that a journal has.
-struct Known {
-    book: usize,
-    job: Lsn,
-    name: Option<String>,
-    domain: Option<DomainId>,
-    migration: Option<MigrationId>,
-}
+use crate::past::{Item, Past, Recorded};
 
 /// The jobs of each journal whose records have to be kept: those that may be wanted, and their other sides.
-/// `None` for all. A long journal is gone over for it once more; its records are not all kept.
+/// `None` for all. A long journal is gone over for it once more, several are twice; of what is not wanted nothing
+/// is kept.
 pub(super) fn census(
     journals: &[PathBuf],
     wanted: &Wanted,
@@ -31,74 +23,75 @@ pub(super) fn census(
     if wanted.is_all() && wanted.last.is_none() {
         return Ok(None);
     }
-    let mut known: Vec<Known> = Vec::new();
-    // Each checkpoint tells of a job again.
-    let mut seen: BTreeSet<(usize, Lsn)> = BTreeSet::new();
-    for (book, directory) in journals.iter().enumerate() {
-        Past::open(directory)?.read(|item| {
-            let Item::Record(recorded) = item else {
-                return Ok(());
-            };
-            let (Decoded::Known(record), Some(job)) = (&recorded.record, recorded.job) else {
-                return Ok(());
-            };
-            let migration = match &record.body {
-                RecordBody::JobBegun(begun) => {
-                    begun.migration.as_ref().map(|terms| terms.migration)
-                }
-                RecordBody::MigrationState(state) => Some(state.terms.migration),
-                _ => return Ok(()),
-            };
-            if !seen.insert((book, job)) {
-                return Ok(());
-            }
-            known.push(Known {
-                book,
-                job,
-                name: recorded.name.clone(),
-                domain: record.domain,
-                migration,
-            });
-            Ok(())
-        })?;
-    }
-    let domain = wanted
-        .domain
-        .as_deref()
-        .and_then(Id128::parse)
-        .map(DomainId);
-    let is_wanted = |known: &&Known| {
-        wanted.domain.as_ref().is_none_or(|name| {
-            known.name.as_ref() == Some(name) || domain.is_some() && known.domain == domain
-        }) && wanted.job.is_none_or(|job| known.job == Lsn(job))
-            && wanted.migration.as_ref().is_none_or(|migration| {
-                known
-                    .migration
-                    .is_some_and(|id| id.to_string() == *migration)
-            })
-    };
-    let mut jobs: Vec<BTreeSet<Lsn>> = vec![BTreeSet::new(); journals.len()];
+    let is_known =
+        |id: &Option<MigrationId>, text: &String| id.is_some_and(|id| id.to_string() == *text);
+    let domain = wanted.domain.as_deref();
+    let id = domain.and_then(Id128::parse).map(DomainId);
+    let last = wanted.last.and_then(|last| usize::try_from(last).ok());
     let mut migrations: BTreeSet<MigrationId> = BTreeSet::new();
-    for (book, jobs) in jobs.iter_mut().enumerate() {
-        let of_book = known.iter().filter(|known| known.book == book);
-        let mut of_book: Vec<&Known> = of_book.filter(is_wanted).collect();
-        // The last of all are among the last of each.
-        if let Some(last) = wanted.last {
-            let mut newest: BTreeSet<Lsn> = of_book.iter().map(|known| known.job).collect();
-            while newest.len() > usize::try_from(last).unwrap_or(usize::MAX) {
-                newest.pop_first();
+    let mut jobs = Vec::new();
+    for journal in journals {
+        let mut of_book: BTreeMap<Lsn, Option<MigrationId>> = BTreeMap::new();
+        each_job(journal, |job, migration, recorded| {
+            let name = recorded.name.as_deref();
+            let is_of = |of| name == Some(of) || id.is_some() && recorded.record.domain() == id;
+            let is_wanted = domain.is_none_or(is_of)
+                && wanted.job.is_none_or(|wanted| job == Lsn(wanted))
+                && wanted
+                    .migration
+                    .as_ref()
+                    .is_none_or(|text| is_known(&migration, text));
+            if is_wanted {
+                of_book.insert(job, migration);
             }
-            of_book.retain(|known| newest.contains(&known.job));
-        }
-        jobs.extend(of_book.iter().map(|known| known.job));
-        migrations.extend(of_book.iter().filter_map(|known| known.migration));
+            // The last of all are among the last of each.
+            while last.is_some_and(|last| of_book.len() > last) {
+                of_book.pop_first();
+            }
+            match of_book.len() > JOBS_MAX {
+                true => Err(too_many(&format!("more than {GROUPS_MAX} jobs"))),
+                false => Ok(()),
+            }
+        })?;
+        migrations.extend(of_book.values().flatten());
+        jobs.push(of_book.into_keys().collect::<BTreeSet<Lsn>>());
     }
-    for known in &known {
-        if known.migration.is_some_and(|id| migrations.contains(&id)) {
-            jobs[known.book].insert(known.job);
+    if journals.len() > 1 {
+        for (journal, jobs) in journals.iter().zip(&mut jobs) {
+            each_job(journal, |job, migration, _| {
+                if migration.is_some_and(|id| migrations.contains(&id)) {
+                    jobs.insert(job);
+                }
+                Ok(())
+            })?;
         }
     }
     Ok(Some(jobs))
+}
+
+/// Jobs of one journal that are told apart: each of a picture's may be one of its own.
+const JOBS_MAX: usize = 2 * GROUPS_MAX;
+
+/// Shows each job where it begins, and again where a checkpoint tells of it.
+fn each_job(
+    journal: &Path,
+    mut each: impl FnMut(Lsn, Option<MigrationId>, &Recorded) -> Result<(), ToolError>,
+) -> Result<(), ToolError> {
+    Past::open(journal)?.read(|item| {
+        let Item::Record(recorded) = item else {
+            return Ok(());
+        };
+        let (Decoded::Known(record), Some(job)) = (&recorded.record, recorded.job) else {
+            return Ok(());
+        };
+        let migration = match &record.body {
+            RecordBody::JobBegun(begun) => begun.migration.as_ref().map(|terms| terms.migration),
+            RecordBody::MigrationState(state) => Some(state.terms.migration),
+            _ => return Ok(()),
+        };
+        each(job, migration, &recorded)
+    })?;
+    Ok(())
 }
 
 /// Keeps the groups that are wanted.

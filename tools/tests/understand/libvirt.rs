@@ -367,3 +367,51 @@ fn paths_and_names_that_are_no_text() {
         assert!(said.contains("202e") && !said.contains(is_obeyed), "{said}");
     }
 }
+
+/// A domain in doubt stands out, and nothing but its title is painted; NO_COLOR is heeded.
+#[test]
+fn what_is_in_doubt_stands_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let done = status(
+        "doubt",
+        "paused",
+        "migration",
+        &migration("out", "perform3_done"),
+    );
+    let files = [
+        file(scratch.path(), "doubt", &done),
+        file(
+            scratch.path(),
+            "idle",
+            &status("idle", "running", "booted", ""),
+        ),
+    ];
+    let painted = |variables: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_phase-journal"));
+        command
+            .arg("libvirt")
+            .args(&files)
+            .current_dir(scratch.path());
+        command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+        for variable in variables {
+            command.env(variable, "1");
+        }
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let (plain, colours) = (painted(&[]), painted(&["CLICOLOR_FORCE"]));
+    assert!(!plain.contains('\u{1b}'), "{plain}");
+    assert_eq!(painted(&["CLICOLOR_FORCE", "NO_COLOR"]), plain);
+    let title = |name: &str| {
+        let mut lines = colours.lines();
+        let line = lines.find(|line| line.contains(&format!("{name} (")));
+        line.unwrap().to_owned()
+    };
+    assert!(title("doubt").starts_with("\u{1b}[33m"), "{colours}");
+    assert!(title("idle").starts_with("\u{1b}[1m"), "{colours}");
+    assert_eq!(colours.matches("\u{1b}[0m").count(), 2, "{colours}");
+    let bare = colours
+        .replace("\u{1b}[33m", "")
+        .replace("\u{1b}[1m", "")
+        .replace("\u{1b}[0m", "");
+    assert_eq!(bare, plain);
+}

@@ -156,7 +156,7 @@ fn a_trace() {
     let events = trace["traceEvents"].as_array().unwrap();
     let number = |event: &Value, field: &str| event[field].as_f64().unwrap();
     let mut slices: Vec<(u64, u64, f64, f64)> = Vec::new();
-    let (mut begun, mut ended) = (Vec::new(), Vec::new());
+    let (mut begun, mut ended, mut bound) = (Vec::new(), Vec::new(), Vec::new());
     for event in events {
         let (pid, tid) = (
             event["pid"].as_u64().unwrap(),
@@ -173,8 +173,12 @@ fn a_trace() {
                 slices.push((pid, tid, number(event, "ts"), end));
             }
             "i" => assert_eq!(event["s"], "t"),
-            "s" => begun.push((event["id"].as_u64().unwrap(), number(event, "ts"))),
-            "f" => ended.push((event["id"].as_u64().unwrap(), number(event, "ts"))),
+            flow @ ("s" | "f") => {
+                let (id, at) = (event["id"].as_u64().unwrap(), number(event, "ts"));
+                let ends = if flow == "s" { &mut begun } else { &mut ended };
+                ends.push((id, at));
+                bound.push((pid, tid, at));
+            }
             other => panic!("an event of phase {other}"),
         }
     }
@@ -189,7 +193,15 @@ fn a_trace() {
             "{one:?} overlaps another slice"
         );
     }
-    assert!(!begun.is_empty());
+    assert!(!begun.is_empty() && begun.len() == ended.len());
+    // A flow binds to the slice around it.
+    for (pid, tid, at) in bound {
+        let mut slices = slices.iter();
+        let is_around = |one: &(u64, u64, f64, f64)| {
+            (one.0, one.1) == (pid, tid) && (one.2..one.3).contains(&at)
+        };
+        assert!(slices.any(is_around), "a flow of {pid}, {tid} at {at}");
+    }
     for (id, ts) in &begun {
         let end = ended.iter().find(|(other, _)| other == id).unwrap();
         assert!(end.1 >= *ts, "word {id} was heard before it was said");
