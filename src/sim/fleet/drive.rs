@@ -466,7 +466,8 @@ impl Drive {
                 word(desk, self.to, Outcome::Aborted);
             }
             (Some(Outcome::Aborted), [Said::Open(job), _]) if destination.is_none() => {
-                match has_sent {
+                // What was said before is not cancelled, and what was not sent is not judged.
+                match has_sent || desk.random().coin() {
                     true => drop(word(desk, self.from, Outcome::Aborted)),
                     false => drop(desk.ask(self.from, ControlRequest::JobCancel { job })),
                 }
