@@ -691,9 +691,13 @@ impl Turn<'_> {
                 JobResult::Failed | JobResult::Cancelled => true,
                 JobResult::Completed | JobResult::Crashed => false,
             };
-            let unlicensed = matches!(last.phase, Some(Phase::Perform2 | Phase::Perform3));
+            // One that its manager drove has no licences: it was said, or cancelled before everything was sent.
+            let unlicensed = match last.migration {
+                Some(_) => matches!(last.phase, Some(Phase::Perform2 | Phase::Perform3)) && is_here,
+                None => last.result == JobResult::Cancelled,
+            };
             last.kind == JobKind::MigrationOut
-                && (last.phase == Some(Phase::Confirm3Cancelled) || unlicensed && is_here)
+                && (last.phase == Some(Phase::Confirm3Cancelled) || unlicensed)
         })
     }
 

@@ -399,7 +399,12 @@ impl Turn<'_> {
             let body = RecordBody::EffectFinished(EffectFinished { effect, result });
             self.append(Some(id), body);
         }
+        let is_incoming = self
+            .seen_now(id)
+            .is_some_and(|seen| seen.run_state == Some(RunState::Inmigrate));
         match verb {
+            // There is no guest yet whose owner could wish anything.
+            Verb::Cont | Verb::Stop if is_incoming => {}
             Verb::Cont => self.want(id, WantedRunState::Running, WantedReason::Asked),
             Verb::Stop => self.want(id, WantedRunState::Paused, WantedReason::Asked),
             Verb::Quit
@@ -463,6 +468,7 @@ impl Turn<'_> {
             .domain(id)
             .is_some_and(|domain| domain.owner_effect.is_none())
             && !self.is_busy_recognised(id)
+            && !self.engine.pending.contains_key(&id)
         {
             let waiting = self.engine.monitors.get_mut(&id);
             let Some((token, uid, command)) = waiting.and_then(VecDeque::pop_front) else {

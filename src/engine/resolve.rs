@@ -42,7 +42,7 @@ impl Turn<'_> {
         let is_migrating = self
             .domain(domain)
             .is_some_and(|one| one.migration.is_some());
-        if let Some(held) = self.held_job(domain).filter(|_| !is_migrating) {
+        if let Some(held) = self.resolvable_job(domain).filter(|_| !is_migrating) {
             return self.resolve_job(domain, held, decision, force, statement, uid);
         }
         let id = self

@@ -340,6 +340,7 @@ impl<'a> Turn<'a> {
             self.answer_lookers(*migration);
         }
         self.begin_pending(id);
+        self.next_of_monitor(id);
         match self.domain(id).and_then(|domain| domain.migration) {
             Some(migration) => self.advance(migration),
             None if self.has_jobs(id) => {}

@@ -190,7 +190,7 @@ impl Turn<'_> {
         Ok(job)
     }
 
-    pub(super) fn seen_now(&self, id: DomainId) -> Option<Observed> {
+    pub(crate) fn seen_now(&self, id: DomainId) -> Option<Observed> {
         self.engine.eyes.get(&id)?.observed.clone()
     }
 

@@ -92,9 +92,15 @@ impl Turn<'_> {
     /// A source whose guest its owner wants paused goes on without `cont`.
     fn resolve_resume(&mut self, job: Lsn, role: Option<Role>, wanted: WantedRunState) {
         if role == Some(Role::Source) {
-            self.say_aborted(job);
-            if wanted == WantedRunState::Paused {
-                return;
+            let is_said = self.say_aborted(job);
+            match (wanted, is_said) {
+                (WantedRunState::Running, _) => {}
+                (WantedRunState::Paused, true) => return,
+                // Its manager had said otherwise: the operator's word ends it.
+                (WantedRunState::Paused, false) => {
+                    let detail = "an operator gave the guest back, paused";
+                    return self.end_job(job, JobResult::Failed, detail);
+                }
             }
         }
         self.intend_job(job, EffectCommand::Cont);

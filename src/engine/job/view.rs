@@ -96,6 +96,16 @@ impl Turn<'_> {
         })
     }
 
+    /// The job that an operator may settle: held, or on its way forward by a `cont` that QEMU may refuse again and again
+    /// (somebody continued the source, and that has the image's lock).
+    pub(crate) fn resolvable_job(&self, id: DomainId) -> Option<(Lsn, Rule)> {
+        self.engine.state.jobs_of(id).find_map(|job| {
+            let rule = self.engine.job_live.get(&job.state.job)?.rule()?;
+            let may_last = rule == Rule::DrivenDestinationCommitted;
+            (may_last || rule.decision() == Decision::Hold).then_some((job.state.job, rule))
+        })
+    }
+
     pub(crate) fn held_job_view(&self, id: DomainId) -> Option<HeldView> {
         let (_, rule) = self.held_job(id)?;
         Some(HeldView {

@@ -4,7 +4,9 @@
 //! and a destination that may have run is never ended.
 //! Not here: whose process and journal it is (`job::decide`), how a rule is carried out (`recover`).
 
-use journal_format::record::{EffectStanding, JobEvidence, JobPhase, Outcome, Process, Role};
+use journal_format::record::{
+    EffectStanding, JobEvidence, JobPhase, Outcome, Process, Role, WantedRunState,
+};
 
 use crate::engine::Rule;
 use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
@@ -162,9 +164,16 @@ fn unless_recognised(evidence: &JobEvidence, rule: Rule) -> Rule {
     match rule {
         Rule::DrivenSourceGiveUp => Rule::DrivenSourceTakenUp,
         Rule::DrivenSourceUndone | Rule::DrivenDestinationFailed => Rule::DrivenOver,
-        Rule::DrivenSourceAborted if matches!(run, RunClass::Running | RunClass::Ran) => {
-            Rule::DrivenOver
-        }
+        Rule::DrivenSourceAborted => match (run, evidence.wanted) {
+            (RunClass::Running | RunClass::Ran, _) => Rule::DrivenOver,
+            // Its `cont` was refused, or never sent: it may have gone on to the destination.
+            (RunClass::FinishMigrate | RunClass::Postmigrate, WantedRunState::Running)
+                if status_class(evidence.observed.migration.as_ref()) == StatusClass::Completed =>
+            {
+                Rule::DrivenSourceCompleted
+            }
+            (_, _) => rule,
+        },
         Rule::DrivenDestinationWaiting if evidence.facts.stream == EffectStanding::Never => {
             Rule::DrivenOver
         }
@@ -175,9 +184,16 @@ fn unless_recognised(evidence: &JobEvidence, rule: Rule) -> Rule {
 fn source(evidence: &JobEvidence) -> Rule {
     let run = run_class(evidence.observed.run_state.as_ref());
     let status = status_class(evidence.observed.migration.as_ref());
-    // QEMU may end at any moment by itself.
+    // QEMU may end at any moment by itself; one that runs was continued past the sidecar.
     if evidence.facts.end != EffectStanding::Never {
-        return Rule::DrivenSourceConfirm;
+        return match run {
+            RunClass::Running | RunClass::Ran => Rule::DrivenSourceUnproven,
+            RunClass::Paused
+            | RunClass::Inmigrate
+            | RunClass::FinishMigrate
+            | RunClass::Postmigrate
+            | RunClass::Unknown => Rule::DrivenSourceConfirm,
+        };
     }
     match verdict(Role::Source, evidence) {
         Some(Outcome::Committed) => match (status, run) {
@@ -266,7 +282,9 @@ fn destination(evidence: &JobEvidence) -> Rule {
     match (status, run) {
         (StatusClass::Postcopy | StatusClass::PostcopyBroken, _) => Rule::DrivenPostcopy,
         (_, RunClass::Running | RunClass::Ran) => Rule::DrivenDestinationRunning,
-        (_, _) if is_cancelled => Rule::DrivenDestinationAborted,
+        (_, RunClass::Inmigrate | RunClass::Paused) if is_cancelled => {
+            Rule::DrivenDestinationAborted
+        }
         (_, RunClass::Inmigrate) if facts.main != EffectStanding::Never => Rule::NoRuleForThis,
         (StatusClass::Ended, RunClass::Inmigrate) => Rule::DrivenDestinationFailed,
         (StatusClass::Unknown, RunClass::Inmigrate) => Rule::NoRuleForThis,

@@ -7,8 +7,8 @@
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
-    EffectCommand, EffectStanding, JobBegun, JobKind, JobPhase, JobPhaseEntered, JobState,
-    RecordBody, Role, WantedReason, WantedRunState,
+    EffectCommand, EffectStanding, JobBegun, JobKind, JobPhase, JobPhaseEntered, JobResult,
+    JobState, RecordBody, Role, WantedReason, WantedRunState,
 };
 use serde_json::{Map, Value};
 
@@ -35,8 +35,24 @@ fn begins(command: &MonitorCommand) -> Option<JobKind> {
     let arguments: Map<String, Value> = serde_json::from_str(&command.arguments).ok()?;
     let uri = arguments.get("uri").and_then(Value::as_str);
     let is_file = uri.is_some_and(|uri| TO_A_FILE.iter().any(|scheme| uri.starts_with(scheme)));
+    let is_file = is_file || channels_to_a_file(&arguments);
     let resumes = arguments.get("resume") == Some(&Value::Bool(true));
     (!is_file && !resumes).then_some(kind)
+}
+
+fn channels_to_a_file(arguments: &Map<String, Value>) -> bool {
+    let channels = arguments.get("channels").and_then(Value::as_array);
+    let transport = |one: &Value| {
+        one.get("addr")?
+            .get("transport")?
+            .as_str()
+            .map(str::to_owned)
+    };
+    channels
+        .into_iter()
+        .flatten()
+        .filter_map(transport)
+        .any(|transport| matches!(transport.as_str(), "exec" | "file"))
 }
 
 /// What becomes of a client's command in such a migration.
@@ -75,14 +91,24 @@ impl Turn<'_> {
         command: &MonitorCommand,
         is_fresh: bool,
     ) -> bool {
-        let Some(kind) = begins(command) else {
+        let Some(kind) = begins(command).filter(|_| !command.is_out_of_band) else {
             return false;
         };
         if !is_fresh {
             self.look_for_word(token, id, uid, command.clone());
             return true;
         }
-        let stands = self.seen_now(id).is_some_and(|seen| may_begin(kind, &seen));
+        let stands = self.seen_now(id).is_some_and(|seen| {
+            may_begin(kind, &seen) || {
+                let run = run_class(seen.run_state.as_ref());
+                kind == JobKind::MigrationOut
+                    && matches!(run, RunClass::Running | RunClass::Ran | RunClass::Paused)
+                    && matches!(
+                        status_class(seen.migration.as_ref()),
+                        StatusClass::None | StatusClass::Ended | StatusClass::Completed
+                    )
+            }
+        });
         // What QEMU will not do, or what cannot be kept in mind, begins nothing, and goes to QEMU as it always did. Room
         // is no question: the command is written down in any case.
         let fits = stands
@@ -93,6 +119,9 @@ impl Turn<'_> {
             .is_none_or(|domain| domain.owner_effect.is_some());
         if !fits || is_busy {
             return false;
+        }
+        if let Some(seen) = self.seen_now(id) {
+            self.learn_wanted(id, &seen);
         }
         let begun = JobBegun {
             kind,
@@ -125,6 +154,10 @@ impl Turn<'_> {
         command: &MonitorCommand,
         is_fresh: bool,
     ) -> bool {
+        if let Some(job) = self.recognised(id).filter(|_| is_fresh) {
+            // What the look shows comes first: the job may be over.
+            self.advance_job(job);
+        }
         let Some(job) = self.recognised(id) else {
             return false;
         };
@@ -138,6 +171,16 @@ impl Turn<'_> {
         if is_busy && !command.is_out_of_band {
             self.put_off(token, id, uid, command.clone());
             return true;
+        }
+        if is_fresh && self.sends_on(job, id, command) {
+            self.enter_job(job, JobPhase::Finish3, None);
+            self.want(id, WantedRunState::Paused, WantedReason::Asked);
+            self.end_job(
+                job,
+                JobResult::Completed,
+                "its client sends the guest on from here",
+            );
+            return false;
         }
         match self.course(job, command, is_fresh) {
             Course::Plain => return self.pass_plain(token, id, uid, command),
@@ -158,6 +201,23 @@ impl Turn<'_> {
         true
     }
 
+    /// Destination: is a whole copy, which stays paused, to go to a third host?
+    fn sends_on(&self, job: Lsn, id: DomainId, command: &MonitorCommand) -> bool {
+        let Some(observed) = self.seen_now(id) else {
+            return false;
+        };
+        let is_one = self.job(job).is_some_and(|known| {
+            let state = &known.state;
+            state.kind == JobKind::MigrationIn
+                && state.phase != JobPhase::Cancel
+                && state.facts().end == EffectStanding::Never
+        });
+        is_one
+            && begins(command) == Some(JobKind::MigrationOut)
+            && run_class(observed.run_state.as_ref()) == RunClass::Paused
+            && status_class(observed.migration.as_ref()) == StatusClass::Completed
+    }
+
     fn course(&self, job: Lsn, command: &MonitorCommand, is_fresh: bool) -> Course {
         let Some(known) = self.job(job) else {
             return Course::Plain;
@@ -166,8 +226,19 @@ impl Turn<'_> {
         let role = super::role(state.kind).unwrap_or(Role::Source);
         match (verb(command), role) {
             (Verb::Claim, _) => Course::Refuse(Why::Claim),
+            // QEMU carries none of those out that say anything here.
+            (_, _) if command.is_out_of_band => Course::Plain,
             (Verb::RunState | Verb::Human, _) => Course::Refuse(Why::Owned),
-            (Verb::Migration, _) if begins(command) == Some(state.kind) => Course::InJob,
+            (Verb::Migration, _) if begins(command).is_some() => match state.phase {
+                JobPhase::Begin3 | JobPhase::Perform3 | JobPhase::Prepare
+                    if begins(command) == Some(state.kind) =>
+                {
+                    Course::InJob
+                }
+                // The one before is over, or has to be ended first.
+                _ if !is_fresh => Course::Look,
+                _ => Course::Refuse(Why::Owned),
+            },
             (Verb::Other | Verb::Migration | Verb::MigrateCancel | Verb::Stop, _) => Course::Plain,
             (Verb::Cont | Verb::Quit, _) if !is_fresh => Course::Look,
             (Verb::Cont, Role::Source) => self.word_at_source(known.domain, state, false),
@@ -199,6 +270,8 @@ impl Turn<'_> {
         let may = may_enter(state.kind, state.phase, phase) || passes_through(state.phase, phase);
         match may {
             true => Course::InPhase(phase),
+            // Its `cont` did not happen, as the look shows: it may have the other mind.
+            false if ends && state.phase == JobPhase::Confirm3Cancelled => Course::InJob,
             false => Course::Refuse(Why::Owned),
         }
     }
@@ -210,9 +283,20 @@ impl Turn<'_> {
         let run = run_class(observed.run_state.as_ref());
         let facts = state.facts();
         let is_whole = run == RunClass::Paused
-            && status_class(observed.migration.as_ref()) == StatusClass::Completed;
+            && matches!(
+                status_class(observed.migration.as_ref()),
+                StatusClass::Completed | StatusClass::Postcopy | StatusClass::PostcopyBroken
+            );
+        if state.phase == JobPhase::Cancel {
+            return match ends {
+                true => Course::InJob,
+                false => Course::Refuse(Why::Owned),
+            };
+        }
         match ends {
-            true if facts.main == EffectStanding::Never && run != RunClass::Running => {
+            true if facts.main == EffectStanding::Never
+                && !matches!(run, RunClass::Running | RunClass::Ran) =>
+            {
                 Course::InPhase(JobPhase::Finish3)
             }
             true => Course::Plain,
@@ -240,7 +324,7 @@ impl Turn<'_> {
             )
         });
         let verb = match verb(command) {
-            Verb::Stop | Verb::Cont if !runs_here => Verb::Other,
+            Verb::Stop | Verb::Cont if !runs_here || command.is_out_of_band => Verb::Other,
             verb => verb,
         };
         self.pass(token, id, uid, verb, command.clone());
@@ -270,6 +354,9 @@ impl Turn<'_> {
 
     /// Whose the guest is is not said on an old look.
     fn look_for_word(&mut self, token: Token, id: DomainId, uid: u32, command: MonitorCommand) {
+        if self.engine.pending.contains_key(&id) {
+            return self.put_off(token, id, uid, command);
+        }
         let name = self.domain(id).map(|one| one.state.name.clone());
         let name = name.unwrap_or_default();
         self.later(token, &name, "be told that", |token| Pending::Word {

@@ -143,8 +143,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Source: an operator's word, where it can follow.
-    pub(in crate::engine::job) fn say_aborted(&mut self, job: Lsn) {
+    /// Source: an operator's word, where it can follow; false where another one was said before.
+    pub(in crate::engine::job) fn say_aborted(&mut self, job: Lsn) -> bool {
         let phase = JobPhase::Confirm3Cancelled;
         let may = self
             .job(job)
@@ -152,6 +152,7 @@ impl Turn<'_> {
         if may {
             self.enter_job(job, phase, None);
         }
+        may
     }
 
     /// Does QEMU stand where that phase, and what is to be run in it, is safe?
@@ -305,6 +306,11 @@ fn may_at_destination(
         return Ok(());
     }
     let continues = means().any(|one| one.main);
+    if continues && wanted.then.is_some() && state.recognised && state.granted.is_none() {
+        return Err(
+            "be taken over by a word alone: what its owner wants is not known here (phase-enter finish3, with cont or without)",
+        );
+    }
     if continues && facts.end != EffectStanding::Never {
         return Err("be continued: its end was asked for");
     }

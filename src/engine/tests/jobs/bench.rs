@@ -45,6 +45,8 @@ pub(super) struct Qemu {
     pub(super) disk_is_full: bool,
     /// Somebody else has claimed it.
     pub(super) is_claimed: bool,
+    /// It refuses to continue the guest, whose image somebody else has locked.
+    pub(super) refuses_cont: bool,
     /// It refuses to cancel its jobs.
     pub(super) keeps_mirrors: bool,
     /// It streams to, or from, another QEMU, and not by itself.
@@ -71,6 +73,7 @@ impl Qemu {
             image_is_newest: false,
             disk_is_full: false,
             is_claimed: false,
+            refuses_cont: false,
             keeps_mirrors: false,
             is_paired: false,
             autostart: true,
@@ -158,6 +161,12 @@ impl Qemu {
             EffectCommand::Stop if self.run == RunState::Running => self.run = RunState::Paused,
             EffectCommand::Stop if self.run == RunState::Inmigrate => self.autostart = false,
             EffectCommand::Stop => {}
+            EffectCommand::Cont if self.refuses_cont => {
+                return EffectResult::Refused {
+                    class: "GenericError".to_owned(),
+                    description: "Failed to get \"write\" lock".to_owned(),
+                };
+            }
             EffectCommand::Cont if self.run == RunState::FinishMigrate => {
                 return EffectResult::Refused {
                     class: "GenericError".to_owned(),
@@ -315,7 +324,7 @@ pub(super) struct Bench {
     token: u64,
     epoch: u32,
     identity: JournalId,
-    batches: u32,
+    pub(super) batches: u32,
     pub(super) crash: Option<Crash>,
     pub(super) is_ready: bool,
 }
@@ -477,7 +486,7 @@ impl Bench {
         }
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         let now = self.time();
         if let Some(engine) = &mut self.engine {
             let step = engine.step(now, input);
@@ -486,7 +495,7 @@ impl Bench {
     }
 
     /// All that waits is done.
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         while let Some(waits) = self.waits.pop_front() {
             let domain = DOMAIN;
             let input = match waits {
@@ -504,6 +513,71 @@ impl Bench {
                 },
             };
             self.input(input);
+        }
+    }
+
+    pub(super) fn plain(
+        &mut self,
+        execute: &str,
+        arguments: &Value,
+        is_out_of_band: bool,
+    ) -> Token {
+        self.token += 1;
+        let token = Token(self.token);
+        let command = MonitorCommand {
+            execute: execute.to_owned(),
+            arguments: arguments.to_string(),
+            redacted: false,
+            human: None,
+            is_out_of_band,
+            names_claim: false,
+        };
+        let (domain, uid) = (DOMAIN, 0);
+        self.input(Input::Monitor {
+            token,
+            domain,
+            uid,
+            command,
+        });
+        token
+    }
+
+    pub(super) fn control(&mut self, request: ControlRequest) -> Token {
+        self.token += 1;
+        let token = Token(self.token);
+        self.input(Input::Control { token, request });
+        token
+    }
+
+    /// Does the oldest thing that waits.
+    pub(super) fn pump_one(&mut self) {
+        let Some(waits) = self.waits.pop_front() else {
+            return;
+        };
+        let domain = DOMAIN;
+        let input = match waits {
+            Waits::Look => Input::Looked {
+                domain,
+                observed: self.qemu.observed(),
+            },
+            Waits::JobLook => Input::JobLooked {
+                domain,
+                seen: self.qemu.seen(),
+            },
+            Waits::Effect(effect) => Input::EffectFinished {
+                effect: effect.intent,
+                result: self.qemu.obey(&effect.command),
+            },
+        };
+        self.input(input);
+    }
+
+    pub(super) fn answer(&self, token: Token) -> String {
+        match (self.replies.get(&token), self.admitted.contains(&token)) {
+            (Some(Ok(answer)), _) => format!("ok {answer:?}"),
+            (Some(Err(refusal)), _) => format!("refused: {refusal}"),
+            (None, true) => "admitted".to_owned(),
+            (None, false) => "waits".to_owned(),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::engine::{
     Answer, ControlRequest, JobTarget, JobView, ManagerEffect, QemuEvent, TICK_INTERVAL_MS,
 };
 
+mod attacked;
 pub(in crate::engine::tests) mod recognised;
 mod refused;
 
@@ -686,6 +687,39 @@ pub(in crate::engine::tests) fn a_stream_that_the_journal_does_not_know() {
     assert_eq!(ended, Some(JobResult::Failed), "{}", pair.story());
 }
 
+/// Somebody continued the source, which has the image's lock: an operator ends the copy that was to run.
+pub(in crate::engine::tests) fn a_cont_that_is_refused_for_ever() {
+    let mut pair = Pair::new(RunState::Running);
+    send(&mut pair).unwrap();
+    let to = pair.open_job(Side::Destination).unwrap().job;
+    pair.destination.crash = Some(Crash {
+        after: pair.destination.batches + 1,
+        is_sent: false,
+    });
+    let cont = [("cont", NOTHING())];
+    pair.enter(Side::Destination, to, JobPhase::Finish3, &cont, None)
+        .unwrap_err();
+    pair.destination.qemu.refuses_cont = true;
+    pair.destination.restart();
+    pair.run_for(5 * STEP_MS);
+    assert_eq!(pair.destination.rules(), ["driven-destination-committed"]);
+    let kill = ControlRequest::Resolve {
+        name: NAME.to_owned(),
+        decision: Decision::Kill,
+        force: true,
+        statement: "the source runs the guest".to_owned(),
+        uid: 0,
+    };
+    pair.destination.ask(kill).unwrap();
+    pair.run_for(5 * STEP_MS);
+    assert!(!pair.destination.qemu.alive, "{}", pair.story());
+    assert!(
+        pair.open_job(Side::Destination).is_none(),
+        "{}",
+        pair.story()
+    );
+}
+
 /// A manager that does not know whether its cont was heard says so once more: the guest is there, and the job ends.
 pub(in crate::engine::tests) fn a_word_is_said_again() {
     let mut pair = Pair::new(RunState::Running);
@@ -720,6 +754,7 @@ pub(in crate::engine::tests) fn an_ended_destination() {
 fn destinations() {
     a_whole_copy_is_kept();
     a_word_is_said_again();
+    a_cont_that_is_refused_for_ever();
     a_stream_that_the_journal_does_not_know();
     an_ended_destination();
 }

@@ -348,7 +348,7 @@ fn recognised() -> Vec<(JobEvidence, Option<Rule>)> {
         (told(sent(P::Perform3)), Some(Rule::DrivenSourceCompleted)),
         (
             told(sent(P::Confirm3Cancelled)),
-            Some(Rule::DrivenSourceAborted),
+            Some(Rule::DrivenSourceCompleted),
         ),
         (
             told(continued_here(P::Confirm3Cancelled)),
