@@ -210,7 +210,7 @@ impl World {
         }
         let Some(rule) = Rule::from_name(rule) else {
             // Its manager goes on with it, and cannot know which copy is the guest.
-            return one.is_driven && one.has_died;
+            return one.is_driven && (one.has_died || one.is_suspect());
         };
         match rule {
             // This copy may have run on by itself before it died.
