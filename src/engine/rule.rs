@@ -307,6 +307,45 @@ pub struct RuleText {
     pub libvirt: &'static str,
 }
 
+// Rows in few words, for the tables of jobs.
+
+const fn confirm(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {
+    RuleText {
+        name,
+        decision: Decision::Confirm,
+        reason,
+        settled_by: "",
+        libvirt,
+    }
+}
+
+const fn resume(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {
+    RuleText {
+        decision: Decision::Resume,
+        ..confirm(name, reason, libvirt)
+    }
+}
+
+const fn kill(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {
+    RuleText {
+        decision: Decision::Kill,
+        ..confirm(name, reason, libvirt)
+    }
+}
+
+const fn hold(
+    name: &'static str,
+    reason: &'static str,
+    settled_by: &'static str,
+    libvirt: &'static str,
+) -> RuleText {
+    RuleText {
+        decision: Decision::Hold,
+        settled_by,
+        ..confirm(name, reason, libvirt)
+    }
+}
+
 // A row stands at the number of its rule, so that `text` is an index that cannot miss.
 const _: () = {
     let mut at = 0;

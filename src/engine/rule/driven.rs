@@ -3,9 +3,7 @@
 //! Invariant: a row stands at the number of its rule.
 //! Not here: when a rule holds (`job::driven`).
 
-use journal_format::record::Decision;
-
-use super::{Rule, RuleText};
+use super::{Rule, RuleText, confirm, hold, kill, resume};
 
 const KEEPS_PAUSED: &str = "leaves the source paused and forgets the job";
 const CANCELS: &str = "cancels and resumes the source";
@@ -171,40 +169,3 @@ pub(super) const DRIVEN: &[(Rule, RuleText)] = &[
         ),
     ),
 ];
-
-const fn confirm(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {
-    RuleText {
-        name,
-        decision: Decision::Confirm,
-        reason,
-        settled_by: "",
-        libvirt,
-    }
-}
-
-const fn resume(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {
-    RuleText {
-        decision: Decision::Resume,
-        ..confirm(name, reason, libvirt)
-    }
-}
-
-const fn kill(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {
-    RuleText {
-        decision: Decision::Kill,
-        ..confirm(name, reason, libvirt)
-    }
-}
-
-const fn hold(
-    name: &'static str,
-    reason: &'static str,
-    settled_by: &'static str,
-    libvirt: &'static str,
-) -> RuleText {
-    RuleText {
-        decision: Decision::Hold,
-        settled_by,
-        ..confirm(name, reason, libvirt)
-    }
-}

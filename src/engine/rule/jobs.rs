@@ -6,7 +6,7 @@
 use journal_format::record::Decision;
 
 use super::table::NONE;
-use super::{Rule, RuleText};
+use super::{Rule, RuleText, confirm, resume};
 
 const CANCELS: &str = "cancels and resumes the guest";
 const RESTORED: &str = "takes the job up again";
@@ -220,20 +220,3 @@ pub(super) const JOBS: &[(Rule, RuleText)] = &[
         ),
     ),
 ];
-
-const fn confirm(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {
-    RuleText {
-        name,
-        decision: Decision::Confirm,
-        reason,
-        settled_by: "",
-        libvirt,
-    }
-}
-
-const fn resume(name: &'static str, reason: &'static str, libvirt: &'static str) -> RuleText {
-    RuleText {
-        decision: Decision::Resume,
-        ..confirm(name, reason, libvirt)
-    }
-}

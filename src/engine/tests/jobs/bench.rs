@@ -496,26 +496,12 @@ impl Bench {
 
     /// All that waits is done.
     pub(super) fn pump(&mut self) {
-        while let Some(waits) = self.waits.pop_front() {
-            let domain = DOMAIN;
-            let input = match waits {
-                Waits::Look => Input::Looked {
-                    domain,
-                    observed: self.qemu.observed(),
-                },
-                Waits::JobLook => Input::JobLooked {
-                    domain,
-                    seen: self.qemu.seen(),
-                },
-                Waits::Effect(effect) => Input::EffectFinished {
-                    effect: effect.intent,
-                    result: self.qemu.obey(&effect.command),
-                },
-            };
-            self.input(input);
+        while !self.waits.is_empty() {
+            self.pump_one();
         }
     }
 
+    /// A client's command, whose answer nobody waits for.
     pub(super) fn plain(
         &mut self,
         execute: &str,
@@ -542,6 +528,7 @@ impl Bench {
         token
     }
 
+    /// A request, whose answer nobody waits for.
     pub(super) fn control(&mut self, request: ControlRequest) -> Token {
         self.token += 1;
         let token = Token(self.token);
@@ -572,6 +559,7 @@ impl Bench {
         self.input(input);
     }
 
+    /// What came of it so far, for people.
     pub(super) fn answer(&self, token: Token) -> String {
         match (self.replies.get(&token), self.admitted.contains(&token)) {
             (Some(Ok(answer)), _) => format!("ok {answer:?}"),
