@@ -2,13 +2,13 @@
 //! `migrate-incoming`, and go on as a job that the manager drives itself, of which nobody says where it begins and ends.
 //!
 //! Invariant: a `cont` or `quit` that says whose the guest is comes after a fresh look, and is on record as that before QEMU
-//! hears of it. Nothing that an unmodified manager began is cancelled behind its back.
+//! hears of it; where QEMU does not answer the look, nothing is known to be said, and it passes as its owner's. Nothing that an unmodified manager began is cancelled behind its back.
 //! Not here: what else a client may do (`monitor`), what recovery decides (`decide`).
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
     EffectCommand, EffectStanding, JobBegun, JobKind, JobPhase, JobPhaseEntered, JobResult,
-    JobState, RecordBody, Role, WantedReason, WantedRunState,
+    JobState, Observed, RecordBody, Role, WantedReason, WantedRunState,
 };
 use serde_json::{Map, Value};
 
@@ -55,6 +55,18 @@ fn channels_to_a_file(arguments: &Map<String, Value>) -> bool {
         .any(|transport| matches!(transport.as_str(), "exec" | "file"))
 }
 
+/// Will QEMU take the command that begins it? It sends a guest that stands still for whatever reason.
+fn takes(kind: JobKind, observed: &Observed) -> bool {
+    let is_at_rest = matches!(
+        status_class(observed.migration.as_ref()),
+        StatusClass::None | StatusClass::Ended | StatusClass::Completed
+    );
+    match (kind, run_class(observed.run_state.as_ref())) {
+        (JobKind::MigrationOut, RunClass::Running | RunClass::Ran | RunClass::Paused) => is_at_rest,
+        (_, _) => may_begin(kind, observed),
+    }
+}
+
 /// What becomes of a client's command in such a migration.
 enum Course {
     /// It goes to QEMU, and says nothing of whose the guest is.
@@ -98,17 +110,7 @@ impl Turn<'_> {
             self.look_for_word(token, id, uid, command.clone());
             return true;
         }
-        let stands = self.seen_now(id).is_some_and(|seen| {
-            may_begin(kind, &seen) || {
-                let run = run_class(seen.run_state.as_ref());
-                kind == JobKind::MigrationOut
-                    && matches!(run, RunClass::Running | RunClass::Ran | RunClass::Paused)
-                    && matches!(
-                        status_class(seen.migration.as_ref()),
-                        StatusClass::None | StatusClass::Ended | StatusClass::Completed
-                    )
-            }
-        });
+        let stands = self.seen_now(id).is_some_and(|seen| takes(kind, &seen));
         // What QEMU will not do, or what cannot be kept in mind, begins nothing, and goes to QEMU as it always did. Room
         // is no question: the command is written down in any case.
         let fits = stands
