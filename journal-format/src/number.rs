@@ -127,7 +127,8 @@ impl Serialize for Id128 {
         if serializer.is_human_readable() {
             serializer.collect_str(self)
         } else {
-            self.0.serialize(serializer)
+            // In one piece, as it is read.
+            serializer.serialize_u128(u128::from_le_bytes(self.0))
         }
     }
 }

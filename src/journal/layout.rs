@@ -176,12 +176,13 @@ impl Batches {
         if self.bytes.capacity() != KEPT_CAPACITY {
             self.bytes = Vec::with_capacity(KEPT_CAPACITY);
         }
-        self.bytes.clear();
         self.ends.clear();
         self.undo.clear();
         let block = BLOCK_SIZE as usize;
         // `align_offset` may in theory not find one; then the disk copies what it is given.
         self.begin = self.bytes.as_ptr().align_offset(block).min(block);
+        // What is in front of it is never written.
+        self.bytes.truncate(self.begin);
         self.bytes.resize(self.begin, 0);
     }
 

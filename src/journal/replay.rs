@@ -79,13 +79,22 @@ impl<D: Disk> Reader<D> {
 pub(super) fn replay<D: Disk>(
     disk: &D,
     walk: &mut Walk,
+    each: impl FnMut(Seen<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReadError> {
+    replay_with(disk, walk, &mut Vec::new(), each)
+}
+
+/// The same with this window.
+pub(super) fn replay_with<D: Disk>(
+    disk: &D,
+    walk: &mut Walk,
+    window: &mut Vec<u8>,
     mut each: impl FnMut(Seen<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ReadError> {
-    let mut window = Vec::new();
     while !walk.is_done() {
         let (mut shown_until, mut shown_last) = (0, Lsn(0));
         if let Some((file, following)) = walk.next_in_line() {
-            match stream(disk, file, following.as_ref(), &mut window, &mut each)? {
+            match stream(disk, file, following.as_ref(), window, &mut each)? {
                 Streamed::Whole(end) => {
                     walk.pass(end);
                     continue;

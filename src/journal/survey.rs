@@ -17,7 +17,7 @@ use super::judge::{SegmentFile, list_segments, load, settle};
 use super::log::Start;
 use super::open::{OpenOptions, Past};
 use super::read::{Cause, Ending, Entry, Gap, Walk};
-use super::replay::{Seen, Streamed, replay, stream};
+use super::replay::{Seen, Streamed, replay_with, stream};
 use super::segments::Kept;
 
 /// What is in a journal.
@@ -64,10 +64,12 @@ pub(super) fn survey<D: Disk>(
             why: why.clone(),
         });
     }
-    let newest = Glance::at_newest(disk, &files)?;
+    // One for all that is read.
+    let mut window = Vec::new();
+    let newest = Glance::at_newest(disk, &files, &mut window)?;
     let stillborn = take_stillborn(&mut files, newest.as_ref());
     let newest = newest.filter(|_| stillborn.is_none());
-    let checkpoint = find_checkpoint(disk, &files, stillborn.as_ref(), newest)?;
+    let checkpoint = find_checkpoint(disk, &files, stillborn.as_ref(), newest, &mut window)?;
 
     let mut walk = Walk::new(files.clone(), stillborn);
     if let Some((segment, _)) = checkpoint {
@@ -84,7 +86,7 @@ pub(super) fn survey<D: Disk>(
         each,
     };
     // It is never stopped.
-    let _ = replay(disk, &mut walk, |seen| {
+    let _ = replay_with(disk, &mut walk, &mut window, |seen| {
         teller.see(&seen);
         ControlFlow::Continue(())
     })?;
@@ -206,9 +208,10 @@ impl Glance {
         disk: &D,
         file: &SegmentFile,
         following: Option<&SegmentHeader>,
+        window: &mut Vec<u8>,
     ) -> Result<Option<Glance>, OpenError> {
         let mut finder = CheckpointFinder::default();
-        let streamed = stream(disk, file, following, &mut Vec::new(), &mut |seen| {
+        let streamed = stream(disk, file, following, window, &mut |seen| {
             finder.see(&seen);
             ControlFlow::Continue(())
         })?;
@@ -234,9 +237,13 @@ impl Glance {
         }))
     }
 
-    fn at_newest<D: Disk>(disk: &D, files: &[SegmentFile]) -> Result<Option<Glance>, OpenError> {
+    fn at_newest<D: Disk>(
+        disk: &D,
+        files: &[SegmentFile],
+        window: &mut Vec<u8>,
+    ) -> Result<Option<Glance>, OpenError> {
         match files.last() {
-            Some(newest) => Glance::at(disk, newest, None),
+            Some(newest) => Glance::at(disk, newest, None, window),
             None => Ok(None),
         }
     }
@@ -287,6 +294,7 @@ fn find_checkpoint<D: Disk>(
     files: &[SegmentFile],
     following: Option<&SegmentHeader>,
     mut newest: Option<Glance>,
+    window: &mut Vec<u8>,
 ) -> Result<Option<(SegmentNumber, Lsn)>, OpenError> {
     let mut following = following.copied();
     for file in files.iter().rev() {
@@ -296,7 +304,7 @@ fn find_checkpoint<D: Disk>(
         };
         let glance = match known {
             Some(glance) => Some(glance),
-            None => Glance::at(disk, file, following.as_ref())?,
+            None => Glance::at(disk, file, following.as_ref(), window)?,
         };
         if let Some(lsn) = glance.and_then(|glance| glance.checkpoint) {
             return Ok(Some((file.number, lsn)));
@@ -488,7 +496,7 @@ pub(super) fn mark_older_checkpoint<D: Disk>(disk: &D, kept: &mut [Kept]) {
         .and_then(|files| {
             let older = files.partition_point(|file| file.number < number);
             let following = files.get(older).and_then(|file| file.header.as_ref().ok());
-            find_checkpoint(disk, &files[..older], following, None)
+            find_checkpoint(disk, &files[..older], following, None, &mut Vec::new())
         });
     match found {
         Ok(Some((segment, _))) => {

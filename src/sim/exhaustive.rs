@@ -256,6 +256,7 @@ pub fn run_point(seed: u64, subject: Subject, point: Point, story: bool) -> supe
     world.next_death = point.also.map(|(fault, pick)| {
         let [least, _] = fault.lasts();
         Planned {
+            begun: 0,
             at: 0,
             lasts: least.max(1) * 2,
             // The QEMU, or the host, of that number.

@@ -7,7 +7,7 @@
 use super::disk::{BatchFault, Survival};
 use super::manager::Heard;
 use super::network::Mishap;
-use super::random::Random;
+use super::random::{MILLION, Random};
 use super::shape::{Rates, Shape};
 use super::world::{What, World};
 use super::{HostNumber, Micros, QemuNumber};
@@ -16,7 +16,9 @@ use journal_format::record::{ClaimSeen, MigrationStatus};
 /// A fault and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// When it begins, in microseconds.
+    /// How many migrations and other jobs must have begun.
+    pub begun: u64,
+    /// When it begins, in microseconds after that.
     pub at: Micros,
     /// How long it lasts, if it is no moment, in microseconds.
     pub lasts: Micros,
@@ -27,11 +29,12 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// A fault at that time, which lasts that share, of 255, between the shortest and the longest that it may.
+    /// A fault at that time of a run, which lasts that share, of 255, between the shortest and the longest that it may.
     #[must_use]
     pub fn new(fault: Fault, at: Micros, share: u8, pick: u64) -> Planned {
         let [shortest, longest] = fault.lasts();
         Planned {
+            begun: 0,
             at,
             lasts: shortest + (longest - shortest) * Micros::from(share) / 255,
             pick,
@@ -260,45 +263,48 @@ impl Fault {
     }
 }
 
-/// How long a migration takes that nothing happens to, and for how long a fault keeps a guest from the
-/// next one, both about and in microseconds: so that rates are what they say they are.
+/// How long a migration takes that nothing happens to, about, in microseconds.
 const MIGRATION: Micros = 300_000;
-const PAUSE_BY_A_FAULT: Micros = 1_500_000;
+/// What is never shorter, likewise.
+const MIGRATION_LEAST: Micros = 30_000;
 
 /// What a run of that seed meets. Most runs know only some kinds of faults, so that rare ones are
-/// also met without the others.
+/// also met without the others. Faults follow what is begun, so that their rates are what they are said to be
+/// however often a fleet stands still.
 #[must_use]
 pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
     let mut random = Random::new(seed).fork(2);
-    let end = shape.minutes * 60_000_000;
     let [least, most] = shape.latencies.rest;
-    let rates = Fault::ALL.map(|fault| u64::from(fault.rate(&shape.faults)));
-    // Of each guest there is one migration at a time, and what fails keeps it waiting.
-    let pauses = rates.iter().sum::<u64>() * PAUSE_BY_A_FAULT / 1_000_000;
-    let each = (least + most) / 2 + MIGRATION + pauses;
-    let migrations = shape.domains as u64 * end / each.max(1);
+    let each = least.saturating_add(MIGRATION_LEAST);
+    let begun_max = shape.domains as u64 * shape.minutes * 60_000_000 / each;
+    // Until the next one of the same guest, about.
+    let while_it_moves = most.saturating_add(MIGRATION);
     let mut plan = Vec::new();
     for fault in Fault::ALL {
         // Drawn always, so that a kind's rate does not move the others.
         let (is_known, mut own) = (random.coin(), random.fork(3));
-        let rate = u64::from(fault.rate(&shape.faults));
+        // Twice as often in half of the runs.
+        let rate = 2 * u64::from(fault.rate(&shape.faults));
         if !is_known || rate == 0 {
             continue;
         }
-        // Twice as often in half of the runs.
-        let expected = migrations * rate * 2;
-        let count = expected / 1_000_000 + u64::from(own.below(1_000_000) < expected % 1_000_000);
-        for _ in 0..count {
+        // Evenly from one to twice the mean less one.
+        let mean = (u64::from(MILLION) / rate).max(1);
+        let gap = |own: &mut Random| own.between(1, 2 * mean - 1);
+        let mut begun = own.below(2 * mean);
+        while begun <= begun_max {
             let [shortest, longest] = fault.lasts();
             plan.push(Planned {
-                at: own.between(100_000, end.max(100_001)),
+                begun,
+                at: own.below(while_it_moves),
                 lasts: own.between(shortest, longest),
                 pick: own.number(),
                 fault,
             });
+            begun += gap(&mut own);
         }
     }
-    plan.sort_by_key(|planned| planned.at);
+    plan.sort_by_key(|planned| (planned.begun, planned.at));
     plan
 }
 

@@ -24,6 +24,8 @@ use work::{Next, Work};
 const ROUND_MS: u64 = 100;
 /// How long it waits before it asks again, in milliseconds.
 const AGAIN_MS: u64 = 500;
+/// The same when nothing new is begun any more.
+const AGAIN_CALM_MS: u64 = 2_000;
 /// How often it looks in vain before a human gives a guest up.
 const IN_VAIN_MAX: u32 = 20;
 /// How long it waits for its verdict to show, in milliseconds.
@@ -415,7 +417,14 @@ impl Fleet {
 
     /// Every sidecar said how it stands.
     fn settle(&mut self, guest: GuestNumber, said: &[Said], desk: &mut Desk<'_>) -> Step {
-        let again = look_again(desk);
+        let pause = match self.is_calm && self.care[guest].in_vain > IN_VAIN_MAX / 4 {
+            true => AGAIN_CALM_MS,
+            false => AGAIN_MS,
+        };
+        let again = Step::Looking {
+            again: desk.now_ms() + pause,
+            said: Vec::new(),
+        };
         let is_open = |one: &Said| match one {
             Said::NotYet | Said::Nothing => true,
             Said::Unknown => false,

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use journal_format::number::{BootId, DomainId, HostId, Id128};
+use journal_format::number::{BootId, DomainId, HostId, Id128, Lsn};
 use journal_format::record::{Effect, JobKind, JobResult, Settings};
 
 use super::disk::{SimDisk, Survival};
@@ -27,7 +27,7 @@ use crate::node::{CrashSwitch, Node, Outbox, open_journal_with};
 const SEAL_AFTER: Micros = 5_000;
 
 /// Most bytes of a journal that are kept: little, so that old segments go in every run.
-const RETAINED: u64 = 4 * 1024 * 1024;
+const RETAINED: u64 = 1024 * 1024;
 
 /// The store that every sidecar reaches.
 const STORE: &str = "sim";
@@ -56,6 +56,8 @@ pub(super) struct Sidecar {
     outbox: Option<Outbox>,
     pub(super) monitors: Vec<Option<Monitor>>,
     pub(super) waiters: BTreeMap<u64, Waiter>,
+    /// Clients of monitors that wait for QEMU's answer, by the intents of their commands.
+    clients: BTreeMap<Lsn, RequestId>,
     tokens: u64,
     turns: u64,
     pub(super) is_ready: bool,
@@ -221,10 +223,21 @@ impl World {
         let Some(sidecar) = &mut host.sidecar else {
             return;
         };
+        let answered = match &input {
+            Input::EffectFinished { effect, result } => sidecar
+                .clients
+                .remove(effect)
+                .map(|client| (client, Box::new(result.clone()))),
+            _ => None,
+        };
         sidecar.inbox.push(input);
         if !sidecar.is_busy {
             sidecar.is_busy = true;
             self.at(self.now, What::Turn(at, life));
+        }
+        if let Some((client, result)) = answered {
+            let delay = self.draw(self.shape.latencies.qmp);
+            self.after(delay, What::ToClient(client, result));
         }
     }
 
@@ -295,6 +308,7 @@ impl World {
             outbox: Some(outbox.into_inner()),
             monitors: Vec::new(),
             waiters: BTreeMap::new(),
+            clients: BTreeMap::new(),
             tokens: 0,
             turns: 0,
             is_ready: false,
@@ -393,6 +407,9 @@ impl World {
                 Waiter::Judge => {}
             }
         }
+        for client in sidecar.clients.values() {
+            self.request_fails(*client);
+        }
         self.forget_asks(at);
         for (guest, monitor) in sidecar.monitors.into_iter().enumerate() {
             if let Some(monitor) = monitor {
@@ -436,7 +453,7 @@ impl World {
                 sidecar.outbox = Some(outbox.into_inner());
             }
             Err(error) => {
-                self.take_facts(at);
+                self.take_failed_facts(at);
                 return self.died(at, &error.to_string());
             }
         }
@@ -458,6 +475,9 @@ impl World {
         // Who watches changes first, so that effects for a new domain find its monitor.
         for message in &messages {
             self.watch(at, message);
+            if let Message::Admitted { token, intent } = message {
+                self.admit(at, *token, *intent);
+            }
         }
         for effect in effects {
             self.hand_effect(at, effect);
@@ -500,6 +520,14 @@ impl World {
         }
     }
 
+    /// A client's command goes to QEMU as the effect of that intent.
+    fn admit(&mut self, at: HostNumber, token: Token, intent: Lsn) {
+        let waiter = self.take_waiter(at, token);
+        if let (Some(Waiter::Manager(id)), Some(sidecar)) = (waiter, &mut self.hosts[at].sidecar) {
+            sidecar.clients.insert(intent, id);
+        }
+    }
+
     fn hand_effect(&mut self, at: HostNumber, effect: Effect) {
         match self.guest_of(effect.domain) {
             Some(guest) => self.ask_monitor(at, guest, Some(effect)),
@@ -509,11 +537,16 @@ impl World {
 
     fn deliver(&mut self, at: HostNumber, message: Message) {
         match message {
-            // No manager here uses a domain's monitor.
+            // Before the effects.
             Message::Admitted { .. } => {}
             Message::Reply { token, result } => match self.take_waiter(at, token) {
                 Some(Waiter::Manager(id)) => self.request_answered(id, result),
-                Some(Waiter::Judge) => self.judged.push((at, result)),
+                Some(Waiter::Judge) => {
+                    if let Err(refusal) = &result {
+                        self.say(|_| format!("host {at}: refuses: {refusal}"));
+                    }
+                    self.judged.push((at, result));
+                }
                 Some(Waiter::Peer(_)) | None => {}
             },
             Message::PeerReply {
@@ -581,6 +614,9 @@ impl World {
                     JobKind::MigrationOut => self.coverage.migrations += 1,
                     JobKind::MigrationIn => {}
                     _ => self.coverage.jobs += 1,
+                }
+                if job.kind != JobKind::MigrationIn {
+                    self.begins();
                 }
                 if let Some(guest) = self.guest_of(job.domain) {
                     let host = &self.hosts[at];

@@ -48,7 +48,7 @@ pub(super) struct Ledger {
     /// The last intent whose effect reached a QEMU.
     pub(super) performed: u64,
     /// Facts that the world has not heard of.
-    pub(super) facts: Vec<(DomainId, Fact)>,
+    pub(super) facts: Vec<(Lsn, DomainId, Fact)>,
     /// What is wrong.
     pub(super) broken: Option<String>,
     pub(super) coverage: Coverage,
@@ -81,7 +81,7 @@ impl Default for Ledger {
 impl Ledger {
     fn note(&mut self, first: Lsn, drafts: &[Draft]) {
         for (number, draft) in (first.0..).zip(drafts) {
-            self.look_at(draft);
+            self.look_at(Lsn(number), draft);
             if let RecordBody::CheckpointBegun(_) = draft.body {
                 self.begin_checkpoint(Lsn(number));
             }
@@ -117,7 +117,7 @@ impl Ledger {
         }
     }
 
-    fn look_at(&mut self, draft: &Draft) {
+    fn look_at(&mut self, lsn: Lsn, draft: &Draft) {
         let fact = match &draft.body {
             RecordBody::MigrationAborted(_) | RecordBody::MigrationAbandoned(_) => {
                 Some(Fact::DestinationEnds)
@@ -147,7 +147,7 @@ impl Ledger {
             _ => None,
         };
         if let (Some(fact), Some(domain)) = (fact, draft.domain) {
-            self.facts.push((domain, fact));
+            self.facts.push((lsn, domain, fact));
         }
     }
 
@@ -222,6 +222,9 @@ impl Ledger {
             Past::Record(record) => Some(record.lsn.0),
             Past::Gap(_) => None,
         });
+        // Of a batch whose write failed, what is there became true.
+        self.facts
+            .retain(|(lsn, ..)| last.is_some_and(|last| lsn.0 <= last));
         self.note_damage(&gaps, last.unwrap_or(0));
         let was_replaced = core::mem::take(&mut self.is_replaced);
         self.begin_anew(told, was_replaced);

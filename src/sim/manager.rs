@@ -7,14 +7,18 @@
 use core::fmt;
 
 use journal_format::number::{Id128, MigrationId};
-use journal_format::record::{Authority, EffectCommand, Observed, Protocol, WantedRunState};
+use journal_format::record::{
+    Authority, EffectCommand, EffectResult, Observed, Protocol, WantedRunState,
+};
 
 use super::host::{Waiter, peer_name};
 use super::qemu::uri;
 use super::random::Random;
 use super::world::{What, World};
 use super::{GuestNumber, HostNumber, QemuNumber};
-use crate::engine::{Answer, ControlRequest, Input, JobSeen, MigrateOptions, Notice, Refusal};
+use crate::engine::{
+    Answer, ControlRequest, Input, JobSeen, MigrateOptions, MonitorCommand, Notice, Refusal,
+};
 
 /// How long a licence may be out before the source tries to win aborted, in milliseconds.
 const IN_DOUBT_LIMIT_MS: u64 = 3_000;
@@ -137,6 +141,7 @@ pub(super) struct Pending {
 enum Asked {
     Control(Box<ControlRequest>),
     Add(GuestNumber),
+    Command(GuestNumber, Box<MonitorCommand>),
 }
 
 impl<'a> Desk<'a> {
@@ -336,6 +341,26 @@ impl<'a> Desk<'a> {
         self.send(host, Asked::Control(Box::new(request)), before)
     }
 
+    /// Sends a command on a guest's monitor that its sidecar offers in QEMU's place. What QEMU answers comes as
+    /// [`Heard::Answered`]: [`Answer::Done`], or the refusal; and so does what the sidecar refuses.
+    pub fn command(
+        &mut self,
+        host: HostNumber,
+        guest: GuestNumber,
+        execute: &str,
+        arguments: &serde_json::Value,
+    ) -> RequestId {
+        let command = MonitorCommand {
+            execute: execute.to_owned(),
+            arguments: arguments.to_string(),
+            redacted: false,
+            human: None,
+            is_out_of_band: false,
+            names_claim: false,
+        };
+        self.send(host, Asked::Command(guest, Box::new(command)), None)
+    }
+
     /// Where a guest's QEMU on that host listens for it.
     #[must_use]
     pub fn uri(&self, host: HostNumber, guest: GuestNumber) -> Option<String> {
@@ -433,14 +458,41 @@ impl World {
             return;
         };
         let host = pending.host;
-        let request = match &pending.request {
-            Asked::Control(request) => Some((**request).clone()),
-            Asked::Add(guest) => self.registration(host, *guest),
-        };
         let token = self.hosts[host].token(Waiter::Manager(id));
-        match (request, token) {
-            (Some(request), Some(token)) => self.feed(host, Input::Control { token, request }),
-            _ => self.request_fails(id),
+        let Some(token) = token else {
+            return self.request_fails(id);
+        };
+        let input = match &pending.request {
+            Asked::Control(request) => Some(Input::Control {
+                token,
+                request: (**request).clone(),
+            }),
+            Asked::Add(guest) => self
+                .registration(host, *guest)
+                .map(|request| Input::Control { token, request }),
+            Asked::Command(guest, command) => Some(Input::Monitor {
+                token,
+                domain: self.lab.guests[*guest].domain,
+                uid: 0,
+                command: (**command).clone(),
+            }),
+        };
+        match input {
+            Some(input) => self.feed(host, input),
+            None => self.request_fails(id),
+        }
+    }
+
+    /// QEMU's answer to a client's command, as its sidecar passes it on.
+    pub(super) fn client_answered(&mut self, id: RequestId, result: EffectResult) {
+        match result {
+            EffectResult::Done => self.request_answered(id, Ok(Answer::Done {})),
+            // It says so, and that is all it can say.
+            EffectResult::Unknown { .. } => self.request_fails(id),
+            EffectResult::Refused { .. } | EffectResult::NotSent { .. } => {
+                let (name, result) = (String::new(), format!("{result:?}"));
+                self.request_answered(id, Err(Refusal::Effect { name, result }));
+            }
         }
     }
 

@@ -127,7 +127,8 @@ pub fn minimise(shape: &Shape, broken: &Outcome, runs_max: usize) -> Vec<Planned
     let promise = broken.broken.as_deref().unwrap_or_default();
     let mut plan = plan(seed, shape);
     // What was to come later cannot have done it.
-    plan.retain(|planned| planned.at <= broken.at);
+    let begun = broken.coverage.migrations + broken.coverage.jobs;
+    plan.retain(|planned| planned.begun <= begun);
     let mut runs = 0;
     let mut piece = plan.len().div_ceil(2);
     while piece > 0 && runs < runs_max {

@@ -10,7 +10,7 @@ use super::host::Waiter;
 use super::manager::Heard;
 use super::world::{What, World};
 use super::{GuestNumber, HostNumber, Micros, QemuNumber};
-use crate::engine::{Answer, ControlRequest, DomainView, Input, JobTarget, Rule};
+use crate::engine::{Answer, ControlRequest, DomainView, Input, JobTarget, MonitorCommand, Rule};
 
 /// How long sidecars have to come to rest: longer than each of their waits, some of which follow each
 /// other.
@@ -290,7 +290,40 @@ impl World {
         self.say(|_| format!("operator: host {host}, guest {guest}: {outcome}"));
         self.coverage.resolved += 1;
         self.lab.guests[guest].touched(self.now);
+        self.judged.clear();
         self.feed(host, Input::Control { token, request });
+        self.run_until(self.now + 200_000);
+        if self.judged.iter().any(|(_, result)| result.is_err()) {
+            self.say_by_hand(host, guest, is_good);
+        }
+    }
+
+    /// Likewise, on the monitor that the sidecar offers: what the owner of a guest wants that came by plain commands
+    /// is only said by its `cont`.
+    fn say_by_hand(&mut self, host: HostNumber, guest: GuestNumber, is_good: bool) {
+        let execute = if is_good { "cont" } else { "quit" };
+        let Some(token) = self.hosts[host].token(Waiter::Judge) else {
+            return;
+        };
+        let command = MonitorCommand {
+            execute: execute.to_owned(),
+            arguments: "{}".to_owned(),
+            redacted: false,
+            human: None,
+            is_out_of_band: false,
+            names_claim: false,
+        };
+        self.say(|_| format!("operator: host {host}, guest {guest}: {execute} on its monitor"));
+        let domain = self.lab.guests[guest].domain;
+        self.feed(
+            host,
+            Input::Monitor {
+                token,
+                domain,
+                uid: 0,
+                command,
+            },
+        );
         self.run_until(self.now + 200_000);
     }
 

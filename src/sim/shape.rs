@@ -118,6 +118,8 @@ pub struct Mix {
     pub manager: u32,
     /// Of all migrations, the ones that the manager drives itself, phase by phase.
     pub driven: u32,
+    /// Of those, the ones that it drives by plain commands on the domains' monitors, as one that knows of no phases.
+    pub plain: u32,
     /// Other jobs that are begun in place of a migration: save, dump, snapshot, backup, ...
     pub jobs: u32,
 }
@@ -155,7 +157,8 @@ impl Default for Mix {
             postcopy: 200_000,
             store: 300_000,
             manager: 200_000,
-            driven: 100_000,
+            driven: 150_000,
+            plain: 400_000,
             jobs: 100_000,
         }
     }

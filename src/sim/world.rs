@@ -7,8 +7,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-use journal_format::number::{BootId, DomainId, HostId, Id128};
-use journal_format::record::EffectCommand;
+use journal_format::number::{BootId, DomainId, HostId, Id128, Lsn};
+use journal_format::record::{EffectCommand, EffectResult};
 
 use super::coverage::Coverage;
 use super::disk::SimDisk;
@@ -63,6 +63,8 @@ pub(super) enum What {
     Start(HostNumber),
     /// A manager's request arrives.
     Request(RequestId),
+    /// QEMU's answer to a command on a domain's monitor is at the manager.
+    ToClient(RequestId, Box<EffectResult>),
     /// The manager wakes up.
     Wake,
     /// Something fails.
@@ -70,6 +72,9 @@ pub(super) enum What {
     /// And is over.
     Over(usize),
 }
+
+/// So many times longer than usual is the time between two ticks at the end of a run.
+const CALM_TICKS: u64 = 5;
 
 /// How long a word is on its way: the answer, a look at QEMU, and the batch that uses it.
 const VOUCHED: Micros = 5_000;
@@ -115,6 +120,11 @@ pub struct World {
     pub(super) requests: BTreeMap<RequestId, super::manager::Pending>,
     pub(super) manager: Option<Box<dyn Manager>>,
     pub(super) plan: Vec<Planned>,
+    /// The first one of the plan that waits for something to begin, and where those end that were planned before
+    /// the run.
+    waiting: (usize, usize),
+    /// Migrations and other jobs that began.
+    begun: u64,
     /// Faults whose end is to come, by their number in the plan.
     pub(super) under_way: BTreeMap<usize, Vec<QemuNumber>>,
     pub(super) coverage: Coverage,
@@ -138,7 +148,9 @@ impl World {
     pub fn new(seed: u64, shape: &Shape, plan: Vec<Planned>, manager: Box<dyn Manager>) -> World {
         let mut random = Random::new(seed);
         let lab = Lab::new(random.fork(1));
-        let segment_sizes = [128, 256, 512, 1024].map(|kib: u64| kib * 1024);
+        // Small ones: they are read whole when a journal is opened, and everything that befalls a segment
+        // befalls them more often.
+        let segment_sizes = [128, 256].map(|kib: u64| kib * 1024);
         let hosts = (0..shape.hosts)
             .map(|number| {
                 let mut own = random.fork(100 + number as u64);
@@ -163,6 +175,8 @@ impl World {
             lab,
             hosts,
             network: Network::new(shape.hosts),
+            waiting: (0, plan.len()),
+            begun: 0,
             asks: BTreeMap::new(),
             requests: BTreeMap::new(),
             manager: Some(manager),
@@ -187,12 +201,24 @@ impl World {
             let boot = world.hosts[host].boot;
             world.lab.start(host, boot, guest, false);
         }
-        for number in 0..world.plan.len() {
-            let at = world.plan[number].at;
-            world.at(at, What::Fault(number));
-        }
+        world.let_wait();
         world.at(1_000, What::Wake);
         world
+    }
+
+    /// A migration or another job begins, and with it the time of the faults that waited for it.
+    pub(super) fn begins(&mut self) {
+        self.begun += 1;
+        self.let_wait();
+    }
+
+    fn let_wait(&mut self) {
+        let (mut next, all) = self.waiting;
+        while next < all && self.plan[next].begun <= self.begun && !self.calm {
+            self.after(self.plan[next].at, What::Fault(next));
+            next += 1;
+        }
+        self.waiting = (next, all);
     }
 
     /// Keeps the story of what happens.
@@ -243,6 +269,15 @@ impl World {
             (true, true) => self.waits.pop_front(),
             (true, false) => self.queue.pop().map(|Reverse(due)| due),
         }
+    }
+
+    /// Ticks are late where nothing is begun any more: what is waited for there is a matter of seconds.
+    fn tick_interval(&self) -> Micros {
+        let often = match self.calm {
+            true => CALM_TICKS,
+            false => 1,
+        };
+        often * TICK_INTERVAL_MS * 1_000
     }
 
     /// A number that was never given before.
@@ -351,7 +386,7 @@ impl World {
             What::Tick(host, life) => {
                 if self.hosts[host].lives(life) {
                     self.feed(host, Input::Tick);
-                    self.after(TICK_INTERVAL_MS * 1_000, What::Tick(host, life));
+                    self.after(self.tick_interval(), What::Tick(host, life));
                 }
             }
             What::Turn(host, life) => {
@@ -389,7 +424,10 @@ impl World {
             }
             What::Start(host) => self.start_sidecar(host),
             What::Request(id) => self.request_arrives(id),
+            What::ToClient(id, result) => self.client_answered(id, *result),
             What::Wake => self.tell_manager(Heard::Woken),
+            // None of those planned before the run, when nothing is to fail any more.
+            What::Fault(number) if self.calm && number < self.waiting.1 => {}
             What::Fault(number) => self.fail(number),
             What::Over(number) => self.is_over(number),
         }
@@ -407,11 +445,23 @@ impl World {
             }
             core::mem::take(&mut ledger.facts)
         };
-        for (domain, fact) in facts {
+        for (_, domain, fact) in facts {
             if let Some(guest) = self.guest_of(domain) {
                 self.judge_fact(host, guest, fact);
             }
         }
+    }
+
+    /// The same of a batch that may be durable or not, since its write failed: whoever opens the journal goes by
+    /// what is there. That a guest runs from here on is true only then, and is judged then.
+    pub(super) fn take_failed_facts(&mut self, host: HostNumber) {
+        let is_start = |(_, _, fact): &(Lsn, DomainId, Fact)| matches!(fact, Fact::Started(_));
+        let later: Vec<_> = {
+            let mut ledger = self.hosts[host].ledger.borrow_mut();
+            ledger.facts.extract_if(.., |one| is_start(one)).collect()
+        };
+        self.take_facts(host);
+        self.hosts[host].ledger.borrow_mut().facts = later;
     }
 
     /// The end of a copy is decided once and for all: at that moment another one must be good.

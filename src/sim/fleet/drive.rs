@@ -1,4 +1,5 @@
-//! A migration that the fleet's manager drives itself, phase by phase, over both sides.
+//! A migration that the fleet's manager drives itself over both sides: phase by phase, or by plain commands on the
+//! monitors that the sidecars offer, as one does that knows nothing of them.
 //!
 //! Invariant: its word is on its own record before a sidecar hears it, and stays the same; a copy is given up only where
 //! the other one is seen to be good, and where that cannot be seen a human has to look.
@@ -24,6 +25,10 @@ const LATE_MS: u64 = 15_000;
 enum Stage {
     BeginIn,
     BeginOut,
+    /// Told on its own where there are no phases.
+    ListenSettings,
+    /// Likewise: a guest that arrives does not start by itself.
+    Hold,
     Listen,
     Settings,
     Send,
@@ -52,9 +57,18 @@ enum Said {
     None,
 }
 
+/// What it asks a sidecar.
+enum Ask {
+    Control(ControlRequest),
+    /// A command on the domain's monitor.
+    Command(&'static str, Value),
+}
+
 /// The migration.
 #[derive(Clone, Debug)]
 pub(super) struct Drive {
+    /// By plain commands.
+    is_plain: bool,
     from: HostNumber,
     to: HostNumber,
     /// `None`: something went wrong, and it goes by what it sees.
@@ -70,7 +84,7 @@ pub(super) struct Drive {
     wants: Outcome,
     /// On record: what it said.
     verdict: Option<Outcome>,
-    /// On record: the source's cookie.
+    /// On record: the source's cookie; without phases, that it was seen to have sent everything.
     cookie: Option<String>,
     /// On record: the destination said that it has the guest.
     is_taken: bool,
@@ -82,12 +96,16 @@ pub(super) struct Drive {
     takes: Option<RequestId>,
 }
 
-fn capabilities(names: &[&str]) -> ManagerEffect {
+const SET_CAPABILITIES: &str = "migrate-set-capabilities";
+const OF_SOURCE: &[&str] = &["return-path"];
+const OF_DESTINATION: &[&str] = &["return-path", "late-block-activate"];
+
+fn capabilities(names: &[&str]) -> Value {
     let on = names
         .iter()
         .map(|name| json!({"capability": name, "state": true}));
     let on: Vec<Value> = on.collect();
-    effect("migrate-set-capabilities", json!({"capabilities": on}))
+    json!({"capabilities": on})
 }
 
 fn is(seen: Option<&Observed>, run: &RunState, status: &MigrationStatus) -> bool {
@@ -96,26 +114,38 @@ fn is(seen: Option<&Observed>, run: &RunState, status: &MigrationStatus) -> bool
     })
 }
 
+fn runs(seen: Option<&Observed>) -> bool {
+    seen.is_some_and(|seen| seen.run_state == Some(RunState::Running))
+}
+
 impl Drive {
     pub(super) fn new(
         from: HostNumber,
         to: HostNumber,
         wants: Outcome,
         patience: u64,
-        desk: &Desk<'_>,
+        desk: &mut Desk<'_>,
         guest: GuestNumber,
     ) -> Drive {
         let seen = desk.process(from, guest);
+        let runs = runs(seen.as_ref());
+        let plain = desk.shape().migrations.plain;
+        // One that its owner paused is not continued, and nothing else tells that it arrived.
+        let is_plain = plain > 0 && desk.random().chance(plain) && runs;
         Drive {
+            is_plain,
             from,
             to,
-            stage: Some(Stage::BeginIn),
+            stage: Some(match is_plain {
+                true => Stage::ListenSettings,
+                false => Stage::BeginIn,
+            }),
             job_in: None,
             job_out: None,
             asked: None,
             since: desk.now_ms(),
             patience,
-            runs: seen.is_some_and(|seen| seen.run_state == Some(RunState::Running)),
+            runs,
             wants,
             verdict: None,
             cookie: None,
@@ -173,8 +203,8 @@ impl Drive {
             self.is_entered = match result {
                 Some(Ok(Answer::PhaseEntered { .. })) => true,
                 // Whichever of both it was, the other one is tried.
-                Some(Err(_)) => !self.is_entered,
-                Some(Ok(_)) | None => self.is_entered,
+                Some(Err(_)) if !self.is_plain => !self.is_entered,
+                Some(Ok(_) | Err(_)) | None => self.is_entered,
             };
             return Next::Goes;
         }
@@ -206,6 +236,7 @@ impl Drive {
             (Stage::BeginIn, Answer::JobBegun { job }) => self.job_in = Some(*job),
             (Stage::BeginOut, Answer::JobBegun { job }) => self.job_out = Some(*job),
             (Stage::Grant, Answer::PhaseEntered { cookie, .. }) => self.cookie.clone_from(cookie),
+            (Stage::Take, _) if self.is_plain => self.is_taken = true,
             (Stage::Take, _) => {
                 self.is_entered = true;
                 self.is_taken = self.runs;
@@ -220,22 +251,30 @@ impl Drive {
         self.runs.then(|| plain("cont")).into_iter().collect()
     }
 
+    fn word_of(&self) -> Stage {
+        match self.wants {
+            Outcome::Committed => Stage::Take,
+            Outcome::Aborted => Stage::Refuse,
+        }
+    }
+
     fn after(&self, stage: Stage) -> Option<Stage> {
         Some(match stage {
             Stage::BeginIn => Stage::BeginOut,
-            Stage::BeginOut => Stage::Listen,
+            Stage::ListenSettings => Stage::Hold,
+            Stage::BeginOut | Stage::Hold => Stage::Listen,
             Stage::Listen => Stage::Settings,
             Stage::Settings => Stage::Send,
             Stage::Send => Stage::UntilSwitchover,
             Stage::UntilSwitchover => Stage::GoOver,
             Stage::GoOver => Stage::UntilSent,
+            Stage::UntilSent if self.is_plain => self.word_of(),
             Stage::UntilSent => Stage::Grant,
-            Stage::Grant => match self.wants {
-                Outcome::Committed => Stage::Take,
-                Outcome::Aborted => Stage::Refuse,
-            },
+            Stage::Grant => self.word_of(),
+            Stage::Take if self.is_plain => Stage::Confirm,
             Stage::Take => Stage::EndIn,
             Stage::EndIn => Stage::Confirm,
+            Stage::Confirm | Stage::TurnBack if self.is_plain => return None,
             Stage::Confirm => Stage::EndOut,
             Stage::Refuse => Stage::TurnBack,
             Stage::TurnBack if self.runs => Stage::EndFailed,
@@ -258,8 +297,17 @@ impl Drive {
             }
             _ => false,
         };
+        // Somebody continued it.
+        if self.is_plain && stage == Stage::UntilSent && runs(destination.as_ref()) {
+            self.verdict = Some(Outcome::Committed);
+            self.is_taken = true;
+            return self.begin_anew();
+        }
         if matches!(stage, Stage::UntilSwitchover | Stage::UntilSent) {
             if let (true, Some(next)) = (is_there, self.after(stage)) {
+                if self.is_plain && stage == Stage::UntilSent {
+                    self.cookie = Some(String::new());
+                }
                 self.stage = Some(next);
                 self.go_on(next, desk, guest);
             }
@@ -277,18 +325,54 @@ impl Drive {
             Stage::Confirm => desk.forsake(self.from, guest),
             _ => {}
         }
-        match self.request(stage, desk, guest) {
-            Some((host, request)) => self.asked = Some(desk.ask(host, request)),
-            None => self.begin_anew(),
-        }
+        let host = match stage {
+            Stage::BeginIn
+            | Stage::ListenSettings
+            | Stage::Hold
+            | Stage::Listen
+            | Stage::Take
+            | Stage::EndIn
+            | Stage::Refuse => self.to,
+            _ => self.from,
+        };
+        let ask = match self.is_plain {
+            true => self.command(stage, desk, guest),
+            false => self.request(stage, desk, guest).map(Ask::Control),
+        };
+        self.asked = match ask {
+            Some(Ask::Control(request)) => Some(desk.ask(host, request)),
+            Some(Ask::Command(execute, arguments)) => {
+                Some(desk.command(host, guest, execute, &arguments))
+            }
+            None => return self.begin_anew(),
+        };
     }
 
-    fn request(
-        &self,
-        stage: Stage,
-        desk: &Desk<'_>,
-        guest: GuestNumber,
-    ) -> Option<(HostNumber, ControlRequest)> {
+    /// Without phases.
+    fn command(&self, stage: Stage, desk: &Desk<'_>, guest: GuestNumber) -> Option<Ask> {
+        let uri = || desk.uri(self.to, guest).map(|uri| json!({"uri": uri}));
+        let (execute, arguments) = match stage {
+            Stage::ListenSettings => (SET_CAPABILITIES, capabilities(OF_DESTINATION)),
+            Stage::Hold => ("stop", json!({})),
+            Stage::Listen => ("migrate-incoming", uri()?),
+            Stage::Settings => (SET_CAPABILITIES, capabilities(OF_SOURCE)),
+            Stage::Send => ("migrate", uri()?),
+            Stage::GoOver => ("migrate-continue", json!({"state": "pre-switchover"})),
+            Stage::Take | Stage::TurnBack => ("cont", json!({})),
+            Stage::Confirm | Stage::Refuse => ("quit", json!({})),
+            Stage::BeginIn
+            | Stage::BeginOut
+            | Stage::UntilSwitchover
+            | Stage::UntilSent
+            | Stage::Grant
+            | Stage::EndIn
+            | Stage::EndOut
+            | Stage::EndFailed => return None,
+        };
+        Some(Ask::Command(execute, arguments))
+    }
+
+    fn request(&self, stage: Stage, desk: &Desk<'_>, guest: GuestNumber) -> Option<ControlRequest> {
         let name = || desk.name(guest).to_owned();
         let begin = |kind| ControlRequest::JobBegin {
             name: name(),
@@ -319,11 +403,14 @@ impl Drive {
             Stage::BeginIn => begin(JobKind::MigrationIn),
             Stage::BeginOut => begin(JobKind::MigrationOut),
             Stage::Listen => {
-                let told = capabilities(&["return-path", "late-block-activate"]);
+                let told = effect(SET_CAPABILITIES, capabilities(OF_DESTINATION));
                 let listen = effect("migrate-incoming", uri()?);
                 enter(to, JobPhase::Prepare, vec![told, listen])?
             }
-            Stage::Settings => enter(from, JobPhase::Begin3, vec![capabilities(&["return-path"])])?,
+            Stage::Settings => {
+                let told = effect(SET_CAPABILITIES, capabilities(OF_SOURCE));
+                enter(from, JobPhase::Begin3, vec![told])?
+            }
             Stage::Send => enter(from, JobPhase::Perform3, vec![effect("migrate", uri()?)])?,
             Stage::GoOver => {
                 let state = json!({"state": "pre-switchover"});
@@ -342,13 +429,33 @@ impl Drive {
             Stage::TurnBack if !self.runs => word(Outcome::Aborted),
             Stage::TurnBack => enter(from, JobPhase::Confirm3Cancelled, vec![plain("cont")])?,
             Stage::EndFailed => end(from, JobResult::Failed)?,
-            Stage::UntilSwitchover | Stage::UntilSent => return None,
+            Stage::ListenSettings | Stage::Hold | Stage::UntilSwitchover | Stage::UntilSent => {
+                return None;
+            }
         };
-        let host = match stage {
-            Stage::BeginIn | Stage::Listen | Stage::Take | Stage::EndIn | Stage::Refuse => self.to,
-            _ => self.from,
+        Some(request)
+    }
+
+    /// Says whose the guest is, to the sidecar of one side.
+    fn word(
+        &self,
+        host: HostNumber,
+        outcome: Outcome,
+        desk: &mut Desk<'_>,
+        guest: GuestNumber,
+    ) -> RequestId {
+        let ends = (host == self.from) == (outcome == Outcome::Committed);
+        if self.is_plain {
+            let execute = if ends { "quit" } else { "cont" };
+            return desk.command(host, guest, execute, &json!({}));
+        }
+        let target = JobTarget::Domain(desk.name(guest).to_owned());
+        let request = ControlRequest::Verdict {
+            target,
+            outcome,
+            uid: 0,
         };
-        Some((host, request))
+        desk.ask(host, request)
     }
 
     // What it does when something went wrong.
@@ -399,10 +506,6 @@ impl Drive {
         let completed = MigrationStatus::Completed;
         let is_whole = is(destination.as_ref(), &RunState::Paused, &completed);
         let has_sent = is(source.as_ref(), &RunState::Postmigrate, &completed);
-        let runs = |seen: &Option<Observed>| {
-            seen.as_ref()
-                .is_some_and(|seen| seen.run_state == Some(RunState::Running))
-        };
         // Nothing came, and nothing ever will.
         let is_empty = destination.is_none()
             || is(
@@ -410,7 +513,7 @@ impl Drive {
                 &RunState::Inmigrate,
                 &MigrationStatus::None,
             );
-        self.is_taken |= runs(&destination);
+        self.is_taken |= runs(destination.as_ref());
         // The end of its job was not heard; any other end would have ended its QEMU too.
         let was_ended = said[1] == Said::None && is_whole && self.is_entered;
         self.is_taken |= was_ended && self.verdict == Some(Outcome::Committed);
@@ -425,22 +528,10 @@ impl Drive {
                 (None, _) => None,
             };
         }
-        let word = |desk: &mut Desk<'_>, host, outcome| {
-            let target = JobTarget::Domain(desk.name(guest).to_owned());
-            let uid = 0;
-            desk.ask(
-                host,
-                ControlRequest::Verdict {
-                    target,
-                    outcome,
-                    uid,
-                },
-            )
-        };
         match (self.verdict, said) {
             (Some(Outcome::Committed), [_, Said::Open(_)]) if destination.is_none() => {}
             (Some(Outcome::Committed), [_, Said::Open(_)]) if self.runs => {
-                self.takes = Some(word(desk, self.to, Outcome::Committed));
+                self.takes = Some(self.word(self.to, Outcome::Committed, desk, guest));
             }
             // Its owner paused it, which the cookie says and a word alone does not.
             (Some(Outcome::Committed), [_, Said::Open(job)]) => {
@@ -457,24 +548,34 @@ impl Drive {
                 };
                 self.takes = Some(desk.ask(self.to, request));
             }
+            // Its sidecar knows of nothing, and lets it pass.
+            (Some(Outcome::Committed), [_, Said::None]) if self.is_plain && is_whole => {
+                self.takes = Some(self.word(self.to, Outcome::Committed, desk, guest));
+            }
             (Some(Outcome::Committed), [Said::Open(_), Said::None]) if self.is_taken => {
                 desk.forsake(self.from, guest);
-                word(desk, self.from, Outcome::Committed);
+                self.word(self.from, Outcome::Committed, desk, guest);
             }
             (Some(Outcome::Aborted), [_, Said::Open(_)]) if source.is_some() || is_empty => {
                 desk.forsake(self.to, guest);
-                word(desk, self.to, Outcome::Aborted);
+                self.word(self.to, Outcome::Aborted, desk, guest);
             }
             (Some(Outcome::Aborted), [Said::Open(job), _]) if destination.is_none() => {
                 // What was said before is not cancelled, and what was not sent is not judged.
                 match has_sent || desk.random().coin() {
-                    true => drop(word(desk, self.from, Outcome::Aborted)),
-                    false => drop(desk.ask(self.from, ControlRequest::JobCancel { job })),
-                }
+                    true => self.word(self.from, Outcome::Aborted, desk, guest),
+                    false if self.is_plain => {
+                        desk.command(self.from, guest, "migrate_cancel", &json!({}))
+                    }
+                    false => desk.ask(self.from, ControlRequest::JobCancel { job }),
+                };
             }
             // A QEMU that waits, and of which its sidecar knows nothing.
             (Some(Outcome::Aborted), [Said::Open(_), Said::None]) => {
                 desk.quit_incoming(self.to, guest);
+                if self.is_plain && !is_whole && !has_sent {
+                    desk.command(self.from, guest, "migrate_cancel", &json!({}));
+                }
             }
             _ => {}
         }

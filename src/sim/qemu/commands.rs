@@ -154,11 +154,7 @@ impl Lab {
                 execute, arguments, ..
             } => return self.run_command(number, execute, arguments),
             EffectCommand::Cont => return self.cont(number),
-            EffectCommand::Stop => match qemu.run {
-                RunState::Inmigrate => qemu.autostart = false,
-                RunState::Running => self.set_run(number, RunState::Paused),
-                _ => {}
-            },
+            EffectCommand::Stop => self.stop(number),
             EffectCommand::Kill => self.kill(number),
         }
         EffectResult::Done
@@ -231,7 +227,7 @@ impl Lab {
     }
 
     /// Always answers success; only `query-migrate` tells.
-    fn cancel(&mut self, number: QemuNumber) {
+    pub(super) fn cancel(&mut self, number: QemuNumber) {
         match self.qemus[number].status {
             MigrationStatus::Setup
             | MigrationStatus::Active
@@ -250,7 +246,7 @@ impl Lab {
         }
     }
 
-    fn cont(&mut self, number: QemuNumber) -> EffectResult {
+    pub(super) fn cont(&mut self, number: QemuNumber) -> EffectResult {
         let refuses = self.qemus[number].refuse_cont;
         match self.qemus[number].run.clone() {
             RunState::Inmigrate if self.is_locked_out(number) => return refused(LOCKED),
@@ -265,6 +261,14 @@ impl Lab {
             }
         }
         EffectResult::Done
+    }
+
+    pub(super) fn stop(&mut self, number: QemuNumber) {
+        match self.qemus[number].run {
+            RunState::Inmigrate => self.qemus[number].autostart = false,
+            RunState::Running => self.set_run(number, RunState::Paused),
+            _ => {}
+        }
     }
 
     // Hands from outside.

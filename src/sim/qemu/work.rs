@@ -95,6 +95,9 @@ impl Lab {
             "migrate" => return self.migrate(number, &uri),
             "migrate-incoming" => return self.listen(number),
             "migrate-continue" => return self.go_on(number),
+            "migrate_cancel" => self.cancel(number),
+            "cont" => return self.cont(number),
+            "stop" => self.stop(number),
             "quit" => self.kill(number),
             "dump-guest-memory" => return self.dump(number),
             "snapshot-save" => {
