@@ -484,7 +484,11 @@ impl Turn<'_> {
             Rule::SourceVerdictAwaited => {
                 // Nobody knows for how long.
                 self.live(id).blackout = false;
-                self.ask_finish(id);
+                let verdict = self.migration(id).and_then(|known| known.facts().verdict);
+                match verdict {
+                    Some(Outcome::Aborted) => self.verdict_by_cont(id),
+                    Some(Outcome::Committed) | None => self.ask_finish(id),
+                }
             }
             Rule::SourceStoreInDoubt
             | Rule::SourceStoreSeekAborted

@@ -67,7 +67,25 @@ fn may_seek_aborted(evidence: &Evidence) -> bool {
 pub(super) fn source_manager(evidence: &Evidence) -> Rule {
     let observed = &evidence.observed;
     if evidence.facts.verdict == Some(Outcome::Aborted) {
-        return Rule::SourceVerdictCont;
+        return match evidence.peer {
+            // It took the other word, or was closed by hand, and then it never says more.
+            PeerAnswer::Deciding => Rule::SourceVerdictAwaited,
+            PeerAnswer::NotAsked
+            | PeerAnswer::Unreachable
+            | PeerAnswer::Amnesia
+            | PeerAnswer::NoSuchMigration
+            | PeerAnswer::Performing
+            | PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Abandoned
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Started
+            | PeerAnswer::Aborted
+            | PeerAnswer::Split
+            | PeerAnswer::Lost
+            | PeerAnswer::Committed => Rule::SourceVerdictCont,
+        };
     }
     match observed.process {
         // What the manager may have said at the destination comes first.

@@ -3,8 +3,8 @@
 
 use journal_format::number::{Id128, Lsn, MigrationId, Nonce, Position};
 use journal_format::record::{
-    Authority, ClaimSeen, EffectCommand, Outcome, PeerAnswer, RecordBody, RunState, VerdictBy,
-    WantedRunState,
+    Authority, ClaimSeen, Decision, EffectCommand, Outcome, PeerAnswer, RecordBody, RunState,
+    VerdictBy, WantedRunState,
 };
 
 use super::world::{A, B, Crash, World};
@@ -316,6 +316,59 @@ fn the_manager_s_own_cont_is_its_verdict() {
             assert_eq!(recorded(&world, at), Some((outcome, VerdictBy::Cont)));
         }
     }
+}
+
+/// The manager continued the guest at the source, which then died or not, and the other copy was closed by hand: that
+/// side never says whose the guest was. Found by the simulator.
+#[test]
+fn a_continued_source_is_held_when_the_other_side_was_closed_by_hand() {
+    for dies in [false, true] {
+        let mut world = waiting();
+        world.crash(A);
+        world.set_run(A, RunState::Running);
+        world.kill(B);
+        world.crash(B);
+        world.restart(B);
+        world.run_for(5_000);
+        assert_eq!(world.held(B), Some("destination-verdict-awaited"));
+        close(&mut world, B);
+        world.restart(A);
+        world.run_for(2_000);
+        let word = Some((Outcome::Aborted, VerdictBy::Cont));
+        assert_eq!(recorded(&world, A), word);
+        if dies {
+            world.kill(A);
+        }
+        world.run_for(SETTLE_MS);
+        let held = Some("source-verdict-awaited");
+        assert_eq!(world.held(A), held, "{dies}: {}", world.story());
+        close(&mut world, A);
+        world.run_for(SETTLE_MS);
+        let jobs = world.open_jobs();
+        let is_over = |job: &String| job.contains("open false");
+        assert!(jobs.iter().all(is_over), "{jobs:?}");
+        assert_eq!(world.hosts[A].qemu.alive, !dies);
+    }
+}
+
+fn close(world: &mut World, at: usize) {
+    let before = world.replies.len();
+    world.control(
+        at,
+        ControlRequest::Resolve {
+            name: "g".to_owned(),
+            decision: Decision::Confirm,
+            force: true,
+            statement: "looked at".to_owned(),
+            uid: 0,
+        },
+    );
+    world.run_for(50);
+    assert!(
+        matches!(world.replies.get(before), Some((_, Ok(_)))),
+        "{}",
+        world.story()
+    );
 }
 
 #[test]
