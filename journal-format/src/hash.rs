@@ -53,7 +53,8 @@ mod tests {
     #[test]
     fn like_keys_get_unlike_hashes() {
         let hasher = BuildHasherDefault::<IdHasher>::default();
-        let bits = (0..128).map(|bit| hasher.hash_one(DomainId(Id128((1_u128 << bit).to_le_bytes()))));
+        let bits =
+            (0..128).map(|bit| hasher.hash_one(DomainId(Id128((1_u128 << bit).to_le_bytes()))));
         let counted = (1..=128).map(|lsn| hasher.hash_one(Lsn(lsn)));
         for hashes in [bits.collect::<Vec<u64>>(), counted.collect()] {
             let all: HashSet<u64> = hashes.iter().copied().collect();
@@ -62,7 +63,11 @@ mod tests {
             let low: HashSet<u64> = hashes.iter().map(|hash| hash % 128).collect();
             let high: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
             assert!(low.len() > 60, "only {} of the low ends differ", low.len());
-            assert!(high.len() > 60, "only {} of the high ends differ", high.len());
+            assert!(
+                high.len() > 60,
+                "only {} of the high ends differ",
+                high.len()
+            );
         }
     }
 }

@@ -240,12 +240,12 @@ impl State {
                         true => self.take_up(id, state.claim),
                         false => self.close_open(id),
                     }
-                    self.restate_domain(id, state.clone());
+                    self.restate_domain(id, (**state).clone());
                 }
             }
             RecordBody::DomainState(state) => {
                 if let Some(id) = record.domain {
-                    let mut state = state.clone();
+                    let mut state = (**state).clone();
                     // What is said of a domain says nothing of the jobs that were lost; and outside
                     // a checkpoint it is only said of one that is known, if nothing was lost.
                     let before = self.domains.get(&id);
@@ -681,7 +681,7 @@ impl State {
             }
             records.push(Draft {
                 domain: Some(*id),
-                body: RecordBody::DomainState(state),
+                body: RecordBody::DomainState(Box::new(state)),
             });
         }
         for migration in self.migrations.values() {
