@@ -18,6 +18,7 @@ const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 pub struct IdHasher(u64);
 
 impl Hasher for IdHasher {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
@@ -26,6 +27,7 @@ impl Hasher for IdHasher {
         }
     }
 
+    #[inline]
     fn write_u64(&mut self, word: u64) {
         // Both halves of the product: the map takes its bits from either end.
         let product = u128::from(self.0 ^ word) * u128::from(FACTOR);
@@ -33,9 +35,11 @@ impl Hasher for IdHasher {
         self.0 = u64::try_from(low ^ high).unwrap_or(0).rotate_left(32);
     }
 
-    /// The length before an array: that of a type never changes.
+    // The length before an array: that of a type never changes.
+    #[inline]
     fn write_usize(&mut self, _length: usize) {}
 
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }

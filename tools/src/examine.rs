@@ -279,7 +279,10 @@ impl Links {
 
     fn see(&mut self, lsn: Lsn, domain: DomainId, previous: Option<Lsn>) -> Result<(), String> {
         let first = *self.first.get_or_insert(lsn);
-        let known = self.last.insert(domain, lsn);
+        let known = match self.last.get_mut(&domain) {
+            Some(last) => Some(std::mem::replace(last, lsn)),
+            None => self.last.insert(domain, lsn),
+        };
         let is_right = match (known, previous) {
             (Some(known), Some(previous)) if known == previous => true,
             // The one before is lost.
