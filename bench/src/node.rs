@@ -70,7 +70,7 @@ impl Machine for Writer {
         };
         step.append.push(Draft {
             domain: Some(domain),
-            body: RecordBody::DomainAdded(DomainState {
+            body: RecordBody::DomainAdded(Box::new(DomainState {
                 name,
                 qmp,
                 instance,
@@ -80,7 +80,7 @@ impl Machine for Writer {
                 dead: false,
                 damaged: false,
                 last_job: None,
-            }),
+            })),
         });
         self.count(1);
         step.messages.push(Message::Reply {

@@ -61,7 +61,7 @@ fn name(index: u32) -> String {
 fn added(index: u32, qmp: String) -> Draft {
     Draft {
         domain: Some(domain(index)),
-        body: RecordBody::DomainAdded(DomainState {
+        body: RecordBody::DomainAdded(Box::new(DomainState {
             name: name(index),
             qmp,
             instance: instance(index),
@@ -71,7 +71,7 @@ fn added(index: u32, qmp: String) -> Draft {
             dead: false,
             damaged: false,
             last_job: None,
-        }),
+        })),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod scan;
 pub mod whole;
 
 pub mod error;
+pub mod hash;
 
 mod bytes;
 

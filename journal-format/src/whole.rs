@@ -156,6 +156,60 @@ impl<'a> WholeBatch<'a> {
     }
 }
 
+/// Whole batches, copied from where they lay, to be looked at later.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// Their records, one after the other.
+    bytes: Vec<u8>,
+    /// What stands before them, and where in `bytes` the records end.
+    batches: Vec<(BatchHeader, Chain, Salted, usize)>,
+}
+
+impl Copied {
+    /// Adds a batch.
+    pub fn add(&mut self, batch: &WholeBatch<'_>) {
+        self.bytes.extend_from_slice(batch.content);
+        let end = self.bytes.len();
+        self.batches
+            .push((batch.header, batch.chain, batch.salted, end));
+    }
+
+    /// The batches, in the order in which they were added.
+    pub fn batches(&self) -> impl Iterator<Item = WholeBatch<'_>> {
+        let mut begin = 0;
+        self.batches
+            .iter()
+            .map(move |(header, chain, salted, end)| {
+                let content = &self.bytes[begin..*end];
+                begin = *end;
+                WholeBatch {
+                    header: *header,
+                    chain: *chain,
+                    content,
+                    salted: *salted,
+                }
+            })
+    }
+
+    /// How many batches there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// The bytes of their records.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Forgets them all; the memory is kept for others.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.batches.clear();
+    }
+}
+
 /// Where a record's header has the length of its body.
 const BODY_LENGTH: usize = 36;
 

@@ -128,7 +128,10 @@ fn small_segment() -> Vec<u8> {
         head,
         &[
             (draft(None, RecordBody::CheckpointBegun(begun)), None),
-            (draft(domain, RecordBody::DomainState(state)), None),
+            (
+                draft(domain, RecordBody::DomainState(Box::new(state))),
+                None,
+            ),
             (
                 draft(
                     None,

@@ -194,7 +194,7 @@ impl Turn<'_> {
             damaged: self.is_registered_in_doubt(id, claim),
             last_job,
         };
-        self.append(Some(id), RecordBody::DomainAdded(state));
+        self.append(Some(id), RecordBody::DomainAdded(Box::new(state)));
         let eyes = self.eyes(id);
         *eyes = super::live::Eyes {
             observed: Some(observed),
@@ -491,7 +491,7 @@ impl Turn<'_> {
             migration: Some(terms),
         };
         self.live(migration).begun = self.wall;
-        let job = self.append(Some(id), RecordBody::JobBegun(begun));
+        let job = self.append(Some(id), RecordBody::JobBegun(Box::new(begun)));
         self.tell_settings(id, migration, job, options, kept);
         if let Some((measured, wanted)) = disks {
             self.begin_disks_of_source(id, job, *wanted, measured);

@@ -94,7 +94,7 @@ impl Turn<'_> {
             migration: Some(terms.clone()),
         };
         self.live(migration).begun = self.wall;
-        let job = self.append(Some(domain), RecordBody::JobBegun(begun));
+        let job = self.append(Some(domain), RecordBody::JobBegun(Box::new(begun)));
         let options = MigrateOptions {
             settings,
             ..MigrateOptions::default()
@@ -224,7 +224,7 @@ impl Turn<'_> {
             self.append(draft.domain, draft.body);
         }
         state.definition = Some(first);
-        self.append(Some(id), RecordBody::DomainState(state));
+        self.append(Some(id), RecordBody::DomainState(Box::new(state)));
     }
 
     /// The protocol's next step while nothing has to be decided.

@@ -9,6 +9,7 @@ use journal_format::number::DomainId;
 use journal_format::record::Instance;
 
 use super::state::Domain;
+use super::table::Table;
 
 /// An instance as a key: boot, pid, start time.
 type InstanceKey = ([u8; 16], u32, u64);
@@ -21,7 +22,7 @@ fn instance_key(instance: &Instance) -> InstanceKey {
 /// first of them is found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Domains {
-    by_id: BTreeMap<DomainId, Domain>,
+    by_id: Table<DomainId, Domain>,
     by_name: BTreeMap<String, BTreeSet<DomainId>>,
     by_instance: BTreeMap<InstanceKey, BTreeSet<DomainId>>,
 }

@@ -7,8 +7,8 @@
 use journal_format::number::Lsn;
 use journal_format::record::{
     ContIntent, Decided, EffectCommand, EffectFinished, EffectResult, Facts, MigrationHistories,
-    MigrationHistory, MigrationState, Outcome, Phase, Process, Protocol, QemuObserved, RecordBody,
-    Role, RunState, WantedRunState,
+    MigrationHistory, MigrationState, Outcome, Phase, Process, Protocol, RecordBody, Role,
+    RunState, WantedRunState,
 };
 
 /// More histories than this say nothing any more; their record stays below the size of a body.
@@ -559,9 +559,10 @@ fn take_in(state: &MigrationState, one: &mut MigrationHistory, body: &RecordBody
         {
             facts.cont = ContIntent::Done;
         }
-        RecordBody::QemuObserved(QemuObserved { job, observed })
-            if *job == Some(state.job) && facts.granted && one.open =>
+        RecordBody::QemuObserved(seen)
+            if seen.job == Some(state.job) && facts.granted && one.open =>
         {
+            let observed = &seen.observed;
             let runs =
                 observed.process == Process::Alive && observed.run_state == Some(RunState::Running);
             one.source_touched |= runs;

@@ -30,6 +30,7 @@ mod source;
 mod state;
 mod store;
 mod suppose;
+mod table;
 mod told;
 mod turn;
 mod unregistered;

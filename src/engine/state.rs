@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use journal_format::number::{DomainId, Id128, Lsn, MigrationId, Position};
+use journal_format::hash::IdMap;
+use journal_format::number::{DomainId, Lsn, MigrationId, Position};
 use journal_format::record::{
     Authority, CheckpointBegun, CheckpointEnded, ContIntent, DefinitionPart, DomainState, Draft,
     EffectCommand, EffectResult, EndedJob, Facts, JobKind, KeyChange, MigrationDisks,
@@ -24,6 +25,7 @@ mod settings;
 use super::History;
 use super::domains::Domains;
 use super::histories::{Histories, history_of};
+use super::table::Table;
 use damage::BeforeGap;
 pub(crate) use definition::definition_parts;
 pub(crate) use jobs::Job;
@@ -123,10 +125,10 @@ impl Migration {
 pub(crate) struct State {
     pub(crate) openings: Vec<Opening>,
     pub(crate) domains: Domains,
-    pub(crate) migrations: BTreeMap<MigrationId, Migration>,
+    pub(crate) migrations: Table<MigrationId, Migration>,
     /// Those of them that are open, by domain; a sound history has one at the most.
-    open: BTreeSet<(DomainId, MigrationId)>,
-    by_job: BTreeMap<Lsn, MigrationId>,
+    open: IdMap<DomainId, BTreeSet<MigrationId>>,
+    by_job: IdMap<Lsn, MigrationId>,
     /// Open jobs that are no migrations.
     pub(crate) jobs: BTreeMap<Lsn, Job>,
     definitions: BTreeMap<Lsn, BTreeMap<u16, DefinitionPart>>,
@@ -167,9 +169,7 @@ impl State {
 
     /// The open migration of a domain; a sound history has one at the most.
     pub(crate) fn open_of(&self, id: DomainId) -> Option<MigrationId> {
-        let first = (id, MigrationId(Id128::NIL));
-        let (of, name) = self.open.range(first..).next()?;
-        (*of == id).then_some(*name)
+        self.open.get(&id)?.first().copied()
     }
 
     /// The state after one more record.
@@ -240,12 +240,12 @@ impl State {
                         true => self.take_up(id, state.claim),
                         false => self.close_open(id),
                     }
-                    self.restate_domain(id, state.clone());
+                    self.restate_domain(id, (**state).clone());
                 }
             }
             RecordBody::DomainState(state) => {
                 if let Some(id) = record.domain {
-                    let mut state = state.clone();
+                    let mut state = (**state).clone();
                     // What is said of a domain says nothing of the jobs that were lost; and outside
                     // a checkpoint it is only said of one that is known, if nothing was lost.
                     let before = self.domains.get(&id);
@@ -311,7 +311,7 @@ impl State {
                 migration.fact = lsn;
                 let histories = migration.histories.take();
                 migration.settings = Recorded::default();
-                let was_open = (migration.domain, migration.state.terms.migration);
+                let (of, name) = (migration.domain, migration.state.terms.migration);
                 let summary = EndedJob {
                     job: ended.job,
                     kind: kind_of(migration.state.terms.role),
@@ -320,7 +320,7 @@ impl State {
                     result: ended.result,
                     detail: ended.detail.clone(),
                 };
-                self.open.remove(&was_open);
+                self.set_closed(of, name);
                 if let Some(domain) = self.domain_of(record) {
                     domain.migration = None;
                     domain.state.last_job = Some(summary);
@@ -503,7 +503,7 @@ impl State {
 
     fn close_open(&mut self, id: DomainId) {
         while let Some(open) = self.open_of(id) {
-            self.open.remove(&(id, open));
+            self.set_closed(id, open);
             if let Some(migration) = self.migrations.get_mut(&open) {
                 migration.state.open = false;
                 migration.histories = None;
@@ -535,7 +535,7 @@ impl State {
             domain.migration.take_if(|open| *open == name);
         }
         if is_open {
-            self.open.insert((id, name));
+            self.open.entry(id).or_default().insert(name);
         }
         self.by_job.insert(job, name);
         self.migrations.insert(name, migration);
@@ -545,9 +545,19 @@ impl State {
         let Some(migration) = self.migrations.remove(&name) else {
             return;
         };
-        self.open.remove(&(migration.domain, name));
+        self.set_closed(migration.domain, name);
         if self.by_job.get(&migration.state.job) == Some(&name) {
             self.by_job.remove(&migration.state.job);
+        }
+    }
+
+    /// A migration is not open any more.
+    fn set_closed(&mut self, id: DomainId, name: MigrationId) {
+        if let Some(names) = self.open.get_mut(&id) {
+            names.remove(&name);
+            if names.is_empty() {
+                self.open.remove(&id);
+            }
         }
     }
 
@@ -671,7 +681,7 @@ impl State {
             }
             records.push(Draft {
                 domain: Some(*id),
-                body: RecordBody::DomainState(state),
+                body: RecordBody::DomainState(Box::new(state)),
             });
         }
         for migration in self.migrations.values() {

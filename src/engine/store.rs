@@ -53,7 +53,7 @@ impl Turn<'_> {
                 change,
                 cookie,
             };
-            self.record(id, RecordBody::StoreIntended(intended));
+            self.record(id, RecordBody::StoreIntended(Box::new(intended)));
         }
         self.send(Message::Store {
             migration: id,
@@ -291,7 +291,7 @@ impl Turn<'_> {
                 change: KeyChange::Delete,
                 cookie: None,
             };
-            self.record(id, RecordBody::StoreIntended(intended));
+            self.record(id, RecordBody::StoreIntended(Box::new(intended)));
         }
         self.change_key(id, KeyChange::Delete, None);
     }

@@ -363,10 +363,10 @@ impl<'a> Turn<'a> {
         }
         if observed.process == Process::Dead {
             if !domain.state.dead {
-                let body = RecordBody::QemuObserved(QemuObserved {
+                let body = RecordBody::QemuObserved(Box::new(QemuObserved {
                     job: None,
                     observed,
-                });
+                }));
                 self.append(Some(id), body);
             }
             return;
@@ -428,10 +428,10 @@ impl<'a> Turn<'a> {
             return;
         }
         self.live(id).recorded = Some(observed.clone());
-        let body = RecordBody::QemuObserved(QemuObserved {
+        let body = RecordBody::QemuObserved(Box::new(QemuObserved {
             job: Some(job),
             observed,
-        });
+        }));
         self.append(Some(domain), body);
     }
 
@@ -550,7 +550,7 @@ impl<'a> Turn<'a> {
             evidence,
             based_on: migration.based_on(),
         };
-        let lsn = self.record(id, RecordBody::Decided(decided.clone()))?;
+        let lsn = self.record(id, RecordBody::Decided(Box::new(decided.clone())))?;
         Some((lsn, decided))
     }
 

@@ -9,9 +9,11 @@
 use core::ops::ControlFlow;
 
 use journal_format::batch::BatchHeader;
+use journal_format::error::FormatError;
 use journal_format::number::{Chain, DomainId, Lsn};
 use journal_format::record::{Decoded, RECORD_HEADER_SIZE, body_size};
 use journal_format::scan::Batch;
+use journal_format::whole::{RecordView, WholeBatch};
 
 use super::disk::Disk;
 use super::read::{Cause, Entry, Gap, ReadError, Reader};
@@ -117,14 +119,7 @@ impl<D: Disk> Reader<D> {
         choose: impl FnMut(&BatchHeader, &Head) -> bool,
         each: impl FnMut(Item<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ReadError> {
-        let mut decoder = Decoder {
-            choose,
-            each,
-            batch: None,
-            lost: None,
-            held: None,
-            gaps: Vec::new(),
-        };
+        let mut decoder = Decoder::new(choose, each);
         if self.replay_until(|seen| decoder.see(&seen))?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -132,7 +127,8 @@ impl<D: Disk> Reader<D> {
     }
 }
 
-struct Decoder<C, E> {
+/// Shows what is chosen of what was seen.
+pub(super) struct Decoder<C, E> {
     choose: C,
     each: E,
     /// The whole batch whose records are shown.
@@ -149,18 +145,20 @@ where
     C: FnMut(&BatchHeader, &Head) -> bool,
     E: FnMut(Item<'_>) -> ControlFlow<()>,
 {
-    fn see(&mut self, seen: &Seen<'_>) -> ControlFlow<()> {
+    pub(super) fn new(choose: C, each: E) -> Decoder<C, E> {
+        Decoder {
+            choose,
+            each,
+            batch: None,
+            lost: None,
+            held: None,
+            gaps: Vec::new(),
+        }
+    }
+
+    pub(super) fn see(&mut self, seen: &Seen<'_>) -> ControlFlow<()> {
         match seen {
-            Seen::Begun { header, chain } => {
-                self.flush()?;
-                self.batch = Some(**header);
-                (self.each)(Item::Batch {
-                    header,
-                    chain: *chain,
-                    header_lost: false,
-                    is_whole: true,
-                })
-            }
+            Seen::Begun(batch) => self.begin(batch),
             Seen::Record { view, .. } => {
                 let Some(header) = &self.batch else {
                     return ControlFlow::Continue(());
@@ -170,41 +168,9 @@ where
                     domain: view.domain,
                     kind: view.kind,
                 };
-                if !(self.choose)(header, &head) {
-                    return ControlFlow::Continue(());
-                }
-                match view.decode() {
-                    Ok(record) => {
-                        if let Some(gap) = self.lost.take() {
-                            (self.each)(Item::Gap(gap))?;
-                        }
-                        (self.each)(Item::Record {
-                            header,
-                            offset: view.offset,
-                            size: view.end() - view.offset,
-                            record,
-                        })
-                    }
-                    // The batch is whole, so it was written like this (F9).
-                    Err(why) => {
-                        let follows = |gap: &&mut Gap| gap.last.next() == Some(view.lsn);
-                        if let Some(gap) = self.lost.as_mut().filter(follows) {
-                            gap.last = view.lsn;
-                            return ControlFlow::Continue(());
-                        }
-                        let gap = Gap {
-                            first: view.lsn,
-                            last: view.lsn,
-                            segment: header.segment,
-                            at: header.offset,
-                            until: header.offset + header.size(),
-                            why: Cause::Damaged(why),
-                        };
-                        match self.lost.replace(gap) {
-                            Some(before) => (self.each)(Item::Gap(before)),
-                            None => ControlFlow::Continue(()),
-                        }
-                    }
+                match (self.choose)(header, &head) {
+                    true => self.record(view, view.decode()),
+                    false => ControlFlow::Continue(()),
                 }
             }
             Seen::Entry(Entry::Gap(gap)) => {
@@ -223,8 +189,65 @@ where
         }
     }
 
+    /// A whole batch begins.
+    pub(super) fn begin(&mut self, batch: &WholeBatch<'_>) -> ControlFlow<()> {
+        self.flush()?;
+        self.batch = Some(batch.header);
+        (self.each)(Item::Batch {
+            header: &batch.header,
+            chain: batch.chain,
+            header_lost: false,
+            is_whole: true,
+        })
+    }
+
+    /// The next record of that batch, and what it says.
+    #[inline]
+    pub(super) fn record(
+        &mut self,
+        view: &RecordView<'_>,
+        says: Result<Decoded, FormatError>,
+    ) -> ControlFlow<()> {
+        let Some(header) = &self.batch else {
+            return ControlFlow::Continue(());
+        };
+        match says {
+            Ok(record) => {
+                if let Some(gap) = self.lost.take() {
+                    (self.each)(Item::Gap(gap))?;
+                }
+                (self.each)(Item::Record {
+                    header,
+                    offset: view.offset,
+                    size: view.end() - view.offset,
+                    record,
+                })
+            }
+            // The batch is whole, so it was written like this (F9).
+            Err(why) => {
+                let follows = |gap: &&mut Gap| gap.last.next() == Some(view.lsn);
+                if let Some(gap) = self.lost.as_mut().filter(follows) {
+                    gap.last = view.lsn;
+                    return ControlFlow::Continue(());
+                }
+                let gap = Gap {
+                    first: view.lsn,
+                    last: view.lsn,
+                    segment: header.segment,
+                    at: header.offset,
+                    until: header.offset + header.size(),
+                    why: Cause::Damaged(why),
+                };
+                match self.lost.replace(gap) {
+                    Some(before) => (self.each)(Item::Gap(before)),
+                    None => ControlFlow::Continue(()),
+                }
+            }
+        }
+    }
+
     /// Shows what is held back.
-    fn flush(&mut self) -> ControlFlow<()> {
+    pub(super) fn flush(&mut self) -> ControlFlow<()> {
         self.batch = None;
         if let Some(gap) = self.lost.take() {
             (self.each)(Item::Gap(gap))?;

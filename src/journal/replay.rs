@@ -8,29 +8,25 @@
 use core::ops::ControlFlow;
 
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader, chain_after};
-use journal_format::number::{Chain, Lsn, SegmentNumber};
+use journal_format::number::{Lsn, SegmentNumber};
 use journal_format::segment::{SegmentEnd, SegmentHeader};
-use journal_format::whole::{Cursor, RecordView};
+use journal_format::whole::{Cursor, RecordView, WholeBatch};
 use journal_format::{BATCH_SIZE_MAX, BLOCK_SIZE, is_zero};
 
 use super::disk::{Disk, read_full};
 use super::judge::{before, open};
 use super::read::{Ending, Entry, ReadError, Reader, SegmentFile, Walk};
 
-/// Bytes that are read at once: the largest batch fits, and all of it into a processor's cache.
-const WINDOW_SIZE: usize = 2 * 1024 * 1024;
-const _: () = assert!(WINDOW_SIZE > BATCH_SIZE_MAX as usize);
+/// Bytes that are read at once: they stay in a processor's cache until they were gone over.
+const READ_SIZE: usize = 256 * 1024;
+/// Bytes that are held: the largest batch fits.
+const WINDOW_SIZE: usize = BATCH_SIZE_MAX as usize + READ_SIZE;
 
 /// What a journal holds, in order.
 #[derive(Debug)]
 pub enum Seen<'a> {
     /// A whole batch; its records follow.
-    Begun {
-        /// Its head.
-        header: &'a BatchHeader,
-        /// The chain value after it.
-        chain: Chain,
-    },
+    Begun(&'a WholeBatch<'a>),
     /// A record of a whole batch. What it says, and that its own checksums are right,
     /// [`RecordView::decode`] tells.
     Record {
@@ -181,8 +177,7 @@ pub(super) fn stream<D: Disk>(
     while cursor.at() < limit {
         let at = usize::try_from(cursor.at() - begin).unwrap_or(usize::MAX);
         if let Some(batch) = cursor.advance(&window[at.min(filled)..filled]) {
-            let (header, chain) = (&batch.header, batch.chain);
-            let mut shown = each(Seen::Begun { header, chain });
+            let mut shown = each(Seen::Begun(&batch));
             for view in batch.records() {
                 if shown.is_break() {
                     break;
@@ -203,7 +198,7 @@ pub(super) fn stream<D: Disk>(
         window.copy_within(at..filled, 0);
         (filled, begin) = (filled - at, cursor.at());
         let left = usize::try_from(header.batches_end() - begin).unwrap_or(usize::MAX);
-        let until = size.min(left);
+        let until = size.min(left).min(filled + READ_SIZE);
         let count = read(begin + filled as u64, &mut window[filled..until])?;
         filled += count;
         is_at_end = count == 0 || filled == left;

@@ -347,7 +347,7 @@ impl<D: Disk, F: FnMut(Past)> Teller<'_, D, F> {
                     why: Cause::Damaged(why),
                 })),
             },
-            Seen::Begun { .. } => self.flush(),
+            Seen::Begun(_) => self.flush(),
             Seen::Record { .. } => {}
             Seen::Entry(Entry::Gap(gap)) if gap.last >= from => self.gaps.push(gap.clone()),
             Seen::Entry(Entry::Gap(_)) => {}

@@ -160,8 +160,8 @@ fn collect(
             };
             learn_name(&mut names, &record);
             let decided = match record.body {
-                RecordBody::Decided(decided) => decision(decided),
-                RecordBody::JobDecided(decided) => decision_on_job(decided),
+                RecordBody::Decided(decided) => decision(*decided),
+                RecordBody::JobDecided(decided) => decision_on_job(*decided),
                 _ => continue,
             };
             let name = record.domain.and_then(|domain| names.get(&domain));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn added(name: &str) -> RecordBody {
-        RecordBody::DomainAdded(DomainState {
+        RecordBody::DomainAdded(Box::new(DomainState {
             name: name.to_owned(),
             qmp: "/run/qmp.sock".to_owned(),
             instance: Instance {
@@ -264,7 +264,7 @@ mod tests {
             dead: false,
             damaged: false,
             last_job: None,
-        })
+        }))
     }
 
     fn decided(job: u64) -> RecordBody {
@@ -304,13 +304,13 @@ mod tests {
             overdue: false,
             source_touched: false,
         };
-        RecordBody::Decided(Decided {
+        RecordBody::Decided(Box::new(Decided {
             job: Lsn(job),
             rule: Rule::QemuMute.name().to_owned(),
             decision: Decision::Hold,
             evidence,
             based_on: vec![Lsn(job)],
-        })
+        }))
     }
 
     /// A journal with two domains and four decisions.

@@ -4,10 +4,11 @@
 //! is told apart from what is wrong.
 //! Not here: how it is shown (`verify`, `inspect`), whether two journals agree (`sides`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 use journal_format::batch::BatchHeader;
+use journal_format::hash::IdMap;
 use journal_format::number::{BootId, DomainId, Epoch, Lsn};
 use journal_format::record::{Decoded, Opening, Record, RecordBody};
 use phase_journal::engine;
@@ -250,7 +251,7 @@ impl Examiner {
 /// The links from each record to the one of the same domain before it (F17).
 #[derive(Debug, Default)]
 struct Links {
-    last: BTreeMap<DomainId, Lsn>,
+    last: IdMap<DomainId, Lsn>,
     /// The first record that was seen.
     first: Option<Lsn>,
     /// What is lost, oldest first.
@@ -278,7 +279,10 @@ impl Links {
 
     fn see(&mut self, lsn: Lsn, domain: DomainId, previous: Option<Lsn>) -> Result<(), String> {
         let first = *self.first.get_or_insert(lsn);
-        let known = self.last.insert(domain, lsn);
+        let known = match self.last.get_mut(&domain) {
+            Some(last) => Some(std::mem::replace(last, lsn)),
+            None => self.last.insert(domain, lsn),
+        };
         let is_right = match (known, previous) {
             (Some(known), Some(previous)) if known == previous => true,
             // The one before is lost.

@@ -419,8 +419,8 @@ fn read(
 /// The decision that a record is, if it is one.
 fn made(body: &RecordBody) -> Option<Made> {
     match body {
-        RecordBody::Decided(decided) => Some(Made::Migration(decided.clone())),
-        RecordBody::JobDecided(decided) => Some(Made::Job(decided.clone())),
+        RecordBody::Decided(decided) => Some(Made::Migration((**decided).clone())),
+        RecordBody::JobDecided(decided) => Some(Made::Job((**decided).clone())),
         _ => None,
     }
 }
@@ -726,10 +726,10 @@ mod tests {
     fn records_of_jobs_that_are_over_make_room() {
         let mut citable = Citable::new(4);
         for job in (1..100).step_by(5) {
-            let begun = RecordBody::JobBegun(JobBegun {
+            let begun = RecordBody::JobBegun(Box::new(JobBegun {
                 kind: JobKind::Save,
                 migration: None,
-            });
+            }));
             let ended = RecordBody::JobEnded(JobEnded {
                 job: Lsn(job),
                 result: JobResult::Completed,

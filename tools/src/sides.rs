@@ -646,10 +646,10 @@ mod tests {
                 store: None,
                 in_doubt_limit: None,
             };
-            bodies.push(RecordBody::JobBegun(JobBegun {
+            bodies.push(RecordBody::JobBegun(Box::new(JobBegun {
                 kind: JobKind::MigrationOut,
                 migration: Some(terms),
-            }));
+            })));
             // Every third one contradicts.
             bodies.push(match role {
                 Role::Source if number % 3 == 0 => {

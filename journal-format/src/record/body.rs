@@ -456,19 +456,15 @@ pub struct MigrationHistories {
 /// Everything a record can say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "records are few and short-lived in memory"
-)]
 pub enum RecordBody {
     /// See [`CheckpointBegun`].
     CheckpointBegun(CheckpointBegun),
     /// See [`CheckpointEnded`].
     CheckpointEnded(CheckpointEnded),
     /// A domain was registered; damaged if its job was open without its registration, and goes on.
-    DomainAdded(DomainState),
+    DomainAdded(Box<DomainState>),
     /// Checkpoint: a domain as it stands.
-    DomainState(DomainState),
+    DomainState(Box<DomainState>),
     /// A domain was taken out.
     DomainRemoved,
     /// See [`DefinitionPart`].
@@ -476,7 +472,7 @@ pub enum RecordBody {
     /// See [`WantedChanged`].
     WantedChanged(WantedChanged),
     /// See [`JobBegun`].
-    JobBegun(JobBegun),
+    JobBegun(Box<JobBegun>),
     /// See [`PhaseEntered`].
     PhaseEntered(PhaseEntered),
     /// See [`EffectIntended`].
@@ -484,7 +480,7 @@ pub enum RecordBody {
     /// See [`EffectFinished`].
     EffectFinished(EffectFinished),
     /// See [`QemuObserved`].
-    QemuObserved(QemuObserved),
+    QemuObserved(Box<QemuObserved>),
     /// See [`PeerHeard`].
     PeerHeard(PeerHeard),
     /// See [`PeerPrepared`].
@@ -502,21 +498,21 @@ pub enum RecordBody {
     /// See [`OutcomeLearned`].
     OutcomeLearned(OutcomeLearned),
     /// See [`Decided`].
-    Decided(Decided),
+    Decided(Box<Decided>),
     /// See [`OperatorResolved`].
     OperatorResolved(OperatorResolved),
     /// See [`JobEnded`].
     JobEnded(JobEnded),
     /// See [`MigrationNamed`].
     MigrationForgotten(MigrationNamed),
-    /// Checkpoint: a migration as it stands. It is twice as large as any other, and rare.
+    /// Checkpoint: a migration as it stands.
     MigrationState(Box<MigrationState>),
     /// The journal is idle; proves that the batch before was acknowledged (F21).
     Sealed,
     /// See [`MigrationHistories`].
     MigrationHistories(MigrationHistories),
     /// See [`StoreIntended`].
-    StoreIntended(StoreIntended),
+    StoreIntended(Box<StoreIntended>),
     /// See [`StoreRead`].
     StoreRead(StoreRead),
     /// See [`VerdictGiven`].
@@ -524,9 +520,9 @@ pub enum RecordBody {
     /// See [`JobPhaseEntered`].
     JobPhaseEntered(JobPhaseEntered),
     /// See [`JobDecided`].
-    JobDecided(JobDecided),
+    JobDecided(Box<JobDecided>),
     /// See [`JobState`].
-    JobState(JobState),
+    JobState(Box<JobState>),
     /// See [`MigrationSettings`].
     MigrationSettings(MigrationSettings),
     /// See [`SettingsKept`].

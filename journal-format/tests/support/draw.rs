@@ -337,8 +337,8 @@ impl Draw<'_> {
             2 => RecordBody::CheckpointEnded(CheckpointEnded {
                 records: self.number32(),
             }),
-            3 => RecordBody::DomainAdded(self.domain_state()),
-            4 => RecordBody::DomainState(self.domain_state()),
+            3 => RecordBody::DomainAdded(Box::new(self.domain_state())),
+            4 => RecordBody::DomainState(Box::new(self.domain_state())),
             5 => RecordBody::DomainRemoved,
             6 => RecordBody::DefinitionPart(DefinitionPart {
                 first: self.lsn(),
@@ -354,10 +354,10 @@ impl Draw<'_> {
                     WantedReason::Carried,
                 ]),
             }),
-            8 => RecordBody::JobBegun(JobBegun {
+            8 => RecordBody::JobBegun(Box::new(JobBegun {
                 kind: self.word(JobKind::ALL),
                 migration: self.perhaps(Self::terms),
-            }),
+            })),
             9 => RecordBody::PhaseEntered(PhaseEntered {
                 job: self.lsn(),
                 phase: self.word(Phase::ALL),
@@ -371,10 +371,10 @@ impl Draw<'_> {
                 effect: self.lsn(),
                 result: self.result(),
             }),
-            12 => RecordBody::QemuObserved(QemuObserved {
+            12 => RecordBody::QemuObserved(Box::new(QemuObserved {
                 job: self.perhaps(Self::lsn),
                 observed: self.observed(),
-            }),
+            })),
             other => self.body_of_migration(other),
         }
     }
@@ -412,7 +412,7 @@ impl Draw<'_> {
                 outcome: self.word(Outcome::ALL),
                 position: self.perhaps(Self::position),
             }),
-            21 => RecordBody::Decided(self.decided()),
+            21 => RecordBody::Decided(Box::new(self.decided())),
             22 => RecordBody::OperatorResolved(OperatorResolved {
                 job: self.lsn(),
                 decision: self.word(Decision::ALL),
@@ -432,11 +432,11 @@ impl Draw<'_> {
                 nonce_known: self.yes(),
                 histories: self.several(Self::history),
             }),
-            28 => RecordBody::StoreIntended(StoreIntended {
+            28 => RecordBody::StoreIntended(Box::new(StoreIntended {
                 migration,
                 change: self.key_change(),
                 cookie: self.perhaps(Self::cookie),
-            }),
+            })),
             29 => RecordBody::StoreRead(StoreRead {
                 migration,
                 key: self.key_value(),
@@ -455,14 +455,14 @@ impl Draw<'_> {
                 granted: self.perhaps(Self::position),
                 recognised: self.yes(),
             }),
-            32 => RecordBody::JobDecided(JobDecided {
+            32 => RecordBody::JobDecided(Box::new(JobDecided {
                 job: self.lsn(),
                 rule: self.text(),
                 decision: self.word(Decision::ALL),
                 evidence: self.job_evidence(),
                 based_on: self.several(Self::lsn),
-            }),
-            33 => RecordBody::JobState(self.job_state()),
+            })),
+            33 => RecordBody::JobState(Box::new(self.job_state())),
             34 => RecordBody::MigrationSettings(MigrationSettings {
                 job: self.lsn(),
                 time: self.number(),

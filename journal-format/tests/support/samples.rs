@@ -148,7 +148,7 @@ fn ended_job() -> EndedJob {
 
 pub(crate) fn domain_state(name: &str, definition: Option<Lsn>) -> RecordBody {
     let whole = definition.is_some();
-    RecordBody::DomainState(DomainState {
+    RecordBody::DomainState(Box::new(DomainState {
         name: name.to_owned(),
         qmp: format!("/run/{name}.qmp"),
         instance: instance(),
@@ -162,7 +162,7 @@ pub(crate) fn domain_state(name: &str, definition: Option<Lsn>) -> RecordBody {
         dead: !whole,
         damaged: false,
         last_job: whole.then(ended_job),
-    })
+    }))
 }
 
 fn migration_state() -> RecordBody {
@@ -248,7 +248,7 @@ pub(crate) fn intents() -> Vec<Draft> {
             _ => None,
         };
         let kind = *kind;
-        bodies.push(RecordBody::JobBegun(JobBegun { kind, migration }));
+        bodies.push(RecordBody::JobBegun(Box::new(JobBegun { kind, migration })));
     }
     for phase in Phase::ALL {
         let (job, phase) = (Lsn(9), *phase);
@@ -337,20 +337,20 @@ pub(crate) fn observations() -> Vec<Draft> {
         ClaimSeen::Foreign("someone else's".to_owned()),
     ];
     for (process, claim) in Process::ALL.iter().zip(claims) {
-        bodies.push(RecordBody::QemuObserved(QemuObserved {
+        bodies.push(RecordBody::QemuObserved(Box::new(QemuObserved {
             job: None,
             observed: observed(*process, claim),
-        }));
+        })));
     }
     let newer = Observed {
         run_state: Some(RunState::from_qemu("a-state-of-a-newer-qemu")),
         migration: Some(MigrationStatus::from_qemu("a-status-of-a-newer-qemu")),
         ..observed(Process::Alive, ClaimSeen::Absent)
     };
-    bodies.push(RecordBody::QemuObserved(QemuObserved {
+    bodies.push(RecordBody::QemuObserved(Box::new(QemuObserved {
         job: Some(Lsn(9)),
         observed: newer,
-    }));
+    })));
     for answer in PeerAnswer::ALL {
         let reached = *answer != PeerAnswer::Unreachable;
         bodies.push(RecordBody::PeerHeard(PeerHeard {
@@ -430,11 +430,11 @@ pub(crate) fn authorities() -> Vec<Draft> {
     ] {
         let cookie = matches!(change, KeyChange::Create(_))
             .then(|| cookie(Authority::Store, WantedRunState::Running));
-        bodies.push(RecordBody::StoreIntended(StoreIntended {
+        bodies.push(RecordBody::StoreIntended(Box::new(StoreIntended {
             migration,
             change,
             cookie,
-        }));
+        })));
     }
     for key in [committed(), KeyValue::Started, KeyValue::Aborted] {
         bodies.push(RecordBody::StoreRead(StoreRead { migration, key }));
@@ -450,13 +450,13 @@ pub(crate) fn authorities() -> Vec<Draft> {
     for store in StoreAnswer::ALL {
         let mut evidence = evidence(facts(ContIntent::Never, None), Phase::Perform3Done);
         (evidence.authority, evidence.store) = (Authority::Store, *store);
-        bodies.push(RecordBody::Decided(Decided {
+        bodies.push(RecordBody::Decided(Box::new(Decided {
             job: Lsn(9),
             rule: "source-store-in-doubt".to_owned(),
             decision: Decision::Hold,
             evidence,
             based_on: vec![Lsn(9)],
-        }));
+        })));
     }
     bodies
         .into_iter()
@@ -518,13 +518,13 @@ pub(crate) fn jobs() -> Vec<Draft> {
     {
         evidence.nodes = *nodes;
         evidence.facts.end = *standing;
-        bodies.push(RecordBody::JobDecided(JobDecided {
+        bodies.push(RecordBody::JobDecided(Box::new(JobDecided {
             job,
             rule: "backup-ended".to_owned(),
             decision: Decision::Confirm,
             evidence: evidence.clone(),
             based_on: vec![job, Lsn(12)],
-        }));
+        })));
         evidence.dump = None;
         evidence.qemu_jobs = None;
         evidence.claim = Some(claim(Role::Source));
@@ -533,7 +533,7 @@ pub(crate) fn jobs() -> Vec<Draft> {
         evidence.journal_damaged = true;
     }
     let mut state = JobState::begun(job, JobKind::Snapshot);
-    bodies.push(RecordBody::JobState(state.clone()));
+    bodies.push(RecordBody::JobState(Box::new(state.clone())));
     state.cookie = Some("7".to_owned());
     state.granted = Some(position());
     state.recognised = true;
@@ -546,7 +546,7 @@ pub(crate) fn jobs() -> Vec<Draft> {
     state.leftovers = vec![monitor("blockdev-del", r#"{"node-name":"overlay"}"#)];
     state.in_flight = Some((Lsn(14), monitor("job-dismiss", r#"{"id":"s0"}"#)));
     state.last_rule = Some("snapshot-active".to_owned());
-    bodies.push(RecordBody::JobState(state));
+    bodies.push(RecordBody::JobState(Box::new(state)));
     bodies
         .into_iter()
         .map(|body| draft(Some(DOMAINS[0]), body))
@@ -667,13 +667,13 @@ pub(crate) fn outcomes() -> Vec<Draft> {
     }
     for (decision, cont) in Decision::ALL.iter().zip(ContIntent::ALL) {
         let outcome = (*decision == Decision::Kill).then_some(Outcome::Committed);
-        bodies.push(RecordBody::Decided(Decided {
+        bodies.push(RecordBody::Decided(Box::new(Decided {
             job: Lsn(9),
             rule: format!("source-confirm3-{decision}"),
             decision: *decision,
             evidence: evidence(facts(*cont, outcome), Phase::Confirm3),
             based_on: vec![Lsn(9), Lsn(40), Lsn(41)],
-        }));
+        })));
     }
     bodies.push(RecordBody::OperatorResolved(OperatorResolved {
         job: Lsn(9),

@@ -281,7 +281,10 @@ impl Turn<'_> {
             evidence: evidence.clone(),
             based_on,
         };
-        let lsn = self.append(Some(domain), RecordBody::JobDecided(decided.clone()));
+        let lsn = self.append(
+            Some(domain),
+            RecordBody::JobDecided(Box::new(decided.clone())),
+        );
         Some((lsn, decided))
     }
 
@@ -297,10 +300,10 @@ impl Turn<'_> {
             return;
         }
         self.job_live(job).recorded = Some(observed.clone());
-        let body = RecordBody::QemuObserved(QemuObserved {
+        let body = RecordBody::QemuObserved(Box::new(QemuObserved {
             job: Some(job),
             observed,
-        });
+        }));
         self.append(Some(id), body);
     }
 

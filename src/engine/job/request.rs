@@ -184,7 +184,7 @@ impl Turn<'_> {
             kind,
             migration: None,
         };
-        let job = self.append(Some(id), RecordBody::JobBegun(begun));
+        let job = self.append(Some(id), RecordBody::JobBegun(Box::new(begun)));
         self.enter_job(job, JobPhase::first(kind), cookie);
         self.engine.job_live.insert(job, JobLive::default());
         Ok(job)

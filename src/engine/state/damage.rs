@@ -150,7 +150,7 @@ impl State {
 
     /// The domains of which nothing but an open job is known.
     pub(crate) fn unregistered(&self) -> BTreeSet<DomainId> {
-        let of_migrations = self.open.iter().map(|(id, _)| *id);
+        let of_migrations = self.open.keys().copied();
         let of_jobs = self.jobs.values().map(|job| job.domain);
         of_migrations
             .chain(of_jobs)

@@ -54,7 +54,7 @@ impl State {
             }
             RecordBody::JobState(state) => {
                 if let Some(id) = record.domain {
-                    self.restore_job(lsn, id, state.clone());
+                    self.restore_job(lsn, id, (**state).clone());
                 }
             }
             RecordBody::JobPhaseEntered(entered) => {
@@ -139,7 +139,7 @@ impl State {
     pub(super) fn restated_jobs(&self) -> impl Iterator<Item = Draft> {
         self.jobs.values().map(|job| Draft {
             domain: Some(job.domain),
-            body: RecordBody::JobState(job.state.clone()),
+            body: RecordBody::JobState(Box::new(job.state.clone())),
         })
     }
 }

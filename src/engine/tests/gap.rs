@@ -296,7 +296,7 @@ fn decisions(world: &World, at: usize) -> Vec<&Decided> {
         .iter()
         .filter_map(|entry| match entry {
             History::Record(record) => match &record.body {
-                RecordBody::Decided(decided) => Some(decided),
+                RecordBody::Decided(decided) => Some(&**decided),
                 _ => None,
             },
             History::Gap(_) => None,

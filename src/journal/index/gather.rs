@@ -45,7 +45,7 @@ impl LastBatch {
 /// The batch that begins here, if one does, and the chain value after it.
 pub(super) fn begun<'a>(seen: &'a Seen<'_>) -> Option<(&'a BatchHeader, Chain)> {
     match seen {
-        Seen::Begun { header, chain } => Some((header, *chain)),
+        Seen::Begun(batch) => Some((&batch.header, batch.chain)),
         Seen::Entry(Entry::Batch(batch)) => Some((&batch.header, batch.chain)),
         Seen::Record { .. } | Seen::Entry(Entry::Gap(_)) => None,
     }
@@ -87,7 +87,7 @@ impl Gathered {
                     self.record(domain, kind, lsn, || Some(placed.record.clone()));
                 }
             }
-            Seen::Begun { .. } | Seen::Entry(Entry::Gap(_)) => {}
+            Seen::Begun(_) | Seen::Entry(Entry::Gap(_)) => {}
         }
     }
 

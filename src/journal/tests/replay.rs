@@ -42,7 +42,7 @@ fn fast(disk: &TestDisk) -> (Vec<Shown>, Ending, usize) {
     let mut in_place = 0;
     let reader = Reader::open(disk.clone()).unwrap();
     let ending = reader.replay(|seen| match seen {
-        Seen::Begun { .. } => {}
+        Seen::Begun(_) => {}
         Seen::Record { view, .. } => {
             in_place += 1;
             shown.push(Shown::Record(view.lsn, view.decode().unwrap()));

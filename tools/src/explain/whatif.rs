@@ -512,7 +512,7 @@ impl<'a> Stage<'a> {
                     .filter(|_| decided.evidence.journal_damaged)
                     .cloned();
                 if let Some(job) = self.jobs.get_mut(&decided.job) {
-                    job.decisions.push((decided, histories));
+                    job.decisions.push((*decided, histories));
                 }
             }
             RecordBody::EffectIntended(intended) => {

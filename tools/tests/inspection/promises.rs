@@ -262,11 +262,11 @@ fn destination(nonce: u8, last: u64, told: &[RecordBody]) -> TempDir {
             openings,
         })),
         of_all(RecordBody::CheckpointEnded(CheckpointEnded { records: 0 })),
-        of_domain(RecordBody::DomainAdded(state)),
-        of_domain(RecordBody::JobBegun(JobBegun {
+        of_domain(RecordBody::DomainAdded(Box::new(state))),
+        of_domain(RecordBody::JobBegun(Box::new(JobBegun {
             kind: JobKind::MigrationIn,
             migration: Some(terms),
-        })),
+        }))),
     ];
     drafts.extend(told.iter().cloned().map(of_domain));
     while (drafts.len() as u64) < last {

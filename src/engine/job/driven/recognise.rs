@@ -129,7 +129,7 @@ impl Turn<'_> {
             kind,
             migration: None,
         };
-        let job = self.append(Some(id), RecordBody::JobBegun(begun));
+        let job = self.append(Some(id), RecordBody::JobBegun(Box::new(begun)));
         let entered = JobPhaseEntered {
             job,
             phase: JobPhase::first(kind),

@@ -309,7 +309,7 @@ impl Explorer {
                 let _ = writeln!(story, "sidecar {} is down", side(at));
                 continue;
             };
-            for (id, one) in &engine.state.migrations {
+            for (id, one) in engine.state.migrations.iter() {
                 let rule = engine.live.get(id).and_then(|live| live.rule);
                 let (open, phase) = (one.state.open, one.state.phase);
                 let _ = writeln!(story, "sidecar {}: open {open} {phase} {rule:?}", side(at));

@@ -463,7 +463,9 @@ impl Scene {
             return;
         };
         let mut known = engine.state.migrations.values();
-        if known.any(|one| ran_on(&one.state) && one.state.outcome.is_none()) {
+        let is_shown = known.any(|one| ran_on(&one.state) && one.state.outcome.is_none());
+        drop(known);
+        if is_shown {
             self.breaks("P2: a licence is shown for a guest that is known to have run on");
         }
     }
