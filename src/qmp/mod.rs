@@ -29,3 +29,4 @@ pub use passed::{Misunderstood, Passed};
 pub use passfd::{Received, receive};
 pub use passing::{Passing, Place};
 pub use server::{Call, CommandError, ServerOptions, bind, remove_socket, serve};
+pub(crate) use server::{bind_new, bind_over};

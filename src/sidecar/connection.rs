@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use super::observe::{self, CLAIM_PROPERTY, Progress};
 use super::observe_job as job;
 use super::observe_settings;
-use super::process::{find, leads_to};
+use super::process::{find, leads_to, leads_to_renamed};
+use super::take_over::TakenOver;
 use crate::engine::{JobSeen, QemuEvent};
 use crate::qmp::{CLAIM_ID, Client, Dialled, Event, Events, Listeners, QmpError};
 
@@ -134,7 +135,11 @@ impl Connection {
     ) -> Result<Connection, ConnectError> {
         let dialled = Dialled::dial(path, QUERY_WAIT).await?;
         let maker = dialled.credentials().pid;
-        if !leads_to(instance, path, maker) {
+        let is_it = match TakenOver::from_behind(path) {
+            None => leads_to(instance, path, maker),
+            Some(taken) => leads_to_renamed(instance, &taken.front, maker),
+        };
+        if !is_it {
             return Err(ConnectError::OtherInstance {
                 found: find(maker, boot),
             });

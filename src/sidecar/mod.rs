@@ -26,6 +26,7 @@ mod register;
 mod serve;
 mod startup;
 mod store;
+mod take_over;
 
 #[cfg(test)]
 mod testing;
