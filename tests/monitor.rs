@@ -20,14 +20,14 @@ use serde_json::{Value, json};
 use crate::scenario::{TIMEOUT, assert_one_runs, assert_sound, pair, records_in, settle, wait_for};
 
 /// A client that sees bytes.
-struct Client {
+pub(crate) struct Client {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
 }
 
 impl Client {
     /// One that was greeted.
-    fn greeted(path: &Path) -> (Client, String) {
+    pub(crate) fn greeted(path: &Path) -> (Client, String) {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let lines = BufReader::new(stream.try_clone().unwrap());
@@ -36,7 +36,7 @@ impl Client {
         (client, greeting)
     }
 
-    fn connect(path: &Path) -> Client {
+    pub(crate) fn connect(path: &Path) -> Client {
         let (mut client, _) = Client::greeted(path);
         assert_eq!(
             client.ask(r#"{"execute":"qmp_capabilities"}"#),
@@ -45,18 +45,18 @@ impl Client {
         client
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line
     }
 
     /// The next answer; events are passed over.
-    fn answer(&mut self) -> String {
+    pub(crate) fn answer(&mut self) -> String {
         loop {
             let line = self.line();
             if !line.contains("\"timestamp\"") {
@@ -65,7 +65,7 @@ impl Client {
         }
     }
 
-    fn ask(&mut self, command: &str) -> String {
+    pub(crate) fn ask(&mut self, command: &str) -> String {
         self.say(command.as_bytes());
         self.answer()
     }
@@ -82,11 +82,11 @@ impl Client {
     }
 }
 
-fn plain() -> Pair {
+pub(crate) fn plain() -> Pair {
     pair(RunOptions::default(), RunOptions::default())
 }
 
-fn client(pair: &mut Pair, side: Side) -> Client {
+pub(crate) fn client(pair: &mut Pair, side: Side) -> Client {
     Client::connect(&pair.sidecar(side).monitor_socket(DOMAIN))
 }
 

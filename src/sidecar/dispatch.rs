@@ -193,7 +193,7 @@ impl Dispatcher {
                     instance,
                     boot: self.boot,
                 });
-                let port = self.proxies.start(domain, &watched.name, front);
+                let port = self.proxies.start(domain, &watched.name, instance, front);
                 let before = self.monitors.remove(&domain);
                 let monitor = Monitor::start(
                     watched,
@@ -215,7 +215,10 @@ impl Dispatcher {
                 // Nobody may be listening.
                 drop(self.notices.send(control::event(&notice, time)));
             }
-            Message::Ready => drop(self.ready.send_replace(true)),
+            Message::Ready => {
+                self.proxies.has_all();
+                self.ready.send_replace(true);
+            }
         }
     }
 }

@@ -14,7 +14,6 @@ mod gather;
 mod history;
 pub mod link;
 mod monitor;
-mod notify;
 mod observe;
 mod observe_job;
 mod observe_settings;

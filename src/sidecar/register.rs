@@ -23,8 +23,9 @@ use super::take_over::{SUFFIX, TakenOver};
 use crate::engine::{Answer, ControlRequest, DomainView};
 use crate::qmp::{Dialled, Listeners};
 
-/// Longest time to find out everything about a QEMU, in milliseconds.
-const FIND_WAIT_MS_MAX: u64 = 2_000;
+/// Longest time to find out everything about a QEMU, in milliseconds: more than one that does not greet is waited for, so that
+/// this is what is said of it.
+const FIND_WAIT_MS_MAX: u64 = 2_500;
 
 /// Finds QEMUs.
 #[derive(Clone, Debug)]
@@ -246,7 +247,7 @@ impl Registrar {
         let held = Held::open(instance, self.boot)
             .map_err(|source| RegisterError::NotHeld { instance, source })?
             .ok_or(RegisterError::Owner(OwnerError::NoSuchProcess { pid }))?;
-        let connection = Connection::greet(dialled, Listeners::default())
+        let connection = Connection::greet(dialled, Listeners::default(), None)
             .await
             .map_err(monitor_error)?;
         let found = connection.uuid().await.map_err(monitor_error)?;

@@ -6,6 +6,7 @@
 //! Not here: the connection to QEMU (`monitor`), what a command may do (the engine), its bytes (`qmp`).
 
 mod incoming;
+mod left;
 mod passage;
 mod served;
 
@@ -14,6 +15,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,8 +32,10 @@ use super::config::{SOCKET_PATH_SIZE_MAX, fits_socket_address};
 use super::link::Link;
 use super::process::Held;
 use super::take_over::{Name, Placed, TakenOver};
-use crate::qmp::{Listeners, Passing, bind, remove_socket};
+use crate::keep::{KeptClient, KeptQemu, Manager, Owner};
+use crate::qmp::{Adopted, Listeners, Passing, Resumed, bind, remove_socket};
 
+pub(crate) use left::{KeptConnections, LeftClient, LeftQemu};
 pub(crate) use passage::{Arrived, Passage};
 
 /// Clients of one domain's monitor at the same time, at the most; one more is turned away.
@@ -62,14 +66,56 @@ pub(crate) enum Upstream {
 pub(crate) struct Port {
     upstream: Arc<watch::Sender<Upstream>>,
     listeners: Listeners,
+    keeping: Arc<Keeping>,
 }
 
 impl Port {
     /// A port without a connection.
-    pub(crate) fn new() -> Port {
+    pub(crate) fn new(keeping: Keeping) -> Port {
         Port {
             upstream: Arc::new(watch::Sender::new(Upstream::Away)),
             listeners: Listeners::default(),
+            keeping: Arc::new(keeping),
+        }
+    }
+
+    /// Has a client's connection kept, if somebody keeps any.
+    fn keep(&self, socket: BorrowedFd<'_>) -> Option<KeptClient> {
+        KeptClient::keep(&self.keeping.manager, self.keeping.owner?, socket)
+    }
+
+    /// For a connection to QEMU that is to be kept.
+    pub(crate) fn keep_qemu(&self) -> Option<KeptQemu> {
+        KeptQemu::prepare(&self.keeping.manager, self.keeping.owner?)
+    }
+
+    /// Leaves it to who takes up QEMU's connection to have an effect of an earlier life answered.
+    fn adopt(&self, adopted: Adopted) {
+        self.keeping.adopted().push(adopted);
+    }
+
+    /// The connection to QEMU of an earlier life, and whether there was one that is lost. Once.
+    pub(crate) fn left(&self) -> Option<Resumed> {
+        let adopted = core::mem::take(&mut *self.keeping.adopted());
+        match self.keeping.qemu().take() {
+            Some(LeftQemu {
+                socket,
+                kept,
+                state,
+            }) => Some(Resumed {
+                socket,
+                kept,
+                state,
+                adopted,
+            }),
+            None => {
+                for one in adopted {
+                    one.is_lost(
+                        "the connection to QEMU was not kept when the sidecar was restarted",
+                    );
+                }
+                None
+            }
         }
     }
 
@@ -113,6 +159,26 @@ impl Port {
     }
 }
 
+/// What of a domain's connections outlives the process.
+#[derive(Debug, Default)]
+pub(crate) struct Keeping {
+    manager: Manager,
+    /// `None` where nothing is kept.
+    owner: Option<Owner>,
+    qemu: Mutex<Option<LeftQemu>>,
+    adopted: Mutex<Vec<Adopted>>,
+}
+
+impl Keeping {
+    fn adopted(&self) -> MutexGuard<'_, Vec<Adopted>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn qemu(&self) -> MutexGuard<'_, Option<LeftQemu>> {
+        self.qemu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a client's tasks share.
 #[derive(Clone, Debug)]
 struct Shared {
@@ -129,16 +195,23 @@ pub(crate) struct Proxies {
     directory: PathBuf,
     link: Link,
     served: ServedDomains,
+    kept: KeptConnections,
     open: HashMap<DomainId, Proxy>,
 }
 
 impl Proxies {
     /// None yet; they will be in this directory.
-    pub(crate) fn new(directory: PathBuf, link: Link, served: ServedDomains) -> Proxies {
+    pub(crate) fn new(
+        directory: PathBuf,
+        link: Link,
+        served: ServedDomains,
+        kept: KeptConnections,
+    ) -> Proxies {
         Proxies {
             directory,
             link,
             served,
+            kept,
             open: HashMap::new(),
         }
     }
@@ -146,14 +219,40 @@ impl Proxies {
     /// Serves a domain's monitor under its name, in place of an earlier one of that domain. Says where the connection to
     /// QEMU is to be handed over.
     /// Does it at the place of QEMU's own socket too if that was, or is to be, taken over.
-    pub(crate) fn start(&mut self, domain: DomainId, name: &str, front: Option<Front>) -> Port {
+    /// Clients and the connection to QEMU of an earlier life go on.
+    pub(crate) fn start(
+        &mut self,
+        domain: DomainId,
+        name: &str,
+        instance: Instance,
+        front: Option<Front>,
+    ) -> Port {
         // The old one's socket goes first: the new one takes its place.
         self.stop(domain);
-        let (link, served) = (self.link.clone(), self.served.clone());
-        let proxy = Proxy::start(&self.directory, name, front, domain, link, served);
+        let owner = Owner { domain, instance };
+        let (manager, left) = (self.kept.manager.clone(), self.kept.take(owner));
+        let keeping = Keeping {
+            owner: Some(owner),
+            qemu: Mutex::new(left.qemu),
+            manager,
+            ..Keeping::default()
+        };
+        let shared = Shared {
+            domain,
+            link: self.link.clone(),
+            port: Port::new(keeping),
+            effects: Arc::new(Semaphore::new(1)),
+        };
+        let served = self.served.clone();
+        let proxy = Proxy::start(&self.directory, name, front, shared, left.clients, served);
         let port = proxy.port.clone();
         self.open.insert(domain, proxy);
         port
+    }
+
+    /// All domains are known: whose connections are left over is gone.
+    pub(crate) fn has_all(&mut self) {
+        self.kept.close_rest();
     }
 
     /// No longer.
@@ -269,7 +368,10 @@ impl Drop for Proxy {
         }
         self.names.list().clear();
         self.front_names.list().clear();
-        self.port.set(Upstream::Ended);
+        // At the end of the process what is kept stays open.
+        if !self.port.keeping.manager.is_stopping() {
+            self.port.set(Upstream::Ended);
+        }
         self.served.end(self.domain);
     }
 }
@@ -280,24 +382,19 @@ impl Proxy {
         directory: &Path,
         name: &str,
         front: Option<Front>,
-        domain: DomainId,
-        link: Link,
+        shared: Shared,
+        left: Vec<LeftClient>,
         served: ServedDomains,
     ) -> Proxy {
-        let port = Port::new();
+        let (domain, port) = (shared.domain, shared.port.clone());
         let again = Arc::new(Notify::new());
         served.begin(domain, again.clone());
         let clients = Clients {
             places: Arc::new(Semaphore::new(CLIENTS_MAX)),
-            shared: Shared {
-                domain,
-                link,
-                port: port.clone(),
-                effects: Arc::new(Semaphore::new(1)),
-            },
+            shared,
         };
         let (names, front_names) = (Names::default(), Names::default());
-        let mut tasks = Vec::new();
+        let mut tasks = vec![tokio::spawn(clients.clone().go_on(left))];
         let path = directory.join(file_name(name));
         match listen(&path) {
             Ok(placed) => {
@@ -424,6 +521,23 @@ struct Clients {
 }
 
 impl Clients {
+    /// Serves clients of an earlier life. They hear events from now on, before QEMU is asked for any.
+    fn go_on(self, left: Vec<LeftClient>) -> impl Future<Output = ()> + Send + 'static {
+        let mut clients = tokio::task::JoinSet::new();
+        for one in left {
+            let Ok(place) = self.places.clone().try_acquire_owned() else {
+                continue;
+            };
+            if let Some(resumed) = served::resume(one, self.shared.clone()) {
+                clients.spawn(async move {
+                    let _place = place;
+                    resumed.serve().await;
+                });
+            }
+        }
+        async move { while clients.join_next().await.is_some() {} }
+    }
+
     /// Serves whoever connects, for as long as it is waited for.
     async fn accept(&self, listener: &UnixListener) {
         let mut clients = tokio::task::JoinSet::new();
