@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use journal_format::record::{EffectCommand, EffectResult, RecordBody};
 use phase_journal::qmp::{Class, classify, is_known, may_go_out_of_band};
@@ -13,20 +13,21 @@ use phase_journal_lab::pair::{DOMAIN, Limits, Pair, Side, Waited};
 use phase_journal_lab::qmp::Qmp;
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
 use phase_journal_lab::until;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use crate::scenario::{TIMEOUT, assert_one_runs, assert_sound, pair, records_in, settle, wait_for};
 
 /// A client that sees bytes.
-struct Client {
+pub(crate) struct Client {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
 }
 
 impl Client {
     /// One that was greeted.
-    fn greeted(path: &Path) -> (Client, String) {
+    pub(crate) fn greeted(path: &Path) -> (Client, String) {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let lines = BufReader::new(stream.try_clone().unwrap());
@@ -35,7 +36,7 @@ impl Client {
         (client, greeting)
     }
 
-    fn connect(path: &Path) -> Client {
+    pub(crate) fn connect(path: &Path) -> Client {
         let (mut client, _) = Client::greeted(path);
         assert_eq!(
             client.ask(r#"{"execute":"qmp_capabilities"}"#),
@@ -44,18 +45,18 @@ impl Client {
         client
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line
     }
 
     /// The next answer; events are passed over.
-    fn answer(&mut self) -> String {
+    pub(crate) fn answer(&mut self) -> String {
         loop {
             let line = self.line();
             if !line.contains("\"timestamp\"") {
@@ -64,7 +65,7 @@ impl Client {
         }
     }
 
-    fn ask(&mut self, command: &str) -> String {
+    pub(crate) fn ask(&mut self, command: &str) -> String {
         self.say(command.as_bytes());
         self.answer()
     }
@@ -81,11 +82,11 @@ impl Client {
     }
 }
 
-fn plain() -> Pair {
+pub(crate) fn plain() -> Pair {
     pair(RunOptions::default(), RunOptions::default())
 }
 
-fn client(pair: &mut Pair, side: Side) -> Client {
+pub(crate) fn client(pair: &mut Pair, side: Side) -> Client {
     Client::connect(&pair.sidecar(side).monitor_socket(DOMAIN))
 }
 
@@ -469,4 +470,110 @@ fn clients_that_misbehave_hurt_nobody_else() {
     let rss = rss.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     let kib: u64 = rss.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib < 200 * 1024, "{rss}");
+}
+
+/// Where QEMU's socket is when the sidecar is in its place.
+fn behind(path: &Path) -> PathBuf {
+    format!("{}.taken-over", path.display()).into()
+}
+
+fn add_taken_over(pair: &mut Pair, path: &Path) -> Result<Value, phase_journal_lab::Error> {
+    let arguments = json!({"name": DOMAIN, "qmp": path, "take-over": true});
+    pair.sidecar(Side::A).execute("domain-add", arguments)
+}
+
+/// A manager changes nothing: the path that it knows leads to the sidecar, whatever that died in, and to QEMU again
+/// when the domain is removed.
+#[test]
+fn the_place_of_qemus_socket_is_taken_and_given_back() {
+    let mut pair = plain();
+    let path = pair.qemu(Side::A).sidecar_socket();
+    let behind = behind(&path);
+    let removal = json!({"name": DOMAIN});
+    pair.sidecar(Side::A)
+        .execute("domain-remove", removal.clone())
+        .unwrap();
+
+    // QEMU serves one client: a manager that is there stays, and the take-over is refused.
+    let manager = Client::connect(&path);
+    let refused = add_taken_over(&mut pair, &path).unwrap_err().to_string();
+    assert!(
+        refused.contains("another client has this monitor"),
+        "{refused}"
+    );
+    assert!(!behind.exists());
+    drop(manager);
+    fs::write(&behind, "somebody's").unwrap();
+    let refused = add_taken_over(&mut pair, &path).unwrap_err().to_string();
+    assert!(refused.contains("in the way"), "{refused}");
+    assert_eq!(pair.sidecar(Side::A).domains().unwrap(), []);
+    drop(Client::connect(&path));
+    fs::remove_file(&behind).unwrap();
+
+    for life in 0..3 {
+        if life == 0 {
+            add_taken_over(&mut pair, &path).unwrap();
+        } else {
+            pair.sidecar(Side::A).kill().unwrap();
+            if life == 2 {
+                // As if it had died right before the sockets changed places.
+                fs::rename(&behind, &path).unwrap();
+            }
+            pair.sidecar(Side::A).start(&RunOptions::default()).unwrap();
+        }
+        until("QEMU's socket is taken over", TIMEOUT, || {
+            let stream = UnixStream::connect(&path).ok();
+            let maker = stream.and_then(|stream| socket_peercred(stream).ok());
+            let maker = maker.and_then(|maker| u32::try_from(maker.pid.as_raw_pid()).ok());
+            Ok((maker == pair.sidecar(Side::A).pid()).then_some(()))
+        })
+        .unwrap();
+        let mut managers = [(); 2].map(|()| Qmp::connect(&path, TIMEOUT).unwrap());
+        for one in &mut managers {
+            one.execute("query-status", json!({})).unwrap();
+        }
+        managers[0].execute("stop", json!({})).unwrap();
+        managers[1].wait_event("STOP", TIMEOUT, |_| true).unwrap();
+        managers[1].execute("cont", json!({})).unwrap();
+    }
+    let sent = passed(&mut pair, Side::A);
+    assert_eq!(sent.len(), 6, "{sent:?}");
+    let plain = json!({"name": "other", "qmp": path});
+    let refused = pair.sidecar(Side::A).execute("domain-add", plain);
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("already serves domain"), "{refused}");
+
+    pair.sidecar(Side::A)
+        .execute("domain-remove", removal)
+        .unwrap();
+    assert!(!behind.exists());
+    let status = until("QEMU itself answers", TIMEOUT, || {
+        let mut qemu = Qmp::connect(&path, TIMEOUT).ok();
+        Ok(qemu
+            .as_mut()
+            .and_then(|qemu| qemu.execute("query-status", json!({})).ok()))
+    });
+    assert_eq!(status.unwrap()["status"], "running");
+    assert_eq!(passed(&mut pair, Side::A).len(), 6, "nothing went past it");
+    settle(&mut pair);
+}
+
+/// A QEMU that ends leaves nothing, and its successor has its path to itself.
+#[test]
+fn a_taken_over_qemu_that_ends_leaves_its_path() {
+    let mut pair = plain();
+    let path = pair.qemu(Side::A).sidecar_socket();
+    let behind = behind(&path);
+    let removal = json!({"name": DOMAIN});
+    pair.sidecar(Side::A)
+        .execute("domain-remove", removal)
+        .unwrap();
+    add_taken_over(&mut pair, &path).unwrap();
+    let mut manager = Client::connect(&path);
+    pair.qemu(Side::A).kill().unwrap();
+    assert_eq!(manager.line(), "");
+    until("both sockets are gone", TIMEOUT, || {
+        Ok((!behind.exists() && !path.exists()).then_some(()))
+    })
+    .unwrap();
 }

@@ -28,6 +28,8 @@ mod held;
 mod image_locks;
 /// What managers do to a domain besides moving it.
 mod jobs;
+/// Connections that outlive the sidecar, kept by the service manager.
+mod kept;
 /// Journals that are lost, put back from an older copy, or of another boot.
 mod lost_journal;
 /// The manager decides: by a verdict, or by its own cont.

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("engine", &[]),
     ("journal", &[]),
+    ("keep", &[]),
     ("node", &["engine", "journal"]),
-    ("qmp", &["journal"]),
-    ("sidecar", &["engine", "journal", "node", "qmp"]),
+    ("qmp", &["journal", "keep"]),
+    ("sidecar", &["engine", "journal", "keep", "node", "qmp"]),
     ("sim", &["engine", "journal", "node"]),
 ];
 

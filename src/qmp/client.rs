@@ -6,19 +6,17 @@
 //! Not here: when to look and what to do (`sidecar`).
 
 use core::fmt;
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use journal_format::record::{Effect, EffectResult};
+use rustix::net::{Shutdown, shutdown};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
@@ -27,10 +25,10 @@ use super::classify::{Class, classify};
 use super::codec::{Message, Splitter};
 use super::command::{is_out_of_band, qmp_command};
 use super::outlet::Listeners;
-use super::passed::{Kind, kind};
-use super::passfd::send;
-use super::passing::{Passing, Places, Waiter, result_of};
+use super::passing::{Adopted, Passing, Places, Waiter, result_of};
+use super::streams::{Outgoing, Pending, READ_SIZE, Reader, Writer, lock, read_object};
 use crate::journal::Durable;
+use crate::keep::{KeptQemu, QemuState};
 
 /// Largest message a server may send, in bytes (QEMU's own schema is 200 kB in one line).
 const MESSAGE_SIZE_MAX: usize = 64 * 1024 * 1024;
@@ -43,8 +41,6 @@ const IN_BAND_MAX: usize = 4;
 const EVENTS_MAX: usize = 1024;
 /// Pause between attempts to connect where too many wait already.
 const DIAL_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes read at once.
-const READ_SIZE: usize = 16 * 1024;
 
 /// Why something did not work on a QMP connection.
 #[derive(Clone, Debug)]
@@ -150,6 +146,15 @@ pub struct Credentials {
     pub uid: u32,
 }
 
+fn credentials(stream: &UnixStream) -> io::Result<Credentials> {
+    let peer = stream.peer_cred()?;
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+    Ok(Credentials {
+        pid: pid.unwrap_or(0),
+        uid: peer.uid(),
+    })
+}
+
 /// A connection over which nothing was said yet, for who must know first whom it leads to.
 #[derive(Debug)]
 pub struct Dialled {
@@ -184,17 +189,10 @@ impl Dialled {
             }
             tokio::time::sleep(DIAL_PAUSE).await;
         };
-        let peer = stream.peer_cred().map_err(failed)?;
-        let pid = peer
-            .pid()
-            .and_then(|pid| u32::try_from(pid).ok())
-            .unwrap_or(0);
+        let credentials = credentials(&stream).map_err(failed)?;
         Ok(Dialled {
             stream,
-            credentials: Credentials {
-                pid,
-                uid: peer.uid(),
-            },
+            credentials,
             path: path.to_owned(),
         })
     }
@@ -247,27 +245,15 @@ impl Events {
 
 pub(super) type Answer = Result<Value, QmpError>;
 
-/// A command on its way to the writing task.
-pub(super) struct Outgoing {
-    pub(super) id: u64,
-    pub(super) line: Vec<u8>,
-    pub(super) fds: Vec<OwnedFd>,
-    pub(super) waiter: Waiter,
-}
-
-/// Who waits, by id; and why there will be no more.
-#[derive(Default)]
-struct Pending {
-    waiting: HashMap<u64, Waiter>,
-    closed: Option<String>,
-}
-
 /// What both kinds of client share.
 #[derive(Debug)]
 pub(super) struct Core {
+    stream: Arc<UnixStream>,
     pub(super) commands: mpsc::Sender<Outgoing>,
     pending: Arc<Mutex<Pending>>,
-    pub(super) next_id: AtomicU64,
+    next_id: AtomicU64,
+    /// The connection outlives the process.
+    kept: Option<Arc<KeptQemu>>,
     credentials: Credentials,
     /// Commands out of band were negotiated.
     pub(super) oob: bool,
@@ -276,28 +262,17 @@ pub(super) struct Core {
     tasks: [JoinHandle<()>; 2],
 }
 
-impl fmt::Debug for Pending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Pending({} waiting, closed {:?})",
-            self.waiting.len(),
-            self.closed
-        )
-    }
-}
-
 impl Drop for Core {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
         }
+        // The service manager may have it open too, and QEMU serves one client. At the end of the process it is left to the next life.
+        if !self.kept.as_ref().is_some_and(|kept| kept.is_left_open()) {
+            // It fails only where the other end has done it already.
+            let _ = shutdown(&*self.stream, Shutdown::Both);
+        }
     }
-}
-
-/// A panic while the lock is held cannot leave the map half changed.
-fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
-    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Core {
@@ -305,13 +280,14 @@ impl Core {
         let deadline = Instant::now() + wait;
         let dialled = Dialled::dial(path, wait).await?;
         let left = deadline.saturating_duration_since(Instant::now());
-        Core::greet(dialled, left, Listeners::default()).await
+        Core::greet(dialled, left, Listeners::default(), None).await
     }
 
     async fn greet(
         dialled: Dialled,
         wait: Duration,
         listeners: Listeners,
+        kept: Option<KeptQemu>,
     ) -> Result<(Core, Events), QmpError> {
         let Dialled {
             stream,
@@ -328,9 +304,10 @@ impl Core {
         let no_greeting = || QmpError::NoGreeting {
             path: path.to_owned(),
         };
-        let (mut reading, writing) = stream.into_split();
+        let kept = kept.map(Arc::new);
+        let stream = Arc::new(stream);
         let mut splitter = Splitter::new(MESSAGE_SIZE_MAX);
-        let first = timeout_at(deadline, read_object(&mut reading, &mut splitter))
+        let first = timeout_at(deadline, read_object(&stream, &mut splitter))
             .await
             .map_err(|_| no_greeting())?
             .map_err(failed)?;
@@ -342,32 +319,18 @@ impl Core {
                 path: path.to_owned(),
             });
         };
-        let (commands, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
-        let (events, queue) = mpsc::channel(EVENTS_MAX);
-        let overflown = Arc::new(AtomicBool::new(false));
-        let pending: Arc<Mutex<Pending>> = Arc::default();
-        let reader = Reader {
-            reading,
+        let beginning = Beginning {
+            stream,
             splitter,
-            pending: pending.clone(),
-            events,
-            listeners,
-            overflown: overflown.clone(),
-        };
-        let tasks = [
-            tokio::spawn(reader.run()),
-            tokio::spawn(write_commands(writing, outgoing, pending.clone())),
-        ];
-        let core = Core {
-            commands,
-            pending,
-            next_id: AtomicU64::new(1),
             credentials,
             oob,
             greeting: greeting.into(),
+            next_id: 1,
+            pending: Pending::default(),
             places: Places::default(),
-            tasks,
+            kept,
         };
+        let (core, events) = beginning.begin(listeners);
         let enable = if oob {
             json!({"enable": ["oob"]})
         } else {
@@ -375,7 +338,12 @@ impl Core {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         match core.call("execute", "qmp_capabilities", enable, left).await {
-            Ok(_) => Ok((core, Events { queue, overflown })),
+            Ok(_) => {
+                if let Some(kept) = &core.kept {
+                    kept.negotiated(&core.greeting, oob, core.stream.as_fd());
+                }
+                Ok((core, events))
+            }
             Err(QmpError::TimedOut { .. } | QmpError::Lost { .. } | QmpError::NotSent { .. }) => {
                 Err(no_greeting())
             }
@@ -383,6 +351,75 @@ impl Core {
                 path: path.to_owned(),
             }),
         }
+    }
+
+    /// Goes on with a connection of an earlier life. Behind what that sent goes a question of ours: with its answer, whatever has none by
+    /// then never got to QEMU, which takes commands in the order they come.
+    fn resume(resumed: Resumed, listeners: Listeners) -> io::Result<(Core, Events)> {
+        let Resumed {
+            socket,
+            kept,
+            state,
+            adopted,
+        } = resumed;
+        let stream = std::os::unix::net::UnixStream::from(socket);
+        stream.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(stream)?;
+        let credentials = credentials(&stream)?;
+        let places = Places::default();
+        let mut pending = Pending::default();
+        for one in adopted {
+            let (id, waiter) = one.waiter(&places);
+            pending.adopted.push(id);
+            pending.waiting.insert(id, waiter);
+        }
+        pending.fence = Some(state.next_id);
+        let mut splitter = Splitter::new(MESSAGE_SIZE_MAX);
+        splitter.push(&state.input);
+        let beginning = Beginning {
+            stream: Arc::new(stream),
+            splitter,
+            credentials,
+            oob: state.oob,
+            greeting: state.greeting.into(),
+            next_id: state.next_id,
+            pending,
+            places,
+            kept: Some(Arc::new(kept)),
+        };
+        let (core, events) = beginning.begin(listeners);
+        let (outgoing, _) = core.outgoing("execute", "query-status", &json!({}));
+        // The queue is empty and its reader is here.
+        drop(core.commands.try_send(outgoing));
+        Ok((core, events))
+    }
+
+    /// An id that was never used on this connection.
+    pub(super) fn new_id(&self) -> u64 {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if let Some(kept) = &self.kept {
+            kept.use_id(id);
+        }
+        id
+    }
+
+    fn outgoing(
+        &self,
+        how: &str,
+        name: &str,
+        arguments: &Value,
+    ) -> (Outgoing, oneshot::Receiver<Answer>) {
+        let id = self.new_id();
+        let mut line = json!({how: name, "arguments": arguments, "id": id}).to_string();
+        line.push('\n');
+        let (answer, answered) = oneshot::channel();
+        let outgoing = Outgoing {
+            id,
+            line: line.into_bytes(),
+            fds: Vec::new(),
+            waiter: Waiter::Caller(answer),
+        };
+        (outgoing, answered)
     }
 
     /// Has QEMU kept so many commands without an answer that it may soon read no more?
@@ -396,16 +433,7 @@ impl Core {
 
     async fn call(&self, how: &str, name: &str, arguments: Value, wait: Duration) -> Answer {
         let deadline = Instant::now() + wait;
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let mut line = json!({how: name, "arguments": arguments, "id": id}).to_string();
-        line.push('\n');
-        let (answer, answered) = oneshot::channel();
-        let outgoing = Outgoing {
-            id,
-            line: line.into_bytes(),
-            fds: Vec::new(),
-            waiter: Waiter::Caller(answer),
-        };
+        let (outgoing, answered) = self.outgoing(how, name, &arguments);
         match self.commands.try_send(outgoing) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -438,154 +466,72 @@ impl Core {
     }
 }
 
-/// The next object; what is none is passed over.
-async fn read_object(
-    reading: &mut OwnedReadHalf,
-    splitter: &mut Splitter,
-) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = vec![0; READ_SIZE];
-    loop {
-        match splitter.next_object() {
-            Some(Ok(object)) => return Ok(Some(object)),
-            Some(Err(error)) if error.is_recoverable() => {}
-            Some(Err(error)) => return Err(io::Error::other(error)),
-            None => match reading.read(&mut bytes).await? {
-                0 => return Ok(None),
-                size => splitter.push(&bytes[..size]),
-            },
-        }
-    }
+/// A connection of an earlier life, with what was under way on it.
+#[derive(Debug)]
+pub struct Resumed {
+    /// The connection.
+    pub socket: OwnedFd,
+    /// How it stands from now on.
+    pub kept: KeptQemu,
+    /// How it stood.
+    pub state: QemuState,
+    /// Effects of clients that QEMU may have got.
+    pub adopted: Vec<Adopted>,
 }
 
-/// The task that reads: answers to who waits for them, events to the queue and to the listeners.
-struct Reader {
-    reading: OwnedReadHalf,
+/// A connection whose tasks do not run yet.
+struct Beginning {
+    stream: Arc<UnixStream>,
     splitter: Splitter,
-    pending: Arc<Mutex<Pending>>,
-    events: mpsc::Sender<Event>,
-    listeners: Listeners,
-    overflown: Arc<AtomicBool>,
+    credentials: Credentials,
+    oob: bool,
+    greeting: Arc<[u8]>,
+    next_id: u64,
+    pending: Pending,
+    places: Places,
+    kept: Option<Arc<KeptQemu>>,
 }
 
-impl Reader {
-    async fn run(mut self) {
-        let why = loop {
-            match read_object(&mut self.reading, &mut self.splitter).await {
-                Ok(Some(object)) => self.take(&object),
-                Ok(None) => break "the connection was closed".to_owned(),
-                Err(error) => break error.to_string(),
-            }
+impl Beginning {
+    fn begin(self, listeners: Listeners) -> (Core, Events) {
+        let (commands, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
+        let (events, queue) = mpsc::channel(EVENTS_MAX);
+        let overflown = Arc::new(AtomicBool::new(false));
+        let pending = Arc::new(Mutex::new(self.pending));
+        let stream = self.stream;
+        let reader = Reader {
+            stream: stream.clone(),
+            splitter: self.splitter,
+            pending: pending.clone(),
+            events,
+            listeners,
+            overflown: overflown.clone(),
+            room: vec![0; READ_SIZE],
+            kept: self.kept.clone(),
         };
-        let mut pending = lock(&self.pending);
-        for (_, waiter) in pending.waiting.drain() {
-            waiter.fail(QmpError::Lost { why: why.clone() });
-        }
-        pending.closed = Some(why);
-    }
-
-    fn take(&mut self, object: &[u8]) {
-        match kind(object) {
-            Kind::Answer { id, .. } => self.answer(object, id),
-            Kind::Event => self.tell(object),
-            Kind::Other => {}
-        }
-    }
-
-    fn tell(&mut self, object: &[u8]) {
-        self.listeners.tell(object);
-        let Some(Message::Event { name, data }) = Message::parse(object) else {
-            return;
+        let writer = Writer {
+            stream: stream.clone(),
+            pending: pending.clone(),
+            kept: self.kept.clone(),
         };
-        let event = Event::Happened { name, data };
-        if self.events.try_send(event).is_err() {
-            self.overflown.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn answer(&mut self, object: &[u8], id: Option<u64>) {
-        let waiter = {
-            let mut pending = lock(&self.pending);
-            match id {
-                Some(id) => pending.waiting.remove(&id),
-                // Some errors come without an id: the command was not understood. Commands are
-                // answered in order, so with exactly one waiting it is that one's.
-                None if pending.waiting.len() == 1 => {
-                    let only = pending.waiting.keys().next().copied();
-                    only.and_then(|id| pending.waiting.remove(&id))
-                }
-                None => None,
-            }
+        let tasks = [
+            tokio::spawn(reader.run()),
+            tokio::spawn(writer.run(outgoing)),
+        ];
+        let core = Core {
+            stream,
+            commands,
+            pending,
+            next_id: AtomicU64::new(self.next_id),
+            kept: self.kept,
+            credentials: self.credentials,
+            oob: self.oob,
+            greeting: self.greeting,
+            places: self.places,
+            tasks,
         };
-        if let Some(waiter) = waiter {
-            waiter.answer(object);
-        }
+        (core, Events { queue, overflown })
     }
-}
-
-/// The task that writes. A command is registered before its first byte leaves.
-async fn write_commands(
-    writing: OwnedWriteHalf,
-    mut outgoing: mpsc::Receiver<Outgoing>,
-    pending: Arc<Mutex<Pending>>,
-) {
-    while let Some(Outgoing {
-        id,
-        line,
-        fds,
-        waiter,
-    }) = outgoing.recv().await
-    {
-        let refused = {
-            let mut pending = lock(&pending);
-            match pending.closed.clone() {
-                Some(why) => Some((waiter, why)),
-                None if pending.waiting.len() >= IN_FLIGHT_MAX => Some((
-                    waiter,
-                    format!("{IN_FLIGHT_MAX} commands have no answer yet"),
-                )),
-                None => {
-                    pending.waiting.insert(id, waiter);
-                    None
-                }
-            }
-        };
-        if let Some((waiter, why)) = refused {
-            waiter.fail(QmpError::NotSent { why });
-            continue;
-        }
-        if let Err((written, error)) = write_all(writing.as_ref(), &line, fds).await {
-            let waiter = lock(&pending).waiting.remove(&id);
-            let why = error.to_string();
-            let error = if written == 0 {
-                QmpError::NotSent { why }
-            } else {
-                QmpError::Lost { why }
-            };
-            if let Some(waiter) = waiter {
-                waiter.fail(error);
-            }
-        }
-    }
-}
-
-/// Like `AsyncWriteExt::write_all`, with descriptors at the first byte; and says how much was written before an error.
-async fn write_all(
-    stream: &UnixStream,
-    bytes: &[u8],
-    mut fds: Vec<OwnedFd>,
-) -> Result<(), (usize, io::Error)> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match send(stream, &bytes[written..], &fds).await {
-            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
-            Ok(size) => {
-                written += size;
-                fds.clear();
-            }
-            Err(error) => return Err((written, error)),
-        }
-    }
-    Ok(())
 }
 
 /// A client on a QEMU's monitor. Cheap to clone; the connection ends with the last clone.
@@ -602,7 +548,8 @@ impl Client {
         Ok((Client(Arc::new(core)), events))
     }
 
-    /// The same over a connection that was made before; `listeners` hear every event as it is.
+    /// The same over a connection that was made before; `listeners` hear every event as it is. With `kept` it outlives
+    /// the process.
     ///
     /// # Errors
     /// As for [`Client::connect`].
@@ -610,8 +557,18 @@ impl Client {
         dialled: Dialled,
         wait: Duration,
         listeners: Listeners,
+        kept: Option<KeptQemu>,
     ) -> Result<(Client, Events), QmpError> {
-        let (core, events) = Core::greet(dialled, wait, listeners).await?;
+        let (core, events) = Core::greet(dialled, wait, listeners, kept).await?;
+        Ok((Client(Arc::new(core)), events))
+    }
+
+    /// Goes on with a connection that an earlier life of this process negotiated.
+    ///
+    /// # Errors
+    /// As the system says; the connection is closed.
+    pub fn resume(resumed: Resumed, listeners: Listeners) -> io::Result<(Client, Events)> {
+        let (core, events) = Core::resume(resumed, listeners)?;
         Ok((Client(Arc::new(core)), events))
     }
 

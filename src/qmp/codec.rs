@@ -92,6 +92,12 @@ impl Splitter {
         self.buffer.len()
     }
 
+    /// Those bytes.
+    #[must_use]
+    pub fn rest(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// The next object's bytes; `None` when more must be read first.
     pub fn next_object(&mut self) -> Option<Result<Vec<u8>, SplitError>> {
         if self.depth == 0 && self.scanned == 0 {

@@ -13,6 +13,7 @@ mod passed;
 mod passfd;
 mod passing;
 mod server;
+mod streams;
 
 #[cfg(test)]
 mod tests;
@@ -21,11 +22,12 @@ pub use classify::{
     ARGUMENTS_SIZE_MAX, Class, FDS_MAX, REDACTED, carries_secret, classify, is_known,
     may_go_out_of_band, takes_fds,
 };
-pub use client::{Client, Credentials, Dialled, Event, Events, QmpError, SidecarClient};
+pub use client::{Client, Credentials, Dialled, Event, Events, QmpError, Resumed, SidecarClient};
 pub use codec::{Message, SplitError, Splitter};
 pub use command::{CLAIM_ID, qmp_command};
 pub use outlet::{BACKLOG_SIZE_MAX, Listeners, Outlet, STALL_MAX};
 pub use passed::{Misunderstood, Passed};
 pub use passfd::{Received, receive};
-pub use passing::{Passing, Place};
+pub use passing::{Adopted, Passing, Place};
 pub use server::{Call, CommandError, ServerOptions, bind, remove_socket, serve};
+pub(crate) use server::{bind_new, bind_over};

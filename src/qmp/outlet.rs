@@ -15,6 +15,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::keep::{ClientState, KeptClient};
+
 /// Bytes that wait for a client that does not read, beside the message that is being written.
 pub const BACKLOG_SIZE_MAX: usize = 1024 * 1024;
 
@@ -25,6 +27,8 @@ pub const STALL_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Outlet {
     stream: Arc<UnixStream>,
+    /// The client's connection outlives the process.
+    kept: Option<KeptClient>,
     waiting: Mutex<Waiting>,
     /// All that waited is out, or nothing more goes out.
     drained: Notify,
@@ -47,11 +51,43 @@ impl Outlet {
     /// The way out of this stream.
     #[must_use]
     pub fn new(stream: Arc<UnixStream>) -> Arc<Outlet> {
-        Arc::new(Outlet {
+        Outlet::keeping(stream, None, Vec::new())
+    }
+
+    /// The same of a stream that outlives the process; `output` is what an earlier life did not bring out. To be called
+    /// within the runtime.
+    #[must_use]
+    pub fn keeping(
+        stream: Arc<UnixStream>,
+        kept: Option<KeptClient>,
+        output: Vec<u8>,
+    ) -> Arc<Outlet> {
+        let waiting = Waiting {
+            size: output.len(),
+            is_flushing: !output.is_empty(),
+            lines: match output.is_empty() {
+                true => VecDeque::new(),
+                false => VecDeque::from([output.into()]),
+            },
+            ..Waiting::default()
+        };
+        let is_flushing = waiting.is_flushing;
+        let outlet = Arc::new(Outlet {
             stream,
-            waiting: Mutex::default(),
+            kept,
+            waiting: Mutex::new(waiting),
             drained: Notify::new(),
-        })
+        });
+        if is_flushing {
+            tokio::spawn(flush(Arc::downgrade(&outlet), outlet.stream.clone()));
+        }
+        outlet
+    }
+
+    /// How the client stands is kept here, if it is.
+    #[must_use]
+    pub fn kept(&self) -> Option<&KeptClient> {
+        self.kept.as_ref()
     }
 
     /// Nothing panics while it holds this lock, so what it guards is whole in any case.
@@ -61,6 +97,16 @@ impl Outlet {
 
     /// Puts a line in. To be called within the runtime; it never waits.
     pub fn put(self: &Arc<Outlet>, line: Arc<[u8]>) {
+        self.put_and(line, None);
+    }
+
+    /// Puts in the answer to the command of that key.
+    pub fn answer(self: &Arc<Outlet>, line: Arc<[u8]>, key: u64) {
+        self.put_and(line, Some(&|state| state.answered(key)));
+    }
+
+    /// Puts a line in, with which the client's state changes so: both or none outlives the process.
+    pub fn put_and(self: &Arc<Outlet>, line: Arc<[u8]>, change: Option<&dyn Fn(&mut ClientState)>) {
         let mut waiting = self.waiting();
         if waiting.is_closed || waiting.is_ending {
             return;
@@ -68,18 +114,28 @@ impl Outlet {
         if waiting.size > BACKLOG_SIZE_MAX {
             return self.close_within(&mut waiting);
         }
+        if let Some(kept) = &self.kept {
+            kept.begin_write(change);
+        }
         waiting.size += line.len();
         waiting.lines.push_back(line);
         if waiting.is_flushing {
-            return;
+            return self.end_write(&waiting);
         }
         match self.write_some(&mut waiting) {
-            Ok(true) => {}
+            Ok(true) => self.end_write(&waiting),
             Ok(false) => {
+                self.end_write(&waiting);
                 waiting.is_flushing = true;
                 tokio::spawn(flush(Arc::downgrade(self), self.stream.clone()));
             }
             Err(_) => self.close_within(&mut waiting),
+        }
+    }
+
+    fn end_write(&self, waiting: &Waiting) {
+        if let Some(kept) = &self.kept {
+            kept.end_write(waiting.lines.iter().map(|line| &**line), waiting.written);
         }
     }
 
@@ -133,6 +189,9 @@ impl Outlet {
         waiting.lines = VecDeque::new();
         waiting.size = 0;
         self.drained.notify_one();
+        if self.kept.as_ref().is_some_and(KeptClient::is_left_open) {
+            return;
+        }
         // It fails only where the other end has done it already.
         let _ = shutdown(&*self.stream, Shutdown::Both);
     }
@@ -171,9 +230,16 @@ async fn flush(outlet: Weak<Outlet>, stream: Arc<UnixStream>) {
         if waiting.is_closed {
             return;
         }
-        match is_ready.then(|| outlet.write_some(&mut waiting)) {
-            Some(Ok(false)) => {}
+        let written = is_ready.then(|| {
+            if let Some(kept) = &outlet.kept {
+                kept.begin_write(None);
+            }
+            outlet.write_some(&mut waiting)
+        });
+        match written {
+            Some(Ok(false)) => outlet.end_write(&waiting),
             Some(Ok(true)) => {
+                outlet.end_write(&waiting);
                 waiting.is_flushing = false;
                 outlet.drained.notify_one();
                 if waiting.is_ending {
@@ -195,11 +261,16 @@ impl Listeners {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on this client hears every event; `first` goes out before any.
-    pub fn add(&self, outlet: &Arc<Outlet>, first: Arc<[u8]>) {
+    /// From now on this client hears every event; `first` goes out before any, with which its state changes so.
+    pub fn add(&self, outlet: &Arc<Outlet>, first: Arc<[u8]>, change: &dyn Fn(&mut ClientState)) {
         let mut list = self.list();
-        outlet.put(first);
+        outlet.put_and(first, Some(change));
         list.push(Arc::downgrade(outlet));
+    }
+
+    /// The same for a client that heard them in an earlier life of this process.
+    pub fn join(&self, outlet: &Arc<Outlet>) {
+        self.list().push(Arc::downgrade(outlet));
     }
 
     /// Tells everyone, in the order of the calls.

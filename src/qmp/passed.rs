@@ -26,6 +26,7 @@ pub struct Passed {
     id: Option<Range<usize>>,
     arguments: Option<Range<usize>>,
     fds: Vec<OwnedFd>,
+    key: u64,
 }
 
 /// A client's object that is no command; the id is told with the error, as it was sent.
@@ -102,12 +103,37 @@ impl Passed {
                 id,
                 arguments,
                 fds,
+                key: 0,
             }),
             (error, _) => Err(Misunderstood {
                 id: id_sent(),
                 error: CommandError::generic(error.unwrap_or_default()),
             }),
         }
+    }
+
+    /// The same with the key by which what is kept of its client knows it.
+    #[must_use]
+    pub fn with_key(self, key: u64) -> Passed {
+        Passed { key, ..self }
+    }
+
+    /// That key; 0 where nothing is kept.
+    #[must_use]
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// All of it, but for descriptors.
+    #[must_use]
+    pub fn object(&self) -> &[u8] {
+        &self.object
+    }
+
+    /// Whether descriptors came with it.
+    #[must_use]
+    pub fn has_fds(&self) -> bool {
+        !self.fds.is_empty()
     }
 
     /// The command's name.

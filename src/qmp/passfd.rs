@@ -34,23 +34,32 @@ pub struct Received {
 /// The kernel glues messages together up to the end of the first one that has descriptors, and does not say where that one
 /// began; a look ahead says only that there are some. So then it is read byte by byte up to the one they come with.
 ///
+/// `begin` is called right before anything is taken from the stream.
+///
 /// # Errors
 /// As the system says; descriptors that did not fit are an error too.
-pub async fn receive(stream: &UnixStream, size_max: usize) -> io::Result<Received> {
+pub async fn receive(
+    stream: &UnixStream,
+    size_max: usize,
+    begin: impl Fn(),
+) -> io::Result<Received> {
     loop {
         stream.readable().await?;
-        match stream.try_io(Interest::READABLE, || receive_now(stream.as_fd(), size_max)) {
+        match stream.try_io(Interest::READABLE, || {
+            receive_now(stream.as_fd(), size_max, &begin)
+        }) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => return result,
         }
     }
 }
 
-fn receive_now(stream: BorrowedFd<'_>, size_max: usize) -> io::Result<Received> {
+fn receive_now(stream: BorrowedFd<'_>, size_max: usize, begin: &impl Fn()) -> io::Result<Received> {
     let seen = message(stream, size_max, RecvFlags::PEEK)?;
     let size = seen.bytes.len();
     let has_fds = !seen.fds.is_empty();
     drop(seen);
+    begin();
     if !has_fds {
         return message(stream, size, RecvFlags::empty());
     }

@@ -4,7 +4,6 @@
 //! time is bounded, so that the sidecar's own commands, and those out of band, always get through.
 //! Not here: clients (`sidecar::proxy`), what is exchanged in a command (`passed`).
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use journal_format::record::{Effect, EffectCommand, EffectResult};
@@ -12,11 +11,13 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::classify::Class;
-use super::client::{Answer, Core, IN_FLIGHT_MAX, Outgoing, QmpError};
+use super::client::{Answer, Core, IN_FLIGHT_MAX, QmpError};
 use super::codec::Message;
 use super::outlet::Outlet;
 use super::passed::{Kind, Passed, answer_with, kind, without_id};
+use super::streams::Outgoing;
 use crate::journal::Durable;
+use crate::keep::Stage;
 
 /// Commands that are passed on for clients at the same time: with the sidecar's own ones they stay below QEMU's
 /// eight.
@@ -38,9 +39,47 @@ pub(super) struct Route {
     outlet: Arc<Outlet>,
     /// As the client sent it.
     id: Option<Vec<u8>>,
+    /// By which what is kept of the client knows the command.
+    key: u64,
     done: oneshot::Sender<EffectResult>,
-    /// Held until QEMU has answered, whether or not the client is still there.
-    _place: Place,
+    /// Held until QEMU has answered, whether or not the client is still there; one of an earlier life may have none.
+    _place: Option<Place>,
+}
+
+/// A client's effect that QEMU may have got from an earlier life of this process, on a connection that was kept.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The id that it had on that connection.
+    pub at_qemu: u64,
+    /// Its client.
+    pub outlet: Arc<Outlet>,
+    /// As the client sent it.
+    pub id: Option<Vec<u8>>,
+    /// By which what is kept of the client knows the command.
+    pub key: u64,
+    /// Is told what becomes of it.
+    pub done: oneshot::Sender<EffectResult>,
+}
+
+impl Adopted {
+    /// The connection was not kept.
+    pub fn is_lost(self, why: &str) {
+        let why = why.to_owned();
+        // Its client may have left.
+        drop(self.done.send(EffectResult::Unknown { why }));
+    }
+
+    pub(super) fn waiter(self, places: &Places) -> (u64, Waiter) {
+        let permit = places.in_band.clone().try_acquire_owned().ok();
+        let route = Route {
+            outlet: self.outlet,
+            id: self.id,
+            key: self.key,
+            done: self.done,
+            _place: permit.map(|permit| Place { _permit: permit }),
+        };
+        (self.at_qemu, Waiter::Client(route))
+    }
 }
 
 /// A place among the commands that clients of the monitor have in QEMU at the same time.
@@ -71,7 +110,7 @@ impl Route {
     fn answer(self, object: &[u8]) {
         let id = self.id.as_deref();
         let line = answer_with(object, id).unwrap_or_else(|| without_id(object, id));
-        self.outlet.put(line.into());
+        self.outlet.answer(line.into(), self.key);
         let is_error = matches!(kind(object), Kind::Answer { is_error: true, .. });
         let result = if is_error {
             parsed(object)
@@ -240,13 +279,19 @@ impl Passing {
         let Some(core) = self.core.upgrade() else {
             return not_sent("the connection to QEMU ended".to_owned());
         };
-        let id = core.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = core.new_id();
+        if passed.class() == Class::Effect
+            && let Some(kept) = outlet.kept()
+        {
+            kept.advance(passed.key(), Stage::Sent { id });
+        }
         let (done, result) = oneshot::channel();
         let route = Route {
             outlet,
             id: passed.id().map(<[u8]>::to_vec),
+            key: passed.key(),
             done,
-            _place: place,
+            _place: Some(place),
         };
         let (line, fds) = passed.with_id(id);
         let outgoing = Outgoing {

@@ -73,6 +73,15 @@ pub struct ServerOptions {
 /// # Errors
 /// As the system says; `AddrInUse` if somebody answers there.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    // This name is no longer than the path: what fits into an address there fits here.
+    bind_over(path, &path.with_extension("new"))
+}
+
+/// The same with `new` as the name that it has at first.
+///
+/// # Errors
+/// As for [`bind`].
+pub(crate) fn bind_over(path: &Path, new: &Path) -> io::Result<UnixListener> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => {
             let why = format!("somebody already listens on {}", path.display());
@@ -83,15 +92,22 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) => return Err(error),
     }
     // Bound under another name first: nobody connects before the permissions are right.
-    // That name is no longer than the path: what fits into an address there fits here.
-    let new = &path.with_extension("new");
     match remove_socket(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(new)?;
-    std::fs::set_permissions(new, std::fs::Permissions::from_mode(0o600))?;
+    let listener = bind_new(new)?;
     std::fs::rename(new, path)?;
+    Ok(listener)
+}
+
+/// Makes a listening socket where there is nothing, that only its owner can connect to.
+///
+/// # Errors
+/// As the system says.
+pub(crate) fn bind_new(path: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 

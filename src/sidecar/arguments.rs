@@ -152,6 +152,8 @@ pub(crate) struct DomainAdd {
     pub(crate) pid: Option<u32>,
     /// Opaque.
     pub(crate) definition: Option<String>,
+    /// The sidecar's monitor takes the place of QEMU's socket.
+    pub(crate) take_over: bool,
 }
 
 /// Arguments of `migrate-domain`.
@@ -295,6 +297,7 @@ pub(crate) fn parse(name: &str, arguments: Option<Value>) -> Result<Command, Arg
             uuid: rest.optional_uuid("uuid")?.map(DomainId),
             pid: rest.optional_pid("pid")?,
             definition: rest.optional_text("definition")?,
+            take_over: rest.optional_bool("take-over")?.unwrap_or(false),
         }),
         "domain-remove" => Command::DomainRemove {
             name: rest.name("name")?,
@@ -664,14 +667,14 @@ mod tests {
     #[test]
     fn whole_commands() {
         let all = json!({
-            "name": "vm", "qmp": "/run/vm.sock", "pid": 17, "definition": "<domain/>",
+            "name": "vm", "qmp": "/run/vm.sock", "pid": 17, "definition": "<domain/>", "take-over": true,
             "uuid": "11111111-2222-3333-4444-555555555555",
         });
         let Ok(Command::DomainAdd(add)) = parse("domain-add", Some(all)) else {
             panic!("domain-add with all arguments");
         };
         assert_eq!((add.name.as_str(), add.pid), ("vm", Some(17)));
-        assert!(add.uuid.is_some() && add.definition.is_some());
+        assert!(add.uuid.is_some() && add.definition.is_some() && add.take_over);
         let migrate = json!({"name": "vm", "peer": "/run/b/peer.sock", "uri": "unix:/run/m"});
         let Ok(Command::MigrateDomain(migrate)) = parse("migrate-domain", Some(migrate)) else {
             panic!("migrate-domain without options");

@@ -5,6 +5,7 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::io;
 use std::path::Path;
 
 use journal_format::number::{BootId, Id128};
@@ -14,9 +15,11 @@ use serde_json::{Value, json};
 use super::observe::{self, CLAIM_PROPERTY, Progress};
 use super::observe_job as job;
 use super::observe_settings;
-use super::process::{find, leads_to};
+use super::process::{find, leads_to, leads_to_renamed};
+use super::take_over::TakenOver;
 use crate::engine::{JobSeen, QemuEvent};
-use crate::qmp::{CLAIM_ID, Client, Dialled, Event, Events, Listeners, QmpError};
+use crate::keep::KeptQemu;
+use crate::qmp::{CLAIM_ID, Client, Dialled, Event, Events, Listeners, QmpError, Resumed};
 
 /// Longest wait for one step of a connection or one answer to a question, in milliseconds. Who asks
 /// has a deadline of its own, which is shorter or equal.
@@ -131,23 +134,39 @@ impl Connection {
         instance: Instance,
         boot: BootId,
         listeners: Listeners,
+        kept: Option<KeptQemu>,
     ) -> Result<Connection, ConnectError> {
         let dialled = Dialled::dial(path, QUERY_WAIT).await?;
         let maker = dialled.credentials().pid;
-        if !leads_to(instance, path, maker) {
+        let is_it = match TakenOver::from_behind(path) {
+            None => leads_to(instance, path, maker),
+            Some(taken) => leads_to_renamed(instance, &taken.front, maker),
+        };
+        if !is_it {
             return Err(ConnectError::OtherInstance {
                 found: find(maker, boot),
             });
         }
-        Connection::greet(dialled, listeners).await
+        Connection::greet(dialled, listeners, kept).await
     }
 
-    /// Negotiates.
+    /// Goes on with a connection of an earlier life, which led to the instance.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(crate) fn resume(resumed: Resumed, listeners: Listeners) -> io::Result<Connection> {
+        let (client, events) = Client::resume(resumed, listeners)?;
+        let ears = Ears(events);
+        Ok(Connection { client, ears })
+    }
+
+    /// Negotiates. With `kept` the connection outlives the process.
     pub(crate) async fn greet(
         dialled: Dialled,
         listeners: Listeners,
+        kept: Option<KeptQemu>,
     ) -> Result<Connection, ConnectError> {
-        let (client, events) = Client::greet(dialled, QUERY_WAIT, listeners).await?;
+        let (client, events) = Client::greet(dialled, QUERY_WAIT, listeners, kept).await?;
         let ears = Ears(events);
         Ok(Connection { client, ears })
     }

@@ -19,8 +19,9 @@ use super::history::History;
 use super::link::{Answered, Failure, Link, NodeStatus};
 use super::progress::ProgressBoard;
 use super::proxy::ServedDomains;
-use super::register::Registrar;
+use super::register::{RegisterError, Registrar};
 use super::serve::version;
+use super::take_over::TakenOver;
 use crate::engine::{Answer, ControlRequest, DecisionView, DomainView, JobView, Notice};
 use crate::qmp::{Call, CommandError};
 
@@ -186,12 +187,18 @@ impl Control {
                 return decisions.map_err(generic);
             }
             Asked::Add(domain) => self.registrar.find(domain).await.map_err(generic)?,
+            Asked::Engine(ControlRequest::DomainRemove { name }) => {
+                return self.domain_remove(name).await;
+            }
             Asked::Engine(request) => request,
         };
         let is_add = matches!(request, ControlRequest::DomainAdd { .. });
         let Answered { answer, time } = self.link.control(request).await?;
-        if let (true, Answer::Domain(domain)) = (is_add, &answer) {
-            self.served.wait(domain.uuid).await;
+        if let (true, Answer::Domain(domain)) = (is_add, &answer)
+            && let Err(why) = self.served.wait(domain.uuid).await
+        {
+            self.domain_remove(domain.name.clone()).await?;
+            return Err(generic(RegisterError::NotTakenOver { why }));
         }
         Ok(match &answer {
             Answer::Domain(domain) => domain_json(domain),
@@ -207,12 +214,45 @@ impl Control {
 
     /// The identity of the domain of that name, if one is registered now.
     async fn domain_id(&self, name: &str) -> Result<Option<DomainId>, CommandError> {
+        let domain = self.domain(name).await?;
+        Ok(domain.map(|domain| domain.uuid))
+    }
+
+    /// A socket that was taken over is put back before the engine forgets where it is; a life that ends in between takes it
+    /// over again.
+    async fn domain_remove(&self, name: String) -> Result<Value, CommandError> {
+        let domain = self.domain(&name).await?;
+        let taken = domain.as_ref().and_then(|domain| {
+            let qmp = domain.qmp.as_deref().map(Path::new)?;
+            let is_idle = domain.job.is_none();
+            TakenOver::from_behind(qmp).filter(|_| is_idle)
+        });
+        if let Some(taken) = &taken {
+            taken.put_back().await.map_err(|error| {
+                let path = taken.behind.display();
+                generic(format!("{path}: cannot be put back: {error}"))
+            })?;
+        }
+        match self
+            .link
+            .control(ControlRequest::DomainRemove { name })
+            .await
+        {
+            Ok(answered) => Ok(to_json(&answered.answer)),
+            Err(failure) => {
+                if let Some(domain) = domain {
+                    self.served.take_over_again(domain.uuid);
+                }
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// The domain of that name, if one is registered now.
+    async fn domain(&self, name: &str) -> Result<Option<DomainView>, CommandError> {
         let request = ControlRequest::QueryDomains { name: None };
         Ok(match self.link.control(request).await?.answer {
-            Answer::Domains(domains) => {
-                let found = domains.iter().find(|domain| domain.name == name);
-                found.map(|domain| domain.uuid)
-            }
+            Answer::Domains(domains) => domains.into_iter().find(|domain| domain.name == name),
             Answer::Domain(_)
             | Answer::Decision(_)
             | Answer::Done {}

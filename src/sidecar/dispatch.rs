@@ -19,8 +19,9 @@ use super::monitor::{Monitor, Request, Watched};
 use super::observe;
 use super::peer::PeerClients;
 use super::progress::ProgressBoard;
-use super::proxy::{Passage, Proxies};
+use super::proxy::{Front, Passage, Proxies};
 use super::store::StoreClient;
+use super::take_over::TakenOver;
 use crate::engine::{Input, JobSeen, Message, Notice};
 use crate::journal::Durable;
 
@@ -187,7 +188,12 @@ impl Dispatcher {
                     qmp: PathBuf::from(qmp),
                     instance,
                 };
-                let port = self.proxies.start(domain, &watched.name);
+                let front = TakenOver::from_behind(&watched.qmp).map(|taken| Front {
+                    taken,
+                    instance,
+                    boot: self.boot,
+                });
+                let port = self.proxies.start(domain, &watched.name, instance, front);
                 let before = self.monitors.remove(&domain);
                 let monitor = Monitor::start(
                     watched,
@@ -209,7 +215,10 @@ impl Dispatcher {
                 // Nobody may be listening.
                 drop(self.notices.send(control::event(&notice, time)));
             }
-            Message::Ready => drop(self.ready.send_replace(true)),
+            Message::Ready => {
+                self.proxies.has_all();
+                self.ready.send_replace(true);
+            }
         }
     }
 }

@@ -14,7 +14,6 @@ mod gather;
 mod history;
 pub mod link;
 mod monitor;
-mod notify;
 mod observe;
 mod observe_job;
 mod observe_settings;
@@ -26,6 +25,7 @@ mod register;
 mod serve;
 mod startup;
 mod store;
+mod take_over;
 
 #[cfg(test)]
 mod testing;

@@ -212,6 +212,7 @@ impl Task {
 
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         info!(domain = %self.watched.name, instance = %self.watched.instance, "watching");
+        self.take_up();
         self.report_look().await;
         let mut progress = interval(Duration::from_millis(PROGRESS_INTERVAL_MS));
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -400,13 +401,32 @@ impl Task {
         }
     }
 
+    /// Goes on with the connection of an earlier life, if it was kept. What QEMU said meanwhile waits in it, also of one that is
+    /// gone by now.
+    fn take_up(&mut self) {
+        let Some(left) = self.port.left() else {
+            return;
+        };
+        match Connection::resume(left, self.port.listeners()) {
+            Ok(connection) => {
+                info!(domain = %self.watched.name, "goes on with QEMU's connection");
+                self.port.set(Upstream::Here(connection.client.passing()));
+                self.connection = Some(connection);
+            }
+            Err(error) => {
+                warn!(domain = %self.watched.name, %error, "cannot go on with QEMU's connection");
+            }
+        }
+    }
+
     /// Connects, and makes sure that the other end is the instance.
     async fn connect(&mut self, deadline: Instant) -> Result<(), ConnectError> {
         let Hold::Held(held) = &self.hold else {
             return Err(ConnectError::Silent);
         };
         let listeners = self.port.listeners();
-        let connecting = Connection::open(&self.watched.qmp, held.instance(), self.boot, listeners);
+        let (instance, kept) = (held.instance(), self.port.keep_qemu());
+        let connecting = Connection::open(&self.watched.qmp, instance, self.boot, listeners, kept);
         let connection = tokio::select! {
             () = held.ended() => return Err(ConnectError::Lost(ENDED.to_owned())),
             connection = timeout_at(deadline, connecting) => {

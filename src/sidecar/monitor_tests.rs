@@ -38,7 +38,7 @@ impl Watching {
             boot(),
             link,
             board.clone(),
-            crate::sidecar::proxy::Port::new(),
+            crate::sidecar::proxy::Port::new(crate::sidecar::proxy::Keeping::default()),
             None,
         );
         Watching {

@@ -277,6 +277,13 @@ pub(crate) fn leads_to(instance: Instance, path: &Path, maker: u32) -> bool {
         && !listens(maker, path)
 }
 
+/// The same for a connection to a socket that was renamed, and that the instance had bound as `bound`: the file there is
+/// another one now, so that only the name can be compared. What this process made is its own socket in that place.
+pub(crate) fn leads_to_renamed(instance: Instance, bound: &Path, maker: u32) -> bool {
+    let is_own = maker == std::process::id();
+    maker == instance.pid || (!is_own && listens(instance.pid, bound) && !listens(maker, bound))
+}
+
 /// Whether the process holds a socket that listens at `path`.
 fn listens(pid: u32, path: &Path) -> bool {
     let inodes = listening_inodes(pid, path);

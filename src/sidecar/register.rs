@@ -1,7 +1,7 @@
 //! Finds the QEMU that `domain-add` names: its monitor, its process, its identity, its state.
 //!
 //! Invariant: nothing is sent before the process behind the socket is known and is not one that is
-//! never taken; the connection is closed again before anything else connects.
+//! never taken; the connection is closed again before anything else connects. Nothing is renamed here.
 //! Not here: whether the domain may be added (the engine), watching it afterwards (`monitor`).
 
 use core::fmt;
@@ -19,11 +19,13 @@ use super::config::{SOCKET_PATH_SIZE_MAX, fits_socket_address};
 use super::connection::{ConnectError, Connection};
 use super::link::{Failure, Link};
 use super::process::{Held, OwnerError, owner};
+use super::take_over::{SUFFIX, TakenOver};
 use crate::engine::{Answer, ControlRequest, DomainView};
 use crate::qmp::{Dialled, Listeners};
 
-/// Longest time to find out everything about a QEMU, in milliseconds.
-const FIND_WAIT_MS_MAX: u64 = 2_000;
+/// Longest time to find out everything about a QEMU, in milliseconds: more than one that does not greet is waited for, so that
+/// this is what is said of it.
+const FIND_WAIT_MS_MAX: u64 = 2_500;
 
 /// Finds QEMUs.
 #[derive(Clone, Debug)]
@@ -84,6 +86,16 @@ pub(crate) enum RegisterError {
     },
     /// The process behind the socket cannot be taken.
     Owner(OwnerError),
+    /// The path is the one of a socket that was taken over.
+    IsTakenOver {
+        /// Where QEMU made it.
+        front: PathBuf,
+    },
+    /// The sidecar's monitor could not take the place of QEMU's socket.
+    NotTakenOver {
+        /// Why.
+        why: String,
+    },
     /// QEMU has another UUID than was given.
     OtherUuid {
         /// The path.
@@ -126,6 +138,12 @@ impl fmt::Display for RegisterError {
                 write!(f, "cannot take hold of {instance}: {source}")
             }
             RegisterError::Owner(error) => error.fmt(f),
+            RegisterError::IsTakenOver { front } => write!(
+                f,
+                "{0}{SUFFIX}: so a socket is called that a sidecar took over; name {0}, with 'take-over'",
+                front.display()
+            ),
+            RegisterError::NotTakenOver { why } => f.write_str(why),
             RegisterError::OtherUuid { path, found, given } => write!(
                 f,
                 "{}: this QEMU's UUID is {found}, not {given}",
@@ -150,10 +168,23 @@ impl Registrar {
     /// See [`RegisterError`].
     pub(crate) async fn find(&self, add: DomainAdd) -> Result<ControlRequest, RegisterError> {
         let path = PathBuf::from(&add.qmp);
+        if let Some(TakenOver { front, .. }) = TakenOver::from_behind(&path) {
+            return Err(RegisterError::IsTakenOver { front });
+        }
         self.check_free(&add.name, &add.qmp).await?;
-        check_socket(&path)?;
+        let taken = add.take_over.then(|| TakenOver::from_front(&path));
+        let (socket, qmp) = match &taken {
+            None => (path.as_path(), add.qmp.clone()),
+            Some(taken) => {
+                check_length(&taken.behind)?;
+                // The suffix is text, and so is the whole.
+                let qmp = format!("{}{SUFFIX}", add.qmp);
+                (taken.socket().await, qmp)
+            }
+        };
+        check_socket(socket)?;
         let deadline = Instant::now() + Duration::from_millis(FIND_WAIT_MS_MAX);
-        let finding = self.look_behind(&path, &add);
+        let finding = self.look_behind(socket, &add);
         let (instance, domain, observed) = match timeout_at(deadline, finding).await {
             Ok(found) => found?,
             Err(_) => {
@@ -164,7 +195,7 @@ impl Registrar {
         Ok(ControlRequest::DomainAdd {
             name: add.name,
             domain,
-            qmp: add.qmp,
+            qmp,
             instance,
             observed,
             definition: add.definition,
@@ -185,7 +216,8 @@ impl Registrar {
                     pid: domain.pid.unwrap_or_default(),
                 });
             }
-            if domain.qmp.as_deref() == Some(qmp) {
+            let is_it = |known: &str| known.strip_suffix(SUFFIX).unwrap_or(known) == qmp;
+            if domain.qmp.as_deref().is_some_and(is_it) {
                 return Err(RegisterError::SocketTaken {
                     path: PathBuf::from(qmp),
                     name: domain.name.clone(),
@@ -208,12 +240,14 @@ impl Registrar {
         let dialled = Dialled::dial(path, wait).await;
         let dialled = dialled.map_err(|error| monitor_error(error.into()))?;
         let maker = dialled.credentials().pid;
-        let instance = owner(path, maker, add.pid, self.boot).map_err(RegisterError::Owner)?;
+        // The kernel knows a socket by the name that it was made with.
+        let bound = Path::new(&add.qmp);
+        let instance = owner(bound, maker, add.pid, self.boot).map_err(RegisterError::Owner)?;
         let pid = instance.pid;
         let held = Held::open(instance, self.boot)
             .map_err(|source| RegisterError::NotHeld { instance, source })?
             .ok_or(RegisterError::Owner(OwnerError::NoSuchProcess { pid }))?;
-        let connection = Connection::greet(dialled, Listeners::default())
+        let connection = Connection::greet(dialled, Listeners::default(), None)
             .await
             .map_err(monitor_error)?;
         let found = connection.uuid().await.map_err(monitor_error)?;
@@ -247,12 +281,17 @@ async fn look(connection: &Connection, instance: Instance) -> Result<Observed, C
     }
 }
 
-fn check_socket(path: &Path) -> Result<(), RegisterError> {
-    if !fits_socket_address(path) {
-        return Err(RegisterError::PathTooLong {
+fn check_length(path: &Path) -> Result<(), RegisterError> {
+    match fits_socket_address(path) {
+        true => Ok(()),
+        false => Err(RegisterError::PathTooLong {
             path: path.to_path_buf(),
-        });
+        }),
     }
+}
+
+fn check_socket(path: &Path) -> Result<(), RegisterError> {
+    check_length(path)?;
     match std::fs::metadata(path) {
         Err(source) => Err(RegisterError::NoSocket {
             path: path.to_path_buf(),

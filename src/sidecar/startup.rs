@@ -25,10 +25,9 @@ use super::control::Control;
 use super::dispatch::{Dispatcher, NOTICE_QUEUE_MAX};
 use super::history::History;
 use super::link::{self, Failure, HandedOut, Inbound, Link, OUTBOX_QUEUE_MAX, now};
-use super::notify::notify;
 use super::process::boot_id;
 use super::progress::ProgressBoard;
-use super::proxy::{Proxies, ServedDomains};
+use super::proxy::{KeptConnections, Proxies, ServedDomains};
 use super::register::Registrar;
 use super::serve::{Requests, serve_control, serve_peers};
 use super::store::StoreClient;
@@ -36,6 +35,7 @@ use crate::engine::{Input, TICK_INTERVAL_MS, Told};
 use crate::journal::disk::{Disk as _, OsDisk};
 use crate::journal::lock::{LockError, NoWriter};
 use crate::journal::{AppendError, OpenError, OpenOptions, Opened};
+use crate::keep::{Inherited, Manager};
 use crate::node::{self, Node};
 use crate::qmp::{bind, remove_socket};
 
@@ -135,6 +135,9 @@ impl core::error::Error for RunError {}
 /// # Errors
 /// See [`RunError`].
 pub fn run(config: Config) -> Result<(), RunError> {
+    // First of all: what is not gone on with is closed, however this ends.
+    let manager = Manager::from_environment();
+    let inherited = Inherited::take(&manager);
     let boot = boot_id().map_err(start_error("learn the boot id of", "this host"))?;
     let config = with_directories(config)?;
     if config.run == config.journal {
@@ -158,7 +161,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(start_error("start the threads of", "the sidecar"))?;
-    let result = runtime.block_on(serve(&config, boot, journal));
+    let kept = KeptConnections::new(manager, inherited);
+    let result = runtime.block_on(serve(&config, boot, journal, kept));
     // Tasks that still wait for a QEMU are not waited for: the journal has all that matters.
     runtime.shutdown_background();
     result
@@ -246,10 +250,16 @@ impl Signals {
     }
 }
 
-async fn serve(config: &Config, boot: BootId, journal: Journal) -> Result<(), RunError> {
+async fn serve(
+    config: &Config,
+    boot: BootId,
+    journal: Journal,
+    kept: KeptConnections,
+) -> Result<(), RunError> {
+    let manager = kept.manager().clone();
     let mut signals =
         Signals::listen().map_err(start_error("listen for signals of", "the system"))?;
-    let mut sidecar = Sidecar::start(config, boot, journal)?;
+    let mut sidecar = Sidecar::start(config, boot, journal, kept)?;
     let mut result = Ok(());
     let recovered = tokio::select! {
         result = sidecar.is_ready.wait_for(|ready| *ready) => result.is_ok(),
@@ -259,13 +269,14 @@ async fn serve(config: &Config, boot: BootId, journal: Journal) -> Result<(), Ru
     if recovered {
         result = sidecar.open_control(config, boot);
         if result.is_ok() {
-            announce();
+            announce(&manager);
             tokio::select! {
                 () = signals.asked_to_stop() => {}
                 _ = sidecar.link.ended() => {}
             }
         }
     }
+    manager.stop();
     let stopped = sidecar.stop().await;
     remove_sockets(config);
     result.and(stopped)
@@ -297,7 +308,12 @@ struct Sidecar {
 
 impl Sidecar {
     /// The peer socket first: who asks before the first turn waits for it.
-    fn start(config: &Config, boot: BootId, (opened, told): Journal) -> Result<Sidecar, RunError> {
+    fn start(
+        config: &Config,
+        boot: BootId,
+        (opened, told): Journal,
+        kept: KeptConnections,
+    ) -> Result<Sidecar, RunError> {
         let (link, inbound) = Link::new();
         let requests = Requests::default();
         let path = config.peer_socket();
@@ -327,7 +343,7 @@ impl Sidecar {
             store,
             notices.clone(),
             ready,
-            Proxies::new(directory, link.clone(), served.clone()),
+            Proxies::new(directory, link.clone(), served.clone(), kept),
         );
         let (_, first) = link.hand_out(begin, first);
         let tasks = Tasks::start(node, first, &link, inbound, dispatcher)
@@ -381,13 +397,13 @@ impl Sidecar {
 }
 
 /// One line for people and scripts, one datagram for the service manager.
-fn announce() {
+fn announce(manager: &Manager) {
     info!("ready");
     let mut stdout = io::stdout().lock();
     if let Err(error) = writeln!(stdout, "ready").and_then(|()| stdout.flush()) {
         warn!(%error, "nobody reads that the sidecar is ready");
     }
-    if let Err(error) = notify("READY=1") {
+    if let Err(error) = manager.notify("READY=1") {
         warn!(%error, "the service manager could not be told");
     }
 }

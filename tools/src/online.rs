@@ -51,6 +51,9 @@ pub(crate) struct DomainAddArgs {
     /// QEMU's monitor socket
     #[arg(long, value_name = "PATH")]
     qmp: PathBuf,
+    /// Rename that socket, and serve the domain's monitor in its place
+    #[arg(long)]
+    take_over: bool,
     /// QEMU's process, where the socket does not tell it
     #[arg(long)]
     pid: Option<u32>,
@@ -263,6 +266,7 @@ impl Online {
         let arguments = some([
             ("name", json!(args.name)),
             ("qmp", json!(absolute(&args.qmp)?)),
+            ("take-over", json!(args.take_over.then_some(true))),
             ("pid", json!(args.pid)),
             ("uuid", json!(args.uuid)),
             ("definition", json!(definition)),

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use tokio::net::UnixStream;
 
-use crate::qmp::{FDS_MAX, SplitError, Splitter, receive};
+use crate::keep::Rest;
+use crate::qmp::{FDS_MAX, Outlet, SplitError, Splitter, receive};
 
 /// Largest command of a client, in bytes.
 pub(super) const COMMAND_SIZE_MAX: usize = 1024 * 1024;
@@ -23,6 +24,8 @@ const READ_SIZE: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Incoming {
     stream: Arc<UnixStream>,
+    /// The way out of the same stream, where it is kept how the client stands.
+    outlet: Arc<Outlet>,
     splitter: Splitter,
     /// Bytes that were read in all.
     read: u64,
@@ -44,11 +47,15 @@ pub(super) enum Read {
 }
 
 impl Incoming {
-    pub(super) fn new(stream: Arc<UnixStream>) -> Incoming {
+    /// `input` was read by an earlier life.
+    pub(super) fn new(stream: Arc<UnixStream>, outlet: Arc<Outlet>, input: &[u8]) -> Incoming {
+        let mut splitter = Splitter::new(COMMAND_SIZE_MAX);
+        splitter.push(input);
         Incoming {
             stream,
-            splitter: Splitter::new(COMMAND_SIZE_MAX),
-            read: 0,
+            outlet,
+            splitter,
+            read: input.len() as u64,
             fds: VecDeque::new(),
         }
     }
@@ -74,9 +81,23 @@ impl Incoming {
         }
     }
 
-    /// Reads once; whether there was anything.
+    /// What was read and not given out.
+    pub(super) fn rest(&self) -> Rest<'_> {
+        Rest {
+            bytes: self.splitter.rest(),
+            has_fds: !self.fds.is_empty(),
+        }
+    }
+
+    /// Reads once; whether there was anything. From taking it to writing down that it was taken nothing is waited for.
     async fn read_more(&mut self) -> io::Result<bool> {
-        let received = receive(&self.stream, READ_SIZE).await?;
+        let outlet = self.outlet.clone();
+        let begin = || {
+            if let Some(kept) = outlet.kept() {
+                kept.begin_read();
+            }
+        };
+        let received = receive(&self.stream, READ_SIZE, begin).await?;
         let at = self.read + received.fds_at as u64;
         self.fds.extend(received.fds.into_iter().map(|fd| (at, fd)));
         if self.fds.len() > FDS_MAX {
@@ -84,6 +105,9 @@ impl Incoming {
         }
         self.read += received.bytes.len() as u64;
         self.splitter.push(&received.bytes);
+        if let Some(kept) = outlet.kept() {
+            kept.end_read(self.rest());
+        }
         Ok(!received.bytes.is_empty())
     }
 

@@ -6,29 +6,36 @@
 //! Not here: the connection to QEMU (`monitor`), what a command may do (the engine), its bytes (`qmp`).
 
 mod incoming;
+mod left;
 mod passage;
 mod served;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use journal_format::number::DomainId;
+use journal_format::number::{BootId, DomainId};
+use journal_format::record::Instance;
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::config::{SOCKET_PATH_SIZE_MAX, fits_socket_address};
 use super::link::Link;
-use crate::qmp::{Listeners, Passing, bind, remove_socket};
+use super::process::Held;
+use super::take_over::{Name, Placed, TakenOver};
+use crate::keep::{KeptClient, KeptQemu, Manager, Owner};
+use crate::qmp::{Adopted, Listeners, Passing, Resumed, bind, remove_socket};
 
+pub(crate) use left::{KeptConnections, LeftClient, LeftQemu};
 pub(crate) use passage::{Arrived, Passage};
 
 /// Clients of one domain's monitor at the same time, at the most; one more is turned away.
@@ -37,7 +44,10 @@ pub(crate) const CLIENTS_MAX: usize = 128;
 /// How long to wait before accepting again when the system refuses to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest wait for a domain's socket to be there.
+/// How long to wait before trying again to take QEMU's socket over.
+const TAKE_OVER_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest wait for a domain's sockets to be there.
 const SERVED_WAIT: Duration = Duration::from_secs(2);
 
 /// The connection to QEMU, as clients see it.
@@ -56,14 +66,56 @@ pub(crate) enum Upstream {
 pub(crate) struct Port {
     upstream: Arc<watch::Sender<Upstream>>,
     listeners: Listeners,
+    keeping: Arc<Keeping>,
 }
 
 impl Port {
     /// A port without a connection.
-    pub(crate) fn new() -> Port {
+    pub(crate) fn new(keeping: Keeping) -> Port {
         Port {
             upstream: Arc::new(watch::Sender::new(Upstream::Away)),
             listeners: Listeners::default(),
+            keeping: Arc::new(keeping),
+        }
+    }
+
+    /// Has a client's connection kept, if somebody keeps any.
+    fn keep(&self, socket: BorrowedFd<'_>) -> Option<KeptClient> {
+        KeptClient::keep(&self.keeping.manager, self.keeping.owner?, socket)
+    }
+
+    /// For a connection to QEMU that is to be kept.
+    pub(crate) fn keep_qemu(&self) -> Option<KeptQemu> {
+        KeptQemu::prepare(&self.keeping.manager, self.keeping.owner?)
+    }
+
+    /// Leaves it to who takes up QEMU's connection to have an effect of an earlier life answered.
+    fn adopt(&self, adopted: Adopted) {
+        self.keeping.adopted().push(adopted);
+    }
+
+    /// The connection to QEMU of an earlier life, and whether there was one that is lost. Once.
+    pub(crate) fn left(&self) -> Option<Resumed> {
+        let adopted = core::mem::take(&mut *self.keeping.adopted());
+        match self.keeping.qemu().take() {
+            Some(LeftQemu {
+                socket,
+                kept,
+                state,
+            }) => Some(Resumed {
+                socket,
+                kept,
+                state,
+                adopted,
+            }),
+            None => {
+                for one in adopted {
+                    one.is_lost(
+                        "the connection to QEMU was not kept when the sidecar was restarted",
+                    );
+                }
+                None
+            }
         }
     }
 
@@ -107,6 +159,26 @@ impl Port {
     }
 }
 
+/// What of a domain's connections outlives the process.
+#[derive(Debug, Default)]
+pub(crate) struct Keeping {
+    manager: Manager,
+    /// `None` where nothing is kept.
+    owner: Option<Owner>,
+    qemu: Mutex<Option<LeftQemu>>,
+    adopted: Mutex<Vec<Adopted>>,
+}
+
+impl Keeping {
+    fn adopted(&self) -> MutexGuard<'_, Vec<Adopted>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn qemu(&self) -> MutexGuard<'_, Option<LeftQemu>> {
+        self.qemu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a client's tasks share.
 #[derive(Clone, Debug)]
 struct Shared {
@@ -123,30 +195,64 @@ pub(crate) struct Proxies {
     directory: PathBuf,
     link: Link,
     served: ServedDomains,
+    kept: KeptConnections,
     open: HashMap<DomainId, Proxy>,
 }
 
 impl Proxies {
     /// None yet; they will be in this directory.
-    pub(crate) fn new(directory: PathBuf, link: Link, served: ServedDomains) -> Proxies {
+    pub(crate) fn new(
+        directory: PathBuf,
+        link: Link,
+        served: ServedDomains,
+        kept: KeptConnections,
+    ) -> Proxies {
         Proxies {
             directory,
             link,
             served,
+            kept,
             open: HashMap::new(),
         }
     }
 
     /// Serves a domain's monitor under its name, in place of an earlier one of that domain. Says where the connection to
     /// QEMU is to be handed over.
-    pub(crate) fn start(&mut self, domain: DomainId, name: &str) -> Port {
+    /// Does it at the place of QEMU's own socket too if that was, or is to be, taken over.
+    /// Clients and the connection to QEMU of an earlier life go on.
+    pub(crate) fn start(
+        &mut self,
+        domain: DomainId,
+        name: &str,
+        instance: Instance,
+        front: Option<Front>,
+    ) -> Port {
         // The old one's socket goes first: the new one takes its place.
         self.stop(domain);
-        let (link, served) = (self.link.clone(), self.served.clone());
-        let proxy = Proxy::start(&self.directory, name, domain, link, served);
+        let owner = Owner { domain, instance };
+        let (manager, left) = (self.kept.manager.clone(), self.kept.take(owner));
+        let keeping = Keeping {
+            owner: Some(owner),
+            qemu: Mutex::new(left.qemu),
+            manager,
+            ..Keeping::default()
+        };
+        let shared = Shared {
+            domain,
+            link: self.link.clone(),
+            port: Port::new(keeping),
+            effects: Arc::new(Semaphore::new(1)),
+        };
+        let served = self.served.clone();
+        let proxy = Proxy::start(&self.directory, name, front, shared, left.clients, served);
         let port = proxy.port.clone();
         self.open.insert(domain, proxy);
         port
+    }
+
+    /// All domains are known: whose connections are left over is gone.
+    pub(crate) fn has_all(&mut self) {
+        self.kept.close_rest();
     }
 
     /// No longer.
@@ -157,38 +263,116 @@ impl Proxies {
 
 /// Which domains' sockets are there.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ServedDomains(Arc<watch::Sender<BTreeSet<DomainId>>>);
+pub(crate) struct ServedDomains(Arc<watch::Sender<BTreeMap<DomainId, Served>>>);
+
+/// How a domain is served.
+#[derive(Clone, Debug)]
+struct Served {
+    /// Its sockets are all there, or why one is not; `None` while that is not known.
+    result: Option<Result<(), String>>,
+    /// Wakes who has to see whether QEMU's socket is still taken over.
+    again: Arc<Notify>,
+}
 
 impl ServedDomains {
-    /// Returns when the domain's socket is there, or has had time to be.
-    pub(crate) async fn wait(&self, domain: DomainId) {
+    /// Returns when the domain's sockets are there, or have had time to be.
+    ///
+    /// # Errors
+    /// Why QEMU's socket was not taken over.
+    pub(crate) async fn wait(&self, domain: DomainId) -> Result<(), String> {
         let mut served = self.0.subscribe();
-        let is_there = served.wait_for(|served| served.contains(&domain));
-        drop(timeout(SERVED_WAIT, is_there).await);
+        let is_known = served.wait_for(|served| {
+            let one = served.get(&domain);
+            one.is_some_and(|one| one.result.is_some())
+        });
+        let known = timeout(SERVED_WAIT, is_known).await;
+        let result = match &known {
+            Ok(Ok(served)) => served.get(&domain).and_then(|one| one.result.clone()),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        result.unwrap_or_else(|| Err("its monitor is not served yet".to_owned()))
+    }
+
+    /// QEMU's socket may have been put back, and is to be taken over all the same.
+    pub(crate) fn take_over_again(&self, domain: DomainId) {
+        if let Some(served) = self.0.borrow().get(&domain) {
+            served.again.notify_one();
+        }
+    }
+
+    fn begin(&self, domain: DomainId, again: Arc<Notify>) {
+        self.0.send_modify(|served| {
+            let one = Served {
+                result: None,
+                again,
+            };
+            served.insert(domain, one);
+        });
+    }
+
+    fn set(&self, domain: DomainId, result: Result<(), String>) {
+        self.0.send_modify(|served| {
+            if let Some(one) = served.get_mut(&domain) {
+                one.result = Some(result);
+            }
+        });
+    }
+
+    fn end(&self, domain: DomainId) {
+        self.0.send_modify(|served| {
+            served.remove(&domain);
+        });
     }
 }
 
-/// A domain's socket, for as long as it is served.
+/// QEMU's own socket, at whose place a domain is served.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) taken: TakenOver,
+    pub(crate) instance: Instance,
+    pub(crate) boot: BootId,
+}
+
+/// A domain's sockets, for as long as they are served.
 #[derive(Debug)]
 struct Proxy {
-    path: Option<PathBuf>,
     port: Port,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+    names: Names,
+    front_names: Names,
     domain: DomainId,
     served: ServedDomains,
 }
 
+/// The names of its sockets. They go at once when it is no longer served: a task that is ended goes a moment later, when its
+/// successor may have them.
+#[derive(Clone, Debug, Default)]
+struct Names(Arc<Mutex<Vec<Name>>>);
+
+impl Names {
+    fn list(&self) -> MutexGuard<'_, Vec<Name>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the socket's name, and gives the socket.
+    fn keep(&self, placed: Placed) -> UnixListener {
+        self.list().push(placed.name);
+        placed.listener
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.task.abort();
-        self.port.set(Upstream::Ended);
-        self.served.0.send_modify(|served| {
-            served.remove(&self.domain);
-        });
-        if let Some(path) = &self.path {
-            // One that stays behind does no harm: whoever comes next takes its place.
-            drop(remove_socket(path));
+        for task in &self.tasks {
+            task.abort();
         }
+        self.names.list().clear();
+        self.front_names.list().clear();
+        // At the end of the process what is kept stays open.
+        if !self.port.keeping.manager.is_stopping() {
+            self.port.set(Upstream::Ended);
+        }
+        self.served.end(self.domain);
     }
 }
 
@@ -197,42 +381,109 @@ impl Proxy {
     fn start(
         directory: &Path,
         name: &str,
-        domain: DomainId,
-        link: Link,
+        front: Option<Front>,
+        shared: Shared,
+        left: Vec<LeftClient>,
         served: ServedDomains,
     ) -> Proxy {
-        let port = Port::new();
-        let path = directory.join(file_name(name));
-        let listener = listen(&path);
-        served.0.send_modify(|served| {
-            served.insert(domain);
-        });
-        let (path, task) = match listener {
-            Ok(listener) => {
-                let shared = Shared {
-                    domain,
-                    link,
-                    port: port.clone(),
-                    effects: Arc::new(Semaphore::new(1)),
-                };
-                (Some(path), tokio::spawn(accept(listener, shared)))
-            }
-            Err(error) => {
-                warn!(domain = %name, %error, "its monitor is not served");
-                (None, tokio::spawn(async {}))
-            }
+        let (domain, port) = (shared.domain, shared.port.clone());
+        let again = Arc::new(Notify::new());
+        served.begin(domain, again.clone());
+        let clients = Clients {
+            places: Arc::new(Semaphore::new(CLIENTS_MAX)),
+            shared,
         };
+        let (names, front_names) = (Names::default(), Names::default());
+        let mut tasks = vec![tokio::spawn(clients.clone().go_on(left))];
+        let path = directory.join(file_name(name));
+        match listen(&path) {
+            Ok(placed) => {
+                let (listener, clients) = (names.keep(placed), clients.clone());
+                tasks.push(tokio::spawn(async move { clients.accept(&listener).await }));
+            }
+            Err(error) => warn!(domain = %name, %error, "its monitor is not served"),
+        }
+        match front {
+            None => served.set(domain, Ok(())),
+            Some(front) => {
+                let fronted = Fronted {
+                    front,
+                    names: front_names.clone(),
+                    clients,
+                    served: served.clone(),
+                    again,
+                };
+                tasks.push(tokio::spawn(fronted.run()));
+            }
+        }
         Proxy {
-            path,
             port,
-            task,
+            tasks,
+            names,
+            front_names,
             domain,
             served,
         }
     }
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
+/// The task that serves a domain in the place of QEMU's own socket.
+#[derive(Debug)]
+struct Fronted {
+    front: Front,
+    names: Names,
+    clients: Clients,
+    served: ServedDomains,
+    again: Arc<Notify>,
+}
+
+impl Fronted {
+    async fn run(self) {
+        let Fronted {
+            front:
+                Front {
+                    taken,
+                    instance,
+                    boot,
+                },
+            names,
+            clients,
+            served,
+            again,
+        } = self;
+        let domain = clients.shared.domain;
+        let port = clients.shared.port.clone();
+        loop {
+            // A process that is gone has no socket; one with its number may have one.
+            if !matches!(Held::open(instance, boot), Ok(Some(_))) {
+                break;
+            }
+            names.list().clear();
+            let listener = match taken.establish(instance).await {
+                Ok(placed) => names.keep(placed),
+                Err(error) => {
+                    warn!(%domain, %error, "QEMU's socket is not taken over");
+                    served.set(domain, Err(error.to_string()));
+                    tokio::select! {
+                        () = port.ended() => break,
+                        () = sleep(TAKE_OVER_PAUSE) => continue,
+                    }
+                }
+            };
+            served.set(domain, Ok(()));
+            tokio::select! {
+                () = clients.accept(&listener) => {}
+                () = again.notified() => {}
+                () = port.ended() => break,
+            }
+        }
+        names.list().clear();
+        served.set(domain, Ok(()));
+        taken.clear().await;
+    }
+}
+
+fn listen(path: &Path) -> io::Result<Placed> {
     if !fits_socket_address(path) {
         let why = format!(
             "{}: longer than {SOCKET_PATH_SIZE_MAX} bytes, the most that a socket's address holds",
@@ -244,7 +495,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    bind(path)
+    Ok(Placed::new(bind(path)?, path))
 }
 
 /// The name of a domain's socket. A name may have anything in it that can be shown: what cannot stand in the name of a
@@ -262,23 +513,49 @@ pub(crate) fn file_name(name: &str) -> String {
     file
 }
 
-async fn accept(listener: UnixListener, shared: Shared) {
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
-    let mut clients = tokio::task::JoinSet::new();
-    loop {
-        while clients.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        // Without a place the connection is closed at once, which a client sees.
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            continue;
-        };
-        let shared = shared.clone();
-        clients.spawn(async move {
-            let _place = place;
-            served::serve(stream, shared).await;
-        });
+/// The clients of a domain's sockets.
+#[derive(Clone, Debug)]
+struct Clients {
+    places: Arc<Semaphore>,
+    shared: Shared,
+}
+
+impl Clients {
+    /// Serves clients of an earlier life. They hear events from now on, before QEMU is asked for any.
+    fn go_on(self, left: Vec<LeftClient>) -> impl Future<Output = ()> + Send + 'static {
+        let mut clients = tokio::task::JoinSet::new();
+        for one in left {
+            let Ok(place) = self.places.clone().try_acquire_owned() else {
+                continue;
+            };
+            if let Some(resumed) = served::resume(one, self.shared.clone()) {
+                clients.spawn(async move {
+                    let _place = place;
+                    resumed.serve().await;
+                });
+            }
+        }
+        async move { while clients.join_next().await.is_some() {} }
+    }
+
+    /// Serves whoever connects, for as long as it is waited for.
+    async fn accept(&self, listener: &UnixListener) {
+        let mut clients = tokio::task::JoinSet::new();
+        loop {
+            while clients.try_join_next().is_some() {}
+            let Ok((stream, _)) = listener.accept().await else {
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            // Without a place the connection is closed at once, which a client sees.
+            let Ok(place) = self.places.clone().try_acquire_owned() else {
+                continue;
+            };
+            let shared = self.shared.clone();
+            clients.spawn(async move {
+                let _place = place;
+                served::serve(stream, shared).await;
+            });
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! Not here: reading its stream (`incoming`), writing to it (`qmp::Outlet`).
 
 use core::time::Duration;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use journal_format::record::EffectResult;
@@ -17,9 +18,12 @@ use tokio::time::timeout;
 
 use super::incoming::{Incoming, Read};
 use super::passage::{Arrived, Passage};
-use super::{Shared, Upstream};
+use super::{LeftClient, Port, Shared, Upstream};
 use crate::engine::{DISK_NAME_PREFIX, MonitorCommand};
-use crate::qmp::{CLAIM_ID, Class, CommandError, Misunderstood, Outlet, Passed, Passing, Place};
+use crate::keep::{ClientState, KeptClient, Stage, Taken};
+use crate::qmp::{
+    Adopted, CLAIM_ID, Class, CommandError, Misunderstood, Outlet, Passed, Passing, Place,
+};
 
 /// Commands of a client that wait for the one before, as many as QEMU itself takes (`QMP_REQ_QUEUE_LEN_MAX`).
 const QUEUE_MAX: usize = 8;
@@ -45,58 +49,214 @@ struct Served {
 #[derive(Debug)]
 enum InOrder {
     Command(Passed),
-    Answer(Vec<u8>),
+    /// An answer, and the key of what it answers.
+    Answer(Vec<u8>, u64),
+    /// What QEMU may have got from an earlier life.
+    Adopted(AtQemu),
+}
+
+/// A command that QEMU may have got from an earlier life.
+#[derive(Debug)]
+struct AtQemu {
+    id: Option<Vec<u8>>,
+    key: u64,
+    result: oneshot::Receiver<EffectResult>,
 }
 
 /// Serves a client until it leaves, is cut off, or QEMU ends.
 pub(super) async fn serve(stream: UnixStream, shared: Shared) {
-    let Ok(credentials) = stream.peer_cred() else {
+    let Some(uid) = allowed(&stream) else {
         return;
     };
-    let uid = credentials.uid();
-    if uid != 0 && uid != getuid().as_raw() {
-        return;
-    }
+    let kept = shared.port.keep(stream.as_fd());
     let stream = Arc::new(stream);
-    let outlet = Outlet::new(stream.clone());
-    let incoming = Incoming::new(stream);
-    let port = shared.port.clone();
+    let outlet = Outlet::keeping(stream.clone(), kept, Vec::new());
+    let incoming = Incoming::new(stream, outlet.clone(), &[]);
     let served = Served {
         shared,
-        outlet: outlet.clone(),
+        outlet,
         uid,
     };
-    tokio::select! {
-        () = served.run(incoming) => outlet.end(),
-        () = port.ended() => outlet.end(),
+    served.serve(incoming, Stood::default()).await;
+}
+
+/// Who may ask.
+fn allowed(stream: &UnixStream) -> Option<u32> {
+    let uid = stream.peer_cred().ok()?.uid();
+    (uid == 0 || uid == getuid().as_raw()).then_some(uid)
+}
+
+/// A client of an earlier life, which hears QEMU's events from now on.
+#[derive(Debug)]
+pub(super) struct Resumed {
+    served: Served,
+    incoming: Incoming,
+    stood: Stood,
+}
+
+/// How a client stood at the end of an earlier life.
+#[derive(Debug, Default)]
+struct Stood {
+    greeted: bool,
+    negotiated: Option<bool>,
+    in_order: Vec<InOrder>,
+    out_of_band: Vec<InOrder>,
+}
+
+/// Takes a client of an earlier life up again; `None` if it may not be served any more. To be called before the connection to
+/// QEMU is taken up, so that it hears everything.
+pub(super) fn resume(left: LeftClient, shared: Shared) -> Option<Resumed> {
+    let LeftClient {
+        socket,
+        kept,
+        state,
+    } = left;
+    let stream = std::os::unix::net::UnixStream::from(socket);
+    stream.set_nonblocking(true).ok()?;
+    let stream = Arc::new(UnixStream::from_std(stream).ok()?);
+    let uid = allowed(&stream)?;
+    let outlet = Outlet::keeping(stream.clone(), Some(kept), state.output);
+    if state.negotiated.is_some() {
+        shared.port.listeners().join(&outlet);
+    }
+    let incoming = Incoming::new(stream, outlet.clone(), &state.input);
+    let mut stood = Stood {
+        greeted: state.greeted,
+        negotiated: state.negotiated,
+        ..Stood::default()
+    };
+    let oob = state.negotiated.unwrap_or(false);
+    for command in state.commands {
+        let (item, is_out_of_band) = take_up(command, oob, &outlet, &shared.port);
+        match is_out_of_band {
+            true => stood.out_of_band.push(item),
+            false => stood.in_order.push(item),
+        }
+    }
+    Some(Resumed {
+        served: Served {
+            shared,
+            outlet,
+            uid,
+        },
+        incoming,
+        stood,
+    })
+}
+
+/// What is to be done about a command of an earlier life: what only reads is asked again; an effect never.
+fn take_up(taken: Taken, oob: bool, outlet: &Arc<Outlet>, port: &Port) -> (InOrder, bool) {
+    let Taken {
+        key,
+        stage,
+        bytes,
+        has_fds,
+    } = taken;
+    if stage == Stage::Answered {
+        return (InOrder::Answer(bytes, key), false);
+    }
+    let passed = match Passed::understand(bytes, oob, Vec::new()) {
+        Ok(passed) => passed.with_key(key),
+        Err(wrong) => return (InOrder::Answer(misunderstood(&wrong), key), false),
+    };
+    let is_out_of_band = passed.is_out_of_band();
+    let id = passed.id().map(<[u8]>::to_vec);
+    let refused =
+        |why: &str| InOrder::Answer(error_line(id.as_deref(), &CommandError::generic(why)), key);
+    let item = match stage {
+        Stage::Waiting if has_fds => refused(
+            "not sent to QEMU: its file descriptors were lost when the sidecar was restarted",
+        ),
+        Stage::Waiting | Stage::Answered => InOrder::Command(passed),
+        Stage::AtEngine => refused(
+            "the sidecar was restarted before it answered: this command was not sent to QEMU, but in an open job it may have been taken as its owner's word",
+        ),
+        Stage::Sent { id: at_qemu } => {
+            let (done, result) = oneshot::channel();
+            port.adopt(Adopted {
+                at_qemu,
+                outlet: outlet.clone(),
+                id: id.clone(),
+                key,
+                done,
+            });
+            InOrder::Adopted(AtQemu { id, key, result })
+        }
+    };
+    (item, is_out_of_band)
+}
+
+impl Resumed {
+    /// Serves it like any other.
+    pub(super) async fn serve(self) {
+        self.served.serve(self.incoming, self.stood).await;
     }
 }
 
 impl Served {
-    async fn run(&self, mut incoming: Incoming) {
-        let Some(passing) = self.shared.port.here().await else {
-            return;
+    async fn serve(self, incoming: Incoming, stood: Stood) {
+        let port = self.shared.port.clone();
+        tokio::select! {
+            () = self.run(incoming, stood) => self.outlet.end(),
+            () = port.ended() => self.outlet.end(),
+        }
+    }
+
+    /// Writes down that this was taken from what was read; gives the key by which it is known from now on.
+    fn take(&self, stage: Stage, bytes: &[u8], has_fds: bool, incoming: &Incoming) -> u64 {
+        self.outlet.kept().map_or(0, |kept| {
+            kept.take(stage, bytes.to_vec(), has_fds, incoming.rest())
+        })
+    }
+
+    fn answer_in_order(&self, line: Vec<u8>, incoming: &Incoming) -> InOrder {
+        let key = self.take(Stage::Answered, &line, false, incoming);
+        InOrder::Answer(line, key)
+    }
+
+    async fn run(&self, mut incoming: Incoming, stood: Stood) {
+        let Stood {
+            greeted,
+            negotiated,
+            in_order,
+            out_of_band,
+        } = stood;
+        if !greeted {
+            let Some(passing) = self.shared.port.here().await else {
+                return;
+            };
+            let greeting = with_line_end(passing.greeting());
+            self.outlet
+                .put_and(greeting, Some(&|state| state.greeted = true));
+        }
+        let oob = match negotiated {
+            Some(oob) => oob,
+            None => {
+                let Some(passing) = self.shared.port.here().await else {
+                    return;
+                };
+                match self.negotiate(&mut incoming, &passing).await {
+                    Some(oob) => oob,
+                    None => return,
+                }
+            }
         };
-        self.outlet.put(with_line_end(passing.greeting()));
-        let Some(oob) = self.negotiate(&mut incoming, &passing).await else {
-            return;
-        };
-        drop(passing);
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.clone().carry_out_in_order(waiting));
+        tasks.spawn(self.clone().carry_out_in_order(in_order, waiting));
         let places = Arc::new(Semaphore::new(OUT_OF_BAND_MAX));
+        for item in out_of_band {
+            let served = self.clone();
+            tasks.spawn(async move { served.carry_out_item(item).await });
+        }
         loop {
             while tasks.try_join_next().is_some() {}
             let (object, fds) = match incoming.next().await {
                 Read::Object(object, fds) => (object, fds),
                 Read::Garbage(error) => {
                     let error = CommandError::generic(error.to_string());
-                    if queue
-                        .send(InOrder::Answer(error_line(None, &error)))
-                        .await
-                        .is_err()
-                    {
+                    let item = self.answer_in_order(error_line(None, &error), &incoming);
+                    if queue.send(item).await.is_err() {
                         return;
                     }
                     continue;
@@ -109,19 +269,24 @@ impl Served {
                 Read::Ended => break,
             };
             let item = match Passed::understand(object, oob, fds) {
-                Ok(passed) if passed.is_out_of_band() => {
-                    let Ok(place) = places.clone().acquire_owned().await else {
-                        return;
-                    };
-                    let served = self.clone();
-                    tasks.spawn(async move {
-                        served.carry_out(passed).await;
-                        drop(place);
-                    });
-                    continue;
+                Ok(passed) => {
+                    let (bytes, has_fds) = (passed.object(), passed.has_fds());
+                    let key = self.take(Stage::Waiting, bytes, has_fds, &incoming);
+                    let passed = passed.with_key(key);
+                    if passed.is_out_of_band() {
+                        let Ok(place) = places.clone().acquire_owned().await else {
+                            return;
+                        };
+                        let served = self.clone();
+                        tasks.spawn(async move {
+                            served.carry_out(passed).await;
+                            drop(place);
+                        });
+                        continue;
+                    }
+                    InOrder::Command(passed)
                 }
-                Ok(passed) => InOrder::Command(passed),
-                Err(wrong) => InOrder::Answer(misunderstood(&wrong)),
+                Err(wrong) => self.answer_in_order(misunderstood(&wrong), &incoming),
             };
             if queue.send(item).await.is_err() {
                 return;
@@ -144,10 +309,16 @@ impl Served {
                         match wanted_oob(&passed.arguments(), passing.oob()) {
                             Ok(oob) => {
                                 let answer = return_line(passed.id());
-                                self.shared
-                                    .port
-                                    .listeners()
-                                    .add(&self.outlet, answer.into());
+                                let rest = incoming.rest();
+                                let change = |state: &mut ClientState| {
+                                    state.negotiated = Some(oob);
+                                    state.set_input(rest);
+                                };
+                                self.shared.port.listeners().add(
+                                    &self.outlet,
+                                    answer.into(),
+                                    &change,
+                                );
                                 return Some(oob);
                             }
                             Err(error) => error_line(passed.id(), &error),
@@ -164,30 +335,57 @@ impl Served {
                 }
                 Read::Ended => return None,
             };
-            self.outlet.put(answer.into());
+            let rest = incoming.rest();
+            self.outlet
+                .put_and(answer.into(), Some(&|state| state.set_input(rest)));
         }
     }
 
-    async fn carry_out_in_order(self, mut waiting: mpsc::Receiver<InOrder>) {
+    async fn carry_out_in_order(self, first: Vec<InOrder>, mut waiting: mpsc::Receiver<InOrder>) {
+        for item in first {
+            self.carry_out_item(item).await;
+        }
         while let Some(item) = waiting.recv().await {
-            // Who does not read its answers gets no more of them.
-            self.outlet.drained().await;
-            match item {
-                InOrder::Command(passed) => self.carry_out(passed).await,
-                InOrder::Answer(line) => self.outlet.put(line.into()),
+            self.carry_out_item(item).await;
+        }
+    }
+
+    async fn carry_out_item(&self, item: InOrder) {
+        // Who does not read its answers gets no more of them.
+        self.outlet.drained().await;
+        match item {
+            InOrder::Command(passed) => self.carry_out(passed).await,
+            InOrder::Answer(line, key) => self.outlet.answer(line.into(), key),
+            InOrder::Adopted(AtQemu { id, key, result }) => {
+                let answered = self.at_qemu(result.await.ok()).await;
+                self.settle(answered, id.as_deref(), key).await;
             }
         }
+    }
+
+    /// The process is about to end, and what is not done is the next life's.
+    fn is_left_open(&self) -> bool {
+        self.outlet.kept().is_some_and(KeptClient::is_left_open)
     }
 
     /// Returns when the command is answered.
     async fn carry_out(&self, passed: Passed) {
         let id = passed.id().map(<[u8]>::to_vec);
-        let line = match self.ask(passed).await {
+        let key = passed.key();
+        let answered = self.ask(passed).await;
+        self.settle(answered, id.as_deref(), key).await;
+    }
+
+    /// Answers what QEMU has not answered. At the end of the process what only that end brought about is no answer: the next life
+    /// gives one.
+    async fn settle(&self, answered: Result<Answered, CommandError>, id: Option<&[u8]>, key: u64) {
+        let line = match answered {
             Ok(Answered::ByQemu) => return,
-            Ok(Answered::BySidecar) => return_line(id.as_deref()),
-            Err(error) => error_line(id.as_deref(), &error),
+            Ok(Answered::BySidecar) => return_line(id),
+            Err(_) if self.is_left_open() => return core::future::pending().await,
+            Err(error) => error_line(id, &error),
         };
-        self.outlet.put(line.into());
+        self.outlet.answer(line.into(), key);
     }
 
     async fn ask(&self, passed: Passed) -> Result<Answered, CommandError> {
@@ -220,6 +418,12 @@ impl Served {
                     place,
                     arrived,
                 };
+                if self.is_left_open() {
+                    return core::future::pending().await;
+                }
+                if let Some(kept) = self.outlet.kept() {
+                    kept.advance(passage.passed.key(), Stage::AtEngine);
+                }
                 let link = &self.shared.link;
                 match link
                     .monitor(self.shared.domain, self.uid, command, passage, arrival)
@@ -233,6 +437,11 @@ impl Served {
                 }
             }
         };
+        self.at_qemu(result).await
+    }
+
+    /// Who answers a command that was given to QEMU.
+    async fn at_qemu(&self, result: Option<EffectResult>) -> Result<Answered, CommandError> {
         match result {
             Some(EffectResult::Done | EffectResult::Refused { .. }) => Ok(Answered::ByQemu),
             Some(EffectResult::NotSent { why }) => {

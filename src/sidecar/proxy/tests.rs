@@ -48,11 +48,11 @@ impl Qemu {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("qmp.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let port = Port::new();
+        let port = Port::new(Keeping::default());
         let listeners = port.listeners();
         let connecting = tokio::spawn(async move {
             let dialled = Dialled::dial(&path, WAIT).await.unwrap();
-            Client::greet(dialled, WAIT, listeners).await.unwrap()
+            Client::greet(dialled, WAIT, listeners, None).await.unwrap()
         });
         let (stream, _) = listener.accept().await.unwrap();
         let (reading, mut output) = stream.into_split();
@@ -542,7 +542,9 @@ async fn a_descriptor_belongs_to_the_command_it_came_with() {
         .await
         .unwrap();
     drop(output);
-    let mut incoming = incoming::Incoming::new(Arc::new(theirs));
+    let theirs = Arc::new(theirs);
+    let outlet = crate::qmp::Outlet::new(theirs.clone());
+    let mut incoming = incoming::Incoming::new(theirs, outlet, &[]);
     let mut counts = Vec::new();
     loop {
         match incoming.next().await {

@@ -9,7 +9,7 @@
 //! In reading order: [`guest`] assembles the boot sector, [`judge`] reads what it printed, [`qemu`]
 //! and [`qmp`] run it and talk to it, [`by_hand`] migrates it with no sidecar at all (the control
 //! of every experiment), [`sidecar`] starts `phase-journald`, [`fault`] breaks its disk, [`relay`] loses the news that a stream
-//! broke, [`pair`] puts all of it together ([`solo`] one side of it), and [`matrix`] kills what is in it at every point of a migration.
+//! broke, [`supervisor`] plays the service manager that keeps its descriptors, [`pair`] puts all of it together ([`solo`] one side of it), and [`matrix`] kills what is in it at every point of a migration.
 //!
 //! Several scenarios may run in parallel threads: each has a scratch directory of its own, and no
 //! state is shared. Environment: `PHASE_JOURNAL_LAB_KVM=1` uses /dev/kvm in place of TCG,
@@ -31,6 +31,7 @@ pub mod qmp;
 pub mod relay;
 pub mod sidecar;
 pub mod solo;
+pub mod supervisor;
 
 pub use error::Error;
 pub use scratch::{Scratch, copy_directory};

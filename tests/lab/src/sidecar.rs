@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -22,6 +23,7 @@ use crate::fault::Fault;
 use crate::process::{Process, Start};
 use crate::qmp::{COMMAND_TIMEOUT, Qmp, malformed};
 use crate::scratch::socket_path;
+use crate::supervisor::Supervisor;
 
 /// How long a sidecar may take from its start to `ready`, recovery included, and to a demanded end.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -200,6 +202,35 @@ impl Sidecar {
     /// # Panics
     /// If it runs already.
     pub fn start(&mut self, options: &RunOptions) -> Result<(), Error> {
+        let (program, arguments) = self.command(options)?;
+        self.start_as(options, &program, &arguments)
+    }
+
+    /// The same under a service manager, with all that it keeps.
+    ///
+    /// # Errors
+    /// As [`Sidecar::start`]; [`Error::Io`] when the descriptors cannot be handed over.
+    ///
+    /// # Panics
+    /// If it runs already.
+    pub fn start_under(
+        &mut self,
+        options: &RunOptions,
+        supervisor: &Supervisor,
+    ) -> Result<(), Error> {
+        let (program, arguments) = self.command(options)?;
+        let handed = supervisor.hand_over(&program, &arguments)?;
+        let mut options = options.clone();
+        options.environment.extend(handed.environment.clone());
+        self.start_as(&options, &handed.program, &handed.arguments)
+    }
+
+    fn start_as(
+        &mut self,
+        options: &RunOptions,
+        program: &Path,
+        arguments: &[String],
+    ) -> Result<(), Error> {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let mut environment = options.environment.clone();
         environment.extend(
@@ -208,11 +239,10 @@ impl Sidecar {
                 .iter()
                 .map(|id| (BOOT_ID.to_owned(), id.clone())),
         );
-        let (program, arguments) = self.command(options)?;
         let process = Process::start(&Start {
             name: &self.name,
-            program: &program,
-            arguments: &arguments,
+            program,
+            arguments,
             environment: &environment,
             log: &self.log,
             stdout_piped: true,
@@ -297,6 +327,22 @@ impl Sidecar {
             None => Ok(()),
             Some(mut process) => process.kill().map(drop),
         }
+    }
+
+    /// Asks it to end (SIGTERM), and waits until it has.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system refuses, [`Error::Deadline`] with its log.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn stop(&mut self) -> Result<ExitStatus, Error> {
+        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw);
+        let pid = pid.expect("the caller ends a sidecar that it started");
+        kill_process(pid, Signal::TERM)
+            .map_err(|error| Error::io("ending", &self.name)(error.into()))?;
+        self.wait_ended(READY_TIMEOUT)
     }
 
     /// How it ended by itself, or `None` while it runs. Once that is said it may be started again.

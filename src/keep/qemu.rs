@@ -1,0 +1,220 @@
+//! What a later life needs of the connection to a QEMU.
+//!
+//! Invariant: an id that may have been used is never used again, so that a late answer is never taken for another's.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::manager::{Manager, Ticket};
+use super::state::{Owner, READING, Reader, STATE_SIZE_MAX, StateFile, TOO_LARGE, WRITING, Writer};
+
+/// How many ids are set aside at once.
+const IDS: u64 = 4096;
+
+/// How a connection to a QEMU stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QemuState {
+    /// Whose it is.
+    pub owner: Owner,
+    /// QEMU's greeting.
+    pub greeting: Vec<u8>,
+    /// Commands out of band were negotiated.
+    pub oob: bool,
+    /// Smaller ids may have been used.
+    pub next_id: u64,
+    /// Read, and no whole object yet.
+    pub input: Vec<u8>,
+}
+
+impl QemuState {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        self.owner.write(&mut out);
+        out.text(&self.greeting);
+        out.byte(u8::from(self.oob));
+        out.number(self.next_id);
+        out.text(&self.input);
+        out.0
+    }
+
+    fn decode(bytes: &[u8]) -> Option<QemuState> {
+        let mut from = Reader(bytes);
+        let state = QemuState {
+            owner: Owner::read(&mut from)?,
+            greeting: from.text()?,
+            oob: from.byte()? != 0,
+            next_id: from.number::<8>()?,
+            input: from.text()?,
+        };
+        from.0.is_empty().then_some(state)
+    }
+}
+
+/// A connection to a QEMU that is kept once it has negotiated.
+#[derive(Debug)]
+pub struct KeptQemu {
+    manager: Manager,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: StateFile,
+    steps: u8,
+    state: QemuState,
+    /// `None` before it is kept, and when it can be kept no longer.
+    ticket: Option<Ticket>,
+}
+
+impl KeptQemu {
+    /// For a connection that will be made; `None` where nobody keeps any.
+    #[must_use]
+    pub fn prepare(manager: &Manager, owner: Owner) -> Option<KeptQemu> {
+        if !manager.is_there() {
+            return None;
+        }
+        let state = QemuState {
+            owner,
+            greeting: Vec::new(),
+            oob: false,
+            next_id: 0,
+            input: Vec::new(),
+        };
+        Some(KeptQemu {
+            manager: manager.clone(),
+            inner: Mutex::new(Inner {
+                file: StateFile::create().ok()?,
+                steps: 0,
+                state,
+                ticket: None,
+            }),
+        })
+    }
+
+    /// One of an earlier life.
+    ///
+    /// # Errors
+    /// One line that says why it cannot be gone on with.
+    pub fn resume(
+        manager: &Manager,
+        file: OwnedFd,
+        ticket: Ticket,
+    ) -> Result<(KeptQemu, QemuState), String> {
+        let file = StateFile::from_fd(file);
+        let state = QemuState::decode(&file.load()?).ok_or("its state is not understood")?;
+        let inner = Inner {
+            file,
+            steps: 0,
+            state: state.clone(),
+            ticket: Some(ticket),
+        };
+        let kept = KeptQemu {
+            manager: manager.clone(),
+            inner: Mutex::new(inner),
+        };
+        Ok((kept, state))
+    }
+
+    /// The process is about to end, and this connection is not.
+    #[must_use]
+    pub fn is_left_open(&self) -> bool {
+        self.manager.is_stopping()
+    }
+
+    #[cfg(test)]
+    pub(super) fn file(&self) -> OwnedFd {
+        use std::os::fd::AsFd;
+        self.inner().file.as_fd().try_clone_to_owned().unwrap()
+    }
+
+    /// Nothing panics while it holds this lock, so what it guards is whole in any case.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has negotiated: from now on it is kept.
+    pub fn negotiated(&self, greeting: &[u8], oob: bool, socket: BorrowedFd<'_>) {
+        let mut inner = self.inner();
+        inner.state.greeting = greeting.to_vec();
+        inner.state.oob = oob;
+        inner.save();
+        inner.ticket = self.manager.store("qemu", &inner.file, socket).ok();
+    }
+
+    /// This id is used.
+    pub fn use_id(&self, id: u64) {
+        let mut inner = self.inner();
+        if id >= inner.state.next_id {
+            inner.state.next_id = id + IDS;
+            inner.save();
+        }
+    }
+
+    /// Bytes are about to be taken from the stream.
+    pub fn begin_read(&self) {
+        self.inner().begin(READING);
+    }
+
+    /// What was read was dealt with, but for these bytes.
+    pub fn end_read(&self, input: &[u8]) {
+        let mut inner = self.inner();
+        inner.steps &= !READING;
+        if inner.state.input.is_empty() && input.is_empty() {
+            inner.mark();
+        } else {
+            inner.state.input = input.to_vec();
+            inner.save();
+        }
+    }
+
+    /// A command is about to be written.
+    pub fn begin_write(&self) {
+        self.inner().begin(WRITING);
+    }
+
+    /// It was written, or nothing of it.
+    pub fn end_write(&self) {
+        let mut inner = self.inner();
+        inner.steps &= !WRITING;
+        inner.mark();
+    }
+}
+
+impl Inner {
+    fn begin(&mut self, step: u8) {
+        self.steps |= step;
+        self.mark();
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.state.input.len() > STATE_SIZE_MAX
+    }
+
+    fn mark(&mut self) {
+        let too_large = self.state.input.len() > super::state::STATE_SIZE_MAX / 2;
+        let too_large = if too_large {
+            super::state::TOO_LARGE
+        } else {
+            0
+        };
+        let result = self.file.mark(self.steps | too_large);
+        self.check(result);
+    }
+
+    fn save(&mut self) {
+        let (steps, state) = match self.is_too_large() {
+            true => (self.steps | TOO_LARGE, Vec::new()),
+            false => (self.steps, self.state.encode()),
+        };
+        let result = self.file.save(steps, &state);
+        self.check(result);
+    }
+
+    /// What cannot be written down cannot be kept.
+    fn check(&mut self, result: io::Result<()>) {
+        if result.is_err() {
+            self.ticket = None;
+        }
+    }
+}

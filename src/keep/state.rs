@@ -1,0 +1,189 @@
+//! A connection's memory file: bytes in it, and what they mean.
+//!
+//! Layout: byte 0 the steps under way (one bit each; any means that the rest is not to be believed), bytes 4 to 8 [`MAGIC`], then length and
+//! CRC-32 of the state, little-endian, then the state. The file lives as long as somebody has it open, and never on a disk.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use journal_format::number::{BootId, DomainId, Id128};
+use journal_format::record::Instance;
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// Largest state that is kept, in bytes. A connection with more under way at once is closed by a restart.
+pub const STATE_SIZE_MAX: usize = 256 * 1024;
+
+/// The layout and its version.
+const MAGIC: [u8; 4] = *b"pjk1";
+
+const HEADER_SIZE: usize = 16;
+
+/// Largest state with all that is written around it.
+const ENCODED_SIZE_MAX: usize = 2 * STATE_SIZE_MAX;
+
+/// Something was read that may not be in the state.
+pub(super) const READING: u8 = 1;
+/// Something was written that may still be in the state.
+pub(super) const WRITING: u8 = 2;
+/// The state is larger than what is kept.
+pub(super) const TOO_LARGE: u8 = 4;
+
+/// A memory file.
+#[derive(Debug)]
+pub struct StateFile(File);
+
+impl StateFile {
+    /// A new one.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn create() -> io::Result<StateFile> {
+        let fd = memfd_create("phase-journal", MemfdFlags::CLOEXEC)?;
+        Ok(StateFile(fd.into()))
+    }
+
+    /// One of an earlier life.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> StateFile {
+        StateFile(fd.into())
+    }
+
+    /// Says only which steps are under way.
+    pub(super) fn mark(&self, steps: u8) -> io::Result<()> {
+        self.0.write_all_at(&[steps], 0)
+    }
+
+    /// Says all.
+    pub(super) fn save(&self, steps: u8, state: &[u8]) -> io::Result<()> {
+        let (steps, state) = match state.len() > ENCODED_SIZE_MAX {
+            true => (steps | TOO_LARGE, &[][..]),
+            false => (steps, state),
+        };
+        let mut bytes = Vec::with_capacity(HEADER_SIZE + state.len());
+        bytes.extend([steps, 0, 0, 0]);
+        bytes.extend(MAGIC);
+        // It is far below this.
+        bytes.extend(u32::try_from(state.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend(crc32fast::hash(state).to_le_bytes());
+        bytes.extend(state);
+        self.0.write_all_at(&bytes, 0)
+    }
+
+    /// The state, if it is whole and nothing was under way.
+    ///
+    /// # Errors
+    /// One line that says why not.
+    pub(super) fn load(&self) -> Result<Vec<u8>, String> {
+        let mut header = [0; HEADER_SIZE];
+        let failed = |error: io::Error| format!("its state cannot be read: {error}");
+        self.0.read_exact_at(&mut header, 0).map_err(failed)?;
+        let mut header = Reader(&header);
+        let (steps, magic) = (header.bytes(4), header.bytes(4));
+        let (size, checksum) = (header.number::<4>(), header.number::<4>());
+        match (steps, magic, size, checksum) {
+            (Some(&[0, ..]), Some(magic), Some(size), Some(checksum)) if magic == MAGIC => {
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
+                if size > ENCODED_SIZE_MAX {
+                    return Err("its state is damaged".to_owned());
+                }
+                let mut state = vec![0; size];
+                self.0
+                    .read_exact_at(&mut state, HEADER_SIZE as u64)
+                    .map_err(failed)?;
+                match u64::from(crc32fast::hash(&state)) == checksum {
+                    true => Ok(state),
+                    false => Err("its state is damaged".to_owned()),
+                }
+            }
+            (Some(&[steps, ..]), Some(magic), _, _) if magic == MAGIC => Err(match steps {
+                TOO_LARGE => "too much was under way on it".to_owned(),
+                _ => "the sidecar ended in the midst of a step on it".to_owned(),
+            }),
+            _ => Err("its state is damaged".to_owned()),
+        }
+    }
+}
+
+impl AsFd for StateFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Whose connection it is: of a domain, and of one process for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The domain.
+    pub domain: DomainId,
+    /// Its QEMU.
+    pub instance: Instance,
+}
+
+impl Owner {
+    pub(super) fn write(&self, out: &mut Writer) {
+        out.0.extend(self.domain.0.0);
+        out.0.extend(self.instance.boot.0.0);
+        out.number(u64::from(self.instance.pid));
+        out.number(self.instance.start_time);
+    }
+
+    pub(super) fn read(from: &mut Reader<'_>) -> Option<Owner> {
+        let domain = DomainId(Id128(from.bytes(16)?.try_into().ok()?));
+        let boot = BootId(Id128(from.bytes(16)?.try_into().ok()?));
+        let instance = Instance {
+            boot,
+            pid: u32::try_from(from.number::<8>()?).ok()?,
+            start_time: from.number::<8>()?,
+        };
+        Some(Owner { domain, instance })
+    }
+}
+
+/// Puts a state together.
+#[derive(Default)]
+pub(super) struct Writer(pub(super) Vec<u8>);
+
+impl Writer {
+    pub(super) fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    pub(super) fn number(&mut self, number: u64) {
+        self.0.extend(number.to_le_bytes());
+    }
+
+    /// With their length before them.
+    pub(super) fn text(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+}
+
+/// Takes a state apart; nothing where it ends too soon.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn bytes(&mut self, size: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(size)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    pub(super) fn byte(&mut self) -> Option<u8> {
+        self.bytes(1).map(|bytes| bytes[0])
+    }
+
+    /// A number of so many bytes, eight at the most.
+    pub(super) fn number<const SIZE: usize>(&mut self) -> Option<u64> {
+        let mut number = [0; 8];
+        number[..SIZE].copy_from_slice(self.bytes(SIZE)?);
+        Some(u64::from_le_bytes(number))
+    }
+
+    pub(super) fn text(&mut self) -> Option<Vec<u8>> {
+        let size = usize::try_from(self.number::<8>()?).ok()?;
+        self.bytes(size).map(<[u8]>::to_vec)
+    }
+}
