@@ -9,7 +9,7 @@ use journal_format::record::{
     ContIntent, Evidence, MigrationStatus, PeerAnswer, Phase, Process, Role, RunState,
 };
 
-use super::{Outcome, Shape, run};
+use super::{Mix, Outcome, Rates, Shape, run};
 use crate::engine::Rule;
 use crate::engine::mutant::{self, Mutant};
 
@@ -57,6 +57,30 @@ impl Row {
     #[must_use]
     pub fn run(&self, seed: u64, shape: &Shape) -> Outcome {
         mutant::with(self.mutant, || run(seed, shape))
+    }
+}
+
+/// Fleets in which what is rare elsewhere is not, and that migrate by these rules alone.
+#[must_use]
+pub fn shape() -> Shape {
+    Shape {
+        domains: 4,
+        faults: Rates {
+            qemu_death: 80_000,
+            qemu_mute: 40_000,
+            lost_journal: 20_000,
+            older_journal: 20_000,
+            foreign: 60_000,
+            foreign_claim: 60_000,
+            replaced_qemu: 30_000,
+            ..Rates::default()
+        },
+        migrations: Mix {
+            driven: 0,
+            jobs: 0,
+            ..Mix::default()
+        },
+        ..Shape::default()
     }
 }
 

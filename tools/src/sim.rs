@@ -75,12 +75,12 @@ pub(crate) fn run(args: &SimArgs, _json: bool, out: &mut impl Write) -> Result<F
     }
     #[cfg(feature = "mutants")]
     if args.mutants || args.mutant.is_some() {
-        return mutants::run(
-            args.mutant.as_deref().unwrap_or_default(),
-            first,
-            &shape,
-            out,
-        );
+        let shape = match args.config {
+            Some(_) => shape,
+            None => sim::mutants::shape(),
+        };
+        let name = args.mutant.as_deref().unwrap_or_default();
+        return mutants::run(name, first, &shape, out);
     }
     let begun = Instant::now();
     let mut all = Coverage::default();
