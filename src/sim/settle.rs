@@ -210,7 +210,9 @@ impl World {
         }
         let Some(rule) = Rule::from_name(rule) else {
             // Its manager goes on with it, and cannot know which copy is the guest.
-            return one.is_driven && (one.has_died || one.is_suspect());
+            // Nor mends a stream that broke in post-copy, in the simulator.
+            let may_stay = one.has_died || one.is_suspect() || one.split.is_some() || one.lost;
+            return one.is_driven && may_stay;
         };
         match rule {
             // This copy may have run on by itself before it died.
@@ -247,6 +249,8 @@ impl World {
             }
             // A stream in a QEMU of which an older journal does not know.
             Rule::NoRuleForThis => one.is_driven && one.is_suspect(),
+            // Its stream broke, and this manager does not mend it.
+            Rule::DrivenPostcopy => one.is_driven,
             // Likewise where the manager drives both sides itself.
             Rule::DrivenSourceCompleted
             | Rule::DrivenSourceUnproven
@@ -294,7 +298,9 @@ impl World {
         self.feed(host, Input::Control { token, request });
         self.run_until(self.now + 200_000);
         if self.judged.iter().any(|(_, result)| result.is_err()) {
-            self.say_by_hand(host, guest, is_good);
+            // Half of a guest is none.
+            let is_whole = !self.lab.guests[guest].lost;
+            self.say_by_hand(host, guest, is_good && is_whole);
         }
     }
 

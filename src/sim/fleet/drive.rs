@@ -32,8 +32,11 @@ enum Stage {
     Listen,
     Settings,
     Send,
+    /// Begins post-copy.
+    Split,
     UntilSwitchover,
     GoOver,
+    UntilSplit,
     UntilSent,
     Grant,
     /// The destination has the guest.
@@ -69,6 +72,8 @@ enum Ask {
 pub(super) struct Drive {
     /// By plain commands.
     is_plain: bool,
+    /// And by post-copy.
+    splits: bool,
     from: HostNumber,
     to: HostNumber,
     /// `None`: something went wrong, and it goes by what it sees.
@@ -99,10 +104,16 @@ pub(super) struct Drive {
 const SET_CAPABILITIES: &str = "migrate-set-capabilities";
 const OF_SOURCE: &[&str] = &["return-path"];
 const OF_DESTINATION: &[&str] = &["return-path", "late-block-activate"];
+const OF_BOTH: &[&str] = &["postcopy-ram"];
 
-fn capabilities(names: &[&str]) -> Value {
+/// How many that know of no phases go by post-copy, in a million.
+const BY_POSTCOPY: u32 = 200_000;
+
+fn capabilities(names: &[&str], splits: bool) -> Value {
+    let of_both = if splits { OF_BOTH } else { &[] };
     let on = names
         .iter()
+        .chain(of_both)
         .map(|name| json!({"capability": name, "state": true}));
     let on: Vec<Value> = on.collect();
     json!({"capabilities": on})
@@ -112,6 +123,19 @@ fn is(seen: Option<&Observed>, run: &RunState, status: &MigrationStatus) -> bool
     seen.is_some_and(|seen| {
         seen.run_state.as_ref() == Some(run) && seen.migration.as_ref() == Some(status)
     })
+}
+
+/// Is the guest on both sides?
+fn is_split(seen: Option<&Observed>) -> bool {
+    let status = seen.and_then(|seen| seen.migration.as_ref());
+    matches!(
+        status,
+        Some(
+            MigrationStatus::PostcopyActive
+                | MigrationStatus::PostcopyPaused
+                | MigrationStatus::PostcopyRecover
+        )
+    )
 }
 
 fn runs(seen: Option<&Observed>) -> bool {
@@ -132,8 +156,10 @@ impl Drive {
         let plain = desk.shape().migrations.plain;
         // One that its owner paused is not continued, and nothing else tells that it arrived.
         let is_plain = plain > 0 && desk.random().chance(plain) && runs;
+        let splits = is_plain && desk.random().chance(BY_POSTCOPY);
         Drive {
             is_plain,
+            splits,
             from,
             to,
             stage: Some(match is_plain {
@@ -265,8 +291,13 @@ impl Drive {
             Stage::BeginOut | Stage::Hold => Stage::Listen,
             Stage::Listen => Stage::Settings,
             Stage::Settings => Stage::Send,
-            Stage::Send => Stage::UntilSwitchover,
+            Stage::Send if self.splits => Stage::Split,
+            Stage::Send | Stage::Split => Stage::UntilSwitchover,
             Stage::UntilSwitchover => Stage::GoOver,
+            Stage::GoOver if self.splits => Stage::UntilSplit,
+            Stage::UntilSplit => Stage::Take,
+            Stage::Take if self.splits => Stage::UntilSent,
+            Stage::UntilSent if self.splits => Stage::Confirm,
             Stage::GoOver => Stage::UntilSent,
             Stage::UntilSent if self.is_plain => self.word_of(),
             Stage::UntilSent => Stage::Grant,
@@ -290,20 +321,29 @@ impl Drive {
                 &RunState::FinishMigrate,
                 &MigrationStatus::PreSwitchover,
             ),
+            Stage::UntilSplit => is(
+                destination.as_ref(),
+                &RunState::Paused,
+                &MigrationStatus::PostcopyActive,
+            ),
             Stage::UntilSent => {
                 let completed = &MigrationStatus::Completed;
                 is(source.as_ref(), &RunState::Postmigrate, completed)
-                    && is(destination.as_ref(), &RunState::Paused, completed)
+                    && (self.splits || is(destination.as_ref(), &RunState::Paused, completed))
             }
             _ => false,
         };
         // Somebody continued it.
-        if self.is_plain && stage == Stage::UntilSent && runs(destination.as_ref()) {
+        let is_waiting = self.is_plain && stage == Stage::UntilSent && !self.splits;
+        if is_waiting && runs(destination.as_ref()) {
             self.verdict = Some(Outcome::Committed);
             self.is_taken = true;
             return self.begin_anew();
         }
-        if matches!(stage, Stage::UntilSwitchover | Stage::UntilSent) {
+        if matches!(
+            stage,
+            Stage::UntilSwitchover | Stage::UntilSplit | Stage::UntilSent
+        ) {
             if let (true, Some(next)) = (is_there, self.after(stage)) {
                 if self.is_plain && stage == Stage::UntilSent {
                     self.cookie = Some(String::new());
@@ -352,17 +392,19 @@ impl Drive {
     fn command(&self, stage: Stage, desk: &Desk<'_>, guest: GuestNumber) -> Option<Ask> {
         let uri = || desk.uri(self.to, guest).map(|uri| json!({"uri": uri}));
         let (execute, arguments) = match stage {
-            Stage::ListenSettings => (SET_CAPABILITIES, capabilities(OF_DESTINATION)),
+            Stage::ListenSettings => (SET_CAPABILITIES, capabilities(OF_DESTINATION, self.splits)),
             Stage::Hold => ("stop", json!({})),
             Stage::Listen => ("migrate-incoming", uri()?),
-            Stage::Settings => (SET_CAPABILITIES, capabilities(OF_SOURCE)),
+            Stage::Settings => (SET_CAPABILITIES, capabilities(OF_SOURCE, self.splits)),
             Stage::Send => ("migrate", uri()?),
+            Stage::Split => ("migrate-start-postcopy", json!({})),
             Stage::GoOver => ("migrate-continue", json!({"state": "pre-switchover"})),
             Stage::Take | Stage::TurnBack => ("cont", json!({})),
             Stage::Confirm | Stage::Refuse => ("quit", json!({})),
             Stage::BeginIn
             | Stage::BeginOut
             | Stage::UntilSwitchover
+            | Stage::UntilSplit
             | Stage::UntilSent
             | Stage::Grant
             | Stage::EndIn
@@ -403,12 +445,12 @@ impl Drive {
             Stage::BeginIn => begin(JobKind::MigrationIn),
             Stage::BeginOut => begin(JobKind::MigrationOut),
             Stage::Listen => {
-                let told = effect(SET_CAPABILITIES, capabilities(OF_DESTINATION));
+                let told = effect(SET_CAPABILITIES, capabilities(OF_DESTINATION, self.splits));
                 let listen = effect("migrate-incoming", uri()?);
                 enter(to, JobPhase::Prepare, vec![told, listen])?
             }
             Stage::Settings => {
-                let told = effect(SET_CAPABILITIES, capabilities(OF_SOURCE));
+                let told = effect(SET_CAPABILITIES, capabilities(OF_SOURCE, self.splits));
                 enter(from, JobPhase::Begin3, vec![told])?
             }
             Stage::Send => enter(from, JobPhase::Perform3, vec![effect("migrate", uri()?)])?,
@@ -429,9 +471,12 @@ impl Drive {
             Stage::TurnBack if !self.runs => word(Outcome::Aborted),
             Stage::TurnBack => enter(from, JobPhase::Confirm3Cancelled, vec![plain("cont")])?,
             Stage::EndFailed => end(from, JobResult::Failed)?,
-            Stage::ListenSettings | Stage::Hold | Stage::UntilSwitchover | Stage::UntilSent => {
-                return None;
-            }
+            Stage::ListenSettings
+            | Stage::Hold
+            | Stage::Split
+            | Stage::UntilSwitchover
+            | Stage::UntilSplit
+            | Stage::UntilSent => return None,
         };
         Some(request)
     }
@@ -495,10 +540,24 @@ impl Drive {
         let said = core::mem::replace(&mut self.said, [Said::NotAsked; 2]);
         self.again = desk.now_ms() + AGAIN_MS;
         if said == [Said::None; 2] {
+            self.run_where_it_was(desk, guest);
             return Next::Over;
         }
         self.settle(said, desk, guest);
         Next::Goes
+    }
+
+    /// QEMU does not continue a guest by itself that it could not split.
+    fn run_where_it_was(&self, desk: &mut Desk<'_>, guest: GuestNumber) {
+        let source = desk.process(self.from, guest);
+        let status = source.as_ref().and_then(|seen| seen.migration.as_ref());
+        let is_back = matches!(
+            status,
+            Some(MigrationStatus::Failed | MigrationStatus::Cancelled)
+        );
+        if self.splits && is_back && !runs(source.as_ref()) {
+            desk.command(self.from, guest, "cont", &json!({}));
+        }
     }
 
     fn settle(&mut self, said: [Said; 2], desk: &mut Desk<'_>, guest: GuestNumber) {
@@ -517,6 +576,15 @@ impl Drive {
         // The end of its job was not heard; any other end would have ended its QEMU too.
         let was_ended = said[1] == Said::None && is_whole && self.is_entered;
         self.is_taken |= was_ended && self.verdict == Some(Outcome::Committed);
+        // There is no way back, and no half of it is given up.
+        let may_be_split = is_split(source.as_ref()) || is_split(destination.as_ref());
+        if self.splits && may_be_split {
+            self.verdict = Some(Outcome::Committed);
+            if is_split(destination.as_ref()) && !runs(destination.as_ref()) {
+                self.takes = Some(self.word(self.to, Outcome::Committed, desk, guest));
+            }
+            return;
+        }
         if self.verdict.is_none() {
             self.verdict = match (&source, is_whole) {
                 _ if self.is_taken => Some(Outcome::Committed),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use journal_format::number::BootId;
 use journal_format::record::{
-    DumpStatus, EffectResult, MigrationStatus, QemuJobSeen, QemuJobStatus, RunState,
+    DumpStatus, EffectCommand, EffectResult, MigrationStatus, QemuJobSeen, QemuJobStatus, RunState,
 };
 use serde_json::Value;
 
@@ -95,6 +95,9 @@ impl Lab {
             "migrate" => return self.migrate(number, &uri),
             "migrate-incoming" => return self.listen(number),
             "migrate-continue" => return self.go_on(number),
+            "migrate-start-postcopy" => {
+                return self.execute(number, &EffectCommand::StartPostcopy);
+            }
             "migrate_cancel" => self.cancel(number),
             "cont" => return self.cont(number),
             "stop" => self.stop(number),
