@@ -347,7 +347,12 @@ impl Fleet {
             (Step::Preparing(to, _), _) if is_fine => {
                 let to = *to;
                 let driven = desk.shape().migrations.driven;
-                if driven > 0 && desk.random().chance(driven) {
+                let is_seen = |desk: &Desk<'_>| {
+                    let seen = desk.process(home, guest);
+                    seen.is_some_and(|seen| seen.run_state.is_some())
+                };
+                // It has to know whether the guest runs.
+                if driven > 0 && desk.random().chance(driven) && is_seen(desk) {
                     self.drive(guest, to, desk);
                     return;
                 }
