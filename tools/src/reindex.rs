@@ -15,6 +15,7 @@ use phase_journal::journal::{INDEX_NAME, OsDisk};
 use serde_json::json;
 
 use crate::error::{Found, ToolError};
+use crate::source;
 use crate::terminal::Busy;
 use crate::text::count;
 
@@ -34,6 +35,7 @@ pub(crate) fn run(
     json: bool,
     out: &mut impl Write,
 ) -> Result<Found, ToolError> {
+    source::check_directory(&args.directory)?;
     let disk = OsDisk::new(&args.directory);
     // Without a journal, no index is deleted or made.
     let journal = Reader::open(disk.clone())?.journal();

@@ -10,6 +10,7 @@ use phase_journal::journal::repair::{Change, Repaired, repair};
 use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
+use crate::source;
 use crate::terminal::Busy;
 use crate::text::{count, size};
 use crate::verify::{as_json, verdict};
@@ -33,6 +34,7 @@ pub(crate) struct RepairArgs {
 
 /// Copies a journal, and says what is not as it was and what is lost.
 pub(crate) fn run(args: &RepairArgs, json: bool, out: &mut impl Write) -> Result<Found, ToolError> {
+    source::check_directory(&args.directory)?;
     let busy = Busy::new("copying");
     let repaired = repair(&args.directory, &args.to)?;
     drop(busy);

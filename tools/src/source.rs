@@ -43,6 +43,23 @@ pub(crate) fn open(path: &Path) -> Result<OsDisk, ToolError> {
     Ok(OsDisk::of_file(path, &number.file_name()))
 }
 
+/// Refuses a file where a whole journal is wanted. What is not there is told of when it is opened.
+///
+/// # Errors
+/// The path names something else than a directory.
+pub(crate) fn check_directory(path: &Path) -> Result<(), ToolError> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => {
+            let why = format!(
+                "{} is no directory: this takes a journal's directory, with all its segments",
+                path.display()
+            );
+            Err(ToolError::Argument(why))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Which segment a file is, by its header, or else by its name; `None` if neither tells.
 fn number_of(path: &Path, metadata: &Metadata) -> io::Result<Option<SegmentNumber>> {
     let file = File::open(path)?;

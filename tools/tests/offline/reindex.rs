@@ -101,6 +101,10 @@ fn where_no_journal_is_no_index_is_made() {
     let error = said(&mut reindex(&missing), 3);
     assert!(error.contains("missing"), "{error}");
     assert!(!missing.exists());
+    let file = scratch.path().join("file");
+    fs::write(&file, "no journal").unwrap();
+    let error = said(&mut reindex(&file), 3);
+    assert!(error.contains("is no directory: this takes"), "{error}");
 }
 
 #[test]

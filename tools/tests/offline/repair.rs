@@ -153,6 +153,9 @@ fn places_that_cannot_be_copied_to() {
     assert!(error.contains("missing"), "{error}");
     let error = said(&mut repair(&full, &scratch.path().join("copy")), 3);
     assert!(error.contains("there is no journal in"), "{error}");
+    let segment = journal.path().join("0000000000000001.seg");
+    let error = said(&mut repair(&segment, &scratch.path().join("copy")), 3);
+    assert!(error.contains("is no directory: this takes"), "{error}");
     let names: Vec<_> = fs::read_dir(scratch.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
