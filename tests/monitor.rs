@@ -46,12 +46,20 @@ impl Client {
     }
 
     pub(crate) fn say(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        self.try_say(bytes).unwrap();
+    }
+
+    pub(crate) fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
     }
 
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
+        match self.lines.read_line(&mut line) {
+            // Cut off with something unread.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+            result => drop(result.unwrap()),
+        }
         line
     }
 

@@ -8,7 +8,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::manager::{Manager, Ticket};
-use super::state::{Owner, READING, Reader, STATE_SIZE_MAX, StateFile, TOO_LARGE, WRITING, Writer};
+use super::state::{
+    Owner, READING, Reader, STATE_SIZE_MAX, StateFile, TOO_LARGE, WRITING, Writer, were_taken,
+};
 
 /// How a client stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +23,12 @@ pub struct ClientState {
     pub negotiated: Option<bool>,
     /// Read, and no command yet.
     pub input: Vec<u8>,
+    /// About to be taken from the stream.
+    coming: Vec<u8>,
     /// Descriptors came with that; they are lost with the process.
     pub has_fds: bool,
+    /// The number of the last event that it heard.
+    pub heard: u64,
     /// Commands without an answer, in the order they came.
     pub commands: Vec<Taken>,
     /// Not written yet.
@@ -77,7 +83,9 @@ impl ClientState {
             greeted: false,
             negotiated: None,
             input: Vec::new(),
+            coming: Vec::new(),
             has_fds: false,
+            heard: 0,
             commands: Vec::new(),
             output: Vec::new(),
             output_is_lost: false,
@@ -98,7 +106,7 @@ impl ClientState {
 
     fn size(&self) -> usize {
         let commands = self.commands.iter().map(|command| command.bytes.len());
-        self.input.len() + self.output.len() + commands.sum::<usize>()
+        self.input.len() + self.coming.len() + self.output.len() + commands.sum::<usize>()
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -107,9 +115,11 @@ impl ClientState {
         out.byte(u8::from(self.greeted));
         out.byte(self.negotiated.map_or(0, |oob| 1 + u8::from(oob)));
         out.text(&self.input);
+        out.text(&self.coming);
         out.byte(u8::from(self.has_fds));
         out.text(&self.output);
         out.number(self.last_key);
+        out.number(self.heard);
         for command in &self.commands {
             out.number(command.key);
             let (stage, id) = match command.stage {
@@ -135,9 +145,11 @@ impl ClientState {
             oob => Some(oob == 2),
         };
         state.input = from.text()?;
+        state.coming = from.text()?;
         state.has_fds = from.byte()? != 0;
         state.output = from.text()?;
         state.last_key = from.number::<8>()?;
+        state.heard = from.number::<8>()?;
         while !from.0.is_empty() {
             let key = from.number::<8>()?;
             let (stage, id) = (from.byte()?, from.number::<8>()?);
@@ -196,11 +208,20 @@ impl KeptClient {
     /// One line that says why it cannot be gone on with.
     pub fn resume(
         manager: &Manager,
+        socket: BorrowedFd<'_>,
         file: OwnedFd,
         ticket: Ticket,
     ) -> Result<(KeptClient, ClientState), String> {
         let file = StateFile::from_fd(file);
-        let state = ClientState::decode(&file.load()?).ok_or("its state is not understood")?;
+        let (bytes, was_reading) = file.load()?;
+        let mut state = ClientState::decode(&bytes).ok_or("its state is not understood")?;
+        if was_reading {
+            // It may well say the same twice.
+            let taken = were_taken(socket, &state.coming, false);
+            taken.ok_or("the sidecar ended while it read from it")?;
+            state.input.append(&mut state.coming);
+        }
+        state.coming.clear();
         if state.has_fds {
             return Err("file descriptors that came over it are lost".to_owned());
         }
@@ -237,15 +258,25 @@ impl KeptClient {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes are about to be taken from the stream.
-    pub fn begin_read(&self) {
-        self.inner().begin(READING);
+    /// The number of the last event that it heard.
+    pub fn heard(&self) -> u64 {
+        self.inner().state.heard
+    }
+
+    /// These bytes are about to be taken from the stream, perhaps with descriptors.
+    pub fn begin_read(&self, bytes: &[u8], has_fds: bool) {
+        let mut inner = self.inner();
+        inner.state.coming = bytes.to_vec();
+        inner.state.has_fds |= has_fds;
+        inner.steps |= READING;
+        inner.save();
     }
 
     /// They were taken; this is no command yet.
     pub fn end_read(&self, rest: Rest<'_>) {
         let mut inner = self.inner();
         inner.state.set_input(rest);
+        inner.state.coming.clear();
         inner.end(READING);
     }
 

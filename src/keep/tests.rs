@@ -1,5 +1,6 @@
 //! Memory files: what is read back, and what is not believed.
 
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -67,7 +68,9 @@ fn client(keeper: &Keeper) -> (KeptClient, OwnedFd) {
 /// What the next life reads.
 fn next_life(keeper: &Keeper, file: &OwnedFd) -> Result<ClientState, String> {
     let ticket = Ticket::for_test(&keeper.manager);
-    KeptClient::resume(&keeper.manager, file.try_clone().unwrap(), ticket).map(|(_, state)| state)
+    let (socket, _other) = UnixStream::pair().unwrap();
+    let file = file.try_clone().unwrap();
+    KeptClient::resume(&keeper.manager, socket.as_fd(), file, ticket).map(|(_, state)| state)
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn a_client_is_read_back_as_it_stood() {
     client.end_write(core::iter::empty(), 0);
     client.begin_write(Some(&|state| state.negotiated = Some(true)));
     client.end_write([&b"first"[..], b"second"].into_iter(), 2);
-    client.begin_read();
+    client.begin_read(b"more", false);
     client.end_read(rest(b"{\"execute\":\"a\"}{\"execute\":\"b\"}{"));
     let a = client.take(
         Stage::Waiting,
@@ -121,15 +124,55 @@ fn a_step_under_way_is_not_believed() {
     let (client, file) = client(&keeper);
     let in_a_step = |state: Result<ClientState, String>| {
         let why = state.unwrap_err();
-        assert!(why.contains("in the midst of a step"), "{why}");
+        assert!(why.starts_with("the sidecar ended "), "{why}");
     };
-    client.begin_read();
-    in_a_step(next_life(&keeper, &file));
     client.begin_write(None);
-    client.end_read(rest(b""));
+    in_a_step(next_life(&keeper, &file));
+    client.begin_read(b"a", false);
+    client.end_read(rest(b"a"));
     in_a_step(next_life(&keeper, &file));
     client.end_write(core::iter::empty(), 0);
     next_life(&keeper, &file).unwrap();
+    client.begin_read(b"b", true);
+    let why = next_life(&keeper, &file).unwrap_err();
+    assert!(why.contains("descriptors"), "{why}");
+}
+
+/// What was about to be taken from a stream was taken if it is not there any more.
+#[test]
+fn whether_something_was_read_is_seen() {
+    let keeper = Keeper::new();
+    let (client, file) = client(&keeper);
+    let (socket, mut other) = UnixStream::pair().unwrap();
+    let read = |file: &OwnedFd| {
+        let (ticket, file) = (Ticket::for_test(&keeper.manager), file.try_clone().unwrap());
+        KeptClient::resume(&keeper.manager, socket.as_fd(), file, ticket)
+            .map(|(_, state)| state.input)
+    };
+    client.begin_read(b"one\n", false);
+    assert_eq!(read(&file).unwrap(), b"one\n", "nothing is there");
+    other.write_all(b"two\n").unwrap();
+    assert_eq!(read(&file).unwrap(), b"one\n", "something else is there");
+    client.begin_read(b"two\n", false);
+    read(&file).unwrap_err();
+
+    let qemu = KeptQemu::prepare(&keeper.manager, owner()).unwrap();
+    let read = || {
+        let ticket = Ticket::for_test(&keeper.manager);
+        KeptQemu::resume(&keeper.manager, socket.as_fd(), qemu.file(), ticket)
+            .map(|(_, state)| state.input)
+    };
+    qemu.begin_read(b"two\n");
+    assert_eq!(read().unwrap(), b"", "it is there still");
+    qemu.end_read(b"t");
+    qemu.begin_read(b"two\n");
+    read().unwrap_err();
+    qemu.begin_read(b"wo\n");
+    assert_eq!(
+        read().unwrap(),
+        b"two\n".to_vec(),
+        "something else is there"
+    );
 }
 
 #[test]
@@ -169,7 +212,7 @@ fn what_is_too_much_is_not_kept_until_it_is_less() {
     };
     let key = client.take(Stage::Waiting, large.clone(), false, rest(b""));
     too_large(next_life(&keeper, &file));
-    client.begin_read();
+    client.begin_read(b"{", false);
     client.end_read(rest(b"{"));
     too_large(next_life(&keeper, &file));
     client.begin_write(Some(&move |state| state.answered(key)));
@@ -198,15 +241,20 @@ fn a_qemus_ids_are_never_used_again() {
         "{said}"
     );
     assert!(said.ends_with("\nFDPOLL=0"), "{said}");
-    qemu.begin_read();
-    qemu.end_read(b"{\"ev");
+    qemu.begin_read(b"{\"event");
+    qemu.end_read(b"{\"event\": \"A\"}{\"ev");
+    qemu.dealt(b"{\"ev", 1);
     let file = qemu.file();
     let read = |file: &OwnedFd| {
         let ticket = Ticket::for_test(&keeper.manager);
-        KeptQemu::resume(&keeper.manager, file.try_clone().unwrap(), ticket).map(|(_, state)| state)
+        let file = file.try_clone().unwrap();
+        KeptQemu::resume(&keeper.manager, socket.as_fd(), file, ticket).map(|(_, state)| state)
     };
     let state = read(&file).unwrap();
-    assert!(state.next_id >= 5000 && state.oob, "{state:?}");
+    assert!(
+        state.next_id >= 5000 && state.oob && state.told == 1,
+        "{state:?}"
+    );
     assert_eq!(
         (state.greeting.as_slice(), state.input.as_slice()),
         (&b"{\"QMP\": {}}"[..], &b"{\"ev"[..])

@@ -105,6 +105,15 @@ impl Outlet {
         self.put_and(line, Some(&|state| state.answered(key)));
     }
 
+    /// Puts an event in, unless the client heard it from an earlier life.
+    fn put_event(self: &Arc<Outlet>, line: Arc<[u8]>, number: u64) {
+        match &self.kept {
+            None => self.put(line),
+            Some(kept) if kept.heard() >= number => {}
+            Some(_) => self.put_and(line, Some(&|state| state.heard = number)),
+        }
+    }
+
     /// Puts a line in, with which the client's state changes so: both or none outlives the process.
     pub fn put_and(self: &Arc<Outlet>, line: Arc<[u8]>, change: Option<&dyn Fn(&mut ClientState)>) {
         let mut waiting = self.waiting();
@@ -254,35 +263,61 @@ async fn flush(outlet: Weak<Outlet>, stream: Arc<UnixStream>) {
 
 /// Everyone who hears a QEMU's events.
 #[derive(Clone, Debug, Default)]
-pub struct Listeners(Arc<Mutex<Vec<Weak<Outlet>>>>);
+pub struct Listeners(Arc<Mutex<Audience>>);
+
+#[derive(Debug, Default)]
+struct Audience {
+    list: Vec<Weak<Outlet>>,
+    /// The number of the last event.
+    told: u64,
+}
 
 impl Listeners {
-    fn list(&self) -> MutexGuard<'_, Vec<Weak<Outlet>>> {
+    fn audience(&self) -> MutexGuard<'_, Audience> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on this client hears every event; `first` goes out before any, with which its state changes so.
     pub fn add(&self, outlet: &Arc<Outlet>, first: Arc<[u8]>, change: &dyn Fn(&mut ClientState)) {
-        let mut list = self.list();
-        outlet.put_and(first, Some(change));
-        list.push(Arc::downgrade(outlet));
+        let mut audience = self.audience();
+        let told = audience.told;
+        let change = |state: &mut ClientState| {
+            state.heard = told;
+            change(state);
+        };
+        outlet.put_and(first, Some(&change));
+        audience.list.push(Arc::downgrade(outlet));
     }
 
-    /// The same for a client that heard them in an earlier life of this process.
-    pub fn join(&self, outlet: &Arc<Outlet>) {
-        self.list().push(Arc::downgrade(outlet));
+    /// The same for a client that heard them in an earlier life of this process, up to the one of this number.
+    pub fn join(&self, outlet: &Arc<Outlet>, heard: u64) {
+        let mut audience = self.audience();
+        audience.told = audience.told.max(heard);
+        audience.list.push(Arc::downgrade(outlet));
+    }
+
+    /// The number of the last event.
+    pub(super) fn told(&self) -> u64 {
+        self.audience().told
+    }
+
+    /// Goes on behind the event of this number, on a connection of an earlier life.
+    pub(super) fn go_on(&self, told: u64) {
+        self.audience().told = told;
     }
 
     /// Tells everyone, in the order of the calls.
     pub(super) fn tell(&self, object: &[u8]) {
-        let mut list = self.list();
-        if list.is_empty() {
+        let mut audience = self.audience();
+        audience.told += 1;
+        let number = audience.told;
+        if audience.list.is_empty() {
             return;
         }
         let line: Arc<[u8]> = [object, b"\r\n"].concat().into();
-        list.retain(|listener| match listener.upgrade() {
+        audience.list.retain(|listener| match listener.upgrade() {
             Some(outlet) if !outlet.is_closed() => {
-                outlet.put(line.clone());
+                outlet.put_event(line.clone(), number);
                 true
             }
             Some(_) | None => false,

@@ -117,7 +117,7 @@ pub(super) fn resume(left: LeftClient, shared: Shared) -> Option<Resumed> {
     let uid = allowed(&stream)?;
     let outlet = Outlet::keeping(stream.clone(), Some(kept), state.output);
     if state.negotiated.is_some() {
-        shared.port.listeners().join(&outlet);
+        shared.port.listeners().join(&outlet, state.heard);
     }
     let incoming = Incoming::new(stream, outlet.clone(), &state.input);
     let mut stood = Stood {
