@@ -324,10 +324,8 @@ fn killed_at_any_moment() {
     is_over.store(true, Ordering::SeqCst);
     let heard: Vec<_> = threads.into_iter().map(|one| one.join().unwrap()).collect();
     let ended = heard.iter().filter(|one| one.ended).count();
-    println!(
-        "{ended} of {} ended; QEMU's went on: {went_on}",
-        heard.len()
-    );
+    // Only in the moment between a look at what came and taking it nobody can tell.
+    assert!(ended <= 2, "{ended} of {} ended", heard.len());
     for one in heard.iter().filter(|one| !one.ended) {
         // Each has the time to the microsecond in it.
         let all: BTreeSet<_> = one.events.iter().collect();

@@ -1,7 +1,7 @@
 //! A connection's memory file: bytes in it, and what they mean.
 //!
 //! Layout: byte 0 the steps under way (one bit each), bytes 4 to 8 [`MAGIC`], then length and
-//! CRC-32 of the state, little-endian, then the state. The file lives as long as somebody has it open, and never on a disk.
+//! CRC-32 of the state, little-endian, then the state; from [`OUTPUT_START`] on what is written to the connection. The file lives as long as somebody has it open, and never on a disk.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use journal_format::number::{BootId, DomainId, Id128};
 use journal_format::record::Instance;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom, fallocate, memfd_create, seek, sendfile};
 use rustix::net::{RecvFlags, recv};
 
 /// Largest state that is kept, in bytes. A connection with more under way at once is closed by a restart.
@@ -31,6 +31,9 @@ pub(super) const WRITING: u8 = 2;
 /// The state is larger than what is kept.
 pub(super) const TOO_LARGE: u8 = 4;
 
+/// Where what is to be written to a connection stands in its file: behind any state.
+pub(super) const OUTPUT_START: u64 = 1024 * 1024;
+
 /// A memory file.
 #[derive(Debug)]
 pub struct StateFile(File);
@@ -42,7 +45,30 @@ impl StateFile {
     /// As the system says.
     pub fn create() -> io::Result<StateFile> {
         let fd = memfd_create("phase-journal", MemfdFlags::CLOEXEC)?;
+        seek(&fd, SeekFrom::Start(OUTPUT_START))?;
         Ok(StateFile(fd.into()))
+    }
+
+    /// Puts bytes in that are to be written to the connection.
+    pub(super) fn put(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, at)
+    }
+
+    /// Up to where it was written to the connection: the place in the file that the kernel keeps, for all who have it open.
+    pub(super) fn sent(&self) -> io::Result<u64> {
+        Ok(seek(&self.0, SeekFrom::Current(0))?)
+    }
+
+    /// Writes to the connection what the kernel takes of so many bytes. How many it took the kernel keeps in the same call: there is no moment in
+    /// which that is not known.
+    pub(super) fn send(&self, socket: BorrowedFd<'_>, size: usize) -> io::Result<usize> {
+        Ok(sendfile(socket, &self.0, None, size)?)
+    }
+
+    /// Gives the memory back of what was written. Its bytes may still wait to be read, and are not touched.
+    pub(super) fn give_back(&self, from: u64, to: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.0, flags, from, to - from)?)
     }
 
     /// One of an earlier life.
