@@ -550,6 +550,10 @@ fn the_place_of_qemus_socket_is_taken_and_given_back() {
     let refused = pair.sidecar(Side::A).execute("domain-add", plain);
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("already serves domain"), "{refused}");
+    let moved = json!({"name": "other", "qmp": behind});
+    let refused = pair.sidecar(Side::A).execute("domain-add", moved);
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("with 'take-over'"), "{refused}");
 
     pair.sidecar(Side::A)
         .execute("domain-remove", removal)
