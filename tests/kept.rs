@@ -1,6 +1,10 @@
 //! Connections that outlive the sidecar, kept by the service manager: on real QEMU.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use journal_format::record::{EffectCommand, EffectResult, RecordBody};
 use phase_journal_lab::pair::{DOMAIN, Pair, Side};
@@ -233,4 +237,102 @@ fn without_room_all_is_as_without_a_service_manager() {
             .ask(r#"{"execute":"query-status"}"#)
             .contains("running")
     );
+}
+
+/// What a client that never rests heard.
+struct Heard {
+    events: Vec<String>,
+    answers: usize,
+    /// Its connection ended.
+    ended: bool,
+}
+
+/// Asks one question after the other until it is told to stop; each must be answered once.
+fn ask_on(mut client: Client, asked: &AtomicUsize, is_over: &AtomicBool) -> Heard {
+    let mut heard = Heard {
+        events: Vec::new(),
+        answers: 0,
+        ended: false,
+    };
+    loop {
+        let last = is_over.load(Ordering::SeqCst);
+        let id = format!("\"id\": {}}}", heard.answers);
+        let question = format!("{{\"execute\":\"query-status\",\"id\":{}}}", heard.answers);
+        if client.try_say(question.as_bytes()).is_err() {
+            heard.ended = true;
+            return heard;
+        }
+        loop {
+            let line = client.line();
+            if line.is_empty() {
+                heard.ended = true;
+                return heard;
+            }
+            if line.contains("\"timestamp\"") {
+                heard.events.push(line);
+                continue;
+            }
+            assert!(line.trim_end().ends_with(&id), "{line} in place of {id}");
+            heard.answers += 1;
+            asked.fetch_add(1, Ordering::SeqCst);
+            break;
+        }
+        if last {
+            return heard;
+        }
+    }
+}
+
+/// Killed wherever it is: whose connection goes on has each answer and each event once.
+#[test]
+fn killed_at_any_moment() {
+    const LIVES: usize = 8;
+    let (mut pair, supervisor, _scratch) = supervised();
+    let clients: Vec<_> = (0..6).map(|_| client(&mut pair, Side::A)).collect();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let qemu = |supervisor: &Supervisor| {
+        let kept = supervisor.kept().unwrap();
+        kept.into_iter().find(|name| name.contains("qemu"))
+    };
+    supervisor.at_rest(TIMEOUT).unwrap();
+    let its = qemu(&supervisor);
+    let threads: Vec<_> = clients
+        .into_iter()
+        .map(|client| {
+            let (asked, is_over) = (asked.clone(), is_over.clone());
+            thread::spawn(move || ask_on(client, &asked, &is_over))
+        })
+        .collect();
+    let mut went_on = its.is_some();
+    for life in 0..LIVES {
+        let enough = asked.load(Ordering::SeqCst) + 20 + 7 * life;
+        let all_ended = || threads.iter().all(thread::JoinHandle::is_finished);
+        until("some answers", TIMEOUT, || {
+            let is_enough = asked.load(Ordering::SeqCst) >= enough || all_ended();
+            Ok(is_enough.then_some(()))
+        })
+        .unwrap();
+        let monitor = pair.qemu(Side::A).monitor();
+        for command in ["stop", "cont"] {
+            monitor.execute(command, serde_json::json!({})).unwrap();
+        }
+        pair.sidecar(Side::A).kill().unwrap();
+        start(&mut pair, &supervisor);
+        went_on &= qemu(&supervisor) == its;
+    }
+    is_over.store(true, Ordering::SeqCst);
+    let heard: Vec<_> = threads.into_iter().map(|one| one.join().unwrap()).collect();
+    let ended = heard.iter().filter(|one| one.ended).count();
+    // Only in the moment between a look at what came and taking it nobody can tell.
+    assert!(ended <= 2, "{ended} of {} ended", heard.len());
+    for one in heard.iter().filter(|one| !one.ended) {
+        // Each has the time to the microsecond in it.
+        let all: BTreeSet<_> = one.events.iter().collect();
+        assert_eq!(all.len(), one.events.len(), "{:?}", one.events);
+        if went_on {
+            assert_eq!(all.len(), 2 * LIVES, "{:?}", one.events);
+        }
+    }
+    settle(&mut pair);
 }

@@ -62,6 +62,32 @@ impl Verb {
 /// The first words of human monitor commands that only ask.
 const HUMAN_QUESTIONS: &[&str] = &["?", "help", "info"];
 
+/// Human monitor commands that are QMP's too (QEMU, `hmp-commands.hx`), where what they do must be known.
+const HUMAN_COMMANDS: &[(&str, &str)] = &[
+    ("c", "cont"),
+    ("cont", "cont"),
+    ("migrate", "migrate"),
+    ("migrate_cancel", "migrate_cancel"),
+    ("migrate_continue", "migrate-continue"),
+    ("migrate_incoming", "migrate-incoming"),
+    ("migrate_pause", "migrate-pause"),
+    ("migrate_recover", "migrate-recover"),
+    ("migrate_set_capability", "migrate-set-capabilities"),
+    ("migrate_set_parameter", "migrate-set-parameters"),
+    ("migrate_start_postcopy", "migrate-start-postcopy"),
+    ("q", "quit"),
+    ("quit", "quit"),
+    ("s", "stop"),
+    ("stop", "stop"),
+];
+
+/// The command of QMP's that a human one stands for.
+fn plain_command(command: &MonitorCommand) -> Option<&'static str> {
+    let word = command.human.as_deref()?;
+    let found = HUMAN_COMMANDS.iter().find(|(human, _)| *human == word);
+    found.map(|(_, plain)| *plain)
+}
+
 pub(crate) fn verb(command: &MonitorCommand) -> Verb {
     if command.names_claim {
         return Verb::Claim;
@@ -157,11 +183,16 @@ pub enum Why {
     Claim,
     /// The guest is not here yet.
     NotWhole,
+    /// It stands for this command of QMP's.
+    Human(&'static str),
 }
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Why::Human(plain) => {
+                return write!(f, "send QMP's own '{plain}', whose meaning is recorded");
+            }
             Why::Recovering => {
                 "the sidecar was restarted in a job and has not decided yet; try again"
             }
@@ -281,6 +312,9 @@ impl Turn<'_> {
             let refusal = Refusal::NoSuchDomain(id.to_string());
             return self.reply(token, Err(refusal));
         }
+        if let Some(plain) = plain_command(&command) {
+            return self.refuse_monitor(token, id, command, Why::Human(plain));
+        }
         if self.monitor_recognised(token, id, uid, &command, is_fresh) {
             return;
         }
@@ -313,11 +347,18 @@ impl Turn<'_> {
                     .and_then(|job| self.job_cancel(job));
                 self.reply(token, result);
             }
-            Admission::Refuse(why) => {
-                let command = command.execute;
-                self.reply(token, Err(Refusal::Monitor { name, command, why }));
-            }
+            Admission::Refuse(why) => self.refuse_monitor(token, id, command, why),
         }
+    }
+
+    fn refuse_monitor(&mut self, token: Token, id: DomainId, command: MonitorCommand, why: Why) {
+        let name = self.domain(id).map(|domain| domain.state.name.clone());
+        let refusal = Refusal::Monitor {
+            name: name.unwrap_or_default(),
+            command: command.execute,
+            why,
+        };
+        self.reply(token, Err(refusal));
     }
 
     fn standing(&self, id: DomainId, domain: &Domain, migration: Option<&Migration>) -> Standing {

@@ -8,7 +8,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::manager::{Manager, Ticket};
-use super::state::{Owner, READING, Reader, STATE_SIZE_MAX, StateFile, TOO_LARGE, WRITING, Writer};
+use super::state::{
+    OUTPUT_START, Owner, READING, Reader, STATE_SIZE_MAX, StateFile, TOO_LARGE, Writer, were_taken,
+};
+
+/// Memory is given back in pieces of this, in bytes, and pages of that.
+const GIVE_BACK_SIZE: u64 = 32 * 1024;
+const PAGE_SIZE: u64 = 4096;
 
 /// How a client stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +27,16 @@ pub struct ClientState {
     pub negotiated: Option<bool>,
     /// Read, and no command yet.
     pub input: Vec<u8>,
+    /// About to be taken from the stream.
+    coming: Vec<u8>,
     /// Descriptors came with that; they are lost with the process.
     pub has_fds: bool,
+    /// The number of the last event that it heard.
+    pub heard: u64,
     /// Commands without an answer, in the order they came.
     pub commands: Vec<Taken>,
-    /// Not written yet.
-    pub output: Vec<u8>,
-    /// More than is kept is to be written.
-    output_is_lost: bool,
+    /// Up to here what is to be written stands in the file.
+    output_end: u64,
     last_key: u64,
 }
 
@@ -77,10 +85,11 @@ impl ClientState {
             greeted: false,
             negotiated: None,
             input: Vec::new(),
+            coming: Vec::new(),
             has_fds: false,
+            heard: 0,
             commands: Vec::new(),
-            output: Vec::new(),
-            output_is_lost: false,
+            output_end: OUTPUT_START,
             last_key: 0,
         }
     }
@@ -98,7 +107,7 @@ impl ClientState {
 
     fn size(&self) -> usize {
         let commands = self.commands.iter().map(|command| command.bytes.len());
-        self.input.len() + self.output.len() + commands.sum::<usize>()
+        self.input.len() + self.coming.len() + commands.sum::<usize>()
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -107,9 +116,11 @@ impl ClientState {
         out.byte(u8::from(self.greeted));
         out.byte(self.negotiated.map_or(0, |oob| 1 + u8::from(oob)));
         out.text(&self.input);
+        out.text(&self.coming);
         out.byte(u8::from(self.has_fds));
-        out.text(&self.output);
+        out.number(self.output_end);
         out.number(self.last_key);
+        out.number(self.heard);
         for command in &self.commands {
             out.number(command.key);
             let (stage, id) = match command.stage {
@@ -135,9 +146,11 @@ impl ClientState {
             oob => Some(oob == 2),
         };
         state.input = from.text()?;
+        state.coming = from.text()?;
         state.has_fds = from.byte()? != 0;
-        state.output = from.text()?;
+        state.output_end = from.number::<8>()?;
         state.last_key = from.number::<8>()?;
+        state.heard = from.number::<8>()?;
         while !from.0.is_empty() {
             let key = from.number::<8>()?;
             let (stage, id) = (from.byte()?, from.number::<8>()?);
@@ -172,6 +185,8 @@ struct Inner {
     file: StateFile,
     steps: u8,
     state: ClientState,
+    /// Up to here the memory of what was written was given back.
+    given_back: u64,
     /// Gone when it can be kept no longer.
     ticket: Option<Ticket>,
 }
@@ -196,11 +211,24 @@ impl KeptClient {
     /// One line that says why it cannot be gone on with.
     pub fn resume(
         manager: &Manager,
+        socket: BorrowedFd<'_>,
         file: OwnedFd,
         ticket: Ticket,
     ) -> Result<(KeptClient, ClientState), String> {
         let file = StateFile::from_fd(file);
-        let state = ClientState::decode(&file.load()?).ok_or("its state is not understood")?;
+        let (bytes, was_reading) = file.load()?;
+        let mut state = ClientState::decode(&bytes).ok_or("its state is not understood")?;
+        if was_reading {
+            // It may well say the same twice.
+            let taken = were_taken(socket, &state.coming, false);
+            taken.ok_or("the sidecar ended while it read from it")?;
+            state.input.append(&mut state.coming);
+        }
+        state.coming.clear();
+        let sent = file.sent().map_err(|error| error.to_string())?;
+        if !(OUTPUT_START..=state.output_end).contains(&sent) {
+            return Err("its state is damaged".to_owned());
+        }
         if state.has_fds {
             return Err("file descriptors that came over it are lost".to_owned());
         }
@@ -214,6 +242,7 @@ impl KeptClient {
             inner: Mutex::new(Inner {
                 file,
                 steps: 0,
+                given_back: OUTPUT_START,
                 state,
                 ticket: Some(ticket),
             }),
@@ -237,15 +266,25 @@ impl KeptClient {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes are about to be taken from the stream.
-    pub fn begin_read(&self) {
-        self.inner().begin(READING);
+    /// The number of the last event that it heard.
+    pub fn heard(&self) -> u64 {
+        self.inner().state.heard
+    }
+
+    /// These bytes are about to be taken from the stream, perhaps with descriptors.
+    pub fn begin_read(&self, bytes: &[u8], has_fds: bool) {
+        let mut inner = self.inner();
+        inner.state.coming = bytes.to_vec();
+        inner.state.has_fds |= has_fds;
+        inner.steps |= READING;
+        inner.save();
     }
 
     /// They were taken; this is no command yet.
     pub fn end_read(&self, rest: Rest<'_>) {
         let mut inner = self.inner();
         inner.state.set_input(rest);
+        inner.state.coming.clear();
         inner.end(READING);
     }
 
@@ -275,62 +314,63 @@ impl KeptClient {
         inner.save();
     }
 
-    /// Something is about to be written, with which the state changes so.
-    pub fn begin_write(&self, change: Option<&dyn Fn(&mut ClientState)>) {
+    /// From now on this is to be written, with which the state changes so: both or none.
+    pub fn put(&self, line: &[u8], change: Option<&dyn Fn(&mut ClientState)>) {
         let mut inner = self.inner();
-        match change {
-            None => inner.begin(WRITING),
-            Some(change) => {
-                change(&mut inner.state);
-                inner.steps |= WRITING;
-                inner.save();
-            }
+        let at = inner.state.output_end;
+        let result = inner.file.put(line, at);
+        inner.check(result);
+        inner.state.output_end += line.len() as u64;
+        if let Some(change) = change {
+            change(&mut inner.state);
         }
+        inner.save();
     }
 
-    /// It was written but for these lines, the first of which was written up to there.
-    pub fn end_write<'a>(&self, lines: impl Iterator<Item = &'a [u8]>, written: usize) {
+    /// Writes what the kernel takes of what is to be written.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn send(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut inner = self.inner();
-        let had_output = !inner.state.output.is_empty() || inner.state.output_is_lost;
-        inner.state.output.clear();
-        inner.state.output_is_lost = false;
-        let mut skip = written;
-        for line in lines {
-            let rest = line.get(skip..).unwrap_or_default();
-            skip = 0;
-            if inner.state.output.len() + rest.len() > STATE_SIZE_MAX {
-                inner.state.output_is_lost = true;
-                break;
-            }
-            inner.state.output.extend_from_slice(rest);
-        }
-        match had_output || !inner.state.output.is_empty() || inner.state.output_is_lost {
-            true => inner.end(WRITING),
-            false => inner.end_unchanged(WRITING),
-        }
+        let size = inner.file.send(socket, inner.unsent()?)?;
+        inner.give_back();
+        Ok(size)
+    }
+
+    /// How much is still to be written, in bytes.
+    pub fn unsent(&self) -> usize {
+        // It fails for no file.
+        self.inner().unsent().unwrap_or(0)
     }
 }
 
 impl Inner {
-    fn begin(&mut self, step: u8) {
-        self.steps |= step;
-        let result = self.file.mark(self.steps);
-        self.check(result);
-    }
-
     fn end(&mut self, step: u8) {
         self.steps &= !step;
         self.save();
     }
 
-    fn end_unchanged(&mut self, step: u8) {
-        self.steps &= !step;
-        let result = self.file.mark(self.steps_of_file());
-        self.check(result);
+    fn unsent(&self) -> io::Result<usize> {
+        let unsent = self.state.output_end.saturating_sub(self.file.sent()?);
+        Ok(usize::try_from(unsent).unwrap_or(usize::MAX))
+    }
+
+    /// Of memory that was written not much is held.
+    fn give_back(&mut self) {
+        let Ok(sent) = self.file.sent() else {
+            return;
+        };
+        let sent = sent - sent % PAGE_SIZE;
+        if sent - self.given_back >= GIVE_BACK_SIZE {
+            // Where it fails the memory is held until the client leaves.
+            drop(self.file.give_back(self.given_back, sent));
+            self.given_back = sent;
+        }
     }
 
     fn is_too_large(&self) -> bool {
-        self.state.output_is_lost || self.state.size() > STATE_SIZE_MAX
+        self.state.size() > STATE_SIZE_MAX
     }
 
     fn steps_of_file(&self) -> u8 {

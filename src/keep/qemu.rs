@@ -7,7 +7,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::manager::{Manager, Ticket};
-use super::state::{Owner, READING, Reader, STATE_SIZE_MAX, StateFile, TOO_LARGE, WRITING, Writer};
+use super::state::{
+    Owner, READING, Reader, STATE_SIZE_MAX, StateFile, TOO_LARGE, WRITING, Writer, were_taken,
+};
 
 /// How many ids are set aside at once.
 const IDS: u64 = 4096;
@@ -23,8 +25,12 @@ pub struct QemuState {
     pub oob: bool,
     /// Smaller ids may have been used.
     pub next_id: u64,
-    /// Read, and no whole object yet.
+    /// Read, and not dealt with yet.
     pub input: Vec<u8>,
+    /// About to be taken from the stream.
+    coming: Vec<u8>,
+    /// The number of the last event in front of that.
+    pub told: u64,
 }
 
 impl QemuState {
@@ -35,6 +41,8 @@ impl QemuState {
         out.byte(u8::from(self.oob));
         out.number(self.next_id);
         out.text(&self.input);
+        out.text(&self.coming);
+        out.number(self.told);
         out.0
     }
 
@@ -46,6 +54,8 @@ impl QemuState {
             oob: from.byte()? != 0,
             next_id: from.number::<8>()?,
             input: from.text()?,
+            coming: from.text()?,
+            told: from.number::<8>()?,
         };
         from.0.is_empty().then_some(state)
     }
@@ -80,6 +90,8 @@ impl KeptQemu {
             oob: false,
             next_id: 0,
             input: Vec::new(),
+            coming: Vec::new(),
+            told: 0,
         };
         Some(KeptQemu {
             manager: manager.clone(),
@@ -98,11 +110,22 @@ impl KeptQemu {
     /// One line that says why it cannot be gone on with.
     pub fn resume(
         manager: &Manager,
+        socket: BorrowedFd<'_>,
         file: OwnedFd,
         ticket: Ticket,
     ) -> Result<(KeptQemu, QemuState), String> {
         let file = StateFile::from_fd(file);
-        let state = QemuState::decode(&file.load()?).ok_or("its state is not understood")?;
+        let (bytes, was_reading) = file.load()?;
+        let mut state = QemuState::decode(&bytes).ok_or("its state is not understood")?;
+        if was_reading {
+            // No id is used twice, and each event has its time: what begins with a whole object comes once.
+            let says_nothing_twice = state.input.is_empty() && state.coming.contains(&b'\n');
+            let taken = were_taken(socket, &state.coming, says_nothing_twice);
+            if taken.ok_or("the sidecar ended while it read from it")? {
+                state.input.append(&mut state.coming);
+            }
+        }
+        state.coming.clear();
         let inner = Inner {
             file,
             steps: 0,
@@ -151,19 +174,29 @@ impl KeptQemu {
         }
     }
 
-    /// Bytes are about to be taken from the stream.
-    pub fn begin_read(&self) {
-        self.inner().begin(READING);
+    /// These bytes are about to be taken from the stream.
+    pub fn begin_read(&self, bytes: &[u8]) {
+        let mut inner = self.inner();
+        inner.state.coming = bytes.to_vec();
+        inner.steps |= READING;
+        inner.save();
     }
 
-    /// What was read was dealt with, but for these bytes.
+    /// They were taken; these are to be dealt with.
     pub fn end_read(&self, input: &[u8]) {
         let mut inner = self.inner();
+        inner.state.coming.clear();
+        inner.state.input = input.to_vec();
         inner.steps &= !READING;
-        if inner.state.input.is_empty() && input.is_empty() {
-            inner.mark();
-        } else {
+        inner.save();
+    }
+
+    /// What was read was dealt with, but for these bytes, up to the event of this number.
+    pub fn dealt(&self, input: &[u8], told: u64) {
+        let mut inner = self.inner();
+        if inner.state.input != input || inner.state.told != told {
             inner.state.input = input.to_vec();
+            inner.state.told = told;
             inner.save();
         }
     }
@@ -188,7 +221,7 @@ impl Inner {
     }
 
     fn is_too_large(&self) -> bool {
-        self.state.input.len() > STATE_SIZE_MAX
+        self.state.input.len() + self.state.coming.len() > STATE_SIZE_MAX
     }
 
     fn mark(&mut self) {

@@ -1,7 +1,7 @@
 //! A connection's memory file: bytes in it, and what they mean.
 //!
-//! Layout: byte 0 the steps under way (one bit each; any means that the rest is not to be believed), bytes 4 to 8 [`MAGIC`], then length and
-//! CRC-32 of the state, little-endian, then the state. The file lives as long as somebody has it open, and never on a disk.
+//! Layout: byte 0 the steps under way (one bit each), bytes 4 to 8 [`MAGIC`], then length and
+//! CRC-32 of the state, little-endian, then the state; from [`OUTPUT_START`] on what is written to the connection. The file lives as long as somebody has it open, and never on a disk.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,8 @@ use std::os::unix::fs::FileExt;
 
 use journal_format::number::{BootId, DomainId, Id128};
 use journal_format::record::Instance;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom, fallocate, memfd_create, seek, sendfile};
+use rustix::net::{RecvFlags, recv};
 
 /// Largest state that is kept, in bytes. A connection with more under way at once is closed by a restart.
 pub const STATE_SIZE_MAX: usize = 256 * 1024;
@@ -23,12 +24,15 @@ const HEADER_SIZE: usize = 16;
 /// Largest state with all that is written around it.
 const ENCODED_SIZE_MAX: usize = 2 * STATE_SIZE_MAX;
 
-/// Something was read that may not be in the state.
+/// What was about to be taken from the stream is in the state; it may have been taken or not.
 pub(super) const READING: u8 = 1;
 /// Something was written that may still be in the state.
 pub(super) const WRITING: u8 = 2;
 /// The state is larger than what is kept.
 pub(super) const TOO_LARGE: u8 = 4;
+
+/// Where what is to be written to a connection stands in its file: behind any state.
+pub(super) const OUTPUT_START: u64 = 1024 * 1024;
 
 /// A memory file.
 #[derive(Debug)]
@@ -41,7 +45,30 @@ impl StateFile {
     /// As the system says.
     pub fn create() -> io::Result<StateFile> {
         let fd = memfd_create("phase-journal", MemfdFlags::CLOEXEC)?;
+        seek(&fd, SeekFrom::Start(OUTPUT_START))?;
         Ok(StateFile(fd.into()))
+    }
+
+    /// Puts bytes in that are to be written to the connection.
+    pub(super) fn put(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, at)
+    }
+
+    /// Up to where it was written to the connection: the place in the file that the kernel keeps, for all who have it open.
+    pub(super) fn sent(&self) -> io::Result<u64> {
+        Ok(seek(&self.0, SeekFrom::Current(0))?)
+    }
+
+    /// Writes to the connection what the kernel takes of so many bytes. How many it took the kernel keeps in the same call: there is no moment in
+    /// which that is not known.
+    pub(super) fn send(&self, socket: BorrowedFd<'_>, size: usize) -> io::Result<usize> {
+        Ok(sendfile(socket, &self.0, None, size)?)
+    }
+
+    /// Gives the memory back of what was written. Its bytes may still wait to be read, and are not touched.
+    pub(super) fn give_back(&self, from: u64, to: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.0, flags, from, to - from)?)
     }
 
     /// One of an earlier life.
@@ -71,38 +98,59 @@ impl StateFile {
         self.0.write_all_at(&bytes, 0)
     }
 
-    /// The state, if it is whole and nothing was under way.
+    /// The state if it is whole, and whether the process ended while it read from the connection.
     ///
     /// # Errors
-    /// One line that says why not.
-    pub(super) fn load(&self) -> Result<Vec<u8>, String> {
+    /// One line that says why it is not to be believed.
+    pub(super) fn load(&self) -> Result<(Vec<u8>, bool), String> {
         let mut header = [0; HEADER_SIZE];
         let failed = |error: io::Error| format!("its state cannot be read: {error}");
         self.0.read_exact_at(&mut header, 0).map_err(failed)?;
         let mut header = Reader(&header);
         let (steps, magic) = (header.bytes(4), header.bytes(4));
         let (size, checksum) = (header.number::<4>(), header.number::<4>());
-        match (steps, magic, size, checksum) {
-            (Some(&[0, ..]), Some(magic), Some(size), Some(checksum)) if magic == MAGIC => {
-                let size = usize::try_from(size).unwrap_or(usize::MAX);
-                if size > ENCODED_SIZE_MAX {
-                    return Err("its state is damaged".to_owned());
-                }
-                let mut state = vec![0; size];
-                self.0
-                    .read_exact_at(&mut state, HEADER_SIZE as u64)
-                    .map_err(failed)?;
-                match u64::from(crc32fast::hash(&state)) == checksum {
-                    true => Ok(state),
-                    false => Err("its state is damaged".to_owned()),
-                }
-            }
-            (Some(&[steps, ..]), Some(magic), _, _) if magic == MAGIC => Err(match steps {
-                TOO_LARGE => "too much was under way on it".to_owned(),
-                _ => "the sidecar ended in the midst of a step on it".to_owned(),
-            }),
-            _ => Err("its state is damaged".to_owned()),
+        let damaged = || "its state is damaged".to_owned();
+        let (Some(&[steps, ..]), Some(size), Some(checksum)) = (steps, size, checksum) else {
+            return Err(damaged());
+        };
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if magic != Some(&MAGIC[..]) || size > ENCODED_SIZE_MAX {
+            return Err(damaged());
         }
+        if steps & WRITING != 0 {
+            return Err("the sidecar ended while it wrote to it".to_owned());
+        }
+        if steps & TOO_LARGE != 0 {
+            return Err("too much was under way on it".to_owned());
+        }
+        let mut state = vec![0; size];
+        self.0
+            .read_exact_at(&mut state, HEADER_SIZE as u64)
+            .map_err(failed)?;
+        match u64::from(crc32fast::hash(&state)) == checksum && steps & !READING == 0 {
+            true => Ok((state, steps == READING)),
+            false => Err(damaged()),
+        }
+    }
+}
+
+/// Were these bytes, which were about to be taken from a stream, taken? `None` where that cannot be told. Only the process that has ended
+/// took any: if others, or fewer, are there now, these were. If the same are there, it depends on whether the other end may
+/// say the same twice.
+pub(super) fn were_taken(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    says_nothing_twice: bool,
+) -> Option<bool> {
+    let mut there = vec![0; bytes.len()];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (_, size) = match recv(socket, there.as_mut_slice(), flags) {
+        Err(rustix::io::Errno::AGAIN) => return Some(true),
+        other => other.ok()?,
+    };
+    match there.get(..size) == Some(bytes) {
+        false => Some(true),
+        true => says_nothing_twice.then_some(false),
     }
 }
 

@@ -376,6 +376,7 @@ impl Core {
         pending.fence = Some(state.next_id);
         let mut splitter = Splitter::new(MESSAGE_SIZE_MAX);
         splitter.push(&state.input);
+        listeners.go_on(state.told);
         let beginning = Beginning {
             stream: Arc::new(stream),
             splitter,

@@ -6,11 +6,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -51,27 +53,18 @@ impl Outlet {
     /// The way out of this stream.
     #[must_use]
     pub fn new(stream: Arc<UnixStream>) -> Arc<Outlet> {
-        Outlet::keeping(stream, None, Vec::new())
+        Outlet::keeping(stream, None)
     }
 
-    /// The same of a stream that outlives the process; `output` is what an earlier life did not bring out. To be called
-    /// within the runtime.
+    /// The same of a stream that outlives the process; what an earlier life did not bring out is brought out. To be called within
+    /// the runtime.
     #[must_use]
-    pub fn keeping(
-        stream: Arc<UnixStream>,
-        kept: Option<KeptClient>,
-        output: Vec<u8>,
-    ) -> Arc<Outlet> {
+    pub fn keeping(stream: Arc<UnixStream>, kept: Option<KeptClient>) -> Arc<Outlet> {
+        let is_flushing = kept.as_ref().is_some_and(|kept| kept.unsent() > 0);
         let waiting = Waiting {
-            size: output.len(),
-            is_flushing: !output.is_empty(),
-            lines: match output.is_empty() {
-                true => VecDeque::new(),
-                false => VecDeque::from([output.into()]),
-            },
+            is_flushing,
             ..Waiting::default()
         };
-        let is_flushing = waiting.is_flushing;
         let outlet = Arc::new(Outlet {
             stream,
             kept,
@@ -105,27 +98,38 @@ impl Outlet {
         self.put_and(line, Some(&|state| state.answered(key)));
     }
 
+    /// Puts an event in, unless the client heard it from an earlier life.
+    fn put_event(self: &Arc<Outlet>, line: Arc<[u8]>, number: u64) {
+        match &self.kept {
+            None => self.put(line),
+            Some(kept) if kept.heard() >= number => {}
+            Some(_) => self.put_and(line, Some(&|state| state.heard = number)),
+        }
+    }
+
     /// Puts a line in, with which the client's state changes so: both or none outlives the process.
     pub fn put_and(self: &Arc<Outlet>, line: Arc<[u8]>, change: Option<&dyn Fn(&mut ClientState)>) {
         let mut waiting = self.waiting();
         if waiting.is_closed || waiting.is_ending {
             return;
         }
-        if waiting.size > BACKLOG_SIZE_MAX {
+        let size = self.kept.as_ref().map_or(waiting.size, KeptClient::unsent);
+        if size > BACKLOG_SIZE_MAX {
             return self.close_within(&mut waiting);
         }
-        if let Some(kept) = &self.kept {
-            kept.begin_write(change);
+        match &self.kept {
+            Some(kept) => kept.put(&line, change),
+            None => {
+                waiting.size += line.len();
+                waiting.lines.push_back(line);
+            }
         }
-        waiting.size += line.len();
-        waiting.lines.push_back(line);
         if waiting.is_flushing {
-            return self.end_write(&waiting);
+            return;
         }
         match self.write_some(&mut waiting) {
-            Ok(true) => self.end_write(&waiting),
+            Ok(true) => {}
             Ok(false) => {
-                self.end_write(&waiting);
                 waiting.is_flushing = true;
                 tokio::spawn(flush(Arc::downgrade(self), self.stream.clone()));
             }
@@ -133,10 +137,10 @@ impl Outlet {
         }
     }
 
-    fn end_write(&self, waiting: &Waiting) {
-        if let Some(kept) = &self.kept {
-            kept.end_write(waiting.lines.iter().map(|line| &**line), waiting.written);
-        }
+    /// Nothing waits to be written.
+    fn has_none(&self, waiting: &Waiting) -> bool {
+        let unsent = self.kept.as_ref().map_or(0, KeptClient::unsent);
+        waiting.lines.is_empty() && unsent == 0
     }
 
     /// Returns when the client has all that was put in, or is cut off. For one caller at a time.
@@ -148,7 +152,7 @@ impl Outlet {
 
     fn is_drained(&self) -> bool {
         let waiting = self.waiting();
-        waiting.is_closed || waiting.lines.is_empty()
+        waiting.is_closed || self.has_none(&waiting)
     }
 
     /// Cuts the client off: nothing more goes out, and nothing more comes in.
@@ -160,7 +164,7 @@ impl Outlet {
     pub fn end(&self) {
         let mut waiting = self.waiting();
         waiting.is_ending = true;
-        if waiting.lines.is_empty() {
+        if self.has_none(&waiting) {
             self.close_within(&mut waiting);
         }
     }
@@ -198,6 +202,9 @@ impl Outlet {
 
     /// Writes what the kernel takes; whether that was all.
     fn write_some(&self, waiting: &mut Waiting) -> io::Result<bool> {
+        if let Some(kept) = &self.kept {
+            return self.send_some(kept);
+        }
         while let Some(line) = waiting.lines.front() {
             match self.stream.try_write(&line[waiting.written..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -217,6 +224,22 @@ impl Outlet {
         waiting.lines.shrink_to(16);
         Ok(true)
     }
+
+    fn send_some(&self, kept: &KeptClient) -> io::Result<bool> {
+        while kept.unsent() > 0 {
+            let sent = self
+                .stream
+                .try_io(Interest::WRITABLE, || kept.send(self.stream.as_fd()));
+            match sent {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Brings out what waits, as the client reads; ends when that is all of it.
@@ -230,16 +253,9 @@ async fn flush(outlet: Weak<Outlet>, stream: Arc<UnixStream>) {
         if waiting.is_closed {
             return;
         }
-        let written = is_ready.then(|| {
-            if let Some(kept) = &outlet.kept {
-                kept.begin_write(None);
-            }
-            outlet.write_some(&mut waiting)
-        });
-        match written {
-            Some(Ok(false)) => outlet.end_write(&waiting),
+        match is_ready.then(|| outlet.write_some(&mut waiting)) {
+            Some(Ok(false)) => {}
             Some(Ok(true)) => {
-                outlet.end_write(&waiting);
                 waiting.is_flushing = false;
                 outlet.drained.notify_one();
                 if waiting.is_ending {
@@ -254,35 +270,61 @@ async fn flush(outlet: Weak<Outlet>, stream: Arc<UnixStream>) {
 
 /// Everyone who hears a QEMU's events.
 #[derive(Clone, Debug, Default)]
-pub struct Listeners(Arc<Mutex<Vec<Weak<Outlet>>>>);
+pub struct Listeners(Arc<Mutex<Audience>>);
+
+#[derive(Debug, Default)]
+struct Audience {
+    list: Vec<Weak<Outlet>>,
+    /// The number of the last event.
+    told: u64,
+}
 
 impl Listeners {
-    fn list(&self) -> MutexGuard<'_, Vec<Weak<Outlet>>> {
+    fn audience(&self) -> MutexGuard<'_, Audience> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on this client hears every event; `first` goes out before any, with which its state changes so.
     pub fn add(&self, outlet: &Arc<Outlet>, first: Arc<[u8]>, change: &dyn Fn(&mut ClientState)) {
-        let mut list = self.list();
-        outlet.put_and(first, Some(change));
-        list.push(Arc::downgrade(outlet));
+        let mut audience = self.audience();
+        let told = audience.told;
+        let change = |state: &mut ClientState| {
+            state.heard = told;
+            change(state);
+        };
+        outlet.put_and(first, Some(&change));
+        audience.list.push(Arc::downgrade(outlet));
     }
 
-    /// The same for a client that heard them in an earlier life of this process.
-    pub fn join(&self, outlet: &Arc<Outlet>) {
-        self.list().push(Arc::downgrade(outlet));
+    /// The same for a client that heard them in an earlier life of this process, up to the one of this number.
+    pub fn join(&self, outlet: &Arc<Outlet>, heard: u64) {
+        let mut audience = self.audience();
+        audience.told = audience.told.max(heard);
+        audience.list.push(Arc::downgrade(outlet));
+    }
+
+    /// The number of the last event.
+    pub(super) fn told(&self) -> u64 {
+        self.audience().told
+    }
+
+    /// Goes on behind the event of this number, on a connection of an earlier life.
+    pub(super) fn go_on(&self, told: u64) {
+        self.audience().told = told;
     }
 
     /// Tells everyone, in the order of the calls.
     pub(super) fn tell(&self, object: &[u8]) {
-        let mut list = self.list();
-        if list.is_empty() {
+        let mut audience = self.audience();
+        audience.told += 1;
+        let number = audience.told;
+        if audience.list.is_empty() {
             return;
         }
         let line: Arc<[u8]> = [object, b"\r\n"].concat().into();
-        list.retain(|listener| match listener.upgrade() {
+        audience.list.retain(|listener| match listener.upgrade() {
             Some(outlet) if !outlet.is_closed() => {
-                outlet.put(line.clone());
+                outlet.put_event(line.clone(), number);
                 true
             }
             Some(_) | None => false,

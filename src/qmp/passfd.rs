@@ -34,14 +34,15 @@ pub struct Received {
 /// The kernel glues messages together up to the end of the first one that has descriptors, and does not say where that one
 /// began; a look ahead says only that there are some. So then it is read byte by byte up to the one they come with.
 ///
-/// `begin` is called right before anything is taken from the stream.
+/// `begin` is called right before anything is taken from the stream, with the bytes that will be, and whether some come with
+/// descriptors: then it may be fewer.
 ///
 /// # Errors
 /// As the system says; descriptors that did not fit are an error too.
 pub async fn receive(
     stream: &UnixStream,
     size_max: usize,
-    begin: impl Fn(),
+    begin: impl Fn(&[u8], bool),
 ) -> io::Result<Received> {
     loop {
         stream.readable().await?;
@@ -54,12 +55,16 @@ pub async fn receive(
     }
 }
 
-fn receive_now(stream: BorrowedFd<'_>, size_max: usize, begin: &impl Fn()) -> io::Result<Received> {
+fn receive_now(
+    stream: BorrowedFd<'_>,
+    size_max: usize,
+    begin: &impl Fn(&[u8], bool),
+) -> io::Result<Received> {
     let seen = message(stream, size_max, RecvFlags::PEEK)?;
     let size = seen.bytes.len();
     let has_fds = !seen.fds.is_empty();
+    begin(&seen.bytes, has_fds);
     drop(seen);
-    begin();
     if !has_fds {
         return message(stream, size, RecvFlags::empty());
     }

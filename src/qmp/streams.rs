@@ -11,6 +11,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
@@ -21,6 +23,9 @@ use super::passed::{Kind, kind};
 use super::passfd::send;
 use super::passing::Waiter;
 use crate::keep::KeptQemu;
+
+/// What the kernel puts into one buffer, and so takes whole, is more than this (`unix_stream_sendmsg`: up to 32 KiB).
+const WHOLE_SIZE_MAX: usize = 16 * 1024;
 
 /// Bytes read at once.
 pub(super) const READ_SIZE: usize = 16 * 1024;
@@ -112,7 +117,8 @@ impl Reader {
         pending.closed = Some(why);
     }
 
-    /// Deals with all whole objects that were read, and reads once; whether the stream goes on.
+    /// Deals with all whole objects that were read, and reads once; whether the stream goes on. A process that dies in between
+    /// leaves to the next life to deal with all of it again: an answer finds nobody any more, and events have numbers.
     async fn read(&mut self) -> io::Result<bool> {
         loop {
             match self.splitter.next_object() {
@@ -123,25 +129,31 @@ impl Reader {
             }
         }
         if let Some(kept) = &self.kept {
-            kept.end_read(self.splitter.rest());
+            kept.dealt(self.splitter.rest(), self.listeners.told());
         }
         loop {
             self.stream.readable().await?;
             // From here to the next wait all is done at once, also where the process is told to end.
-            if let Some(kept) = &self.kept {
-                kept.begin_read();
-            }
-            match self.stream.try_read(&mut self.room) {
-                Ok(0) => return Ok(false),
+            let room = &mut self.room;
+            let read = match &self.kept {
+                None => self.stream.try_read(room),
+                Some(kept) => self.stream.try_io(Interest::READABLE, || {
+                    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                    let (_, size) = recv(&*self.stream, room.as_mut_slice(), flags)?;
+                    kept.begin_read(&room[..size]);
+                    let (_, size) = recv(&*self.stream, &mut room[..size], RecvFlags::DONTWAIT)?;
+                    Ok(size)
+                }),
+            };
+            match read {
                 Ok(size) => {
                     self.splitter.push(&self.room[..size]);
-                    return Ok(true);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Some(kept) = &self.kept {
                         kept.end_read(self.splitter.rest());
                     }
+                    return Ok(size > 0);
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
@@ -235,12 +247,14 @@ impl Writer {
         if let Some((waiter, why)) = refused {
             return waiter.fail(QmpError::NotSent { why });
         }
-        if let Some(kept) = &self.kept {
+        // The kernel takes a short one whole or not at all, and what QEMU got the next life finds out.
+        let kept = self.kept.as_ref().filter(|_| line.len() > WHOLE_SIZE_MAX);
+        if let Some(kept) = kept {
             kept.begin_write();
         }
         let result = write_all(&self.stream, &line, fds).await;
         // After half a command nobody can go on with the connection.
-        if let (Some(kept), Ok(()) | Err((0, _))) = (&self.kept, &result) {
+        if let (Some(kept), Ok(()) | Err((0, _))) = (kept, &result) {
             kept.end_write();
         }
         let Err((written, error)) = result else {

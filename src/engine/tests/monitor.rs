@@ -211,6 +211,34 @@ fn a_source_that_granted_is_not_continued() {
     }
 }
 
+/// What QMP has a command for is not said as a human would: its meaning would not be recorded. No job is open.
+#[test]
+fn human_words_for_plain_commands_are_refused() {
+    for (word, plain) in [
+        ("c", "cont"),
+        ("stop", "stop"),
+        ("q", "quit"),
+        ("migrate", "migrate"),
+        ("migrate_incoming", "migrate-incoming"),
+    ] {
+        let mut world = World::of(Protocol::V3);
+        world.run_for(20);
+        send(&mut world, A, human(word));
+        world.run_for(1_000);
+        let [(A, Err(refusal))] = world.replies.as_slice() else {
+            panic!("{word}: {:?}", world.replies);
+        };
+        let said = refusal.to_string();
+        assert!(said.contains(&format!("QMP's own '{plain}'")), "{said}");
+        assert_eq!(passed(&world, A), Vec::<String>::new());
+    }
+    let mut world = World::of(Protocol::V3);
+    world.run_for(20);
+    send(&mut world, A, human("savevm"));
+    world.run_for(1_000);
+    assert_eq!(passed(&world, A), ["human-monitor-command"]);
+}
+
 /// At every moment, on either side: never two copies, never none, and the job comes to its end.
 #[test]
 fn a_client_at_every_moment_of_a_migration() {

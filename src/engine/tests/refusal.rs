@@ -236,6 +236,7 @@ fn reasons() -> Vec<String> {
         Why::Damaged,
         Why::Claim,
         Why::NotWhole,
+        Why::Human("cont"),
     ];
     let settings = [
         SettingsError::TooMany {

@@ -92,9 +92,9 @@ impl Incoming {
     /// Reads once; whether there was anything. From taking it to writing down that it was taken nothing is waited for.
     async fn read_more(&mut self) -> io::Result<bool> {
         let outlet = self.outlet.clone();
-        let begin = || {
+        let begin = |bytes: &[u8], has_fds: bool| {
             if let Some(kept) = outlet.kept() {
-                kept.begin_read();
+                kept.begin_read(bytes, has_fds);
             }
         };
         let received = receive(&self.stream, READ_SIZE, begin).await?;

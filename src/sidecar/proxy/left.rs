@@ -3,7 +3,7 @@
 //! Invariant: what cannot be gone on with, or is nobody's, is closed, which its other end sees.
 //! Not here: how it is kept (`keep`), going on with it (`served`, `monitor`).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{Shutdown, shutdown};
 use tracing::{info, warn};
@@ -54,7 +54,7 @@ impl KeptConnections {
             ticket,
         } in inherited.clients
         {
-            match KeptClient::resume(&kept.manager, file, ticket) {
+            match KeptClient::resume(&kept.manager, socket.as_fd(), file, ticket) {
                 Ok((client, state)) => kept.clients.push(LeftClient {
                     socket,
                     kept: client,
@@ -69,7 +69,7 @@ impl KeptConnections {
             ticket,
         } in inherited.qemus
         {
-            match KeptQemu::resume(&kept.manager, file, ticket) {
+            match KeptQemu::resume(&kept.manager, socket.as_fd(), file, ticket) {
                 Ok((qemu, state)) => kept.qemus.push(LeftQemu {
                     socket,
                     kept: qemu,

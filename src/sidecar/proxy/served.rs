@@ -70,7 +70,7 @@ pub(super) async fn serve(stream: UnixStream, shared: Shared) {
     };
     let kept = shared.port.keep(stream.as_fd());
     let stream = Arc::new(stream);
-    let outlet = Outlet::keeping(stream.clone(), kept, Vec::new());
+    let outlet = Outlet::keeping(stream.clone(), kept);
     let incoming = Incoming::new(stream, outlet.clone(), &[]);
     let served = Served {
         shared,
@@ -115,9 +115,9 @@ pub(super) fn resume(left: LeftClient, shared: Shared) -> Option<Resumed> {
     stream.set_nonblocking(true).ok()?;
     let stream = Arc::new(UnixStream::from_std(stream).ok()?);
     let uid = allowed(&stream)?;
-    let outlet = Outlet::keeping(stream.clone(), Some(kept), state.output);
+    let outlet = Outlet::keeping(stream.clone(), Some(kept));
     if state.negotiated.is_some() {
-        shared.port.listeners().join(&outlet);
+        shared.port.listeners().join(&outlet, state.heard);
     }
     let incoming = Incoming::new(stream, outlet.clone(), &state.input);
     let mut stood = Stood {

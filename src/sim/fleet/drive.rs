@@ -61,6 +61,10 @@ enum Said {
 }
 
 /// What it asks a sidecar.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once, one at a time"
+)]
 enum Ask {
     Control(ControlRequest),
     /// A command on the domain's monitor.
