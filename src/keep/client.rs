@@ -222,9 +222,8 @@ impl KeptClient {
             // It may well say the same twice.
             let taken = were_taken(socket, &state.coming, false);
             taken.ok_or("the sidecar ended while it read from it")?;
-            state.input.append(&mut state.coming);
         }
-        state.coming.clear();
+        state.input.append(&mut state.coming);
         let sent = file.sent().map_err(|error| error.to_string())?;
         if !(OUTPUT_START..=state.output_end).contains(&sent) {
             return Err("its state is damaged".to_owned());
@@ -283,9 +282,13 @@ impl KeptClient {
     /// They were taken; this is no command yet.
     pub fn end_read(&self, rest: Rest<'_>) {
         let mut inner = self.inner();
+        // The file says the same: what was read before, and what was to come.
         inner.state.set_input(rest);
         inner.state.coming.clear();
-        inner.end(READING);
+        inner.steps &= !READING;
+        let steps = inner.steps_of_file();
+        let result = inner.file.mark(steps);
+        inner.check(result);
     }
 
     /// A command was taken from what was read, of which this is left. Gives its key.
@@ -346,11 +349,6 @@ impl KeptClient {
 }
 
 impl Inner {
-    fn end(&mut self, step: u8) {
-        self.steps &= !step;
-        self.save();
-    }
-
     fn unsent(&self) -> io::Result<usize> {
         let unsent = self.state.output_end.saturating_sub(self.file.sent()?);
         Ok(usize::try_from(unsent).unwrap_or(usize::MAX))

@@ -117,15 +117,17 @@ impl KeptQemu {
         let file = StateFile::from_fd(file);
         let (bytes, was_reading) = file.load()?;
         let mut state = QemuState::decode(&bytes).ok_or("its state is not understood")?;
-        if was_reading {
-            // No id is used twice, and each event has its time: what begins with a whole object comes once.
-            let says_nothing_twice = state.input.is_empty() && state.coming.contains(&b'\n');
-            let taken = were_taken(socket, &state.coming, says_nothing_twice);
-            if taken.ok_or("the sidecar ended while it read from it")? {
-                state.input.append(&mut state.coming);
-            }
+        // No id is used twice, and each event has its time: what begins with a whole object comes once.
+        let says_nothing_twice = state.input.is_empty() && state.coming.contains(&b'\n');
+        let taken = match was_reading {
+            false => true,
+            true => were_taken(socket, &state.coming, says_nothing_twice)
+                .ok_or("the sidecar ended while it read from it")?,
+        };
+        match taken {
+            true => state.input.append(&mut state.coming),
+            false => state.coming.clear(),
         }
-        state.coming.clear();
         let inner = Inner {
             file,
             steps: 0,
@@ -182,23 +184,22 @@ impl KeptQemu {
         inner.save();
     }
 
-    /// They were taken; these are to be dealt with.
-    pub fn end_read(&self, input: &[u8]) {
+    /// They were taken.
+    pub fn end_read(&self) {
         let mut inner = self.inner();
-        inner.state.coming.clear();
-        inner.state.input = input.to_vec();
+        let coming = core::mem::take(&mut inner.state.coming);
+        inner.state.input.extend(coming);
         inner.steps &= !READING;
-        inner.save();
+        // The file says the same: what was read before, and what was to come.
+        inner.mark();
     }
 
-    /// What was read was dealt with, but for these bytes, up to the event of this number.
+    /// What was read was dealt with, but for these bytes, up to the event of this number. It is written down with what is read next: to deal
+    /// with it twice does no harm.
     pub fn dealt(&self, input: &[u8], told: u64) {
         let mut inner = self.inner();
-        if inner.state.input != input || inner.state.told != told {
-            inner.state.input = input.to_vec();
-            inner.state.told = told;
-            inner.save();
-        }
+        inner.state.input = input.to_vec();
+        inner.state.told = told;
     }
 
     /// A command is about to be written.

@@ -149,7 +149,7 @@ impl Reader {
                 Ok(size) => {
                     self.splitter.push(&self.room[..size]);
                     if let Some(kept) = &self.kept {
-                        kept.end_read(self.splitter.rest());
+                        kept.end_read();
                     }
                     return Ok(size > 0);
                 }
