@@ -88,7 +88,9 @@ impl World {
                 }
                 continue;
             }
-            let is_permitted = of_guest().any(|(_, _, rule)| self.may_hold(guest, rule));
+            let is_permitted = of_guest().any(|(host, _, rule)| {
+                self.may_hold(guest, rule) || self.may_be_damaged(*host, guest, rule)
+            });
             if !may_hold || !is_permitted {
                 let name = &self.lab.guests[guest].name;
                 let list: Vec<String> = of_guest()
@@ -101,11 +103,17 @@ impl World {
         held
     }
 
+    /// Is it held for damage that may concern it? Also of a job that had ended before.
+    fn may_be_damaged(&self, host: HostNumber, guest: GuestNumber, rule: &str) -> bool {
+        let domain = self.lab.guests[guest].domain;
+        let ledger = self.hosts[host].ledger.borrow();
+        rule == Rule::JournalDamaged.name() && ledger.may_be_damaged(domain)
+    }
+
     /// P6: only what damage may concern is held for it.
     fn judge_damage(&mut self, held: &[(HostNumber, GuestNumber, String)]) {
         for (host, guest, rule) in held {
-            let domain = self.lab.guests[*guest].domain;
-            let may_be = self.hosts[*host].ledger.borrow().may_be_damaged(domain);
+            let may_be = self.may_be_damaged(*host, *guest, rule);
             if rule == Rule::JournalDamaged.name() && !may_be {
                 let name = &self.lab.guests[*guest].name;
                 let why = format!("P6: {name} is held at host {host} for damage of others");
