@@ -265,8 +265,8 @@ impl Fault {
 
 /// How long a migration takes that nothing happens to, about, in microseconds.
 const MIGRATION: Micros = 300_000;
-/// What is never shorter, likewise.
-const MIGRATION_LEAST: Micros = 30_000;
+/// The same where many are quick: no guest goes through more of them than that lets it.
+const MIGRATION_LEAST: Micros = 50_000;
 
 /// What a run of that seed meets. Most runs know only some kinds of faults, so that rare ones are
 /// also met without the others. Faults follow what is begun, so that their rates are what they are said to be
@@ -275,7 +275,7 @@ const MIGRATION_LEAST: Micros = 30_000;
 pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
     let mut random = Random::new(seed).fork(2);
     let [least, most] = shape.latencies.rest;
-    let each = least.saturating_add(MIGRATION_LEAST);
+    let each = (least + most) / 2 + MIGRATION_LEAST;
     let begun_max = shape.domains as u64 * shape.minutes * 60_000_000 / each;
     // Until the next one of the same guest, about.
     let while_it_moves = most.saturating_add(MIGRATION);
