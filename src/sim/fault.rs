@@ -612,6 +612,7 @@ impl World {
                     self.suspect(*host);
                     self.kill_sidecar(*host);
                     let host = &mut self.hosts[*host];
+                    host.journals += 1;
                     host.disk.restore(&backup);
                     host.ledger.borrow_mut().is_replaced = true;
                 }

@@ -58,6 +58,8 @@ enum Step {
     Moving {
         since: u64,
         job: Lsn,
+        /// The journal that its number is of.
+        journal: u64,
         patience: u64,
     },
     /// The owner's word is on its way.
@@ -225,11 +227,13 @@ impl Fleet {
             Step::Moving {
                 since,
                 job,
+                journal,
                 patience,
             } if now > since + patience => {
                 let (host, job) = (self.care[guest].home, *job);
                 // It does not take back what it may have said, or done by its own hand.
-                if self.care[guest].verdict != Some(Outcome::Committed) {
+                let is_its = *journal == desk.journal(host);
+                if is_its && self.care[guest].verdict != Some(Outcome::Committed) {
                     desk.ask(host, ControlRequest::JobCancel { job });
                 }
                 // Whatever the answer is, it will be looked at.
@@ -373,6 +377,7 @@ impl Fleet {
                 Step::Moving {
                     since: now,
                     job: *job,
+                    journal: desk.journal(home),
                     patience,
                 }
             }

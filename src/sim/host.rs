@@ -125,6 +125,8 @@ pub(super) struct Host {
     /// Records of this journal were lost: as long as that may concern one domain, it says amnesia of every migration
     /// that it does not know, also of later ones.
     pub(super) says_amnesia: bool,
+    /// How often its journal became another one: numbers of jobs are of one journal.
+    pub(super) journals: u64,
     /// An older copy of the journal, to be put back.
     pub(super) backup: Option<super::disk::Backup>,
     /// The reply to one of the next effects is lost.
@@ -169,6 +171,7 @@ impl Host {
             lacks_records: false,
             may_lack_records: false,
             says_amnesia: false,
+            journals: 0,
             backup: None,
             lose_reply: false,
             has_other_store: false,
@@ -351,6 +354,7 @@ impl World {
     pub(super) fn lose_journal(&mut self, at: HostNumber) {
         let host = &mut self.hosts[at];
         host.says_amnesia = false;
+        host.journals += 1;
         host.disk.erase();
         host.run.erase();
         host.ledger.borrow_mut().is_replaced = true;

@@ -194,6 +194,13 @@ impl<'a> Desk<'a> {
         Some(self.world.lab.query(number))
     }
 
+    /// Which journal a host's sidecar has, as `query-journal` names it: another one after it was lost or an older copy
+    /// was put back. The number of a job is nothing in another journal than its own.
+    #[must_use]
+    pub fn journal(&self, host: HostNumber) -> u64 {
+        self.world.hosts[host].journals
+    }
+
     /// Has a host power?
     #[must_use]
     pub fn is_up(&self, host: HostNumber) -> bool {

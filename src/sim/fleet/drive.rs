@@ -84,6 +84,8 @@ pub(super) struct Drive {
     stage: Option<Stage>,
     job_in: Option<Lsn>,
     job_out: Option<Lsn>,
+    /// The journals that their numbers are of.
+    journals: [u64; 2],
     asked: Option<RequestId>,
     since: u64,
     patience: u64,
@@ -172,6 +174,7 @@ impl Drive {
             }),
             job_in: None,
             job_out: None,
+            journals: [from, to].map(|host| desk.journal(host)),
             asked: None,
             since: desk.now_ms(),
             patience,
@@ -200,6 +203,11 @@ impl Drive {
         desk.now_ms() > self.since + self.patience + LATE_MS
     }
 
+    /// Is a journal lost, or put back? The numbers of the jobs are nothing any more.
+    fn is_another(&self, desk: &Desk<'_>) -> bool {
+        self.journals != [self.from, self.to].map(|host| desk.journal(host))
+    }
+
     pub(super) fn waits_for(&self, request: RequestId) -> bool {
         let said = self.said.contains(&Said::Asked(request));
         said || self.asked == Some(request) || self.takes == Some(request)
@@ -207,7 +215,8 @@ impl Drive {
 
     /// Time passed.
     pub(super) fn look(&mut self, desk: &mut Desk<'_>, guest: GuestNumber) -> Next {
-        if self.stage.is_some() && desk.now_ms() > self.since + self.patience {
+        let is_late = desk.now_ms() > self.since + self.patience;
+        if self.stage.is_some() && (is_late || self.is_another(desk)) {
             self.begin_anew();
         }
         match self.stage {
@@ -245,6 +254,10 @@ impl Drive {
         let Some(stage) = self.stage else {
             return Next::Goes;
         };
+        if self.is_another(desk) {
+            self.begin_anew();
+            return Next::Goes;
+        }
         match (result, self.after(stage)) {
             (Some(Ok(answer)), next) => {
                 self.note(stage, answer);

@@ -61,6 +61,8 @@ pub(super) struct Work {
     kind: JobKind,
     stages: VecDeque<Stage>,
     job: Option<Lsn>,
+    /// The journal that its number is of.
+    journal: u64,
     asked: Option<RequestId>,
     since: u64,
     patience: u64,
@@ -103,6 +105,7 @@ impl Work {
             kind,
             stages: stages.into_iter().collect(),
             job: None,
+            journal: 0,
             asked: None,
             since: 0,
             patience: 0,
@@ -298,6 +301,10 @@ impl Work {
         guest: GuestNumber,
     ) -> Next {
         self.asked = None;
+        if self.job.is_some() && self.journal != desk.journal(home) {
+            return Next::Over;
+        }
+        self.journal = desk.journal(home);
         match (result, self.stages.front()) {
             (Some(Ok(Answer::JobBegun { job })), _) if self.job.is_none() => self.job = Some(*job),
             // Something of it goes on yet: once more, a little later.
@@ -327,6 +334,9 @@ impl Work {
         home: HostNumber,
         guest: GuestNumber,
     ) -> Next {
+        if self.job.is_some() && self.journal != desk.journal(home) {
+            return Next::Over;
+        }
         if desk.now_ms() > self.since + self.patience {
             return self.give_up(desk, home);
         }
