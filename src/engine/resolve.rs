@@ -59,7 +59,17 @@ impl Turn<'_> {
         let busy = self
             .migration(id)
             .is_none_or(|known| known.state.in_flight.is_some());
-        if held.decision() != Decision::Hold || busy || decision == Decision::Hold {
+        // All but its `cont` is done, and QEMU may refuse that for ever.
+        let may_last = matches!(
+            held,
+            Rule::SourcePerform2Gone
+                | Rule::SourceAbandoned
+                | Rule::SourceCancelled
+                | Rule::SourceGrantedAborted
+        );
+        let is_resolvable =
+            held.decision() == Decision::Hold || may_last && decision == Decision::Confirm;
+        if !is_resolvable || busy || decision == Decision::Hold {
             return Err(not_held());
         }
         if let Some(danger) = danger(held, decision, evidence.observed.process)

@@ -351,6 +351,26 @@ fn a_continued_source_is_held_when_the_other_side_was_closed_by_hand() {
     }
 }
 
+/// Given back to its source, whose QEMU refuses every `cont`, say since another process has the image: no rule holds it,
+/// and yet an operator can close it. Found by the simulator.
+#[test]
+fn a_source_whose_cont_is_refused_for_ever_can_be_closed() {
+    let mut world = waiting();
+    world.hosts[A].qemu.refuse_cont = true;
+    give(&mut world, A, Outcome::Aborted);
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.held(A), Some("source-cancelled"));
+    let is_open = |world: &World| {
+        let jobs = world.open_jobs();
+        jobs.iter().any(|job| job.starts_with("host 0: open true"))
+    };
+    assert!(is_open(&world), "{}", world.story());
+    close(&mut world, A);
+    world.run_for(SETTLE_MS);
+    assert!(!is_open(&world), "{:?}", world.open_jobs());
+    assert!(world.hosts[A].qemu.alive);
+}
+
 fn close(world: &mut World, at: usize) {
     let before = world.replies.len();
     world.control(
