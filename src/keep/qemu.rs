@@ -73,6 +73,8 @@ struct Inner {
     file: StateFile,
     steps: u8,
     state: QemuState,
+    /// The file does not have the state: it was too large.
+    is_left_out: bool,
     /// `None` before it is kept, and when it can be kept no longer.
     ticket: Option<Ticket>,
 }
@@ -99,6 +101,7 @@ impl KeptQemu {
                 file: StateFile::create().ok()?,
                 steps: 0,
                 state,
+                is_left_out: false,
                 ticket: None,
             }),
         })
@@ -132,6 +135,7 @@ impl KeptQemu {
             file,
             steps: 0,
             state: state.clone(),
+            is_left_out: false,
             ticket: Some(ticket),
         };
         let kept = KeptQemu {
@@ -198,8 +202,12 @@ impl KeptQemu {
     /// with it twice does no harm.
     pub fn dealt(&self, input: &[u8], told: u64) {
         let mut inner = self.inner();
-        inner.state.input = input.to_vec();
+        // Of what is too large only that is to be known.
+        inner.state.input = input[..input.len().min(STATE_SIZE_MAX + 1)].to_vec();
         inner.state.told = told;
+        if inner.is_left_out && !inner.is_too_large() {
+            inner.save();
+        }
     }
 
     /// A command is about to be written.
@@ -226,18 +234,17 @@ impl Inner {
     }
 
     fn mark(&mut self) {
-        let too_large = self.state.input.len() > super::state::STATE_SIZE_MAX / 2;
-        let too_large = if too_large {
-            super::state::TOO_LARGE
-        } else {
-            0
+        let too_large = match self.is_left_out {
+            true => TOO_LARGE,
+            false => 0,
         };
         let result = self.file.mark(self.steps | too_large);
         self.check(result);
     }
 
     fn save(&mut self) {
-        let (steps, state) = match self.is_too_large() {
+        self.is_left_out = self.is_too_large();
+        let (steps, state) = match self.is_left_out {
             true => (self.steps | TOO_LARGE, Vec::new()),
             false => (self.steps, self.state.encode()),
         };

@@ -16,7 +16,7 @@ use rustix::net::{RecvFlags, recv};
 /// Largest state that is kept, in bytes. A connection with more under way at once is closed by a restart.
 pub const STATE_SIZE_MAX: usize = 256 * 1024;
 
-/// The layout and its version.
+/// The layout, and in its last byte the version.
 const MAGIC: [u8; 4] = *b"pjk1";
 
 const HEADER_SIZE: usize = 16;
@@ -114,6 +114,9 @@ impl StateFile {
             return Err(damaged());
         };
         let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if magic.is_some_and(|magic| magic != MAGIC && magic[..3] == MAGIC[..3]) {
+            return Err("its state is of another version of the sidecar".to_owned());
+        }
         if magic != Some(&MAGIC[..]) || size > ENCODED_SIZE_MAX {
             return Err(damaged());
         }

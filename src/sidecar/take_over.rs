@@ -97,6 +97,8 @@ enum Leads {
     ToIt,
     Nowhere,
     Elsewhere(String),
+    /// Somebody listens there; who, is not known.
+    Somewhere(String),
 }
 
 impl TakenOver {
@@ -143,7 +145,7 @@ impl TakenOver {
                 why: "somebody listens there".to_owned(),
             }),
             Leads::ToIt => self.exchange(),
-            Leads::Elsewhere(why) => Err(not_there(why)),
+            Leads::Elsewhere(why) | Leads::Somewhere(why) => Err(not_there(why)),
             Leads::Nowhere if self.is_behind(instance).await => {
                 Ok(Placed::new(self.bind_front()?, &self.front))
             }
@@ -213,7 +215,13 @@ impl TakenOver {
             },
             Err(_) => false,
         };
-        if !self.is_behind(instance).await {
+        let is_behind = match self.leads(&self.behind, instance).await {
+            Leads::ToIt => true,
+            Leads::Nowhere | Leads::Elsewhere(_) => false,
+            // So many wait already; but the names tell.
+            Leads::Somewhere(_) => self.is_behind(instance).await,
+        };
+        if !is_behind {
             return Ok(());
         }
         if !is_free {
@@ -244,7 +252,7 @@ impl TakenOver {
                 kind: io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused,
                 ..
             }) => Leads::Nowhere,
-            Err(error) => Leads::Elsewhere(error.to_string()),
+            Err(error) => Leads::Somewhere(error.to_string()),
         }
     }
 }
