@@ -190,14 +190,14 @@ fn address(socket: &str) -> io::Result<SocketAddr> {
 
 #[cfg(test)]
 impl Manager {
-    pub(super) fn at_path(path: &std::path::Path) -> Manager {
+    pub(crate) fn at_path(path: &std::path::Path) -> Manager {
         Manager::at(SocketAddr::from_pathname(path).ok())
     }
 }
 
 #[cfg(test)]
 impl Ticket {
-    pub(super) fn for_test(manager: &Manager) -> Ticket {
+    pub(crate) fn for_test(manager: &Manager) -> Ticket {
         Ticket {
             manager: manager.clone(),
             name: String::new(),

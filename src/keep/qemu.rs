@@ -1,10 +1,12 @@
 //! What a later life needs of the connection to a QEMU.
 //!
-//! Invariant: an id that may have been used is never used again, so that a late answer is never taken for another's.
+//! Invariant: an id that may have been used is never used again, nor on another connection, so that an answer is never taken for another's.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use journal_format::number::Id128;
 
 use super::manager::{Manager, Ticket};
 use super::state::{
@@ -13,6 +15,9 @@ use super::state::{
 
 /// How many ids are set aside at once.
 const IDS: u64 = 4096;
+
+/// More than a connection is likely to use, as a power of two.
+const IDS_BITS: u32 = 24;
 
 /// How a connection to a QEMU stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +28,10 @@ pub struct QemuState {
     pub greeting: Vec<u8>,
     /// Commands out of band were negotiated.
     pub oob: bool,
-    /// Smaller ids may have been used.
+    /// The first id that it may have used. Where it is differs from connection to connection: a command that was sent over one that broke
+    /// is not looked for on the next.
+    pub first_id: u64,
+    /// From here on none was used.
     pub next_id: u64,
     /// Read, and not dealt with yet.
     pub input: Vec<u8>,
@@ -39,6 +47,7 @@ impl QemuState {
         self.owner.write(&mut out);
         out.text(&self.greeting);
         out.byte(u8::from(self.oob));
+        out.number(self.first_id);
         out.number(self.next_id);
         out.text(&self.input);
         out.text(&self.coming);
@@ -52,6 +61,7 @@ impl QemuState {
             owner: Owner::read(&mut from)?,
             greeting: from.text()?,
             oob: from.byte()? != 0,
+            first_id: from.number::<8>()?,
             next_id: from.number::<8>()?,
             input: from.text()?,
             coming: from.text()?,
@@ -86,11 +96,15 @@ impl KeptQemu {
         if !manager.is_there() {
             return None;
         }
+        let [a, b, c, d, ..] = Id128::random().0;
+        // QEMU takes ids below 2^63.
+        let first_id = (u64::from(u32::from_le_bytes([a, b, c, d])) << IDS_BITS) + 1;
         let state = QemuState {
             owner,
             greeting: Vec::new(),
             oob: false,
-            next_id: 0,
+            first_id,
+            next_id: first_id,
             input: Vec::new(),
             coming: Vec::new(),
             told: 0,
@@ -152,7 +166,7 @@ impl KeptQemu {
     }
 
     #[cfg(test)]
-    pub(super) fn file(&self) -> OwnedFd {
+    pub(crate) fn file(&self) -> OwnedFd {
         use std::os::fd::AsFd;
         self.inner().file.as_fd().try_clone_to_owned().unwrap()
     }
@@ -169,6 +183,11 @@ impl KeptQemu {
         inner.state.oob = oob;
         inner.save();
         inner.ticket = self.manager.store("qemu", &inner.file, socket).ok();
+    }
+
+    /// The first id to be used on it.
+    pub fn first_id(&self) -> u64 {
+        self.inner().state.first_id
     }
 
     /// This id is used.
