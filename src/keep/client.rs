@@ -149,9 +149,9 @@ impl ClientState {
         state.input = from.text()?;
         state.coming = from.text()?;
         state.has_fds = from.byte()? != 0;
-        state.output_end = from.number::<8>()?;
-        state.last_key = from.number::<8>()?;
-        state.heard = from.number::<8>()?;
+        state.output_end = from.count()?;
+        state.last_key = from.count()?;
+        state.heard = from.count()?;
         while !from.0.is_empty() {
             let key = from.number::<8>()?;
             let (stage, id) = (from.byte()?, from.number::<8>()?);

@@ -61,11 +61,11 @@ impl QemuState {
             owner: Owner::read(&mut from)?,
             greeting: from.text()?,
             oob: from.byte()? != 0,
-            first_id: from.number::<8>()?,
-            next_id: from.number::<8>()?,
+            first_id: from.count()?,
+            next_id: from.count()?,
             input: from.text()?,
             coming: from.text()?,
-            told: from.number::<8>()?,
+            told: from.count()?,
         };
         from.0.is_empty().then_some(state)
     }

@@ -21,6 +21,9 @@ const MAGIC: [u8; 4] = *b"pjk2";
 
 const HEADER_SIZE: usize = 16;
 
+/// Highest count that is believed.
+const COUNT_MAX: u64 = 1 << 62;
+
 /// Largest state with all that is written around it.
 const ENCODED_SIZE_MAX: usize = 2 * STATE_SIZE_MAX;
 
@@ -231,6 +234,11 @@ impl<'a> Reader<'a> {
         let mut number = [0; 8];
         number[..SIZE].copy_from_slice(self.bytes(SIZE)?);
         Some(u64::from_le_bytes(number))
+    }
+
+    /// One that is counted on from: so high no life ever comes.
+    pub(super) fn count(&mut self) -> Option<u64> {
+        self.number::<8>().filter(|count| *count <= COUNT_MAX)
     }
 
     pub(super) fn text(&mut self) -> Option<Vec<u8>> {

@@ -292,6 +292,32 @@ fn what_is_over_leaves_the_store_in_the_end() {
     drop(other);
 }
 
+/// Whoever wrote it, with its checksum: nothing is counted on from the end of all numbers.
+#[test]
+fn what_no_life_comes_to_is_not_believed() {
+    let keeper = Keeper::new();
+    let (client, file) = client(&keeper);
+    let heard = |number| client.put(b"", Some(&move |state| state.heard = number));
+    heard(u64::MAX).unwrap();
+    assert!(next_life(&keeper, &file).is_err());
+    heard(7).unwrap();
+    assert_eq!(next_life(&keeper, &file).unwrap().heard, 7);
+    let qemu = KeptQemu::prepare(&keeper.manager, owner()).unwrap();
+    let (socket, _other) = UnixStream::pair().unwrap();
+    let read = || {
+        let ticket = Ticket::for_test(&keeper.manager);
+        KeptQemu::resume(&keeper.manager, socket.as_fd(), qemu.file(), ticket).map(drop)
+    };
+    qemu.dealt(b"", u64::MAX);
+    qemu.begin_read(b"{");
+    qemu.end_read();
+    assert!(read().is_err());
+    qemu.dealt(b"", 7);
+    qemu.begin_read(b"{");
+    qemu.end_read();
+    read().unwrap();
+}
+
 /// What was written the kernel knows, whoever ended when: the next life writes the rest.
 #[test]
 fn what_was_not_written_is_written_by_the_next_life() {
