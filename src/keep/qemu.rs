@@ -217,14 +217,15 @@ impl KeptQemu {
         inner.mark();
     }
 
-    /// What was read was dealt with, but for these bytes, up to the event of this number. It is written down with what is read next: to deal
-    /// with it twice does no harm.
+    /// What was read was dealt with, but for these bytes, up to the event of this number. Events are not told again, long after they
+    /// happened; to deal with an answer twice does no harm, and so that alone is written down with what is read next.
     pub fn dealt(&self, input: &[u8], told: u64) {
         let mut inner = self.inner();
         // Of what is too large only that is to be known.
         inner.state.input = input[..input.len().min(STATE_SIZE_MAX + 1)].to_vec();
+        let has_told = inner.state.told != told;
         inner.state.told = told;
-        if inner.is_left_out && !inner.is_too_large() {
+        if has_told || (inner.is_left_out && !inner.is_too_large()) {
             inner.save();
         }
     }

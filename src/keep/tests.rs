@@ -396,13 +396,22 @@ fn a_qemus_ids_are_never_used_again() {
     );
     assert!(state.oob);
     assert_eq!(state.greeting, b"{\"QMP\": {}}");
-    // It is dealt with again, until the next is read.
-    assert_eq!(state.input, b"{\"event\": \"A\"}{\"ev");
-    assert_eq!(state.told, 0);
-    qemu.begin_read(b"ent");
+    // An event is not told again.
+    assert_eq!((state.input.as_slice(), state.told), (&b"{\"ev"[..], 1));
+    qemu.begin_read(b"ent\": \"B\"}{\"return\": {}}{");
+    qemu.end_read();
+    qemu.dealt(b"{\"return\": {}}{", 2);
+    // An answer is dealt with again, until the next is read.
+    qemu.dealt(b"{", 2);
+    let state = read(&file).unwrap();
+    assert_eq!(
+        (state.input.as_slice(), state.told),
+        (&b"{\"return\": {}}{"[..], 2)
+    );
+    qemu.begin_read(b"\"event");
     qemu.end_read();
     let state = read(&file).unwrap();
-    assert_eq!((state.input.as_slice(), state.told), (&b"{\"event"[..], 1));
+    assert_eq!((state.input.as_slice(), state.told), (&b"{\"event"[..], 2));
     qemu.begin_write();
     read(&file).unwrap_err();
     qemu.end_write();
