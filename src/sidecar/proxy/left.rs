@@ -182,10 +182,13 @@ mod tests {
             let (open, mut at_open) = left(&manager, owner);
             let (over, mut at_over) = left(&manager, owner);
             shutdown(&over.socket, Shutdown::Both).unwrap();
-            let mut kept = KeptConnections::default();
-            kept.qemus = match open_comes_first {
+            let qemus = match open_comes_first {
                 true => vec![open, over],
                 false => vec![over, open],
+            };
+            let mut kept = KeptConnections {
+                qemus,
+                ..KeptConnections::default()
             };
             let taken = kept.take(owner).qemu.unwrap();
             std::io::Write::write_all(&mut &UnixStream::from(taken.socket), b"on").unwrap();
