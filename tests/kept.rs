@@ -336,3 +336,34 @@ fn killed_at_any_moment() {
     }
     settle(&mut pair);
 }
+
+/// QEMU lets two wait while it has a client, and its client outlives every life of the sidecar: none of them takes such a place, or the
+/// next ones could not know any more that QEMU is there.
+#[test]
+fn a_place_that_was_taken_is_taken_in_every_life() {
+    let (mut pair, supervisor, _scratch) = supervised();
+    let path = pair.qemu(Side::A).sidecar_socket();
+    let sidecar = pair.sidecar(Side::A);
+    let name = serde_json::json!({"name": DOMAIN});
+    sidecar.execute("domain-remove", name.clone()).unwrap();
+    let add = serde_json::json!({"name": DOMAIN, "qmp": path, "take-over": true});
+    sidecar.execute("domain-add", add).unwrap();
+    let mut manager = Client::connect(&path);
+    for life in 0..5 {
+        supervisor.at_rest(TIMEOUT).unwrap();
+        pair.sidecar(Side::A).kill().unwrap();
+        start(&mut pair, &supervisor);
+        assert_eq!(heard(&mut manager), [] as [String; 0], "life {life}");
+        until("somebody is at QEMU's place", TIMEOUT, || {
+            Ok(UnixStream::connect(&path).ok().map(drop))
+        })
+        .unwrap();
+        assert_eq!(heard(&mut Client::connect(&path)), [] as [String; 0]);
+    }
+    pair.sidecar(Side::A)
+        .execute("domain-remove", name)
+        .unwrap();
+    assert_eq!(manager.line(), "");
+    let mut direct = Client::connect(&path);
+    assert_eq!(heard(&mut direct), [] as [String; 0]);
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use journal_format::record::{EffectCommand, EffectResult, RecordBody};
@@ -517,6 +517,13 @@ fn the_place_of_qemus_socket_is_taken_and_given_back() {
     assert_eq!(pair.sidecar(Side::A).domains().unwrap(), []);
     drop(Client::connect(&path));
     fs::remove_file(&behind).unwrap();
+    // Somebody's socket is not put in QEMU's place when that is undone, and nothing is left registered.
+    let foreign = UnixListener::bind(&behind).unwrap();
+    let refused = add_taken_over(&mut pair, &path).unwrap_err().to_string();
+    assert!(refused.contains("in the way"), "{refused}");
+    assert_eq!(pair.sidecar(Side::A).domains().unwrap(), []);
+    drop(Client::connect(&path));
+    drop((foreign, fs::remove_file(&behind)));
 
     for life in 0..3 {
         if life == 0 {

@@ -96,7 +96,8 @@ impl ClientState {
 
     /// This is what was read and is no command yet.
     pub fn set_input(&mut self, rest: Rest<'_>) {
-        self.input = rest.bytes.to_vec();
+        // Of what is too large only that is to be known.
+        self.input = rest.bytes[..rest.bytes.len().min(STATE_SIZE_MAX + 1)].to_vec();
         self.has_fds = rest.has_fds;
     }
 
@@ -148,9 +149,9 @@ impl ClientState {
         state.input = from.text()?;
         state.coming = from.text()?;
         state.has_fds = from.byte()? != 0;
-        state.output_end = from.number::<8>()?;
-        state.last_key = from.number::<8>()?;
-        state.heard = from.number::<8>()?;
+        state.output_end = from.count()?;
+        state.last_key = from.count()?;
+        state.heard = from.count()?;
         while !from.0.is_empty() {
             let key = from.number::<8>()?;
             let (stage, id) = (from.byte()?, from.number::<8>()?);
@@ -318,16 +319,22 @@ impl KeptClient {
     }
 
     /// From now on this is to be written, with which the state changes so: both or none.
-    pub fn put(&self, line: &[u8], change: Option<&dyn Fn(&mut ClientState)>) {
+    ///
+    /// # Errors
+    /// As the system says. Nothing is as it was to be, and the client cannot be served any more.
+    pub fn put(&self, line: &[u8], change: Option<&dyn Fn(&mut ClientState)>) -> io::Result<()> {
         let mut inner = self.inner();
         let at = inner.state.output_end;
-        let result = inner.file.put(line, at);
-        inner.check(result);
+        if let Err(error) = inner.file.put(line, at) {
+            inner.ticket = None;
+            return Err(error);
+        }
         inner.state.output_end += line.len() as u64;
         if let Some(change) = change {
             change(&mut inner.state);
         }
         inner.save();
+        Ok(())
     }
 
     /// Writes what the kernel takes of what is to be written.

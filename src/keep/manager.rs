@@ -10,13 +10,15 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use journal_format::number::Id128;
 use rustix::fs::{FileType, fstat};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg, shutdown,
+};
 use tracing::{debug, warn};
 
 use super::state::StateFile;
@@ -38,6 +40,8 @@ pub struct Manager(Arc<Shared>);
 struct Shared {
     address: Option<SocketAddr>,
     is_stopping: AtomicBool,
+    /// What is to leave the store, and could not be said yet: the service manager reads slowly.
+    leaving: Mutex<Vec<String>>,
 }
 
 /// Something in the store, which is taken out with this.
@@ -85,7 +89,7 @@ impl Manager {
     fn at(address: Option<SocketAddr>) -> Manager {
         Manager(Arc::new(Shared {
             address,
-            is_stopping: AtomicBool::new(false),
+            ..Shared::default()
         }))
     }
 
@@ -124,6 +128,7 @@ impl Manager {
         file: &StateFile,
         socket: BorrowedFd<'_>,
     ) -> io::Result<Ticket> {
+        self.let_leave();
         let name = format!("{PREFIX}{kind}-{}", Id128::random());
         // A client that hung up needs no place. Of a QEMU that ended its last words may still be there.
         let poll = match kind {
@@ -136,6 +141,21 @@ impl Manager {
             manager: self.clone(),
             name,
         })
+    }
+
+    /// Takes out of the store what is over.
+    fn let_leave(&self) {
+        // Nothing panics while it holds this lock.
+        let leaving = self.0.leaving.lock();
+        let mut leaving = leaving.unwrap_or_else(PoisonError::into_inner);
+        while let Some(name) = leaving.last() {
+            let state = format!("FDSTOREREMOVE=1\nFDNAME={name}");
+            if let Err(error) = self.notify(&state) {
+                debug!(%error, name, "it stays in the file descriptor store for now");
+                return;
+            }
+            leaving.pop();
+        }
     }
 
     fn send(&self, state: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -170,14 +190,14 @@ fn address(socket: &str) -> io::Result<SocketAddr> {
 
 #[cfg(test)]
 impl Manager {
-    pub(super) fn at_path(path: &std::path::Path) -> Manager {
+    pub(crate) fn at_path(path: &std::path::Path) -> Manager {
         Manager::at(SocketAddr::from_pathname(path).ok())
     }
 }
 
 #[cfg(test)]
 impl Ticket {
-    pub(super) fn for_test(manager: &Manager) -> Ticket {
+    pub(crate) fn for_test(manager: &Manager) -> Ticket {
         Ticket {
             manager: manager.clone(),
             name: String::new(),
@@ -190,10 +210,13 @@ impl Drop for Ticket {
         if self.manager.is_stopping() {
             return;
         }
-        let state = format!("FDSTOREREMOVE=1\nFDNAME={}", self.name);
-        if let Err(error) = self.manager.notify(&state) {
-            debug!(%error, name = self.name, "it stays in the file descriptor store");
+        let leaving = self.manager.0.leaving.lock();
+        let mut leaving = leaving.unwrap_or_else(PoisonError::into_inner);
+        if leaving.len() < KEPT_MAX {
+            leaving.push(core::mem::take(&mut self.name));
         }
+        drop(leaving);
+        self.manager.let_leave();
     }
 }
 
@@ -244,28 +267,40 @@ impl Inherited {
                 }
             };
             match pair(fds) {
-                Some((socket, file)) if manager.is_there() && list.len() < KEPT_MAX => {
+                Ok((socket, file)) if manager.is_there() && list.len() < KEPT_MAX => {
                     list.push(Left {
                         socket,
                         file,
                         ticket,
                     });
                 }
-                Some(_) | None => debug!(name, "closed: the other end hung up, or it is not whole"),
+                Ok((socket, file)) => end(&[socket, file]),
+                Err(fds) => {
+                    debug!(name, "closed: the other end hung up, or it is not whole");
+                    end(&fds);
+                }
             }
         }
         inherited
     }
 }
 
-/// A connection and its state, in whatever order.
-fn pair(fds: Vec<OwnedFd>) -> Option<(OwnedFd, OwnedFd)> {
-    let [one, other]: [OwnedFd; 2] = fds.try_into().ok()?;
+/// The service manager may not be told, and has them open too: the other end, of which QEMU serves no second, is to know all the same.
+fn end(fds: &[OwnedFd]) {
+    for fd in fds {
+        // It fails for what is no connection, or is none any more.
+        let _ = shutdown(fd, Shutdown::Both);
+    }
+}
+
+/// A connection and its state, in whatever order; else they come back.
+fn pair(fds: Vec<OwnedFd>) -> Result<(OwnedFd, OwnedFd), Vec<OwnedFd>> {
+    let [one, other]: [OwnedFd; 2] = fds.try_into()?;
     let kind = |fd: &OwnedFd| fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
     match (kind(&one), kind(&other)) {
-        (Ok(FileType::Socket), Ok(FileType::RegularFile)) => Some((one, other)),
-        (Ok(FileType::RegularFile), Ok(FileType::Socket)) => Some((other, one)),
-        _ => None,
+        (Ok(FileType::Socket), Ok(FileType::RegularFile)) => Ok((one, other)),
+        (Ok(FileType::RegularFile), Ok(FileType::Socket)) => Ok((other, one)),
+        _ => Err(vec![one, other]),
     }
 }
 
@@ -338,6 +373,15 @@ mod tests {
             let expected = format!("FDSTOREREMOVE=1\nFDNAME={name}");
             assert!(said.contains(&expected), "{said:?}");
         }
+        // Whoever is at the other end of a half is told, also where the service manager cannot be.
+        let (half, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let given = [(
+            format!("{PREFIX}qemu-2"),
+            OwnedFd::from(half.try_clone().unwrap()),
+        )];
+        drop(Inherited::of(&Manager::default(), given.into_iter()));
+        assert_eq!(std::io::Read::read(&mut &other, &mut [0]).unwrap(), 0);
+        drop(half);
         // At the end of the process all stays there.
         manager.stop();
         drop(inherited);

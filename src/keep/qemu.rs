@@ -1,10 +1,12 @@
 //! What a later life needs of the connection to a QEMU.
 //!
-//! Invariant: an id that may have been used is never used again, so that a late answer is never taken for another's.
+//! Invariant: an id that may have been used is never used again, nor on another connection, so that an answer is never taken for another's.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use journal_format::number::Id128;
 
 use super::manager::{Manager, Ticket};
 use super::state::{
@@ -13,6 +15,9 @@ use super::state::{
 
 /// How many ids are set aside at once.
 const IDS: u64 = 4096;
+
+/// More than a connection is likely to use, as a power of two.
+const IDS_BITS: u32 = 24;
 
 /// How a connection to a QEMU stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +28,10 @@ pub struct QemuState {
     pub greeting: Vec<u8>,
     /// Commands out of band were negotiated.
     pub oob: bool,
-    /// Smaller ids may have been used.
+    /// The first id that it may have used. Where it is differs from connection to connection: a command that was sent over one that broke
+    /// is not looked for on the next.
+    pub first_id: u64,
+    /// From here on none was used.
     pub next_id: u64,
     /// Read, and not dealt with yet.
     pub input: Vec<u8>,
@@ -39,6 +47,7 @@ impl QemuState {
         self.owner.write(&mut out);
         out.text(&self.greeting);
         out.byte(u8::from(self.oob));
+        out.number(self.first_id);
         out.number(self.next_id);
         out.text(&self.input);
         out.text(&self.coming);
@@ -52,10 +61,11 @@ impl QemuState {
             owner: Owner::read(&mut from)?,
             greeting: from.text()?,
             oob: from.byte()? != 0,
-            next_id: from.number::<8>()?,
+            first_id: from.count()?,
+            next_id: from.count()?,
             input: from.text()?,
             coming: from.text()?,
-            told: from.number::<8>()?,
+            told: from.count()?,
         };
         from.0.is_empty().then_some(state)
     }
@@ -73,6 +83,8 @@ struct Inner {
     file: StateFile,
     steps: u8,
     state: QemuState,
+    /// The file does not have the state: it was too large.
+    is_left_out: bool,
     /// `None` before it is kept, and when it can be kept no longer.
     ticket: Option<Ticket>,
 }
@@ -84,11 +96,15 @@ impl KeptQemu {
         if !manager.is_there() {
             return None;
         }
+        let [a, b, c, d, ..] = Id128::random().0;
+        // QEMU takes ids below 2^63.
+        let first_id = (u64::from(u32::from_le_bytes([a, b, c, d])) << IDS_BITS) + 1;
         let state = QemuState {
             owner,
             greeting: Vec::new(),
             oob: false,
-            next_id: 0,
+            first_id,
+            next_id: first_id,
             input: Vec::new(),
             coming: Vec::new(),
             told: 0,
@@ -99,6 +115,7 @@ impl KeptQemu {
                 file: StateFile::create().ok()?,
                 steps: 0,
                 state,
+                is_left_out: false,
                 ticket: None,
             }),
         })
@@ -132,6 +149,7 @@ impl KeptQemu {
             file,
             steps: 0,
             state: state.clone(),
+            is_left_out: false,
             ticket: Some(ticket),
         };
         let kept = KeptQemu {
@@ -148,7 +166,7 @@ impl KeptQemu {
     }
 
     #[cfg(test)]
-    pub(super) fn file(&self) -> OwnedFd {
+    pub(crate) fn file(&self) -> OwnedFd {
         use std::os::fd::AsFd;
         self.inner().file.as_fd().try_clone_to_owned().unwrap()
     }
@@ -165,6 +183,11 @@ impl KeptQemu {
         inner.state.oob = oob;
         inner.save();
         inner.ticket = self.manager.store("qemu", &inner.file, socket).ok();
+    }
+
+    /// The first id to be used on it.
+    pub fn first_id(&self) -> u64 {
+        self.inner().state.first_id
     }
 
     /// This id is used.
@@ -194,12 +217,17 @@ impl KeptQemu {
         inner.mark();
     }
 
-    /// What was read was dealt with, but for these bytes, up to the event of this number. It is written down with what is read next: to deal
-    /// with it twice does no harm.
+    /// What was read was dealt with, but for these bytes, up to the event of this number. Events are not told again, long after they
+    /// happened; to deal with an answer twice does no harm, and so that alone is written down with what is read next.
     pub fn dealt(&self, input: &[u8], told: u64) {
         let mut inner = self.inner();
-        inner.state.input = input.to_vec();
+        // Of what is too large only that is to be known.
+        inner.state.input = input[..input.len().min(STATE_SIZE_MAX + 1)].to_vec();
+        let has_told = inner.state.told != told;
         inner.state.told = told;
+        if has_told || (inner.is_left_out && !inner.is_too_large()) {
+            inner.save();
+        }
     }
 
     /// A command is about to be written.
@@ -226,18 +254,17 @@ impl Inner {
     }
 
     fn mark(&mut self) {
-        let too_large = self.state.input.len() > super::state::STATE_SIZE_MAX / 2;
-        let too_large = if too_large {
-            super::state::TOO_LARGE
-        } else {
-            0
+        let too_large = match self.is_left_out {
+            true => TOO_LARGE,
+            false => 0,
         };
         let result = self.file.mark(self.steps | too_large);
         self.check(result);
     }
 
     fn save(&mut self) {
-        let (steps, state) = match self.is_too_large() {
+        self.is_left_out = self.is_too_large();
+        let (steps, state) = match self.is_left_out {
             true => (self.steps | TOO_LARGE, Vec::new()),
             false => (self.steps, self.state.encode()),
         };

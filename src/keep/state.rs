@@ -16,10 +16,13 @@ use rustix::net::{RecvFlags, recv};
 /// Largest state that is kept, in bytes. A connection with more under way at once is closed by a restart.
 pub const STATE_SIZE_MAX: usize = 256 * 1024;
 
-/// The layout and its version.
-const MAGIC: [u8; 4] = *b"pjk1";
+/// The layout, and in its last byte the version.
+const MAGIC: [u8; 4] = *b"pjk2";
 
 const HEADER_SIZE: usize = 16;
+
+/// Highest count that is believed.
+const COUNT_MAX: u64 = 1 << 62;
 
 /// Largest state with all that is written around it.
 const ENCODED_SIZE_MAX: usize = 2 * STATE_SIZE_MAX;
@@ -114,6 +117,9 @@ impl StateFile {
             return Err(damaged());
         };
         let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if magic.is_some_and(|magic| magic != MAGIC && magic[..3] == MAGIC[..3]) {
+            return Err("its state is of another version of the sidecar".to_owned());
+        }
         if magic != Some(&MAGIC[..]) || size > ENCODED_SIZE_MAX {
             return Err(damaged());
         }
@@ -228,6 +234,11 @@ impl<'a> Reader<'a> {
         let mut number = [0; 8];
         number[..SIZE].copy_from_slice(self.bytes(SIZE)?);
         Some(u64::from_le_bytes(number))
+    }
+
+    /// One that is counted on from: so high no life ever comes.
+    pub(super) fn count(&mut self) -> Option<u64> {
+        self.number::<8>().filter(|count| *count <= COUNT_MAX)
     }
 
     pub(super) fn text(&mut self) -> Option<Vec<u8>> {

@@ -325,7 +325,7 @@ impl Core {
             credentials,
             oob,
             greeting: greeting.into(),
-            next_id: 1,
+            next_id: kept.as_ref().map_or(1, |kept| kept.first_id()),
             pending: Pending::default(),
             places: Places::default(),
             kept,
@@ -369,6 +369,10 @@ impl Core {
         let places = Places::default();
         let mut pending = Pending::default();
         for one in adopted {
+            if !(state.first_id..state.next_id).contains(&one.at_qemu) {
+                one.is_lost("the connection to QEMU that it was sent over broke");
+                continue;
+            }
             let (id, waiter) = one.waiter(&places);
             pending.adopted.push(id);
             pending.waiting.insert(id, waiter);

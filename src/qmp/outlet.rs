@@ -118,7 +118,11 @@ impl Outlet {
             return self.close_within(&mut waiting);
         }
         match &self.kept {
-            Some(kept) => kept.put(&line, change),
+            Some(kept) => {
+                if kept.put(&line, change).is_err() {
+                    return self.close_within(&mut waiting);
+                }
+            }
             None => {
                 waiting.size += line.len();
                 waiting.lines.push_back(line);
@@ -239,6 +243,16 @@ impl Outlet {
             }
         }
         Ok(true)
+    }
+}
+
+impl Drop for Outlet {
+    /// The service manager may still have a connection that is kept open.
+    fn drop(&mut self) {
+        if self.kept.as_ref().is_some_and(|kept| !kept.is_left_open()) {
+            // It fails only where the other end has done it already.
+            let _ = shutdown(&*self.stream, Shutdown::Both);
+        }
     }
 }
 

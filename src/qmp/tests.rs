@@ -1,6 +1,9 @@
 //! The wire against scripted peers, and the client against the server.
 
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use journal_format::number::{BootId, DomainId, Id128, Lsn};
@@ -9,12 +12,13 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 
 use super::codec::{Message, SplitError, Splitter};
 use super::command::qmp_command;
 use super::*;
 use crate::journal::Durable;
+use crate::keep::{KeptQemu, Manager, Owner, QemuState, Ticket};
 
 const WAIT: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(50);
@@ -57,6 +61,81 @@ proptest! {
             drop(Message::parse(&object));
         }
     }
+}
+
+/// A QEMU's connection of an earlier life, in which it has negotiated; and QEMU's end.
+async fn of_an_earlier_life(manager: &Manager) -> (OwnedFd, KeptQemu, QemuState, UnixStream) {
+    let owner = Owner {
+        domain: DomainId(Id128([1; 16])),
+        instance: instance(),
+    };
+    let kept = KeptQemu::prepare(manager, owner).unwrap();
+    let (ours, qemu) = UnixStream::pair().unwrap();
+    kept.negotiated(b"{\"QMP\": {}}", false, ours.as_fd());
+    for id in 0..3 {
+        kept.use_id(kept.first_id() + id);
+    }
+    let socket = OwnedFd::from(ours.into_std().unwrap());
+    let (ticket, file) = (Ticket::for_test(manager), kept.file());
+    drop(kept);
+    let (kept, state) = KeptQemu::resume(manager, socket.as_fd(), file, ticket).unwrap();
+    (socket, kept, state, qemu)
+}
+
+/// An effect that was sent over a connection that broke is not looked for on the one behind it, where its id is another's.
+#[tokio::test]
+async fn effects_of_a_broken_connection_are_not_adopted_by_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let _keeper = UnixDatagram::bind(&path).unwrap();
+    let manager = Manager::at_path(&path);
+    let (_, _, broken, _) = of_an_earlier_life(&manager).await;
+    let (socket, kept, state, mut qemu) = of_an_earlier_life(&manager).await;
+    let (first, next_id) = (state.first_id, state.next_id);
+    let (client, mut answers) = UnixStream::pair().unwrap();
+    let outlet = Outlet::new(Arc::new(client));
+    let (mut adopted, mut results) = (Vec::new(), Vec::new());
+    for (key, at_qemu) in [(1, broken.first_id), (2, first), (3, first + 1)] {
+        let (done, result) = oneshot::channel();
+        results.push(result);
+        adopted.push(Adopted {
+            at_qemu,
+            outlet: outlet.clone(),
+            id: Some(key.to_string().into_bytes()),
+            key,
+            done,
+        });
+    }
+    let resumed = Resumed {
+        socket,
+        kept,
+        state,
+        adopted,
+    };
+    let (client, _events) = Client::resume(resumed, Listeners::default()).unwrap();
+    let said =
+        format!("{{\"return\": {{}}, \"id\": {first}}}\n{{\"return\": {{}}, \"id\": {next_id}}}\n");
+    qemu.write_all(said.as_bytes()).await.unwrap();
+    let mut known = Vec::new();
+    for result in results {
+        known.push(result.await.unwrap());
+    }
+    assert!(
+        matches!(
+            known.as_slice(),
+            [
+                EffectResult::Unknown { .. },
+                EffectResult::Done,
+                EffectResult::NotSent { .. }
+            ]
+        ),
+        "{known:?}"
+    );
+    drop(outlet);
+    let mut heard = String::new();
+    answers.read_to_string(&mut heard).await.unwrap();
+    drop(client);
+    assert_eq!(heard, "{\"return\": {}, \"id\": 2}\r\n");
 }
 
 /// Found by fuzzing: a stretch of garbage was one error or several, as it came.
@@ -161,12 +240,16 @@ impl Said {
     }
 }
 
-fn effect(command: EffectCommand) -> Durable<Effect> {
-    let instance = Instance {
+fn instance() -> Instance {
+    Instance {
         boot: BootId(Id128([1; 16])),
         pid: 2,
         start_time: 3,
-    };
+    }
+}
+
+fn effect(command: EffectCommand) -> Durable<Effect> {
+    let instance = instance();
     let effect = Effect {
         intent: Lsn(1),
         domain: DomainId(Id128([4; 16])),

@@ -21,7 +21,6 @@ use super::progress::ProgressBoard;
 use super::proxy::ServedDomains;
 use super::register::{RegisterError, Registrar};
 use super::serve::version;
-use super::take_over::TakenOver;
 use crate::engine::{Answer, ControlRequest, DecisionView, DomainView, JobView, Notice};
 use crate::qmp::{Call, CommandError};
 
@@ -197,7 +196,12 @@ impl Control {
         if let (true, Answer::Domain(domain)) = (is_add, &answer)
             && let Err(why) = self.served.wait(domain.uuid).await
         {
-            self.domain_remove(domain.name.clone()).await?;
+            // Nothing is there to be put back, but it is tried no more.
+            drop(self.served.give_back(domain.uuid).await);
+            let name = domain.name.clone();
+            self.link
+                .control(ControlRequest::DomainRemove { name })
+                .await?;
             return Err(generic(RegisterError::NotTakenOver { why }));
         }
         Ok(match &answer {
@@ -221,17 +225,16 @@ impl Control {
     /// A socket that was taken over is put back before the engine forgets where it is; a life that ends in between takes it
     /// over again.
     async fn domain_remove(&self, name: String) -> Result<Value, CommandError> {
-        let domain = self.domain(&name).await?;
-        let taken = domain.as_ref().and_then(|domain| {
-            let qmp = domain.qmp.as_deref().map(Path::new)?;
-            let is_idle = domain.job.is_none();
-            TakenOver::from_behind(qmp).filter(|_| is_idle)
-        });
-        if let Some(taken) = &taken {
-            taken.put_back().await.map_err(|error| {
-                let path = taken.behind.display();
-                generic(format!("{path}: cannot be put back: {error}"))
-            })?;
+        let idle = self
+            .domain(&name)
+            .await?
+            .filter(|domain| domain.job.is_none());
+        if let Some(domain) = &idle
+            && let Err(error) = self.served.give_back(domain.uuid).await
+        {
+            self.served.take_over_again(domain.uuid).await;
+            let why = format!("the socket of '{name}' cannot be put back: {error}");
+            return Err(generic(why));
         }
         match self
             .link
@@ -240,8 +243,8 @@ impl Control {
         {
             Ok(answered) => Ok(to_json(&answered.answer)),
             Err(failure) => {
-                if let Some(domain) = domain {
-                    self.served.take_over_again(domain.uuid);
+                if let Some(domain) = idle {
+                    self.served.take_over_again(domain.uuid).await;
                 }
                 Err(failure.into())
             }

@@ -188,11 +188,8 @@ impl Dispatcher {
                     qmp: PathBuf::from(qmp),
                     instance,
                 };
-                let front = TakenOver::from_behind(&watched.qmp).map(|taken| Front {
-                    taken,
-                    instance,
-                    boot: self.boot,
-                });
+                let front = TakenOver::from_behind(&watched.qmp)
+                    .map(|taken| Front::new(taken, instance, self.boot));
                 let port = self.proxies.start(domain, &watched.name, instance, front);
                 let before = self.monitors.remove(&domain);
                 let monitor = Monitor::start(

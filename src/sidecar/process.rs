@@ -284,8 +284,8 @@ pub(crate) fn leads_to_renamed(instance: Instance, bound: &Path, maker: u32) -> 
     maker == instance.pid || (!is_own && listens(instance.pid, bound) && !listens(maker, bound))
 }
 
-/// Whether the process holds a socket that listens at `path`.
-fn listens(pid: u32, path: &Path) -> bool {
+/// Whether the process holds a socket that listens at `path`, or did before that was renamed.
+pub(crate) fn listens(pid: u32, path: &Path) -> bool {
     let inodes = listening_inodes(pid, path);
     if inodes.is_empty() {
         return false;
@@ -341,7 +341,7 @@ fn listening_line(line: &str) -> Option<(u64, &str)> {
         .then_some((inode, rest))
 }
 
-/// Whether the path that a process bound is the file at `path`. A relative one is compared by its
+/// Whether the path that a process bound is `path`, or leads to the file there. A relative one is compared by its
 /// end, since the process may have changed its directory since.
 fn same_socket(pid: u32, bound: &Path, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -349,9 +349,14 @@ fn same_socket(pid: u32, bound: &Path, path: &Path) -> bool {
         return path.ends_with(bound.strip_prefix(".").unwrap_or(bound));
     };
     let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let seen_by_it = Path::new(&format!("/proc/{pid}/root")).join(below_root);
+    let is_same = |one: Option<&Path>, other: Option<&Path>| {
+        let known = one.and_then(identity);
+        known.is_some() && known == other.and_then(identity)
+    };
     bound == path
-        || identity(&Path::new(&format!("/proc/{pid}/root")).join(below_root))
-            .is_some_and(|bound| Some(bound) == identity(path))
+        || is_same(Some(&seen_by_it), Some(path))
+        || (bound.file_name() == path.file_name() && is_same(seen_by_it.parent(), path.parent()))
 }
 
 #[cfg(test)]

@@ -9,13 +9,14 @@ use core::fmt;
 use core::time::Duration;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use journal_format::record::Instance;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::net::UnixListener;
 
-use super::process::leads_to_renamed;
+use super::process::{leads_to_renamed, listens};
 use crate::qmp::{Dialled, QmpError, bind_new, bind_over, remove_socket};
 
 /// What is put behind the name of a socket that was taken over.
@@ -96,6 +97,8 @@ enum Leads {
     ToIt,
     Nowhere,
     Elsewhere(String),
+    /// Somebody listens there; who, is not known.
+    Somewhere(String),
 }
 
 impl TakenOver {
@@ -132,27 +135,30 @@ impl TakenOver {
     /// # Errors
     /// See [`TakeOverError`].
     pub(crate) async fn establish(&self, instance: Instance) -> Result<Placed, TakeOverError> {
-        let listener = match self.leads(&self.behind, instance).await {
-            Leads::ToIt => self.bind_front()?,
-            Leads::Elsewhere(why) => {
-                return Err(TakeOverError::InTheWay {
-                    path: self.behind.clone(),
-                    why,
-                });
-            }
-            Leads::Nowhere => {
-                let why = match self.leads(&self.front, instance).await {
-                    Leads::ToIt => return self.exchange(),
-                    Leads::Nowhere => "nobody listens there".to_owned(),
-                    Leads::Elsewhere(why) => why,
-                };
-                return Err(TakeOverError::NotThere {
-                    front: self.front.clone(),
-                    why,
-                });
-            }
+        let not_there = |why| TakeOverError::NotThere {
+            front: self.front.clone(),
+            why,
         };
-        Ok(Placed::new(listener, &self.front))
+        match self.leads(&self.front, instance).await {
+            Leads::ToIt if is_bound(&self.behind) => Err(TakeOverError::InTheWay {
+                path: self.behind.clone(),
+                why: "somebody listens there".to_owned(),
+            }),
+            Leads::ToIt => self.exchange(),
+            Leads::Elsewhere(why) | Leads::Somewhere(why) => Err(not_there(why)),
+            Leads::Nowhere if self.is_behind(instance).await => {
+                Ok(Placed::new(self.bind_front()?, &self.front))
+            }
+            Leads::Nowhere => Err(not_there("nobody listens there".to_owned())),
+        }
+    }
+
+    /// Whether the instance's socket is at its new name. While it has a client, as it does where one outlives the sidecar, QEMU lets
+    /// only two more wait, even those that have left: it is not connected to where that can be known without.
+    async fn is_behind(&self, instance: Instance) -> bool {
+        is_bound(&self.behind)
+            && (listens(instance.pid, &self.front)
+                || matches!(self.leads(&self.behind, instance).await, Leads::ToIt))
     }
 
     fn bind_front(&self) -> Result<UnixListener, TakeOverError> {
@@ -189,16 +195,19 @@ impl TakenOver {
         Ok(placed.moved_to(&self.front))
     }
 
-    /// Gives QEMU's socket its old name back, in place of the sidecar's own; nothing if it has it, or QEMU is gone.
+    /// Gives the instance's socket its old name back, in place of the sidecar's own; nothing if it has it, or QEMU is gone.
     ///
     /// # Errors
     /// As the system says, or somebody else listens at the old name; all is where it was.
-    pub(crate) async fn put_back(&self) -> io::Result<()> {
-        if let Err(QmpError::Connect { .. }) = Dialled::dial(&self.behind, DIAL_WAIT).await {
-            return Ok(());
-        }
+    pub(crate) async fn put_back(&self, instance: Instance) -> io::Result<()> {
         let is_free = match Dialled::dial(&self.front, DIAL_WAIT).await {
-            Ok(dialled) => dialled.credentials().pid == std::process::id(),
+            Ok(dialled) => {
+                let maker = dialled.credentials().pid;
+                if leads_to_renamed(instance, &self.front, maker) {
+                    return Ok(());
+                }
+                maker == std::process::id()
+            }
             Err(QmpError::Connect { kind, .. }) => match kind {
                 io::ErrorKind::NotFound => true,
                 io::ErrorKind::ConnectionRefused => is_socket(&self.front),
@@ -206,6 +215,15 @@ impl TakenOver {
             },
             Err(_) => false,
         };
+        let is_behind = match self.leads(&self.behind, instance).await {
+            Leads::ToIt => true,
+            Leads::Nowhere | Leads::Elsewhere(_) => false,
+            // So many wait already; but the names tell.
+            Leads::Somewhere(_) => self.is_behind(instance).await,
+        };
+        if !is_behind {
+            return Ok(());
+        }
         if !is_free {
             let why = format!("{} is somebody else's", self.front.display());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
@@ -214,10 +232,8 @@ impl TakenOver {
     }
 
     /// Removes what a QEMU that is gone left at the new name.
-    pub(crate) async fn clear(&self) {
-        if let Err(QmpError::Connect { kind, .. }) = Dialled::dial(&self.behind, DIAL_WAIT).await
-            && kind == io::ErrorKind::ConnectionRefused
-        {
+    pub(crate) fn clear(&self) {
+        if !is_bound(&self.behind) {
             // One that stays behind is removed by the next take-over.
             drop(remove_socket(&self.behind));
         }
@@ -236,9 +252,19 @@ impl TakenOver {
                 kind: io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused,
                 ..
             }) => Leads::Nowhere,
-            Err(error) => Leads::Elsewhere(error.to_string()),
+            Err(error) => Leads::Somewhere(error.to_string()),
         }
     }
+}
+
+/// Whether a socket that is open somewhere has this name; in doubt it has. Who asks is nobody's client: a datagram socket is turned away by any
+/// that is none (`unix_find_bsd`: `EPROTOTYPE`), and refused where there is only a file.
+fn is_bound(path: &Path) -> bool {
+    let asked = UnixDatagram::unbound().and_then(|socket| socket.connect(path));
+    !asked.is_err_and(|error| {
+        let kind = error.kind();
+        kind == io::ErrorKind::NotFound || kind == io::ErrorKind::ConnectionRefused
+    })
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -347,9 +373,9 @@ mod tests {
             [false, true],
             "both were moved"
         );
-        taken.put_back().await.unwrap();
+        taken.put_back(instance).await.unwrap();
         assert_eq!(stands(&taken, instance).await, [true, false], "taken back");
-        taken.put_back().await.unwrap();
+        taken.put_back(instance).await.unwrap();
         drop(placed);
         assert_eq!(
             stands(&taken, instance).await,
@@ -370,7 +396,14 @@ mod tests {
         let error = taken.establish(instance).await.unwrap_err();
         assert!(matches!(error, TakeOverError::InTheWay { .. }), "{error}");
         assert_eq!(stands(&taken, instance).await, [true, false]);
+        // Nothing was taken over, and nothing of somebody else's is put in QEMU's place.
+        taken.put_back(instance).await.unwrap();
+        assert_eq!(stands(&taken, instance).await, [true, false]);
+        fs::rename(&taken.front, taken.front.with_extension("away")).unwrap();
+        taken.put_back(instance).await.unwrap();
+        assert!(is_bound(&taken.behind) && !taken.front.exists());
         drop(foreign);
+        assert!(!is_bound(&taken.behind));
     }
 
     #[tokio::test]
@@ -389,10 +422,10 @@ mod tests {
     async fn what_a_qemu_left_goes() {
         let (mut qemu, taken, instance) = taken().await;
         let placed = taken.establish(instance).await.unwrap();
-        taken.clear().await;
+        taken.clear();
         assert!(is_socket(&taken.behind), "somebody listens");
         qemu.kill();
-        taken.clear().await;
+        taken.clear();
         assert!(!is_socket(&taken.behind));
         drop(placed);
         assert!(!is_socket(&taken.front));

@@ -23,15 +23,15 @@ use std::time::Duration;
 use journal_format::number::{BootId, DomainId};
 use journal_format::record::Instance;
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::config::{SOCKET_PATH_SIZE_MAX, fits_socket_address};
 use super::link::Link;
 use super::process::Held;
-use super::take_over::{Name, Placed, TakenOver};
+use super::take_over::{Name, Placed, TakeOverError, TakenOver};
 use crate::keep::{KeptClient, KeptQemu, Manager, Owner};
 use crate::qmp::{Adopted, Listeners, Passing, Resumed, bind, remove_socket};
 
@@ -270,8 +270,8 @@ pub(crate) struct ServedDomains(Arc<watch::Sender<BTreeMap<DomainId, Served>>>);
 struct Served {
     /// Its sockets are all there, or why one is not; `None` while that is not known.
     result: Option<Result<(), String>>,
-    /// Wakes who has to see whether QEMU's socket is still taken over.
-    again: Arc<Notify>,
+    /// If it is served at the place of QEMU's socket.
+    front: Option<Arc<Front>>,
 }
 
 impl ServedDomains {
@@ -293,18 +293,36 @@ impl ServedDomains {
         result.unwrap_or_else(|| Err("its monitor is not served yet".to_owned()))
     }
 
-    /// QEMU's socket may have been put back, and is to be taken over all the same.
-    pub(crate) fn take_over_again(&self, domain: DomainId) {
-        if let Some(served) = self.0.borrow().get(&domain) {
-            served.again.notify_one();
+    /// Puts QEMU's socket back if it was taken over; from now on it is not.
+    ///
+    /// # Errors
+    /// As [`TakenOver::put_back`].
+    pub(crate) async fn give_back(&self, domain: DomainId) -> io::Result<()> {
+        let Some(front) = self.front(domain) else {
+            return Ok(());
+        };
+        let mut is_given_back = front.is_given_back.lock().await;
+        *is_given_back = true;
+        front.taken.put_back(front.instance).await
+    }
+
+    /// It is to be taken over all the same.
+    pub(crate) async fn take_over_again(&self, domain: DomainId) {
+        if let Some(front) = self.front(domain) {
+            *front.is_given_back.lock().await = false;
+            front.again.notify_one();
         }
     }
 
-    fn begin(&self, domain: DomainId, again: Arc<Notify>) {
+    fn front(&self, domain: DomainId) -> Option<Arc<Front>> {
+        self.0.borrow().get(&domain)?.front.clone()
+    }
+
+    fn begin(&self, domain: DomainId, front: Option<Arc<Front>>) {
         self.0.send_modify(|served| {
             let one = Served {
                 result: None,
-                again,
+                front,
             };
             served.insert(domain, one);
         });
@@ -328,9 +346,26 @@ impl ServedDomains {
 /// QEMU's own socket, at whose place a domain is served.
 #[derive(Debug)]
 pub(crate) struct Front {
-    pub(crate) taken: TakenOver,
-    pub(crate) instance: Instance,
-    pub(crate) boot: BootId,
+    taken: TakenOver,
+    instance: Instance,
+    boot: BootId,
+    /// Held while names change: what is being put back is not taken over meanwhile.
+    is_given_back: AsyncMutex<bool>,
+    /// Wakes who has to see whether it is still taken over.
+    again: Notify,
+}
+
+impl Front {
+    /// For a socket that was, or is to be, taken over.
+    pub(crate) fn new(taken: TakenOver, instance: Instance, boot: BootId) -> Front {
+        Front {
+            taken,
+            instance,
+            boot,
+            is_given_back: AsyncMutex::new(false),
+            again: Notify::new(),
+        }
+    }
 }
 
 /// A domain's sockets, for as long as they are served.
@@ -387,8 +422,8 @@ impl Proxy {
         served: ServedDomains,
     ) -> Proxy {
         let (domain, port) = (shared.domain, shared.port.clone());
-        let again = Arc::new(Notify::new());
-        served.begin(domain, again.clone());
+        let front = front.map(Arc::new);
+        served.begin(domain, front.clone());
         let clients = Clients {
             places: Arc::new(Semaphore::new(CLIENTS_MAX)),
             shared,
@@ -399,7 +434,9 @@ impl Proxy {
         match listen(&path) {
             Ok(placed) => {
                 let (listener, clients) = (names.keep(placed), clients.clone());
-                tasks.push(tokio::spawn(async move { clients.accept(&listener).await }));
+                tasks.push(tokio::spawn(async move {
+                    clients.accept(&listener, &mut JoinSet::new()).await;
+                }));
             }
             Err(error) => warn!(domain = %name, %error, "its monitor is not served"),
         }
@@ -411,7 +448,6 @@ impl Proxy {
                     names: front_names.clone(),
                     clients,
                     served: served.clone(),
-                    again,
                 };
                 tasks.push(tokio::spawn(fronted.run()));
             }
@@ -430,56 +466,72 @@ impl Proxy {
 /// The task that serves a domain in the place of QEMU's own socket.
 #[derive(Debug)]
 struct Fronted {
-    front: Front,
+    front: Arc<Front>,
     names: Names,
     clients: Clients,
     served: ServedDomains,
-    again: Arc<Notify>,
 }
 
 impl Fronted {
     async fn run(self) {
-        let Fronted {
-            front:
-                Front {
-                    taken,
-                    instance,
-                    boot,
-                },
-            names,
-            clients,
-            served,
-            again,
-        } = self;
-        let domain = clients.shared.domain;
-        let port = clients.shared.port.clone();
-        loop {
-            // A process that is gone has no socket; one with its number may have one.
-            if !matches!(Held::open(instance, boot), Ok(Some(_))) {
-                break;
-            }
-            names.list().clear();
-            let listener = match taken.establish(instance).await {
-                Ok(placed) => names.keep(placed),
-                Err(error) => {
-                    warn!(%domain, %error, "QEMU's socket is not taken over");
-                    served.set(domain, Err(error.to_string()));
+        let (domain, port) = (self.clients.shared.domain, self.clients.shared.port.clone());
+        // They stay when the socket has to be made anew.
+        let mut connected = JoinSet::new();
+        let mut told = None;
+        while !self.has_ended() {
+            let listener = match self.establish().await {
+                Some(Ok(listener)) => Some(listener),
+                Some(Err(error)) => {
+                    let error = error.to_string();
+                    // It is tried on and on, and said once.
+                    if told.as_ref() != Some(&error) {
+                        warn!(%domain, error, "QEMU's socket is not taken over");
+                    }
+                    self.served.set(domain, Err(error.clone()));
+                    told = Some(error);
                     tokio::select! {
                         () = port.ended() => break,
                         () = sleep(TAKE_OVER_PAUSE) => continue,
                     }
                 }
+                None => None,
             };
-            served.set(domain, Ok(()));
+            if listener.is_some() {
+                told = None;
+                self.served.set(domain, Ok(()));
+            }
             tokio::select! {
-                () = clients.accept(&listener) => {}
-                () = again.notified() => {}
+                () = self.serve(listener, &mut connected) => {}
+                () = self.front.again.notified() => {}
                 () = port.ended() => break,
             }
         }
-        names.list().clear();
-        served.set(domain, Ok(()));
-        taken.clear().await;
+        self.names.list().clear();
+        self.served.set(domain, Ok(()));
+        self.front.taken.clear();
+    }
+
+    /// A process that is gone has no socket; one with its number may have one. Where the system does not say, it is tried.
+    fn has_ended(&self) -> bool {
+        matches!(Held::open(self.front.instance, self.front.boot), Ok(None))
+    }
+
+    /// Nothing if QEMU's socket was given back.
+    async fn establish(&self) -> Option<Result<UnixListener, TakeOverError>> {
+        let is_given_back = self.front.is_given_back.lock().await;
+        if *is_given_back {
+            return None;
+        }
+        self.names.list().clear();
+        let placed = self.front.taken.establish(self.front.instance).await;
+        Some(placed.map(|placed| self.names.keep(placed)))
+    }
+
+    async fn serve(&self, listener: Option<UnixListener>, connected: &mut JoinSet<()>) {
+        match listener {
+            Some(listener) => self.clients.accept(&listener, connected).await,
+            None => core::future::pending().await,
+        }
     }
 }
 
@@ -523,7 +575,7 @@ struct Clients {
 impl Clients {
     /// Serves clients of an earlier life. They hear events from now on, before QEMU is asked for any.
     fn go_on(self, left: Vec<LeftClient>) -> impl Future<Output = ()> + Send + 'static {
-        let mut clients = tokio::task::JoinSet::new();
+        let mut clients = JoinSet::new();
         for one in left {
             let Ok(place) = self.places.clone().try_acquire_owned() else {
                 continue;
@@ -539,8 +591,7 @@ impl Clients {
     }
 
     /// Serves whoever connects, for as long as it is waited for.
-    async fn accept(&self, listener: &UnixListener) {
-        let mut clients = tokio::task::JoinSet::new();
+    async fn accept(&self, listener: &UnixListener, clients: &mut JoinSet<()>) {
         loop {
             while clients.try_join_next().is_some() {}
             let Ok((stream, _)) = listener.accept().await else {
