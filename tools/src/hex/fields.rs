@@ -90,17 +90,11 @@ impl Walk {
 struct Parts<'a> {
     walk: &'a mut Walk,
     index: usize,
-    /// An identity: bytes that are one field.
-    bytes: Option<Vec<u8>>,
 }
 
 impl<'a> Parts<'a> {
     fn new(walk: &'a mut Walk) -> Parts<'a> {
-        Parts {
-            walk,
-            index: 0,
-            bytes: None,
-        }
+        Parts { walk, index: 0 }
     }
 
     /// Of a variant, whose number comes first.
@@ -110,19 +104,9 @@ impl<'a> Parts<'a> {
     }
 
     fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Unknown> {
-        let Some(bytes) = &mut self.bytes else {
-            let name = self.index.to_string();
-            self.index += 1;
-            return self.walk.inside(&name, value);
-        };
-        let mut one = Walk::default();
-        value.serialize(&mut one)?;
-        let byte = one
-            .fields
-            .first()
-            .and_then(|field| field.value.parse().ok());
-        bytes.push(byte.ok_or(Unknown)?);
-        Ok(())
+        let name = self.index.to_string();
+        self.index += 1;
+        self.walk.inside(&name, value)
     }
 
     fn member<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), Unknown> {
@@ -131,15 +115,6 @@ impl<'a> Parts<'a> {
             return Ok(());
         }
         self.walk.inside(name, value)
-    }
-
-    fn close(self) -> Result<(), Unknown> {
-        if let Some(bytes) = self.bytes {
-            let id = bytes.try_into().map_err(|_| Unknown)?;
-            let id = journal_format::number::Id128(id);
-            self.walk.push(16, id.to_string());
-        }
-        Ok(())
     }
 }
 
@@ -192,6 +167,13 @@ impl<'a> ser::Serializer for &'a mut Walk {
         serialize_f64: f64,
         serialize_char: char,
         serialize_bytes: &[u8],
+    }
+
+    /// Identities, and nothing else, are numbers of this size.
+    fn serialize_u128(self, value: u128) -> Result<(), Unknown> {
+        let id = journal_format::number::Id128(value.to_le_bytes());
+        self.push(16, id.to_string());
+        Ok(())
     }
 
     fn serialize_str(self, value: &str) -> Result<(), Unknown> {
@@ -253,11 +235,8 @@ impl<'a> ser::Serializer for &'a mut Walk {
         Ok(Parts::new(self))
     }
 
-    fn serialize_tuple(self, length: usize) -> Result<Parts<'a>, Unknown> {
-        let mut parts = Parts::new(self);
-        // The only long tuples are identities.
-        parts.bytes = (length == 16).then(Vec::new);
-        Ok(parts)
+    fn serialize_tuple(self, _: usize) -> Result<Parts<'a>, Unknown> {
+        Ok(Parts::new(self))
     }
 
     fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Parts<'a>, Unknown> {
@@ -305,7 +284,7 @@ macro_rules! compounds {
             }
 
             fn end(self) -> Result<(), Unknown> {
-                self.close()
+                Ok(())
             }
         })+
     };
@@ -323,7 +302,7 @@ macro_rules! compounds {
             }
 
             fn end(self) -> Result<(), Unknown> {
-                self.close()
+                Ok(())
             }
         })+
     };
