@@ -255,8 +255,8 @@ impl World {
             Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {
                 one.has_died || one.is_suspect()
             }
-            // A stream in a QEMU of which an older journal does not know.
-            Rule::NoRuleForThis => one.is_driven && one.is_suspect(),
+            // What an older journal does not know: a stream of its manager's, a job that came further.
+            Rule::NoRuleForThis => one.is_suspect(),
             // Its stream broke, and this manager does not mend it.
             Rule::DrivenPostcopy => one.is_driven,
             // Likewise where the manager drives both sides itself.
