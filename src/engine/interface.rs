@@ -187,6 +187,21 @@ pub struct MonitorCommand {
     pub names_claim: bool,
 }
 
+impl MonitorCommand {
+    /// In band, with nothing left out of the journal, and neither a human command nor about the claim.
+    #[must_use]
+    pub fn plain(execute: &str, arguments: String) -> MonitorCommand {
+        MonitorCommand {
+            execute: execute.to_owned(),
+            arguments,
+            redacted: false,
+            human: None,
+            is_out_of_band: false,
+            names_claim: false,
+        }
+    }
+}
+
 /// How often [`Input::Tick`] comes, in milliseconds.
 pub const TICK_INTERVAL_MS: u64 = 50;
 

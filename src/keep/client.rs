@@ -2,6 +2,7 @@
 //!
 //! Invariant: a command is in the state from the moment its bytes are no longer among those that were read, until its
 //! answer is written or among what is still to be written.
+//! Not here: bytes of the file (`state`), what a client may ask (`qmp`, `sidecar::proxy`).
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -1,6 +1,7 @@
 //! What a later life needs of the connection to a QEMU.
 //!
 //! Invariant: an id that may have been used is never used again, nor on another connection, so that an answer is never taken for another's.
+//! Not here: bytes of the file (`state`), what is sent over it (`qmp::streams`).
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};

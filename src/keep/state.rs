@@ -2,6 +2,9 @@
 //!
 //! Layout: byte 0 the steps under way (one bit each), bytes 4 to 8 [`MAGIC`], then length and
 //! CRC-32 of the state, little-endian, then the state; from [`OUTPUT_START`] on what is written to the connection. The file lives as long as somebody has it open, and never on a disk.
+//!
+//! Invariant: what is read back is whole and of this layout, or nothing of it is believed.
+//! Not here: what the states say (`client`, `qemu`), where the files are kept (`manager`).
 
 use std::fs::File;
 use std::io;

@@ -357,14 +357,7 @@ impl<'a> Desk<'a> {
         execute: &str,
         arguments: &serde_json::Value,
     ) -> RequestId {
-        let command = MonitorCommand {
-            execute: execute.to_owned(),
-            arguments: arguments.to_string(),
-            redacted: false,
-            human: None,
-            is_out_of_band: false,
-            names_claim: false,
-        };
+        let command = MonitorCommand::plain(execute, arguments.to_string());
         self.send(host, Asked::Command(guest, Box::new(command)), None)
     }
 

@@ -319,14 +319,7 @@ impl World {
         let Some(token) = self.hosts[host].token(Waiter::Judge) else {
             return;
         };
-        let command = MonitorCommand {
-            execute: execute.to_owned(),
-            arguments: "{}".to_owned(),
-            redacted: false,
-            human: None,
-            is_out_of_band: false,
-            names_claim: false,
-        };
+        let command = MonitorCommand::plain(execute, "{}".to_owned());
         self.say(|_| format!("operator: host {host}, guest {guest}: {execute} on its monitor"));
         let domain = self.lab.guests[guest].domain;
         self.feed(

@@ -263,7 +263,8 @@ fn report(
     for planned in &plan {
         writeln!(
             out,
-            "  at {:>12} us, for {:>9} us: {}",
+            "  after {:>5} begun, at {:>9} us, for {:>9} us: {}",
+            planned.begun,
             planned.at,
             planned.lasts,
             planned.fault.name()

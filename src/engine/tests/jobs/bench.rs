@@ -611,14 +611,7 @@ impl Bench {
     pub(super) fn send(&mut self, execute: &str, arguments: &Value) -> Result<(), String> {
         self.token += 1;
         let token = Token(self.token);
-        let command = MonitorCommand {
-            execute: execute.to_owned(),
-            arguments: arguments.to_string(),
-            redacted: false,
-            human: None,
-            is_out_of_band: false,
-            names_claim: false,
-        };
+        let command = MonitorCommand::plain(execute, arguments.to_string());
         let (domain, uid) = (DOMAIN, 0);
         self.input(Input::Monitor {
             token,
