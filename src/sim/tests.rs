@@ -100,15 +100,11 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
     ),
 ];
 
-/// Likewise, with everything that is done now, and eight guests.
+/// Likewise, with everything that is done now, and eight guests; with the mending taken out each of them breaks it again.
 const REGRESSIONS_OF_ALL: &[(u64, &str)] = &[
     (
-        7_300_072,
+        40_000_403,
         "P2 (the judge): a batch that was never written started a guest",
-    ),
-    (
-        7_300_232,
-        "P4: a source that its manager continued waits for a side that was closed by hand",
     ),
     (
         7_500_372,
