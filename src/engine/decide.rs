@@ -626,7 +626,13 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
         Process::Alive | Process::OtherInstance => {}
     }
     let status = status_class(observed.migration.as_ref());
-    match (run_class(observed.run_state.as_ref()), status) {
+    let run = run_class(observed.run_state.as_ref());
+    // QEMU is claimed before it is told to listen, and the claim is taken back once the job has ended: a
+    // stream that came in without one came to a job whose end this journal does not know.
+    if run != RunClass::Inmigrate && observed.claim == ClaimSeen::Absent {
+        return Some(Rule::JournalOlderThanQemu);
+    }
+    match (run, status) {
         (RunClass::Running, _) => return Some(authority::destination_running(evidence)),
         // A shut down or crashed guest travels as such: that it ran here is not said.
         (RunClass::Ran, _) => return Some(Rule::NoRuleForThis),

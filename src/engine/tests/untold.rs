@@ -4,7 +4,9 @@
 //! Not here: what the model goes through (`model`), single rows of the table (`rows`).
 
 use journal_format::number::{Id128, JournalId, Nonce};
-use journal_format::record::{Authority, EffectCommand, KeyValue, RecordBody, RunState};
+use journal_format::record::{
+    Authority, ClaimSeen, EffectCommand, KeyValue, MigrationStatus, RecordBody, RunState,
+};
 
 use super::SETTLE_MS;
 use super::hostile::granted_b_undecided;
@@ -46,6 +48,21 @@ pub(super) fn a_state_that_no_row_is_about() {
     assert!(world.hosts[B].qemu.alive, "{}", world.story());
 }
 
+/// The guest came, its job ended and took its claim back, and a save of it was cancelled: an older copy of the
+/// journal, which has the job open, does not take the save for its stream.
+pub(super) fn a_claim_that_was_taken_back() {
+    let mut world = granted_b_undecided();
+    world.hosts[B].qemu.claim = ClaimSeen::Absent;
+    world.set_status(B, MigrationStatus::Cancelled);
+    let before = effects(&world, B);
+    world.restart(B);
+    world.run_for(SETTLE_MS);
+    let held = world.held(B);
+    assert_eq!(held, Some("journal-older-than-qemu"), "{}", world.story());
+    assert_eq!(effects(&world, B), before, "{}", world.story());
+    assert!(world.hosts[B].qemu.alive, "{}", world.story());
+}
+
 /// A key that another journal committed proves nothing about this migration.
 pub(super) fn a_key_of_another_journal() {
     let mut world = World::decided_by(Authority::Store);
@@ -76,5 +93,6 @@ pub(super) fn a_key_of_another_journal() {
 fn what_is_not_known_is_held() {
     another_process_on_the_socket();
     a_state_that_no_row_is_about();
+    a_claim_that_was_taken_back();
     a_key_of_another_journal();
 }
