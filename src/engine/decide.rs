@@ -626,17 +626,14 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
         Process::Alive | Process::OtherInstance => {}
     }
     let status = status_class(observed.migration.as_ref());
-    let run = run_class(observed.run_state.as_ref());
-    // QEMU is claimed before it is told to listen, and the claim is taken back once the job has ended: a
-    // stream that came in without one came to a job whose end this journal does not know.
-    if run != RunClass::Inmigrate && observed.claim == ClaimSeen::Absent {
-        return Some(Rule::JournalOlderThanQemu);
-    }
-    match (run, status) {
+    match (run_class(observed.run_state.as_ref()), status) {
         (RunClass::Running, _) => return Some(authority::destination_running(evidence)),
         // A shut down or crashed guest travels as such: that it ran here is not said.
         (RunClass::Ran, _) => return Some(Rule::NoRuleForThis),
         (RunClass::Unknown, _) => return Some(Rule::NoRuleForThis),
+        // A QEMU that cannot load its stream exits, or waits as it was. One that has loaded and shows an end was
+        // streamed from since: the guest had come, and an older copy of this journal does not know of it.
+        (RunClass::Paused, StatusClass::Ended) => return Some(Rule::NoRuleForThis),
         (_, StatusClass::Ended) => return Some(Rule::DestinationPrepareFailed),
         (RunClass::Inmigrate | RunClass::Paused, StatusClass::None)
         | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Performing)

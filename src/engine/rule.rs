@@ -22,7 +22,7 @@ pub enum Rule {
     OtherInstance,
     /// QEMU carries the claim of another journal.
     ClaimedByAnother,
-    /// QEMU shows what this journal does not have: a claim of its own, a stream, the end of a job.
+    /// QEMU shows what this journal does not have: a claim of its own, or a stream.
     JournalOlderThanQemu,
     /// Records that may concern the domain are damaged, and their possible histories differ.
     JournalDamaged,

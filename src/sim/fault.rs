@@ -465,7 +465,10 @@ impl World {
                 if self.hosts[host].sidecar.is_none() || self.hosts[host].backup.is_some() {
                     return false;
                 }
-                self.hosts[host].backup = Some(self.hosts[host].disk.backup());
+                let guests = self.lab.guests.iter().enumerate();
+                let open = guests.filter(|(_, one)| one.open.contains_key(&host));
+                let open = open.map(|(number, _)| number).collect();
+                self.hosts[host].backup = Some((self.hosts[host].disk.backup(), open));
                 self.under_way.insert(number, vec![host]);
             }
             Fault::Clock => {
@@ -608,8 +611,11 @@ impl World {
                 self.hosts[*host].disk.set_lying(false);
             }
             (Fault::OlderJournal, [host]) => {
-                if let Some(backup) = self.hosts[*host].backup.take() {
+                if let Some((backup, open)) = self.hosts[*host].backup.take() {
                     self.suspect(*host);
+                    for guest in open {
+                        self.lab.guests[guest].suspects.insert(*host);
+                    }
                     self.kill_sidecar(*host);
                     let host = &mut self.hosts[*host];
                     host.journals += 1;

@@ -127,8 +127,8 @@ pub(super) struct Host {
     pub(super) says_amnesia: bool,
     /// How often its journal became another one: numbers of jobs are of one journal.
     pub(super) journals: u64,
-    /// An older copy of the journal, to be put back.
-    pub(super) backup: Option<super::disk::Backup>,
+    /// An older copy of the journal, to be put back, and the guests that had a job open then.
+    pub(super) backup: Option<(super::disk::Backup, Vec<GuestNumber>)>,
     /// The reply to one of the next effects is lost.
     pub(super) lose_reply: bool,
     /// Its sidecar is started with another store than those of the other hosts.

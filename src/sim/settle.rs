@@ -226,13 +226,16 @@ impl World {
             // This copy may have run on by itself before it died.
             Rule::SourcePerformDeadUnwatched => one.has_died || one.is_suspect(),
             // The other side can be asked, so it says amnesia.
-            Rule::SourcePerformDeadAsking => one.is_suspect(),
+            Rule::SourcePerformDeadAsking => one.is_suspect() || self.may_say_amnesia(guest),
             // One of the journals is not what it was.
             Rule::SourceGrantedAmnesia
             | Rule::SourcePerform2Amnesia
             | Rule::DestinationPrepareAmnesia => one.is_suspect() || self.may_say_amnesia(guest),
-            Rule::JournalOlderThanQemu
-            | Rule::JournalDamaged
+            // Also long after: a migration that its manager drives claims nothing, and is begun beside any claim.
+            Rule::JournalOlderThanQemu => {
+                one.is_suspect() || one.is_driven && self.is_claimed(guest)
+            }
+            Rule::JournalDamaged
             | Rule::StoreKeyForeign
             | Rule::SourceStoreOlder
             | Rule::DestinationStoreAmnesia => one.is_suspect(),
@@ -276,6 +279,11 @@ impl World {
     fn is_claimed_by_another(&self, guest: GuestNumber) -> bool {
         let mut living = self.lab.living(guest);
         living.any(|number| matches!(self.lab.qemus[number].claim, ClaimSeen::Foreign(_)))
+    }
+
+    fn is_claimed(&self, guest: GuestNumber) -> bool {
+        let mut living = self.lab.living(guest);
+        living.any(|number| matches!(self.lab.qemus[number].claim, ClaimSeen::Present(_)))
     }
 
     /// A human says to the sidecar, in the place of a manager that cannot know, which copy is the guest.

@@ -40,7 +40,7 @@ pub(super) const TABLE: &[(Rule, RuleText)] = &[
         RuleText {
             name: "journal-older-than-qemu",
             decision: Decision::Hold,
-            reason: "QEMU shows what this journal does not have (a claim, a stream, the end of a job): the journal is older than QEMU",
+            reason: "QEMU shows what this journal does not have (a claim, or a stream): the journal is older than QEMU",
             settled_by: "resolve, after looking at both sides",
             libvirt: NONE,
         },

@@ -370,6 +370,15 @@ impl Drive {
             }
             return;
         }
+        // A last look before a copy is given up: is the other one there?
+        let is_last = match stage {
+            Stage::Refuse => source.is_none(),
+            Stage::Confirm => !self.may_forsake_source(destination.as_ref()),
+            _ => false,
+        };
+        if is_last {
+            return self.begin_anew();
+        }
         match stage {
             Stage::Take => {
                 self.verdict = Some(Outcome::Committed);
@@ -403,6 +412,11 @@ impl Drive {
             }
             None => return self.begin_anew(),
         };
+    }
+
+    /// A guest that ran on the destination is further than the source; one that its owner paused is as good there.
+    fn may_forsake_source(&self, destination: Option<&Observed>) -> bool {
+        self.runs || destination.is_some()
     }
 
     /// Without phases.
@@ -637,7 +651,9 @@ impl Drive {
             (Some(Outcome::Committed), [_, Said::None]) if self.is_plain && is_whole => {
                 self.takes = Some(self.word(self.to, Outcome::Committed, desk, guest));
             }
-            (Some(Outcome::Committed), [Said::Open(_), Said::None]) if self.is_taken => {
+            (Some(Outcome::Committed), [Said::Open(_), Said::None])
+                if self.is_taken && self.may_forsake_source(destination.as_ref()) =>
+            {
                 desk.forsake(self.from, guest);
                 self.word(self.from, Outcome::Committed, desk, guest);
             }

@@ -1,6 +1,6 @@
 //! Rows of what only shows when both sides are played through to the end.
 
-use journal_format::record::{ClaimSeen, Evidence, MigrationStatus, PeerAnswer, RunState};
+use journal_format::record::{Evidence, MigrationStatus, PeerAnswer, RunState};
 
 use super::{Vary, perform, prepare, whole};
 use crate::engine::Rule;
@@ -11,35 +11,17 @@ pub(super) fn rows() -> Vec<(Evidence, Option<Rule>)> {
     use RunState as R;
     let unsent = |run, status| perform(run, status).but(|one| one.facts.migrate_intended = false);
     let empty = || prepare().but(|one| one.observed.migration = Some(M::None));
-    let unclaimed = |run, status| {
-        whole().but(|one| {
-            one.observed.claim = ClaimSeen::Absent;
-            one.observed.run_state = Some(run);
-            one.observed.migration = Some(status);
-        })
-    };
     vec![
-        // Its claim was taken back, as at the end of its job: nothing that it shows is this job's.
+        // Loaded, and a stream that went out of it since has ended: its guest had come, and may be the last copy.
         (
-            unclaimed(R::Paused, M::Cancelled),
-            Some(Rule::JournalOlderThanQemu),
+            whole().but(|one| one.observed.migration = Some(M::Cancelled)),
+            Some(Rule::NoRuleForThis),
         ),
         (
-            unclaimed(R::Paused, M::Completed).heard(P::Abandoned),
-            Some(Rule::JournalOlderThanQemu),
-        ),
-        (
-            unclaimed(R::Running, M::Completed),
-            Some(Rule::JournalOlderThanQemu),
-        ),
-        (
-            unclaimed(R::Paused, M::Cancelled).but(|one| one.claim = None),
-            Some(Rule::JournalOlderThanQemu),
-        ),
-        // It is not claimed yet.
-        (
-            unclaimed(R::Inmigrate, M::None).heard(P::Abandoned),
-            Some(Rule::DestinationPrepareAbandoned),
+            whole()
+                .but(|one| one.observed.migration = Some(M::Failed))
+                .heard(P::Abandoned),
+            Some(Rule::NoRuleForThis),
         ),
         // The journal does not know of the migration that QEMU shows: it is an older copy.
         (
