@@ -188,7 +188,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The effects that claim a QEMU for a migration: an older claim of ours is taken back first.
+    /// The effect that claims a QEMU for a migration.
     pub(crate) fn plan_claim(&self, id: MigrationId) -> Vec<EffectCommand> {
         let Some(migration) = self.migration(id) else {
             return Vec::new();
@@ -199,18 +199,21 @@ impl Turn<'_> {
             migration: id,
             role: migration.state.terms.role,
         };
-        let seen = self
-            .engine
-            .eyes
-            .get(&migration.domain)
-            .and_then(|eyes| eyes.observed.as_ref())
-            .map(|observed| &observed.claim);
-        let mut plan = Vec::new();
-        if let Some(ClaimSeen::Present(_)) = seen {
-            plan.push(EffectCommand::Unclaim);
+        vec![EffectCommand::Claim(claim)]
+    }
+
+    /// The next effect that is planned; none while nothing is. QEMU has one claim: an older one of ours, as this look
+    /// shows it (a plan may have been made while another process was on the socket), is taken back first.
+    pub(crate) fn next_planned(
+        &mut self,
+        id: MigrationId,
+        evidence: &Evidence,
+    ) -> Option<EffectCommand> {
+        let plan = &mut self.live(id).plan;
+        match (plan.front(), &evidence.observed.claim) {
+            (Some(EffectCommand::Claim(_)), ClaimSeen::Present(_)) => Some(EffectCommand::Unclaim),
+            _ => plan.pop_front(),
         }
-        plan.push(EffectCommand::Claim(claim));
-        plan
     }
 
     /// The definition comes with the guest, and belongs to the domain from here on.
@@ -228,8 +231,8 @@ impl Turn<'_> {
     }
 
     /// The protocol's next step while nothing has to be decided.
-    pub(crate) fn proceed_destination(&mut self, id: MigrationId, _evidence: &Evidence) {
-        if let Some(command) = self.live(id).plan.pop_front() {
+    pub(crate) fn proceed_destination(&mut self, id: MigrationId, evidence: &Evidence) {
+        if let Some(command) = self.next_planned(id, evidence) {
             self.intend(id, command);
             self.block_graph_changed(id);
             return;

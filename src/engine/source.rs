@@ -122,7 +122,7 @@ impl Turn<'_> {
     }
 
     fn proceed_perform(&mut self, id: MigrationId, evidence: &Evidence) {
-        if let Some(command) = self.live(id).plan.pop_front() {
+        if let Some(command) = self.next_planned(id, evidence) {
             self.intend(id, command);
             self.block_graph_changed(id);
             return;

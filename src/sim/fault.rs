@@ -467,7 +467,7 @@ impl World {
                 }
                 let guests = self.lab.guests.iter().enumerate();
                 let open = guests.filter(|(_, one)| one.open.contains_key(&host));
-                let open = open.map(|(number, _)| number).collect();
+                let open = open.map(|(number, one)| (number, one.wanted)).collect();
                 self.hosts[host].backup = Some((self.hosts[host].disk.backup(), open));
                 self.under_way.insert(number, vec![host]);
             }
@@ -613,8 +613,11 @@ impl World {
             (Fault::OlderJournal, [host]) => {
                 if let Some((backup, open)) = self.hosts[*host].backup.take() {
                     self.suspect(*host);
-                    for guest in open {
-                        self.lab.guests[guest].suspects.insert(*host);
+                    for (guest, wanted) in open {
+                        let guest = &mut self.lab.guests[guest];
+                        guest.suspects.insert(*host);
+                        // It is carried out again, whatever was asked for since.
+                        guest.wanted = guest.wanted.filter(|now| Some(*now) == wanted);
                     }
                     self.kill_sidecar(*host);
                     let host = &mut self.hosts[*host];

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use journal_format::number::{BootId, DomainId, HostId, Id128, Lsn};
-use journal_format::record::{Effect, JobKind, JobResult, Settings};
+use journal_format::record::{Effect, JobKind, JobResult, Settings, WantedRunState};
 
 use super::disk::{SimDisk, Survival};
 use super::ledger::{Ledger, Noted};
@@ -127,8 +127,12 @@ pub(super) struct Host {
     pub(super) says_amnesia: bool,
     /// How often its journal became another one: numbers of jobs are of one journal.
     pub(super) journals: u64,
-    /// An older copy of the journal, to be put back, and the guests that had a job open then.
-    pub(super) backup: Option<(super::disk::Backup, Vec<GuestNumber>)>,
+    /// An older copy of the journal, to be put back, and the guests that had a job open then, with what their owners
+    /// wanted.
+    pub(super) backup: Option<(
+        super::disk::Backup,
+        Vec<(GuestNumber, Option<WantedRunState>)>,
+    )>,
     /// The reply to one of the next effects is lost.
     pub(super) lose_reply: bool,
     /// Its sidecar is started with another store than those of the other hosts.

@@ -11,6 +11,7 @@ use journal_format::record::{
 use super::SETTLE_MS;
 use super::hostile::granted_b_undecided;
 use super::world::{A, B, World};
+use crate::engine::QemuEvent;
 
 fn effects(world: &World, at: usize) -> usize {
     let names = world.names(at);
@@ -34,6 +35,34 @@ pub(super) fn another_process_on_the_socket() {
     assert_eq!(world.held(A), Some("other-instance"), "{}", world.story());
     assert_eq!(effects(&world, A), before, "{}", world.story());
     assert!(world.hosts[A].qemu.alive, "{}", world.story());
+}
+
+/// It was there only while the destination was asked to prepare: the claim of the migration before is taken back when
+/// the job's own QEMU answers again, though none was seen in between.
+pub(super) fn another_process_while_it_is_prepared() {
+    let mut world = World::new();
+    world.migrate(A);
+    world.run_for(SETTLE_MS);
+    world.replace_qemu(A);
+    world.add_domain(A);
+    world.migrate(B);
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.running(), vec![A], "{}", world.story());
+    // What A's QEMU carries now is of the migration that came.
+    world.replace_qemu(B);
+    world.add_domain(B);
+    world.hold_asks = [true; 2];
+    world.migrate(A);
+    world.run_for(200);
+    world.hosts[A].qemu.is_another = true;
+    world.event(A, QemuEvent::Resume);
+    world.run_for(200);
+    world.release_asks();
+    world.run_for(200);
+    assert_eq!(world.held(A), Some("other-instance"), "{}", world.story());
+    world.hosts[A].qemu.is_another = false;
+    world.run_for(SETTLE_MS);
+    assert_eq!(world.running(), vec![B], "{}", world.story());
 }
 
 /// A state that no row is about leads to a hold, never to a guess.
@@ -90,6 +119,7 @@ pub(super) fn a_key_of_another_journal() {
 #[test]
 fn what_is_not_known_is_held() {
     another_process_on_the_socket();
+    another_process_while_it_is_prepared();
     a_state_that_no_row_is_about();
     a_stream_that_went_out_since();
     a_key_of_another_journal();
