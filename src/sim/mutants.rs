@@ -21,6 +21,8 @@ pub struct Row {
     /// What it does.
     pub does: &'static str,
     mutant: Mutant,
+    /// Makes often what its rule is about.
+    often: fn(&mut Shape),
 }
 
 impl Row {
@@ -33,6 +35,7 @@ impl Row {
                 wrong: Some(wrong),
                 when: always,
             },
+            often: as_it_is,
         }
     }
 
@@ -45,12 +48,26 @@ impl Row {
                 wrong: Some(wrong),
                 when: always,
             },
+            often: as_it_is,
         }
     }
 
     const fn when(mut self, when: fn(&Evidence) -> bool) -> Row {
         self.mutant.when = when;
         self
+    }
+
+    const fn often(mut self, often: fn(&mut Shape)) -> Row {
+        self.often = often;
+        self
+    }
+
+    /// The fleet that it is looked for in.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        let mut shape = shape();
+        (self.often)(&mut shape);
+        shape
     }
 
     /// Runs a world whose engines have this rule wrong.
@@ -99,7 +116,8 @@ pub const MUTANTS: &[Row] = {
             R::SourceAbandoned,
             "goes on with an older journal",
         )
-        .when(source),
+        .when(source)
+        .often(journals_are_put_back),
         Row::rule(
             R::QemuMute,
             R::DestinationPrepareFailed,
@@ -110,12 +128,14 @@ pub const MUTANTS: &[Row] = {
             R::SourceBeginUndone,
             R::SourceCommittedDead,
             "ends the job without giving up",
-        ),
+        )
+        .often(sources_die_early),
         Row::rule(
             R::SourceBeginDead,
             R::SourceCommittedDead,
             "ends the job without giving up",
-        ),
+        )
+        .often(sources_die_early),
         Row::rule(
             R::SourcePerformGiveUp,
             R::SourcePerformCompleted,
@@ -145,7 +165,8 @@ pub const MUTANTS: &[Row] = {
             R::SourcePerformDeadNotWhole,
             R::SourceCommittedDead,
             "ends the job without giving up",
-        ),
+        )
+        .often(sources_die_early),
         Row::rule(
             R::SourcePerform2Completed,
             R::SourcePerform2Whole,
@@ -187,7 +208,8 @@ pub const MUTANTS: &[Row] = {
             R::SourceCommittedDead,
             "ends the job of a guest that it stopped",
         ),
-        Row::rule(R::SourceAbandonedDead, R::QemuMute, "never ends the job"),
+        Row::rule(R::SourceAbandonedDead, R::QemuMute, "never ends the job")
+            .often(sources_die_given_back),
         Row::rule(
             R::SourceGrantedStarted,
             R::SourceCancelled,
@@ -235,7 +257,8 @@ pub const MUTANTS: &[Row] = {
             R::SourceConfirm,
             "kills though the destination aborted",
         ),
-        Row::rule(R::SourceCancelledDead, R::QemuMute, "never ends the job"),
+        Row::rule(R::SourceCancelledDead, R::QemuMute, "never ends the job")
+            .often(sources_die_given_back),
         Row::rule(
             R::SourcePerformPostcopy,
             R::SourcePerformGiveUp,
@@ -245,12 +268,14 @@ pub const MUTANTS: &[Row] = {
             R::SourcePostcopyBroken,
             R::QemuMute,
             "never takes a broken stream up",
-        ),
+        )
+        .often(streams_break_in_postcopy),
         Row::rule(
             R::SourcePostcopyBroken,
             R::SourcePostcopyLost,
             "ends its half when the stream breaks",
-        ),
+        )
+        .often(streams_break_in_postcopy),
         Row::rule(
             R::SourcePostcopyEnding,
             R::SourceConfirm,
@@ -383,7 +408,8 @@ pub const MUTANTS: &[Row] = {
             R::DestinationFinishDeadUnsent,
             "aborted after committed",
         )
-        .when(cont_unknown),
+        .when(cont_unknown)
+        .often(replies_are_lost),
         Row::fact(
             "aborted",
             Some(R::SourceGrantedInDoubt),
@@ -399,6 +425,34 @@ pub const MUTANTS: &[Row] = {
         ),
     ]
 };
+
+fn as_it_is(_: &mut Shape) {}
+
+/// The destination takes long to prepare, and QEMUs die.
+fn sources_die_early(shape: &mut Shape) {
+    shape.latencies.network = [5_000, 100_000];
+    shape.faults.qemu_death = 600_000;
+}
+
+/// What is given back cannot be continued for a while, and QEMUs die.
+fn sources_die_given_back(shape: &mut Shape) {
+    shape.faults.refused_cont = 500_000;
+    shape.faults.qemu_death = 600_000;
+}
+
+fn journals_are_put_back(shape: &mut Shape) {
+    shape.faults.older_journal = 300_000;
+}
+
+fn replies_are_lost(shape: &mut Shape) {
+    shape.faults.lost_reply = 500_000;
+}
+
+fn streams_break_in_postcopy(shape: &mut Shape) {
+    shape.migrations.v2 = 0;
+    shape.migrations.postcopy = 1_000_000;
+    shape.faults.stream = 500_000;
+}
 
 fn always(_: &Evidence) -> bool {
     true

@@ -75,12 +75,9 @@ pub(crate) fn run(args: &SimArgs, _json: bool, out: &mut impl Write) -> Result<F
     }
     #[cfg(feature = "mutants")]
     if args.mutants || args.mutant.is_some() {
-        let shape = match args.config {
-            Some(_) => shape,
-            None => sim::mutants::shape(),
-        };
+        let own = args.config.is_some().then_some(&shape);
         let name = args.mutant.as_deref().unwrap_or_default();
-        return mutants::run(name, first, &shape, out);
+        return mutants::run(name, first, own, out);
     }
     let begun = Instant::now();
     let mut all = Coverage::default();
@@ -361,13 +358,14 @@ mod mutants {
     pub(super) fn run(
         name: &str,
         first: u64,
-        shape: &Shape,
+        own: Option<&Shape>,
         out: &mut impl Write,
     ) -> Result<Found, ToolError> {
         let mut found = Found::Nothing;
         for row in MUTANTS.iter().filter(|row| row.name.contains(name)) {
             let begun = Instant::now();
-            let line = match catch(row, first, shape) {
+            let shape = own.map_or_else(|| row.shape(), Clone::clone);
+            let line = match catch(row, first, &shape) {
                 Some((seed, broken)) => {
                     let seconds = begun.elapsed().as_secs_f64();
                     format!("seed {seed}, {seconds:.1} s: {broken}")
