@@ -602,6 +602,16 @@ fn say_outcome(guest: GuestNumber, outcome: Outcome, desk: &mut Desk<'_>) {
         };
         return;
     }
+    // A copy that dies before the other side has heard of the word is lost by that, not by the word.
+    let winner = match outcome {
+        Outcome::Committed => destination,
+        Outcome::Aborted => source,
+    };
+    if winner.is_some() {
+        for loser in (0..desk.hosts()).filter(|host| Some(*host) != winner) {
+            desk.forsake(loser, guest);
+        }
+    }
     let known = if desk.random().coin() {
         source
     } else {

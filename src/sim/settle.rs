@@ -211,6 +211,7 @@ impl World {
     /// The holds that may stay, each only after what it is there for (DESIGN.md, section 7).
     fn may_hold(&self, guest: GuestNumber, rule: &str) -> bool {
         let one = &self.lab.guests[guest];
+        let is_ours = |claim: &ClaimSeen| matches!(claim, ClaimSeen::Present(_));
         // A hand from outside did what no migration does, or a disk lied: any state may be the result, and
         // whoever looks at it is human.
         if one.is_excused() {
@@ -231,15 +232,20 @@ impl World {
             Rule::SourceGrantedAmnesia
             | Rule::SourcePerform2Amnesia
             | Rule::DestinationPrepareAmnesia => one.is_suspect() || self.may_say_amnesia(guest),
-            // Also long after: a migration that its manager drives claims nothing, and is begun beside any claim.
-            Rule::JournalOlderThanQemu => {
-                one.is_suspect() || one.is_driven && self.is_claimed(guest)
-            }
             Rule::JournalDamaged
             | Rule::StoreKeyForeign
             | Rule::SourceStoreOlder
             | Rule::DestinationStoreAmnesia => one.is_suspect(),
-            Rule::ClaimedByAnother => one.is_suspect() || self.is_claimed_by_another(guest),
+            // Also long after a journal was lost, or put back: a migration that its manager drives claims nothing, and
+            // is begun beside any claim.
+            Rule::JournalOlderThanQemu => {
+                one.is_suspect() || one.is_driven && self.is_claimed(guest, is_ours)
+            }
+            Rule::ClaimedByAnother => {
+                let is_theirs = |claim: &ClaimSeen| matches!(claim, ClaimSeen::Foreign(_));
+                let is_beside = one.is_driven && self.is_claimed(guest, is_ours);
+                one.is_suspect() || is_beside || self.is_claimed(guest, is_theirs)
+            }
             // The winner is gone before the key says that it started, or its journal is: it knows
             // nothing of its commit, which stands in the store, so that nobody moves that on and no
             // aborted can be put there.
@@ -276,14 +282,9 @@ impl World {
         copies.any(|number| self.hosts[self.lab.qemus[*number].host].says_amnesia)
     }
 
-    fn is_claimed_by_another(&self, guest: GuestNumber) -> bool {
+    fn is_claimed(&self, guest: GuestNumber, so: fn(&ClaimSeen) -> bool) -> bool {
         let mut living = self.lab.living(guest);
-        living.any(|number| matches!(self.lab.qemus[number].claim, ClaimSeen::Foreign(_)))
-    }
-
-    fn is_claimed(&self, guest: GuestNumber) -> bool {
-        let mut living = self.lab.living(guest);
-        living.any(|number| matches!(self.lab.qemus[number].claim, ClaimSeen::Present(_)))
+        living.any(|number| so(&self.lab.qemus[number].claim))
     }
 
     /// A human says to the sidecar, in the place of a manager that cannot know, which copy is the guest.
