@@ -57,8 +57,10 @@ pub struct Guest {
     pub suspects: BTreeSet<HostNumber>,
     /// The migration of the job that was begun last, and has not ended, by host.
     pub open: BTreeMap<HostNumber, Option<MigrationId>>,
-    /// Every process of it.
+    /// The processes of it that live, and some that ended last.
     pub qemus: Vec<QemuNumber>,
+    /// Hosts that it ever had a process on.
+    pub been: BTreeSet<HostNumber>,
     /// Another process that serves the monitor socket on a host.
     pub decoy: Option<(HostNumber, QemuNumber)>,
 }
@@ -91,6 +93,7 @@ impl Guest {
             suspects: BTreeSet::new(),
             open: BTreeMap::new(),
             qemus: Vec::new(),
+            been: BTreeSet::new(),
             decoy: None,
         }
     }

@@ -110,7 +110,8 @@ pub const MUTANTS: &[Row] = {
             R::SourceAbandoned,
             "goes on with a foreign claim",
         )
-        .when(source),
+        .when(source)
+        .often(journals_are_lost),
         Row::rule(
             R::JournalOlderThanQemu,
             R::SourceAbandoned,
@@ -155,7 +156,8 @@ pub const MUTANTS: &[Row] = {
             R::SourcePerformDeadUnwatched,
             R::SourcePerformDeadWatched,
             "grants though this copy may have run on",
-        ),
+        )
+        .often(sources_die_having_sent),
         Row::rule(
             R::SourcePerformDeadAsking,
             R::SourcePerformDeadNotWhole,
@@ -263,7 +265,8 @@ pub const MUTANTS: &[Row] = {
             R::SourcePerformPostcopy,
             R::SourcePerformGiveUp,
             "gives up a guest that is split",
-        ),
+        )
+        .often(streams_break_in_postcopy),
         Row::rule(
             R::SourcePostcopyBroken,
             R::QemuMute,
@@ -280,12 +283,14 @@ pub const MUTANTS: &[Row] = {
             R::SourcePostcopyEnding,
             R::SourceConfirm,
             "kills before QEMU says that its half is lost",
-        ),
+        )
+        .often(streams_break_in_postcopy),
         Row::rule(
             R::SourcePostcopyLost,
             R::QemuMute,
             "keeps its half of a lost guest",
-        ),
+        )
+        .often(streams_break_in_postcopy),
         Row::rule(
             R::DestinationPrepareDead,
             R::DestinationPrepareRunning,
@@ -331,12 +336,14 @@ pub const MUTANTS: &[Row] = {
             R::DestinationFinishRefused,
             R::DestinationFinishRefusedSafe,
             "gives back a guest whose source is not safe",
-        ),
+        )
+        .often(conts_are_refused),
         Row::rule(
             R::DestinationFinishRefusedSafe,
             R::DestinationFinishRunning,
             "says started after a refused `cont`",
-        ),
+        )
+        .often(conts_are_refused),
         Row::rule(
             R::DestinationFinishRunning,
             R::DestinationFinishDeadUnsent,
@@ -356,12 +363,14 @@ pub const MUTANTS: &[Row] = {
             R::DestinationPostcopyBroken,
             R::DestinationPostcopyLost,
             "ends its half when the stream breaks",
-        ),
+        )
+        .often(streams_break_in_postcopy),
         Row::rule(
             R::DestinationPostcopyLost,
             R::QemuMute,
             "keeps its half of a lost guest",
-        ),
+        )
+        .often(streams_break_in_postcopy),
         Row::rule(
             R::DestinationAborted,
             R::DestinationAbortedDead,
@@ -374,7 +383,8 @@ pub const MUTANTS: &[Row] = {
             R::SourcePerformCompleted,
             "granted before QEMU said completed",
         )
-        .when(source_in_device),
+        .when(source_in_device)
+        .often(sources_die_having_sent),
         Row::fact(
             "committed",
             None,
@@ -444,6 +454,21 @@ fn journals_are_put_back(shape: &mut Shape) {
     shape.faults.older_journal = 300_000;
 }
 
+fn journals_are_lost(shape: &mut Shape) {
+    shape.faults.lost_journal = 200_000;
+    shape.faults.foreign_claim = 200_000;
+}
+
+fn conts_are_refused(shape: &mut Shape) {
+    shape.faults.refused_cont = 500_000;
+}
+
+/// And the stream breaks behind what arrived.
+fn sources_die_having_sent(shape: &mut Shape) {
+    shape.faults.qemu_death = 600_000;
+    shape.faults.stream = 600_000;
+}
+
 fn replies_are_lost(shape: &mut Shape) {
     shape.faults.lost_reply = 500_000;
 }
@@ -451,7 +476,8 @@ fn replies_are_lost(shape: &mut Shape) {
 fn streams_break_in_postcopy(shape: &mut Shape) {
     shape.migrations.v2 = 0;
     shape.migrations.postcopy = 1_000_000;
-    shape.faults.stream = 500_000;
+    shape.faults.stream = 1_000_000;
+    shape.faults.qemu_death = 150_000;
 }
 
 fn always(_: &Evidence) -> bool {

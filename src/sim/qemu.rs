@@ -255,6 +255,7 @@ impl Lab {
             qemus[*one].alive || index > recent
         });
         known.push(number);
+        self.guests[guest].been.insert(host);
         if !incoming {
             let booted = self.guests[guest].boot();
             self.qemus[number].memory = Some(booted);

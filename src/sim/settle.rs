@@ -278,8 +278,8 @@ impl World {
 
     /// Does a host that had a copy of it say amnesia where another one would know that there is nothing?
     fn may_say_amnesia(&self, guest: GuestNumber) -> bool {
-        let mut copies = self.lab.guests[guest].qemus.iter();
-        copies.any(|number| self.hosts[self.lab.qemus[*number].host].says_amnesia)
+        let mut been = self.lab.guests[guest].been.iter();
+        been.any(|host| self.hosts[*host].says_amnesia)
     }
 
     fn is_claimed(&self, guest: GuestNumber, so: fn(&ClaimSeen) -> bool) -> bool {

@@ -72,17 +72,21 @@ impl Lab {
         let qemu = &self.qemus[number];
         // All of it is in a file, or its owner wants it gone.
         let is_elsewhere = self.guests[guest].is_in_image() || self.guests[guest].doomed;
-        let excused =
-            qemu.presumed || qemu.forsaken || is_elsewhere || self.guests[guest].is_excused();
+        let is_judged = qemu.alive
+            && !is_elsewhere
+            && !self.guests[guest].is_excused()
+            && !self.guests[guest].lost;
+        let is_given_up = qemu.presumed || qemu.forsaken;
         let split = self.guests[guest].split;
         let splits = split.is_some_and(|(one, other)| one == number || other == number);
-        if qemu.alive && !excused && !self.guests[guest].lost {
+        if is_judged && splits {
+            // Whosever the guest is by then: it needs both.
+            self.breaks("P3: half of a guest that is split is killed");
+        } else if is_judged && !is_given_up {
             if is_only {
                 self.breaks("P3: the last good copy is killed");
             } else if qemu.is_sender() && self.carries(number) {
                 self.breaks("P3: a source is killed before its guest is anybody else's");
-            } else if splits {
-                self.breaks("P3: half of a guest that is split is killed");
             }
         }
         self.end(number);
