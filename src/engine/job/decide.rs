@@ -308,6 +308,11 @@ fn snapshot(evidence: &JobEvidence) -> Rule {
 }
 
 fn backup(evidence: &JobEvidence) -> Rule {
+    // Stopped by a stream that is not this journal's, which may wait for ever for whoever began it.
+    let run = run_class(evidence.observed.run_state.as_ref());
+    if run == RunClass::FinishMigrate && stream(evidence) == Stream::Odd {
+        return Rule::NoRuleForThis;
+    }
     if evidence.facts.main == EffectStanding::Never {
         return Rule::BackupUndone;
     }

@@ -571,24 +571,31 @@ impl Drive {
         let said = core::mem::replace(&mut self.said, [Said::NotAsked; 2]);
         self.again = desk.now_ms() + AGAIN_MS;
         if said == [Said::None; 2] {
-            self.run_where_it_was(desk, guest);
-            return Next::Over;
+            // Its `cont` may be lost on the way: it is looked at again.
+            return match self.run_where_it_was(desk, guest) {
+                true => Next::Goes,
+                false => Next::Over,
+            };
         }
         self.settle(said, desk, guest);
         Next::Goes
     }
 
-    /// QEMU does not continue a guest by itself that it could not split.
-    fn run_where_it_was(&self, desk: &mut Desk<'_>, guest: GuestNumber) {
+    /// QEMU does not continue a guest by itself that it could not split. May there be one to continue?
+    fn run_where_it_was(&self, desk: &mut Desk<'_>, guest: GuestNumber) -> bool {
         let source = desk.process(self.from, guest);
         let status = source.as_ref().and_then(|seen| seen.migration.as_ref());
         let is_back = matches!(
             status,
             Some(MigrationStatus::Failed | MigrationStatus::Cancelled)
         );
-        if self.splits && is_back && !runs(source.as_ref()) {
+        let stands = self.splits && is_back && !runs(source.as_ref());
+        if stands {
             desk.command(self.from, guest, "cont", &json!({}));
         }
+        // One that is mute may stand too.
+        let is_seen = source.as_ref().is_none_or(|seen| seen.run_state.is_some());
+        stands || self.splits && !is_seen
     }
 
     fn settle(&mut self, said: [Said; 2], desk: &mut Desk<'_>, guest: GuestNumber) {

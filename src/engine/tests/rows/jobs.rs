@@ -234,6 +234,11 @@ pub(super) fn rows() -> Vec<(JobEvidence, Option<Rule>)> {
             Some(Rule::NoRuleForThis),
         ),
         (backup(None, None), Some(Rule::BackupUndone)),
+        // A stream that this journal does not know of: it is older.
+        (
+            at(K::Backup, R::FinishMigrate, M::PreSwitchover),
+            Some(Rule::NoRuleForThis),
+        ),
         (
             cancelled(backup(status(QemuJobStatus::Running), None)),
             Some(Rule::BackupCancelled),
