@@ -5,6 +5,7 @@
 //! Not here: what it leads to.
 
 use super::disk::{BatchFault, Survival};
+use super::host::Copied;
 use super::manager::Heard;
 use super::network::Mishap;
 use super::random::{MILLION, Random};
@@ -468,7 +469,8 @@ impl World {
                 let guests = self.lab.guests.iter().enumerate();
                 let open = guests.filter(|(_, one)| one.open.contains_key(&host));
                 let open = open.map(|(number, one)| (number, one.wanted)).collect();
-                self.hosts[host].backup = Some((self.hosts[host].disk.backup(), open));
+                let backup = self.hosts[host].disk.backup();
+                self.hosts[host].backup = Some(Copied { backup, open });
                 self.under_way.insert(number, vec![host]);
             }
             Fault::Clock => {
@@ -611,7 +613,7 @@ impl World {
                 self.hosts[*host].disk.set_lying(false);
             }
             (Fault::OlderJournal, [host]) => {
-                if let Some((backup, open)) = self.hosts[*host].backup.take() {
+                if let Some(Copied { backup, open }) = self.hosts[*host].backup.take() {
                     self.suspect(*host);
                     for (guest, wanted) in open {
                         let guest = &mut self.lab.guests[guest];

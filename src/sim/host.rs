@@ -11,7 +11,7 @@ use std::rc::Rc;
 use journal_format::number::{BootId, DomainId, HostId, Id128, Lsn};
 use journal_format::record::{Effect, JobKind, JobResult, Settings, WantedRunState};
 
-use super::disk::{SimDisk, Survival};
+use super::disk::{Backup, SimDisk, Survival};
 use super::ledger::{Ledger, Noted};
 use super::manager::{Heard, RequestId};
 use super::monitor::Monitor;
@@ -93,6 +93,14 @@ impl Clock {
     }
 }
 
+/// A copy of a journal, and what was so when it was made.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub(super) backup: Backup,
+    /// The guests that had a job open, and what their owners wanted.
+    pub(super) open: Vec<(GuestNumber, Option<WantedRunState>)>,
+}
+
 /// A host.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -127,12 +135,8 @@ pub(super) struct Host {
     pub(super) says_amnesia: bool,
     /// How often its journal became another one: numbers of jobs are of one journal.
     pub(super) journals: u64,
-    /// An older copy of the journal, to be put back, and the guests that had a job open then, with what their owners
-    /// wanted.
-    pub(super) backup: Option<(
-        super::disk::Backup,
-        Vec<(GuestNumber, Option<WantedRunState>)>,
-    )>,
+    /// An older copy of the journal, to be put back.
+    pub(super) backup: Option<Copied>,
     /// The reply to one of the next effects is lost.
     pub(super) lose_reply: bool,
     /// Its sidecar is started with another store than those of the other hosts.
