@@ -274,9 +274,9 @@ types:
       is_known:
         value: >-
           type_number >= 1 and type_number <= 36 and
-          version == (type_number == 25 ? 4 :
+          version == (type_number == 25 or type_number == 31 or type_number == 32 ? 4 :
           type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 or
-          type_number >= 31 and type_number <= 33 ? 3 :
+          type_number == 33 ? 3 :
           type_number == 27 ? 2 : 1)
         doc: F10. What is not known is skipped, never guessed at.
       type:
@@ -622,9 +622,10 @@ types:
       - { id: time, type: u8, doc: Nanoseconds since 1970. }
       - { id: has_cookie, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: cookie, type: text, if: 'has_cookie == boolean::set' }
-      - { id: has_granted, type: u1, enum: boolean, valid: { in-enum: true } }
-      - { id: granted, type: position, if: 'has_granted == boolean::set' }
+      - { id: has_other_side, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: other_side, type: position, if: 'has_other_side == boolean::set' }
       - { id: recognised, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: listens, type: u1, enum: boolean, valid: { in-enum: true } }
   job_decided:
     seq:
       - { id: job, type: u8 }
@@ -650,6 +651,7 @@ types:
       - { id: recognised, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: journal_damaged, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: wanted, type: u4, enum: wanted_run_state, valid: { in-enum: true } }
+      - { id: peer, type: u4, enum: peer_answer, valid: { in-enum: true } }
   qemu_jobs_seen:
     doc: The optional list in `JobEvidence`.
     seq:
@@ -675,8 +677,8 @@ types:
       - { id: phase, type: u4, enum: job_phase, valid: { in-enum: true } }
       - { id: has_cookie, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: cookie, type: text, if: 'has_cookie == boolean::set' }
-      - { id: has_granted, type: u1, enum: boolean, valid: { in-enum: true } }
-      - { id: granted, type: position, if: 'has_granted == boolean::set' }
+      - { id: has_other_side, type: u1, enum: boolean, valid: { in-enum: true } }
+      - { id: other_side, type: position, if: 'has_other_side == boolean::set' }
       - { id: recognised, type: u1, enum: boolean, valid: { in-enum: true } }
       - { id: stream, type: effect_count }
       - { id: main, type: effect_count }

@@ -119,6 +119,11 @@ impl<D: Disk> Node<D> {
         let engine = |config| Engine::resume(config, told);
         Node::open_with(opened, engine, boot, peer, store, now, switch)
     }
+
+    /// See [`Engine::ask_others`].
+    pub fn ask_others(&mut self) {
+        self.machine.ask_others();
+    }
 }
 
 impl<D: Disk, M: Machine> Node<D, M> {
@@ -337,6 +342,8 @@ fn asks_for_room(input: &Input) -> bool {
         },
         Input::Peer { request, .. } => matches!(request, PeerRequest::Prepare { .. }),
         Input::Monitor { .. }
+        | Input::Find { .. }
+        | Input::Found { .. }
         | Input::PeerAnswered { .. }
         | Input::StoreAnswered { .. }
         | Input::EffectFinished { .. }

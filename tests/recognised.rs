@@ -3,14 +3,17 @@
 //!
 //! Every other batch is `tools/soak --jobs`'s.
 
-use phase_journal_lab::pair::{DOMAIN, Pair, Side};
+use std::path::PathBuf;
+
+use phase_journal_lab::pair::{DOMAIN, Pair, Side, UUID};
+use phase_journal_lab::qemu::{Begin, Locking, Qemu, QemuOptions};
 use phase_journal_lab::qmp::Qmp;
-use phase_journal_lab::sidecar::{CrashPoint, RunOptions};
-use phase_journal_lab::{Error, until};
+use phase_journal_lab::sidecar::{CrashPoint, RunOptions, Sidecar};
+use phase_journal_lab::{Error, Scratch, until};
 use serde_json::{Value, json};
 
 use crate::driven::{set_capabilities, state};
-use crate::scenario::{EVERY_BATCH, TIMEOUT, assert_one_runs, pair, records_in};
+use crate::scenario::{EVERY_BATCH, ORDINARY, TIMEOUT, assert_one_runs, pair, program, records_in};
 
 /// More than one side of such a migration has.
 const BATCHES_MAX: u32 = 80;
@@ -217,4 +220,111 @@ fn completed_is_held_until_the_managers_own_word() {
     pair.qemu(Side::B).wait_dead(TIMEOUT).unwrap();
     send(&mut pair, Side::A, "cont", json!({})).unwrap();
     assert_eq!(assert_one_runs(&mut pair, "given back"), Side::A);
+}
+
+/// Everything was sent between two sidecars of which the source's is told of these others; the manager has not said its word.
+fn send_among(pair: &mut Pair, peers: &[PathBuf]) {
+    restart(pair, Side::A, peers);
+    let uri = json!({"uri": format!("unix:{}/plain", pair.directory().display())});
+    let on = |names: &[&str]| set_capabilities(names)["arguments"].clone();
+    for side in Side::BOTH {
+        let names = ["return-path", "events"];
+        send(pair, side, "migrate-set-capabilities", on(&names)).unwrap();
+    }
+    send(pair, Side::B, "migrate-incoming", uri.clone()).unwrap();
+    send(pair, Side::A, "migrate", uri).unwrap();
+    until("completed", TIMEOUT, || {
+        let seen = (state(pair, Side::A), state(pair, Side::B));
+        let is = |one: &Option<(String, String)>, run: &str| {
+            one.as_ref()
+                .is_some_and(|(a, b)| a == run && b == "completed")
+        };
+        Ok((is(&seen.0, "postmigrate") && is(&seen.1, "paused")).then_some(()))
+    })
+    .unwrap();
+}
+
+fn restart(pair: &mut Pair, side: Side, peers: &[PathBuf]) {
+    let told = RunOptions {
+        peers: peers.to_vec(),
+        ..RunOptions::default()
+    };
+    pair.sidecar(side).kill().unwrap();
+    pair.sidecar(side).start(&told).unwrap();
+}
+
+/// What the source's sidecar says of the other side, once it says anything.
+fn said_of_the_other_side(pair: &mut Pair) -> String {
+    let said = until("what is known of the other side", TIMEOUT, || {
+        let jobs = pair.sidecar(Side::A).jobs(Some(DOMAIN))?;
+        let detail = jobs.last().map(|job| job.detail.clone());
+        Ok(detail.filter(|detail| detail.contains("other side")))
+    });
+    said.unwrap_or_else(|error| panic!("{error}\n{}", pair.report()))
+}
+
+/// The sidecars found each other by the guest's identity: a manager that is gone after it said its word at the destination leaves nothing
+/// open at the source, though both sidecars were killed.
+#[test]
+fn the_other_side_tells_what_its_manager_said_there() {
+    for (word, remains, result) in [("cont", Side::B, "completed"), ("quit", Side::A, "failed")] {
+        // Beside one that is not there, and one that is no sidecar.
+        let mut pair = pair(RunOptions::default(), RunOptions::default());
+        let nobody = pair.directory().join("nobody.sock");
+        let sidecar = pair.sidecar(Side::B);
+        let peers = [nobody, sidecar.control_socket(), sidecar.peer_socket()];
+        send_among(&mut pair, &peers);
+        let found = said_of_the_other_side(&mut pair);
+        assert!(found.contains("at the other side as the job at"), "{found}");
+        send(&mut pair, Side::B, word, json!({})).unwrap();
+        if word == "quit" {
+            pair.qemu(Side::B).wait_dead(TIMEOUT).unwrap();
+        }
+        restart(&mut pair, Side::A, &peers);
+        restart(&mut pair, Side::B, &[]);
+        assert!(!comes_to_rest(&mut pair, Side::A, word));
+        let jobs = pair.sidecar(Side::A).jobs(Some(DOMAIN)).unwrap();
+        assert_eq!(jobs[0].result.as_deref(), Some(result), "{jobs:?}");
+        assert_eq!(assert_one_runs(&mut pair, word), remains);
+    }
+}
+
+/// Two sidecars have a guest of that identity coming in: nobody is believed, and the source is held.
+#[test]
+fn two_that_may_be_the_other_side_are_none() {
+    let scratch = Scratch::create().unwrap();
+    let disk = scratch.path().join("disk");
+    ORDINARY.write(&disk).unwrap();
+    let third = Qemu::start(&QemuOptions {
+        directory: scratch.directory("q-c").unwrap(),
+        name: "q-c".to_owned(),
+        disk,
+        uuid: UUID.to_owned(),
+        begin: Begin::Incoming,
+        locking: Locking::Off,
+        data: Vec::new(),
+    })
+    .unwrap();
+    let directory = scratch.directory("c").unwrap();
+    let mut sidecar = Sidecar::new("c", program(), &directory).unwrap();
+    sidecar.start(&RunOptions::default()).unwrap();
+    let (socket, pid) = (third.sidecar_socket(), third.pid());
+    sidecar.domain_add(DOMAIN, &socket, UUID, pid).unwrap();
+    let mut monitor = Qmp::connect(&sidecar.monitor_socket(DOMAIN), TIMEOUT).unwrap();
+    let elsewhere = json!({"uri": format!("unix:{}/other", scratch.path().display())});
+    monitor.execute("migrate-incoming", elsewhere).unwrap();
+
+    let mut pair = pair(RunOptions::default(), RunOptions::default());
+    let peers = [sidecar.peer_socket(), pair.sidecar(Side::B).peer_socket()];
+    send_among(&mut pair, &peers);
+    let found = said_of_the_other_side(&mut pair);
+    assert!(
+        found.contains("of 2 other sidecars 2 have this guest coming in"),
+        "{found}"
+    );
+    send(&mut pair, Side::B, "cont", json!({})).unwrap();
+    restart(&mut pair, Side::A, &peers[1..]);
+    let domains = pair.sidecar(Side::A).domains().unwrap();
+    let held = domains[0].held.as_ref().map(|held| held.rule.as_str());
+    assert_eq!(held, Some("driven-source-completed"), "{domains:?}");
 }

@@ -119,6 +119,7 @@ impl Host {
                 accept_older_journal: false,
                 retention: Retention::DEFAULT,
                 crash: CrashSwitch::default(),
+                peers: Vec::new(),
                 store: Some(self.store.clone()),
             };
             self.sidecars.push(std::thread::spawn(move || run(config)));

@@ -208,7 +208,11 @@ impl Harness {
                 }
                 Message::LookAtJob { domain } => life.job_looks.push(domain),
                 Message::LookAtSettings { domain } => settings_looks.push(domain),
-                Message::Watch { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
+                Message::Watch { .. }
+                | Message::Unwatch { .. }
+                | Message::Notify(_)
+                | Message::Find { .. }
+                | Message::Found { .. } => {}
             }
         }
         // At once: no choice of its own, the corpus was found without it.

@@ -179,12 +179,14 @@ fn a_segment_of_an_older_writer() {
     let third = [(10, 2), (25, 3)];
     let fourth = [(31, 1), (32, 1), (33, 1)];
     let fifth = [(31, 2), (32, 2), (33, 2)];
+    let sixth = [(31, 3), (32, 3)];
     for (name, changed) in [
         ("older-bodies.seg", BTreeSet::from(first)),
         ("older-bodies-2.seg", BTreeSet::from(second)),
         ("older-bodies-3.seg", BTreeSet::from(third)),
         ("older-bodies-4.seg", BTreeSet::from(fourth)),
         ("older-bodies-5.seg", BTreeSet::from(fifth)),
+        ("older-bodies-6.seg", BTreeSet::from(sixth)),
     ] {
         let scan = scan(&golden(name)).unwrap();
         let mut unknown = BTreeSet::new();

@@ -37,6 +37,11 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
 
+    /// Peer socket of another sidecar, to look for the other side of migrations at that a client drives by plain commands; again for
+    /// more
+    #[arg(long, value_name = "SOCKET")]
+    peer: Vec<PathBuf>,
+
     /// Form of the log
     #[arg(long, value_enum, default_value_t = Format::Text)]
     log_format: Format,
@@ -112,6 +117,11 @@ impl Arguments {
             journal: self.journal,
             run: self.run,
             accept_older_journal: self.accept_older_journal,
+            peers: self
+                .peer
+                .iter()
+                .map(std::path::absolute)
+                .collect::<Result<_, _>>()?,
             crash: match self.crash_kills {
                 None => crash,
                 Some(pid) => crash.killing(pid)?,

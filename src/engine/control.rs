@@ -197,10 +197,11 @@ impl Turn<'_> {
         self.append(Some(id), RecordBody::DomainAdded(Box::new(state)));
         let eyes = self.eyes(id);
         *eyes = super::live::Eyes {
-            observed: Some(observed),
+            observed: Some(observed.clone()),
             ..Default::default()
         };
         self.watch(id);
+        self.begin_listening(id, &observed);
         self.domain_view(id)
             .map(Answer::Domain)
             .ok_or_else(|| Refusal::NoSuchDomain(name.to_owned()))

@@ -571,7 +571,9 @@ impl Turn<'_> {
             | Rule::DrivenDestinationAborted
             | Rule::DrivenDestinationEnded
             | Rule::DrivenSourceTakenUp
-            | Rule::DrivenOver => {}
+            | Rule::DrivenOver
+            | Rule::DrivenSourceStartedThere
+            | Rule::DrivenSourceGivenUpThere => {}
         }
     }
 

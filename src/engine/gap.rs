@@ -365,7 +365,9 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::DrivenDestinationAborted
         | Rule::DrivenDestinationEnded
         | Rule::DrivenSourceTakenUp
-        | Rule::DrivenOver => return None,
+        | Rule::DrivenOver
+        | Rule::DrivenSourceStartedThere
+        | Rule::DrivenSourceGivenUpThere => return None,
     };
     sure.then_some(act)
 }

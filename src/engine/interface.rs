@@ -17,12 +17,14 @@ use super::ManagerEffect;
 
 mod disks;
 mod job;
+mod pair;
 mod refusal;
 mod settings;
 mod store;
 
 pub use disks::*;
 pub use job::*;
+pub use pair::*;
 pub use refusal::*;
 pub use settings::*;
 pub use store::*;
@@ -115,6 +117,22 @@ pub enum Input {
         nonce: Nonce,
         /// What.
         request: PeerRequest,
+    },
+    /// Another sidecar looks for the other side of a migration that its manager drives. Answered by one [`Message::Found`].
+    Find {
+        /// To be named in the reply.
+        token: Token,
+        /// Who asks, from where in its history.
+        envelope: Envelope,
+        /// What.
+        find: Find,
+    },
+    /// A [`Message::Find`] came to an end; each gets exactly one.
+    Found {
+        /// Which of them.
+        number: u64,
+        /// What each of the configured sidecars said.
+        answers: Vec<FoundAt>,
     },
     /// A [`Message::Ask`] came to an end; each gets exactly one.
     PeerAnswered {
@@ -542,6 +560,25 @@ pub enum Message {
         envelope: Envelope,
         /// What.
         request: PeerRequest,
+    },
+    /// To every sidecar that was configured; answered with one [`Input::Found`], at the latest after
+    /// [`PEER_WAIT_MS_MAX`].
+    Find {
+        /// To be named with the answers; never used twice in one run.
+        number: u64,
+        /// From us.
+        envelope: Envelope,
+        /// What.
+        find: Find,
+    },
+    /// To another sidecar that looked for the other side of a migration.
+    Found {
+        /// Who waits.
+        token: Token,
+        /// From us.
+        envelope: Envelope,
+        /// What it gets.
+        found: Found,
     },
     /// To the store; answered with one [`Input::StoreAnswered`], at the latest after
     /// [`STORE_WAIT_MS_MAX`]. One at a time for each migration.

@@ -61,7 +61,7 @@ pub use store::IN_DOUBT_LIMIT_MS_DEFAULT;
 pub use suppose::{can_say, suppose_answer, suppose_key, suppose_look, suppose_verdict};
 pub use told::{OpenJob, Told};
 
-use job::{JobEyes, JobLive};
+use job::{Finder, JobEyes, JobLive, Sought};
 use live::{Eyes, Live, Pending};
 use state::State;
 use turn::Turn;
@@ -85,6 +85,14 @@ pub struct Engine {
     owners: BTreeMap<Lsn, Token>,
     /// Commands of a domain's clients that wait for the one that is being carried out.
     monitors: BTreeMap<DomainId, VecDeque<(Token, u32, MonitorCommand)>>,
+    /// Other sidecars that wait for a look at a domain to hear of its migration.
+    finders: BTreeMap<DomainId, Vec<Finder>>,
+    /// What the other sidecars were asked, or said, of a guest that is about to be sent.
+    sought: BTreeMap<DomainId, Sought>,
+    /// The number of the last such question.
+    asked: u64,
+    /// There are other sidecars to be asked.
+    asks_others: bool,
     ready: bool,
     /// Records were damaged when the journal was read: what is not known may have been.
     lossy: bool,
@@ -122,6 +130,10 @@ impl Engine {
             job_live: BTreeMap::new(),
             owners: BTreeMap::new(),
             monitors: BTreeMap::new(),
+            finders: BTreeMap::new(),
+            sought: BTreeMap::new(),
+            asked: 0,
+            asks_others: false,
             ready: false,
             no_room: None,
         }
@@ -131,6 +143,11 @@ impl Engine {
     /// Without it no domain is added and no job begins; those that are open go on.
     pub fn set_no_room(&mut self, why: Option<String>) {
         self.no_room = why;
+    }
+
+    /// There are other sidecars to ask for the other side of a migration that a client drives.
+    pub fn ask_others(&mut self) {
+        self.asks_others = true;
     }
 
     /// The record that says that all before it was acknowledged (F21), to be appended as the very
@@ -209,6 +226,12 @@ impl Engine {
             } => {
                 turn.peer(token, envelope, nonce, request);
             }
+            Input::Find {
+                token,
+                envelope,
+                find,
+            } => turn.find(token, envelope, find),
+            Input::Found { number, answers } => turn.found(number, answers),
             Input::PeerAnswered { migration, result } => turn.peer_answered(migration, result),
             Input::StoreAnswered { migration, result } => turn.store_answered(migration, &result),
             Input::EffectFinished { effect, result } => turn.effect_finished(effect, result),

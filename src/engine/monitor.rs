@@ -522,6 +522,7 @@ impl Turn<'_> {
 
     /// The domain is gone, or is another QEMU now: nothing that was put off is for it.
     pub(crate) fn refuse_put_off(&mut self, id: DomainId) {
+        self.tell_finders(id);
         for (token, _, _) in self.engine.monitors.remove(&id).into_iter().flatten() {
             let refusal = Refusal::NoSuchDomain(id.to_string());
             self.reply(token, Err(refusal));

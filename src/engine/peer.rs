@@ -30,7 +30,7 @@ const WAITING_MAX: usize = 16;
 
 /// Is a journal that says `now` the one that was seen at `seen`, with all it had then? A later
 /// epoch is taken at its word: that journal itself checks that its history contains what was seen.
-fn is_intact(seen: Option<Position>, now: Position) -> bool {
+pub(crate) fn is_intact(seen: Option<Position>, now: Position) -> bool {
     let Some(seen) = seen else { return true };
     seen.journal == now.journal
         && (now.epoch > seen.epoch || (now.epoch == seen.epoch && now.opening == seen.opening))
@@ -386,7 +386,7 @@ impl Turn<'_> {
 
     /// What is said of a migration that is not known: a journal with damaged records does not have all
     /// that it ever had.
-    fn absence(&self) -> PeerAnswer {
+    pub(crate) fn absence(&self) -> PeerAnswer {
         let is_damaged = |domain: &Domain| domain.state.damaged;
         let mut domains = self.engine.state.domains.iter();
         if self.engine.lossy || domains.any(|(_, domain)| is_damaged(domain)) {
@@ -397,7 +397,7 @@ impl Turn<'_> {
     }
 
     /// Does this journal still have what somebody saw of it?
-    fn remembers(&self, saw: Option<Position>) -> bool {
+    pub(crate) fn remembers(&self, saw: Option<Position>) -> bool {
         let Some(saw) = saw else { return true };
         let own = self.position();
         saw.journal == own.journal && self.engine.state.contains(&saw, own.lsn)

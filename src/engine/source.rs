@@ -605,7 +605,9 @@ impl Turn<'_> {
             | Rule::DrivenDestinationAborted
             | Rule::DrivenDestinationEnded
             | Rule::DrivenSourceTakenUp
-            | Rule::DrivenOver => {}
+            | Rule::DrivenOver
+            | Rule::DrivenSourceStartedThere
+            | Rule::DrivenSourceGivenUpThere => {}
         }
     }
 

@@ -339,6 +339,7 @@ impl<'a> Turn<'a> {
         for migration in &migrations {
             self.answer_lookers(*migration);
         }
+        self.tell_finders(id);
         self.begin_pending(id);
         self.next_of_monitor(id);
         match self.domain(id).and_then(|domain| domain.migration) {
@@ -709,7 +710,7 @@ impl<'a> Turn<'a> {
 
     /// A request begins once QEMU was looked at.
     pub(crate) fn begin_pending(&mut self, id: DomainId) {
-        if self.awaits_settings(id) || self.awaits_block_graph(id) {
+        if self.awaits_settings(id) || self.awaits_block_graph(id) || self.awaits_others(id) {
             return;
         }
         match self.engine.pending.remove(&id) {

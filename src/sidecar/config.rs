@@ -13,6 +13,9 @@ use crate::node::CrashSwitch;
 /// Longest path of a Unix socket, in bytes, without the final zero (`sun_path` of unix(7)).
 pub const SOCKET_PATH_SIZE_MAX: usize = 107;
 
+/// Sidecars that one can be told to look for the other side of a migration at, at the most.
+pub(crate) const PEERS_MAX: usize = 64;
+
 /// How the daemon writes its log to stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -35,6 +38,9 @@ pub struct Config {
     pub retention: Retention,
     /// Test switch.
     pub crash: CrashSwitch,
+    /// Peer sockets of other sidecars, where the other side of a migration that a client drives may be; at most
+    /// [`PEERS_MAX`].
+    pub peers: Vec<PathBuf>,
     /// The store that may be a migration's authority, if there is one.
     pub store: Option<Arc<dyn Store>>,
 }

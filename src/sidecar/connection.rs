@@ -208,6 +208,12 @@ impl Connection {
         }
     }
 
+    /// Does it wait for a guest at an address, and nothing of it has come?
+    pub(crate) async fn listens(&self) -> bool {
+        let answer = self.answer("query-migrate", json!({})).await;
+        matches!(&answer, Ok(Ok(answer)) if observe::listens(answer))
+    }
+
     /// What jobs left: the dump, QEMU's jobs, the block graph.
     pub(crate) async fn look_at_job(&self) -> JobSeen {
         let ask = async |name: &str, arguments: Value| {

@@ -48,6 +48,7 @@ impl Dispatcher {
         boot: BootId,
         link: Link,
         board: ProgressBoard,
+        peers: PeerClients,
         store: StoreClient,
         notices: broadcast::Sender<(&'static str, Value)>,
         ready: watch::Sender<bool>,
@@ -55,7 +56,7 @@ impl Dispatcher {
     ) -> Dispatcher {
         Dispatcher {
             boot,
-            peers: PeerClients::new(link.clone()),
+            peers,
             link,
             board,
             store,
@@ -166,12 +167,20 @@ impl Dispatcher {
     fn deliver(&mut self, time: u64, message: Message) {
         match message {
             // The link has answered the callers before.
-            Message::Reply { .. } | Message::PeerReply { .. } | Message::Admitted { .. } => {}
+            Message::Reply { .. }
+            | Message::PeerReply { .. }
+            | Message::Found { .. }
+            | Message::Admitted { .. } => {}
             Message::Ask {
                 peer,
                 envelope,
                 request,
             } => self.peers.ask(peer, envelope, request),
+            Message::Find {
+                number,
+                envelope,
+                find,
+            } => self.peers.find(number, envelope, find),
             Message::Store { migration, request } => self.store.ask(migration, request),
             Message::Look { domain } => self.look(domain),
             Message::LookAtJob { domain } => self.look_at_job(domain),

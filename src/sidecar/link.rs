@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::gather::{Gatherer, Received};
 use super::proxy::{Arrived, Passage};
 use crate::engine::{
-    Answer, ControlRequest, Envelope, Input, Message, MonitorCommand, Now, PeerRequest,
-    PeerResponse, Refusal, Token,
+    Answer, ControlRequest, Envelope, Find, Found, Input, Message, MonitorCommand, Now,
+    PeerRequest, PeerResponse, Refusal, Token,
 };
 use crate::journal::disk::Disk;
 use crate::journal::{AppendError, Durable, Status};
@@ -151,6 +151,7 @@ pub struct HandedOut {
 enum Waiter {
     Control(oneshot::Sender<Result<Answered, Failure>>),
     Peer(oneshot::Sender<Result<PeerAnswered, Failure>>),
+    Finder(oneshot::Sender<Result<(Envelope, Found), Failure>>),
     Monitor(Box<Passage>),
 }
 
@@ -158,6 +159,7 @@ enum Waiter {
 enum Reply {
     Control(Result<Answer, Refusal>),
     Peer(PeerAnswered),
+    Finder((Envelope, Found)),
 }
 
 impl Waiter {
@@ -169,11 +171,14 @@ impl Waiter {
                 drop(sender.send(answered.map_err(Failure::Refused)));
             }
             (Waiter::Peer(sender), Reply::Peer(answer)) => drop(sender.send(Ok(answer))),
+            (Waiter::Finder(sender), Reply::Finder(found)) => drop(sender.send(Ok(found))),
             (Waiter::Monitor(passage), Reply::Control(result)) => passage.arrive(match result {
                 Ok(_) => Arrived::Settled,
                 Err(refusal) => Arrived::Failed(Failure::Refused(refusal)),
             }),
-            (waiter, Reply::Control(_) | Reply::Peer(_)) => waiter.fail(Failure::Stopping),
+            (waiter, Reply::Control(_) | Reply::Peer(_) | Reply::Finder(_)) => {
+                waiter.fail(Failure::Stopping)
+            }
         }
     }
 
@@ -182,6 +187,7 @@ impl Waiter {
         match self {
             Waiter::Control(sender) => drop(sender.send(Err(failure))),
             Waiter::Peer(sender) => drop(sender.send(Err(failure))),
+            Waiter::Finder(sender) => drop(sender.send(Err(failure))),
             Waiter::Monitor(passage) => passage.arrive(Arrived::Failed(failure)),
         }
     }
@@ -299,6 +305,23 @@ impl Link {
         receiver.await.unwrap_or(Err(Failure::Stopping))
     }
 
+    /// Asks the engine whether a guest comes here, on behalf of another sidecar.
+    ///
+    /// # Errors
+    /// See [`Failure`]; never a refusal.
+    pub async fn find(&self, envelope: Envelope, find: Find) -> Result<(Envelope, Found), Failure> {
+        let (sender, receiver) = oneshot::channel();
+        let waiting = self.enlist(Waiter::Finder(sender))?;
+        let token = waiting.token;
+        self.tell(Input::Find {
+            token,
+            envelope,
+            find,
+        })
+        .await;
+        receiver.await.unwrap_or(Err(Failure::Stopping))
+    }
+
     /// Brings a client's effect to its domain's QEMU, if the engine lets it; returns when it got there and was
     /// answered, or not. `arrival` is the passage's own.
     pub(crate) async fn monitor(
@@ -377,7 +400,7 @@ impl Link {
             };
             let passage = match self.waiters().waiting.remove(token) {
                 Some(Waiter::Monitor(passage)) => Some(*passage),
-                Some(Waiter::Control(_) | Waiter::Peer(_)) | None => None,
+                Some(Waiter::Control(_) | Waiter::Peer(_) | Waiter::Finder(_)) | None => None,
             };
             passages.insert(*intent, passage);
             false
@@ -401,6 +424,11 @@ impl Link {
                         envelope,
                         response,
                     } => answers.push((waiting.remove(&token), Reply::Peer((envelope, response)))),
+                    Message::Found {
+                        token,
+                        envelope,
+                        found,
+                    } => answers.push((waiting.remove(&token), Reply::Finder((envelope, found)))),
                     other => others.push(other),
                 }
             }

@@ -32,6 +32,19 @@ pub(crate) fn migration_status(answer: &Value) -> Option<MigrationStatus> {
     }
 }
 
+/// Whether that answer is one of a destination that listens: it shows the address, and has nothing to say of a stream yet.
+pub(crate) fn listens(answer: &Value) -> bool {
+    let has_address = answer
+        .get("socket-address")
+        .and_then(Value::as_array)
+        .is_some_and(|list| !list.is_empty());
+    let is_before = matches!(
+        migration_status(answer),
+        Some(MigrationStatus::None | MigrationStatus::Setup | MigrationStatus::Active)
+    );
+    has_address && is_before
+}
+
 /// The claim, from the answer to `qom-get` or the class of its error.
 pub(crate) fn claim(answer: Result<&Value, &str>) -> ClaimSeen {
     match answer {

@@ -6,23 +6,30 @@
 
 use core::time::Duration;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use journal_format::number::{Id128, Nonce};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::control::generic;
 use super::link::{Link, PeerAnswered};
-use crate::engine::{Envelope, Input, PEER_WAIT_MS_MAX, PeerFailure, PeerRequest, PeerResponse};
+use crate::engine::{
+    Envelope, Find, Found, FoundAt, Input, PEER_WAIT_MS_MAX, PeerFailure, PeerRequest, PeerResponse,
+};
 use crate::qmp::{Call, CommandError, QmpError, SidecarClient};
 
-/// The one command of the peer socket.
+/// The command of the peer socket about migrations that two sidecars drive.
 pub(crate) const PEER_COMMAND: &str = "peer-message";
+
+/// The one about those that their manager drives, which older sidecars do not know.
+const FIND_COMMAND: &str = "find-migration";
 
 /// Most asks under way at the same time; more are not sent.
 const ASKS_MAX: usize = 512;
@@ -46,19 +53,40 @@ struct Response {
     message: PeerResponse,
 }
 
+/// A search, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Search {
+    envelope: Envelope,
+    message: Find,
+}
+
+/// Its answer, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct SearchResult {
+    envelope: Envelope,
+    message: Found,
+}
+
 /// Answers a command on the peer socket.
 ///
 /// # Errors
 /// The command or its arguments are not what sidecars say, or the node has ended.
 pub(crate) async fn execute(link: &Link, call: Call) -> Result<Value, CommandError> {
     let name = call.name;
-    if name != PEER_COMMAND {
-        return Err(CommandError {
-            class: "CommandNotFound",
-            description: format!("The command {name} has not been found"),
-        });
+    let arguments = call.arguments.unwrap_or_default();
+    match name.as_str() {
+        PEER_COMMAND => {}
+        FIND_COMMAND => return find(link, arguments).await,
+        _ => {
+            return Err(CommandError {
+                class: "CommandNotFound",
+                description: format!("The command {name} has not been found"),
+            });
+        }
     }
-    let question: Question = serde_json::from_value(call.arguments.unwrap_or_default())
+    let question: Question = serde_json::from_value(arguments)
         .map_err(|error| generic(format_args!("{PEER_COMMAND}: {error}")))?;
     let nonce = Nonce(Id128::random());
     let (envelope, message) = link
@@ -67,8 +95,21 @@ pub(crate) async fn execute(link: &Link, call: Call) -> Result<Value, CommandErr
     serde_json::to_value(Response { envelope, message }).map_err(generic)
 }
 
+async fn find(link: &Link, arguments: Value) -> Result<Value, CommandError> {
+    let search: Search = serde_json::from_value(arguments)
+        .map_err(|error| generic(format_args!("{FIND_COMMAND}: {error}")))?;
+    let (envelope, message) = link.find(search.envelope, search.message).await?;
+    serde_json::to_value(SearchResult { envelope, message }).map_err(generic)
+}
+
 fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
+}
+
+fn too_many() -> PeerFailure {
+    PeerFailure::NotSent(format!(
+        "{ASKS_MAX} questions to other sidecars are under way"
+    ))
 }
 
 /// Connections to other sidecars that nobody uses at the moment, by peer socket.
@@ -80,12 +121,18 @@ pub(crate) struct PeerClients {
     link: Link,
     idle: Arc<Mutex<Idle>>,
     asks: Arc<Semaphore>,
+    /// Where the other side of a migration may be that its manager drives.
+    configured: Arc<[String]>,
 }
 
 impl PeerClients {
-    /// Without any connection.
-    pub(crate) fn new(link: Link) -> PeerClients {
+    /// Without any connection. In these peer sockets the other side of a migration is looked for that its manager drives.
+    pub(crate) fn new(link: Link, configured: Vec<PathBuf>) -> PeerClients {
+        let configured = configured.into_iter();
         PeerClients {
+            configured: configured
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect(),
             link,
             idle: Arc::default(),
             asks: Arc::new(Semaphore::new(ASKS_MAX)),
@@ -99,9 +146,7 @@ impl PeerClients {
         tokio::spawn(async move {
             let result = match clients.asks.clone().try_acquire_owned() {
                 Ok(_permit) => clients.answer(&peer, envelope, request).await,
-                Err(_) => Err(PeerFailure::NotSent(format!(
-                    "{ASKS_MAX} questions to other sidecars are under way"
-                ))),
+                Err(_) => Err(too_many()),
             };
             if let Err(failure) = &result {
                 debug!(%migration, %peer, ?failure, "no answer from peer");
@@ -113,33 +158,82 @@ impl PeerClients {
         });
     }
 
+    /// Asks all that are configured at the same time, without waiting; the engine gets what they say as one input.
+    pub(crate) fn find(&self, number: u64, envelope: Envelope, find: Find) {
+        let clients = self.clone();
+        tokio::spawn(async move {
+            let mut asked = JoinSet::new();
+            for peer in clients.configured.iter().cloned() {
+                let clients = clients.clone();
+                asked.spawn(async move {
+                    let result = clients.found(&peer, envelope, find).await;
+                    if let Err(failure) = &result {
+                        debug!(domain = %find.domain, %peer, ?failure, "no answer from peer");
+                    }
+                    FoundAt { peer, result }
+                });
+            }
+            let answers = asked.join_all().await;
+            clients.link.tell(Input::Found { number, answers }).await;
+        });
+    }
+
+    async fn found(
+        &self,
+        peer: &str,
+        envelope: Envelope,
+        message: Find,
+    ) -> Result<(Envelope, Found), PeerFailure> {
+        let Ok(_permit) = self.asks.clone().try_acquire_owned() else {
+            return Err(too_many());
+        };
+        let search = Search { envelope, message };
+        let result: SearchResult = self.converse(peer, FIND_COMMAND, &search).await?;
+        Ok((result.envelope, result.message))
+    }
+
     async fn answer(
         &self,
         peer: &str,
         envelope: Envelope,
         message: PeerRequest,
     ) -> Result<PeerAnswered, PeerFailure> {
+        let question = Question { envelope, message };
+        let response: Response = self.converse(peer, PEER_COMMAND, &question).await?;
+        Ok((response.envelope, response.message))
+    }
+
+    async fn converse<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        peer: &str,
+        command: &str,
+        question: &Q,
+    ) -> Result<A, PeerFailure> {
         let deadline = Instant::now() + Duration::from_millis(PEER_WAIT_MS_MAX);
-        let question = serde_json::to_value(Question { envelope, message })
+        let question = serde_json::to_value(question)
             .map_err(|error| PeerFailure::NotSent(error.to_string()))?;
         // A kept connection may be dead since the peer was restarted. Asking twice does no harm:
         // every question may be repeated.
         let mut answer = match self.take(peer) {
-            Some(kept) => self.ask_over(peer, kept, &question, deadline).await,
+            Some(kept) => {
+                self.ask_over(peer, kept, (command, &question), deadline)
+                    .await
+            }
             None => Err(PeerFailure::NotSent("not connected yet".to_owned())),
         };
         let was_sent = matches!(answer, Err(PeerFailure::Unreachable(_)));
         if was_sent || matches!(answer, Err(PeerFailure::NotSent(_))) {
             answer = match self.open(peer, deadline).await {
-                Ok(fresh) => self.ask_over(peer, fresh, &question, deadline).await,
+                Ok(fresh) => {
+                    self.ask_over(peer, fresh, (command, &question), deadline)
+                        .await
+                }
                 Err(why) if was_sent => Err(PeerFailure::Unreachable(why)),
                 Err(why) => Err(PeerFailure::NotSent(why)),
             };
         }
-        let answer = answer?;
-        let response: Response = serde_json::from_value(answer)
-            .map_err(|error| PeerFailure::Unreachable(format!("{peer}: {error}")))?;
-        Ok((response.envelope, response.message))
+        serde_json::from_value(answer?)
+            .map_err(|error| PeerFailure::Unreachable(format!("{peer}: {error}")))
     }
 
     async fn open(&self, peer: &str, deadline: Instant) -> Result<SidecarClient, String> {
@@ -155,10 +249,10 @@ impl PeerClients {
         &self,
         peer: &str,
         connection: SidecarClient,
-        question: &Value,
+        (command, question): (&str, &Value),
         deadline: Instant,
     ) -> Result<Value, PeerFailure> {
-        let asking = connection.call(PEER_COMMAND, question.clone(), left(deadline));
+        let asking = connection.call(command, question.clone(), left(deadline));
         match asking.await {
             Ok(answer) => {
                 self.keep(peer, connection);
@@ -276,7 +370,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("peer.sock");
         let (link, mut inbound) = Link::new();
-        let clients = PeerClients::new(link);
+        let clients = PeerClients::new(link, Vec::new());
         let nobody = ask(&clients, &mut inbound, &path).await;
         assert!(matches!(nobody, Err(PeerFailure::NotSent(_))), "{nobody:?}");
         for _restart in 0..2 {

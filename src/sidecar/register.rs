@@ -11,7 +11,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use journal_format::number::{BootId, DomainId, Id128};
-use journal_format::record::{Instance, Observed, Process};
+use journal_format::record::{Instance, MigrationStatus, Observed, Process};
 use tokio::time::{Instant, timeout_at};
 
 use super::arguments::DomainAdd;
@@ -262,7 +262,11 @@ impl Registrar {
             }
             (Some(found), _) => DomainId(found),
         };
-        let observed = look(&connection, instance).await.map_err(monitor_error)?;
+        let mut observed = look(&connection, instance).await.map_err(monitor_error)?;
+        if connection.listens().await {
+            // As newer ones say themselves.
+            observed.migration = Some(MigrationStatus::Setup);
+        }
         if held.has_ended() {
             return Err(RegisterError::Owner(OwnerError::NoSuchProcess { pid }));
         }

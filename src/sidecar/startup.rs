@@ -20,11 +20,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
-use super::config::{Config, SOCKET_PATH_SIZE_MAX, fits_socket_address};
+use super::config::{Config, PEERS_MAX, SOCKET_PATH_SIZE_MAX, fits_socket_address};
 use super::control::Control;
 use super::dispatch::{Dispatcher, NOTICE_QUEUE_MAX};
 use super::history::History;
 use super::link::{self, Failure, HandedOut, Inbound, Link, OUTBOX_QUEUE_MAX, now};
+use super::peer::PeerClients;
 use super::process::boot_id;
 use super::progress::ProgressBoard;
 use super::proxy::{KeptConnections, Proxies, ServedDomains};
@@ -74,6 +75,8 @@ pub enum RunError {
         /// The path.
         path: PathBuf,
     },
+    /// More other sidecars are named than are asked.
+    TooManyPeers,
     /// The journal cannot be opened.
     Open(OpenError),
     /// The journal was opened, and its first records could not be made durable.
@@ -91,6 +94,7 @@ impl RunError {
             | RunError::RunDirectoryTaken { .. }
             | RunError::OneDirectory { .. }
             | RunError::SocketPathTooLong { .. }
+            | RunError::TooManyPeers
             | RunError::Open(_)
             | RunError::Begin(_) => true,
             RunError::Failed(_) => false,
@@ -121,6 +125,9 @@ impl fmt::Display for RunError {
                 "{}: longer than {SOCKET_PATH_SIZE_MAX} bytes, the most that a socket's address holds",
                 path.display()
             ),
+            RunError::TooManyPeers => {
+                write!(f, "more than {PEERS_MAX} other sidecars are named")
+            }
             RunError::Open(error) => error.fmt(f),
             RunError::Begin(error) => error.fmt(f),
             RunError::Failed(failure) => failure.fmt(f),
@@ -150,10 +157,15 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let Some(_journal_lock) = lock(&config.journal)? else {
         return Err(RunError::Open(in_use(config.journal)));
     };
-    for socket in [config.control_socket(), config.peer_socket()] {
-        if !fits_socket_address(&socket) {
-            return Err(RunError::SocketPathTooLong { path: socket });
+    let own = [config.control_socket(), config.peer_socket()];
+    for socket in own.iter().chain(&config.peers) {
+        if !fits_socket_address(socket) {
+            let path = socket.clone();
+            return Err(RunError::SocketPathTooLong { path });
         }
+    }
+    if config.peers.len() > PEERS_MAX {
+        return Err(RunError::TooManyPeers);
     }
     let journal = open_journal(&config, boot)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -325,8 +337,11 @@ impl Sidecar {
         let begin = now();
         let store = config.store.as_ref().map(|store| store.id().to_owned());
         let switch = config.crash.clone();
-        let (node, first) =
+        let (mut node, first) =
             Node::open(opened, told, boot, peer, store, begin, switch).map_err(RunError::Begin)?;
+        if !config.peers.is_empty() {
+            node.ask_others();
+        }
         let (notices, _) = broadcast::channel(NOTICE_QUEUE_MAX);
         let (ready, is_ready) = watch::channel(false);
         let board = ProgressBoard::default();
@@ -340,6 +355,7 @@ impl Sidecar {
             boot,
             link.clone(),
             board.clone(),
+            PeerClients::new(link.clone(), config.peers.clone()),
             store,
             notices.clone(),
             ready,

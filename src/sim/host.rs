@@ -575,6 +575,8 @@ impl World {
                 envelope,
                 request,
             } => self.ask_peer(at, &peer, envelope, request),
+            // Fleets have no list of sidecars to look for the other side at.
+            Message::Find { .. } | Message::Found { .. } => {}
             Message::Store { migration, request } => self.ask_store(at, migration, request),
             Message::Look { domain } => {
                 if let Some(guest) = self.guest_of(domain) {

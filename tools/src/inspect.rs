@@ -311,8 +311,12 @@ fn other_job_text(
             plain(command.name())
         )?;
     }
-    if let Some(granted) = state.granted {
-        writeln!(out, "  granted   by the source's journal at {granted}")?;
+    match (state.other_side, state.kind) {
+        (Some(begun), JobKind::MigrationOut) => {
+            writeln!(out, "  comes in  at the other side as the job at {begun}")?;
+        }
+        (Some(granted), _) => writeln!(out, "  granted   by the source's journal at {granted}")?,
+        (None, _) => {}
     }
     if !is_migration(state.kind) {
         return writeln!(out, "  depends   on what QEMU shows");

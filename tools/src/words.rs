@@ -154,15 +154,20 @@ pub(crate) fn body(body: &RecordBody) -> String {
         }
         RecordBody::JobPhaseEntered(entered) => {
             let mut said = entered.phase.to_string();
-            if entered.recognised {
+            if entered.listens {
+                said = format!("{said}, recognised from a QEMU that was started to listen");
+            } else if entered.recognised {
                 said = format!("{said}, recognised from a client's command");
             }
             if let Some(cookie) = &entered.cookie {
                 said = format!("{said}, with a cookie of {} bytes", cookie.len());
             }
-            match entered.granted {
-                Some(granted) => format!("{said}, granted by the source at {granted}"),
-                None => said,
+            match (entered.other_side, entered.phase) {
+                (Some(granted), JobPhase::Finish3) => {
+                    format!("{said}, granted by the source at {granted}")
+                }
+                (Some(begun), _) => format!("{said}, of the job at {begun} at the other side"),
+                (None, _) => said,
             }
         }
         RecordBody::JobState(state) => format!("{} in {}", state.kind, state.phase),

@@ -7,7 +7,8 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::vocabulary::{
-    Claim, Decision, EffectCommand, JobKind, Observed, WantedRunState, qemu_words, words,
+    Claim, Decision, EffectCommand, JobKind, Observed, PeerAnswer, WantedRunState, qemu_words,
+    words,
 };
 use crate::number::{Lsn, Position};
 
@@ -202,6 +203,9 @@ pub struct JobEvidence {
     pub journal_damaged: bool,
     /// What the guest's owner wants.
     pub wanted: WantedRunState,
+    /// Source of a recognised migration: what the sidecar of its destination said last of the job there, in this life of the
+    /// process.
+    pub peer: PeerAnswer,
 }
 
 /// A job that is no migration entered a phase.
@@ -216,11 +220,14 @@ pub struct JobPhaseEntered {
     pub time: u64,
     /// The manager's own data, carried along; the one before stays if there is none.
     pub cookie: Option<String>,
-    /// Migration, destination: where the source's sidecar recorded that QEMU had sent everything, as the cookie
-    /// says that its manager brought from there.
-    pub granted: Option<Position>,
-    /// Its first phase: nobody began the job, it was told from a client's plain command.
+    /// Migration: a record in the other side's journal. Destination: where the source's sidecar recorded that QEMU had sent
+    /// everything, as the cookie says that its manager brought from there. Source of a recognised one: the begin of
+    /// its destination's job, as that sidecar said.
+    pub other_side: Option<Position>,
+    /// Its first phase: nobody began the job, it was told from a client's plain command, or from what QEMU shows.
     pub recognised: bool,
+    /// Its first phase, migration, destination: its QEMU was started to listen for the stream, by no command.
+    pub listens: bool,
 }
 
 /// A decision about a job that is no migration, with what it came from.
@@ -253,8 +260,8 @@ pub struct JobState {
     pub phase: JobPhase,
     /// The manager's own data.
     pub cookie: Option<String>,
-    /// See [`JobPhaseEntered::granted`].
-    pub granted: Option<Position>,
+    /// See [`JobPhaseEntered::other_side`].
+    pub other_side: Option<Position>,
     /// See [`JobPhaseEntered::recognised`].
     pub recognised: bool,
     /// See [`JobFacts::stream`].
@@ -289,7 +296,7 @@ impl JobState {
             begun: 0,
             phase: JobPhase::first(kind),
             cookie: None,
-            granted: None,
+            other_side: None,
             recognised: false,
             stream: none,
             main: none,

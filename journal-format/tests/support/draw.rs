@@ -452,8 +452,9 @@ impl Draw<'_> {
                 phase: self.word(JobPhase::ALL),
                 time: self.number(),
                 cookie: self.perhaps(Self::text),
-                granted: self.perhaps(Self::position),
+                other_side: self.perhaps(Self::position),
                 recognised: self.yes(),
+                listens: self.yes(),
             }),
             32 => RecordBody::JobDecided(Box::new(JobDecided {
                 job: self.lsn(),
@@ -517,6 +518,7 @@ impl Draw<'_> {
             recognised: self.yes(),
             journal_damaged: self.yes(),
             wanted: self.word(WantedRunState::ALL),
+            peer: self.word(PeerAnswer::ALL),
         }
     }
 
@@ -551,7 +553,7 @@ impl Draw<'_> {
             begun: self.number(),
             phase: self.word(JobPhase::ALL),
             cookie: self.perhaps(Self::text),
-            granted: self.perhaps(Self::position),
+            other_side: self.perhaps(Self::position),
             recognised: self.yes(),
             stream: self.count(),
             main: self.count(),

@@ -479,8 +479,9 @@ pub(crate) fn jobs() -> Vec<Draft> {
             phase: *phase,
             time: 1_753_000_000_123_456_789,
             cookie: (*phase == JobPhase::Begin).then(|| "<backup id='7'/>".to_owned()),
-            granted: (*phase == JobPhase::Finish3).then(position),
+            other_side: (*phase == JobPhase::Finish3).then(position),
             recognised: *phase == JobPhase::Begin3,
+            listens: *phase == JobPhase::Prepare,
         }));
     }
     let mut evidence = JobEvidence {
@@ -511,6 +512,7 @@ pub(crate) fn jobs() -> Vec<Draft> {
         recognised: true,
         journal_damaged: false,
         wanted: WantedRunState::Running,
+        peer: PeerAnswer::Started,
     };
     for (nodes, standing) in NodesSeen::ALL
         .iter()
@@ -535,7 +537,7 @@ pub(crate) fn jobs() -> Vec<Draft> {
     let mut state = JobState::begun(job, JobKind::Snapshot);
     bodies.push(RecordBody::JobState(Box::new(state.clone())));
     state.cookie = Some("7".to_owned());
-    state.granted = Some(position());
+    state.other_side = Some(position());
     state.recognised = true;
     state.main = EffectCount {
         done: 2,

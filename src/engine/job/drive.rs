@@ -6,8 +6,8 @@
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
     EffectCommand, EffectFinished, EffectResult, JobDecided, JobEnded, JobEvidence, JobKind,
-    JobPhase, JobResult, NodesSeen, Process, QemuJobSeen, QemuObserved, RecordBody, WantedReason,
-    WantedRunState,
+    JobPhase, JobResult, NodesSeen, PeerAnswer, Process, QemuJobSeen, QemuObserved, RecordBody,
+    WantedReason, WantedRunState,
 };
 
 use super::decide::decide_job;
@@ -71,6 +71,7 @@ impl Turn<'_> {
 
     /// Time passed: jobs that somebody waits for, or that nobody drives, are looked at again.
     pub(crate) fn tick_jobs(&mut self) {
+        self.tick_sought();
         let jobs: Vec<(Lsn, DomainId)> = {
             let jobs = self.engine.state.jobs.iter();
             jobs.map(|(job, known)| (*job, known.domain)).collect()
@@ -92,6 +93,7 @@ impl Turn<'_> {
                 }
             }
             self.advance_job(job);
+            self.find_other_side(job);
         }
     }
 
@@ -151,6 +153,11 @@ impl Turn<'_> {
             recognised: state.recognised,
             journal_damaged: domain.state.damaged,
             wanted: domain.state.wanted,
+            peer: self
+                .engine
+                .job_live
+                .get(&job)
+                .map_or(PeerAnswer::NotAsked, |live| live.pairing.peer),
         })
     }
 

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use journal_format::record::{EffectCommand, JobResult, Observed};
 
 pub use decide::decide_job;
+pub(in crate::engine) use driven::{Finder, Sought};
 pub(crate) use request::PhaseWanted;
 
 pub use legal::{ManagerEffect, PHASE_EFFECTS_MAX, commands, goes_beside, is_async, may_enter};
@@ -76,6 +77,8 @@ pub(crate) struct JobLive {
     effect_at: u64,
     /// How long the last pause between such effects was, in milliseconds.
     effect_delay: u64,
+    /// Source of a recognised migration: its other side.
+    pairing: driven::Pairing,
 }
 
 impl JobLive {

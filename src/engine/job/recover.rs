@@ -177,7 +177,9 @@ impl Turn<'_> {
             | Rule::DrivenDestinationAborted
             | Rule::DrivenDestinationEnded
             | Rule::DrivenSourceTakenUp
-            | Rule::DrivenOver => {
+            | Rule::DrivenOver
+            | Rule::DrivenSourceStartedThere
+            | Rule::DrivenSourceGivenUpThere => {
                 self.carry_out_driven(job, rule, evidence);
             }
             // Held: nothing is done until something else is seen.

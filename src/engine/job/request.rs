@@ -139,7 +139,9 @@ impl Turn<'_> {
         let check = || {
             check_cookie(cookie.as_deref())?;
             let id = self.need_domain(name)?;
-            self.need_beside(id, kind)?;
+            if self.untouched(id, kind).is_none() {
+                self.need_beside(id, kind)?;
+            }
             self.need_room()
         };
         if let Err(refusal) = check() {
@@ -170,7 +172,13 @@ impl Turn<'_> {
         kind: JobKind,
         cookie: Option<String>,
     ) -> Result<Lsn, Refusal> {
-        self.need_beside(id, kind)?;
+        match self.untouched(id, kind) {
+            Some(job) => {
+                let detail = "its manager drives it by phases from here";
+                self.end_job(job, JobResult::Cancelled, detail);
+            }
+            None => self.need_beside(id, kind)?,
+        }
         let observed = self.seen_now(id);
         self.need_undamaged(id)?;
         let Some(observed) = observed.filter(|seen| may_begin(kind, seen)) else {
@@ -205,12 +213,12 @@ impl Turn<'_> {
         self.enter_job_with(job, phase, cookie, None);
     }
 
-    fn enter_job_with(
+    pub(super) fn enter_job_with(
         &mut self,
         job: Lsn,
         phase: JobPhase,
         cookie: Option<String>,
-        granted: Option<Position>,
+        other_side: Option<Position>,
     ) {
         let Some(domain) = self.job(job).map(|known| known.domain) else {
             return;
@@ -221,8 +229,9 @@ impl Turn<'_> {
             phase,
             time,
             cookie,
-            granted,
+            other_side,
             recognised: false,
+            listens: false,
         };
         self.append(Some(domain), RecordBody::JobPhaseEntered(entered));
     }

@@ -4,7 +4,7 @@
 //! Not here: the wire (`sidecar::control`).
 
 use journal_format::number::{DomainId, Lsn};
-use journal_format::record::{Authority, Decision, JobDecided, JobPhaseEntered, Protocol};
+use journal_format::record::{Authority, Decision, JobDecided, JobPhaseEntered, Protocol, Role};
 
 use super::{JobLive, driven};
 use crate::engine::state::Job;
@@ -16,6 +16,7 @@ impl Turn<'_> {
         let known = self.job(job)?;
         let state = &known.state;
         let role = driven::role(state.kind);
+        let live = self.engine.job_live.get(&job);
         Some(JobView {
             job,
             name: self.name_of(known.domain),
@@ -28,7 +29,7 @@ impl Turn<'_> {
             phase: Some(AnyPhase::Job(state.phase)),
             age: self.age(state.begun),
             cookie: state.cookie.clone(),
-            peer: None,
+            peer: live.and_then(|live| live.pairing.address.clone()),
             state: "open",
             result: None,
             detail: self.detail_of(known),
@@ -54,8 +55,14 @@ impl Turn<'_> {
                 settled_by => format!("waits for {settled_by}"),
             });
         }
-        if let Some(granted) = state.granted {
-            details.push(format!("granted by the source's journal at {granted}"));
+        match (state.other_side, driven::role(state.kind)) {
+            (Some(begun), Some(Role::Source)) => {
+                details.push(format!("comes in at the other side as the job at {begun}"));
+            }
+            (Some(granted), _) => {
+                details.push(format!("granted by the source's journal at {granted}"));
+            }
+            (None, _) => details.extend(live.and_then(|live| live.pairing.missing.clone())),
         }
         details.join("; ")
     }

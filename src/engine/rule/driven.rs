@@ -168,4 +168,20 @@ pub(super) const DRIVEN: &[(Rule, RuleText)] = &[
             CANCELS,
         ),
     ),
+    (
+        Rule::DrivenSourceStartedThere,
+        kill(
+            "driven-source-started-there",
+            "everything was sent, and the destination's sidecar says that its client continued the guest there: this copy is ended",
+            KEEPS_PAUSED,
+        ),
+    ),
+    (
+        Rule::DrivenSourceGivenUpThere,
+        resume(
+            "driven-source-given-up-there",
+            "everything was sent, and the destination's sidecar says that its client ended the whole copy there before it ran: this copy goes on",
+            KEEPS_PAUSED,
+        ),
+    ),
 ];

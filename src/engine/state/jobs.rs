@@ -70,7 +70,8 @@ impl State {
                     job.state.cookie.clone_from(&entered.cookie);
                 }
                 job.state.recognised |= entered.recognised;
-                job.state.granted = entered.granted.or(job.state.granted);
+                job.state.stream.done += u32::from(entered.listens);
+                job.state.other_side = entered.other_side.or(job.state.other_side);
             }
             RecordBody::JobDecided(decided) => {
                 if let Some(job) = self.jobs.get_mut(&decided.job) {

@@ -190,8 +190,9 @@ fn job_entered(phase: JobPhase) -> RecordBody {
         phase,
         time: 1,
         cookie: None,
-        granted: None,
+        other_side: None,
         recognised: false,
+        listens: false,
     })
 }
 
@@ -317,6 +318,7 @@ fn job_decided(rule: &str, decision: Decision, cited: u64) -> RecordBody {
             recognised: false,
             journal_damaged: false,
             wanted: WantedRunState::Running,
+            peer: PeerAnswer::NotAsked,
         },
         based_on: vec![Lsn(cited)],
     }))

@@ -604,7 +604,12 @@ impl World {
             }
             Message::LookAtSettings { domain } => self.look_at_settings(at, domain),
             Message::LookAtJob { .. } => self.look_at_job(at),
-            Message::Admitted { .. } | Message::Unwatch { .. } | Message::Notify(_) => {}
+            Message::Admitted { .. }
+            | Message::Unwatch { .. }
+            | Message::Notify(_)
+            // Nobody here has a client that drives a migration.
+            | Message::Find { .. }
+            | Message::Found { .. } => {}
             Message::Ready => self.hosts[at].ready = true,
         }
     }

@@ -67,6 +67,8 @@ pub struct RunOptions {
     pub fault: Option<Fault>,
     /// Further variables, as `RUST_LOG`.
     pub environment: Vec<(String, String)>,
+    /// Peer sockets of the sidecars that it is told of.
+    pub peers: Vec<PathBuf>,
 }
 
 impl RunOptions {
@@ -293,6 +295,9 @@ impl Sidecar {
             "--run".to_owned(),
             self.run.display().to_string(),
         ];
+        for peer in &options.peers {
+            arguments.extend(["--peer".to_owned(), peer.display().to_string()]);
+        }
         match &options.crash {
             None => {}
             Some(CrashPoint::AfterBatch(number)) => {
@@ -582,12 +587,13 @@ mod tests {
             accept_older_journal: true,
             fault: None,
             environment: vec![("MORE".into(), "more".into())],
+            peers: vec!["/run/b".into(), "/run/c".into()],
         };
         sidecar.start(&options).unwrap();
         let status = sidecar.wait_ended(READY_TIMEOUT).unwrap();
         assert_eq!(status.signal(), Some(9));
         let expected = format!(
-            "sidecar a:\n--journal {0}/journal --run {0}/run --crash-after-record \
+            "sidecar a:\n--journal {0}/journal --run {0}/run --peer /run/b --peer /run/c --crash-after-record \
              migration-granted --crash-kills 77 --accept-older-journal other more\n",
             scratch.path().display()
         );

@@ -5,7 +5,7 @@
 //! Not here: whose process and journal it is (`job::decide`), how a rule is carried out (`recover`).
 
 use journal_format::record::{
-    EffectStanding, JobEvidence, JobPhase, Outcome, Process, Role, WantedRunState,
+    EffectStanding, JobEvidence, JobPhase, Outcome, PeerAnswer, Process, Role, WantedRunState,
 };
 
 use crate::engine::Rule;
@@ -170,14 +170,43 @@ fn unless_recognised(evidence: &JobEvidence, rule: Rule) -> Rule {
             (RunClass::FinishMigrate | RunClass::Postmigrate, WantedRunState::Running)
                 if status_class(evidence.observed.migration.as_ref()) == StatusClass::Completed =>
             {
-                Rule::DrivenSourceCompleted
+                told_there(evidence)
             }
             (_, _) => rule,
         },
+        Rule::DrivenSourceCompleted => told_there(evidence),
         Rule::DrivenDestinationWaiting if evidence.facts.stream == EffectStanding::Never => {
             Rule::DrivenOver
         }
         rule => rule,
+    }
+}
+
+/// Everything was sent: where its manager's word was seen, if that was at the other side.
+fn told_there(evidence: &JobEvidence) -> Rule {
+    match (evidence.peer, verdict(Role::Source, evidence)) {
+        (PeerAnswer::Started, None) => Rule::DrivenSourceStartedThere,
+        (PeerAnswer::Aborted, None | Some(Outcome::Aborted)) => Rule::DrivenSourceGivenUpThere,
+        // It says that both have the guest, or the other side has not heard its word.
+        (
+            PeerAnswer::NotAsked
+            | PeerAnswer::Unreachable
+            | PeerAnswer::Amnesia
+            | PeerAnswer::NoSuchMigration
+            | PeerAnswer::Performing
+            | PeerAnswer::Granted
+            | PeerAnswer::GrantedAndSafe
+            | PeerAnswer::Abandoned
+            | PeerAnswer::NotWhole
+            | PeerAnswer::Whole
+            | PeerAnswer::Deciding
+            | PeerAnswer::Started
+            | PeerAnswer::Aborted
+            | PeerAnswer::Split
+            | PeerAnswer::Lost
+            | PeerAnswer::Committed,
+            _,
+        ) => Rule::DrivenSourceCompleted,
     }
 }
 

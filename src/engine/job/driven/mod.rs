@@ -6,6 +6,7 @@
 
 mod cookie;
 mod decide;
+mod pair;
 mod recognise;
 mod recover;
 mod request;
@@ -13,6 +14,8 @@ mod request;
 #[cfg(test)]
 pub(crate) use cookie::Carried;
 pub(super) use decide::{decide, is_its_managers};
+pub(super) use pair::Pairing;
+pub(in crate::engine) use pair::{Finder, Sought};
 pub(super) use recover::left;
 pub(super) use request::{is_past_cancelling, is_said_again};
 

@@ -1,5 +1,5 @@
 //! Migrations that a client of a domain's monitor drives by plain commands: they are told from `migrate` and
-//! `migrate-incoming`, and go on as a job that the manager drives itself, of which nobody says where it begins and ends.
+//! `migrate-incoming`, or from a QEMU that was started to listen, and go on as a job that the manager drives itself, of which nobody says where it begins and ends.
 //!
 //! Invariant: a `cont` or `quit` that says whose the guest is comes after a fresh look, and is on record as that before QEMU
 //! hears of it; where QEMU does not answer the look, nothing is known to be said, and it passes as its owner's. Nothing that an unmodified manager began is cancelled behind its back.
@@ -8,7 +8,8 @@
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
     EffectCommand, EffectStanding, JobBegun, JobKind, JobPhase, JobPhaseEntered, JobResult,
-    JobState, Observed, RecordBody, Role, WantedReason, WantedRunState,
+    JobState, MigrationStatus, Observed, Process, RecordBody, Role, RunState, WantedReason,
+    WantedRunState,
 };
 use serde_json::{Map, Value};
 
@@ -107,9 +108,13 @@ impl Turn<'_> {
             return false;
         };
         if !is_fresh {
+            if kind == JobKind::MigrationOut {
+                self.seek_other_side(id);
+            }
             self.look_for_word(token, id, uid, command.clone());
             return true;
         }
+        let sought = self.engine.sought.remove(&id);
         let stands = self.seen_now(id).is_some_and(|seen| takes(kind, &seen));
         // What QEMU will not do, or what cannot be kept in mind, begins nothing, and goes to QEMU as it always did. Room
         // is no question: the command is written down in any case.
@@ -135,8 +140,9 @@ impl Turn<'_> {
             phase: JobPhase::first(kind),
             time: self.wall,
             cookie: None,
-            granted: None,
+            other_side: None,
             recognised: true,
+            listens: false,
         };
         self.append(Some(id), RecordBody::JobPhaseEntered(entered));
         self.engine.job_live.insert(job, JobLive::default());
@@ -144,7 +150,53 @@ impl Turn<'_> {
             self.enter_job(job, JobPhase::Perform3, None);
         }
         self.pass_in_job(token, id, job, command.clone());
+        if kind == JobKind::MigrationOut {
+            self.take_sought(job, sought);
+        }
         true
+    }
+
+    /// A domain was registered whose QEMU was started to listen for a guest: a migration that comes in has begun.
+    pub(crate) fn begin_listening(&mut self, id: DomainId, observed: &Observed) {
+        let listens = observed.process == Process::Alive
+            && observed.run_state == Some(RunState::Inmigrate)
+            && observed.migration == Some(MigrationStatus::Setup);
+        let is_damaged = self.domain(id).is_none_or(|one| one.state.damaged);
+        if !listens || is_damaged {
+            return;
+        }
+        let begun = JobBegun {
+            kind: JobKind::MigrationIn,
+            migration: None,
+        };
+        let job = self.append(Some(id), RecordBody::JobBegun(Box::new(begun)));
+        let entered = JobPhaseEntered {
+            job,
+            phase: JobPhase::Prepare,
+            time: self.wall,
+            cookie: None,
+            other_side: None,
+            recognised: true,
+            listens: true,
+        };
+        self.append(Some(id), RecordBody::JobPhaseEntered(entered));
+        self.engine.job_live.insert(job, JobLive::default());
+    }
+
+    /// Destination: one that listens since it was registered, and that nobody has done anything in since, for a manager that
+    /// begins such a job itself.
+    pub(in crate::engine::job) fn untouched(&self, id: DomainId, kind: JobKind) -> Option<Lsn> {
+        let mut jobs = self.engine.state.jobs_of(id);
+        let found = jobs.find(|job| {
+            let state = &job.state;
+            kind == JobKind::MigrationIn
+                && state.kind == kind
+                && state.recognised
+                && state.phase == JobPhase::Prepare
+                // The last of its records is the one of its first phase.
+                && job.fact.0 == state.job.0 + 1
+        });
+        found.map(|job| job.state.job)
     }
 
     /// A client's command in a migration that was recognised. True if it was answered, or waits.
@@ -295,13 +347,13 @@ impl Turn<'_> {
                 false => Course::Refuse(Why::Owned),
             };
         }
+        let may_have_run =
+            facts.main != EffectStanding::Never || matches!(run, RunClass::Running | RunClass::Ran);
         match ends {
-            true if facts.main == EffectStanding::Never
-                && !matches!(run, RunClass::Running | RunClass::Ran) =>
-            {
-                Course::InPhase(JobPhase::Finish3)
-            }
-            true => Course::Plain,
+            true if may_have_run => Course::Plain,
+            true if is_whole => Course::InPhase(JobPhase::Finish3),
+            // There is no guest yet that it could give up.
+            true => Course::InJob,
             // While it is loaded QEMU would only keep in mind to run it by itself.
             false if is_whole && facts.end == EffectStanding::Never => {
                 Course::InPhase(JobPhase::Finish3)

@@ -44,6 +44,15 @@ impl Turn<'_> {
                 self.end_job(job, without_success(evidence), detail);
             }
             Rule::DrivenSourceCont => self.enter_job(job, JobPhase::Confirm3Cancelled, None),
+            // What follows from the word is what would follow from it here.
+            Rule::DrivenSourceStartedThere => {
+                self.pass_through(job, JobPhase::Confirm3);
+                self.enter_job(job, JobPhase::Confirm3, None);
+            }
+            Rule::DrivenSourceGivenUpThere if evidence.phase != JobPhase::Confirm3Cancelled => {
+                self.enter_job(job, JobPhase::Confirm3Cancelled, None);
+            }
+            Rule::DrivenSourceGivenUpThere => self.intend_job_again(job, EffectCommand::Cont),
             Rule::DrivenSourceConfirm
             | Rule::DrivenDestinationFailed
             | Rule::DrivenDestinationAborted => self.intend_job_again(job, EffectCommand::Kill),
@@ -68,14 +77,30 @@ impl Turn<'_> {
                 self.learn_wanted_of(job, evidence);
                 self.end_job(job, JobResult::Completed, "the guest was started here");
             }
-            Rule::DrivenDestinationEnded => self.end_job(
-                job,
-                without_success(evidence),
-                "the guest never ran here, and this QEMU ended",
-            ),
+            Rule::DrivenDestinationEnded => {
+                let result = match self.is_given_up(job, evidence) {
+                    true => JobResult::Cancelled,
+                    false => without_success(evidence),
+                };
+                let detail = "the guest never ran here, and this QEMU ended";
+                self.end_job(job, result, detail);
+            }
             // Its manager, or an operator, goes on.
             _ => {}
         }
+    }
+
+    /// Destination: did its client end a copy that was whole, and that it had never continued? Of all ends of such a job only this one is
+    /// *cancelled* in finish3, so that the other side can be told of it later.
+    fn is_given_up(&mut self, job: Lsn, evidence: &JobEvidence) -> bool {
+        let live = self.job_live(job);
+        // Who said it by one command waits for *failed*.
+        let is_awaited = live.running.is_some() || live.ending.is_some();
+        evidence.recognised
+            && evidence.phase == JobPhase::Finish3
+            && evidence.facts.end != EffectStanding::Never
+            && evidence.facts.main == EffectStanding::Never
+            && !is_awaited
     }
 
     /// Source: that everything was sent is on record, also where nobody says so.

@@ -239,7 +239,7 @@ impl Turn<'_> {
         if carried.domain != known.domain {
             return refused("it is another guest's");
         }
-        match known.state.granted {
+        match known.state.other_side {
             Some(before) if before.journal != carried.granted.journal => {
                 refused("an earlier one came from another source")
             }
@@ -306,7 +306,7 @@ fn may_at_destination(
         return Ok(());
     }
     let continues = means().any(|one| one.main);
-    if continues && wanted.then.is_some() && state.recognised && state.granted.is_none() {
+    if continues && wanted.then.is_some() && state.recognised && state.other_side.is_none() {
         return Err(
             "be taken over by a word alone: what its owner wants is not known here (phase-enter finish3, with cont or without)",
         );

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use crate::engine::laws::{Auditor, Breach};
 use crate::engine::{
-    Answer, Config, ControlRequest, Engine, History, Input, JobSeen, JobView, Message,
-    MonitorCommand, NodeSeen, Now, QemuEvent, Refusal, Step, TICK_INTERVAL_MS, Token,
+    Answer, Config, ControlRequest, Engine, Envelope, Find, Found, FoundAt, History, Input,
+    JobSeen, JobView, Message, MonitorCommand, NodeSeen, Now, QemuEvent, Refusal, Step,
+    TICK_INTERVAL_MS, Token,
 };
 
 pub(super) const DOMAIN: DomainId = DomainId(Id128([0xD0; 16]));
@@ -327,6 +328,12 @@ pub(super) struct Bench {
     pub(super) batches: u32,
     pub(super) crash: Option<Crash>,
     pub(super) is_ready: bool,
+    /// It is told of other sidecars at its start.
+    pub(super) asks_others: bool,
+    /// What it asks other sidecars, and from where in its history.
+    pub(super) finds: VecDeque<(u64, Find)>,
+    envelopes: BTreeMap<u64, Envelope>,
+    told: BTreeMap<Token, (Envelope, Found)>,
 }
 
 impl Bench {
@@ -354,6 +361,10 @@ impl Bench {
             batches: 0,
             crash: None,
             is_ready: false,
+            asks_others: false,
+            finds: VecDeque::new(),
+            envelopes: BTreeMap::new(),
+            told: BTreeMap::new(),
         };
         bench.restart();
         let add = ControlRequest::DomainAdd {
@@ -383,6 +394,7 @@ impl Bench {
         self.epoch += 1;
         self.is_ready = false;
         self.waits.clear();
+        self.finds.clear();
         let next = Lsn(self.journal.len() as u64 + 1);
         let config = Config {
             journal: self.identity,
@@ -398,6 +410,9 @@ impl Bench {
         let checkpoint = engine.checkpoint();
         self.write(checkpoint);
         let step = engine.start(self.time());
+        if self.asks_others {
+            engine.ask_others();
+        }
         self.engine = Some(engine);
         self.take(step);
     }
@@ -478,6 +493,19 @@ impl Bench {
                 Message::Ready => self.is_ready = true,
                 Message::Unwatch { .. } | Message::Notify(_) => {}
                 Message::Admitted { token, .. } => drop(self.admitted.insert(token)),
+                Message::Find {
+                    number,
+                    envelope,
+                    find,
+                } => {
+                    self.finds.push_back((number, find));
+                    self.envelopes.insert(number, envelope);
+                }
+                Message::Found {
+                    token,
+                    envelope,
+                    found,
+                } => drop(self.told.insert(token, (envelope, found))),
                 Message::LookAtSettings { .. }
                 | Message::PeerReply { .. }
                 | Message::Ask { .. }
@@ -492,6 +520,59 @@ impl Bench {
             let step = engine.step(now, input);
             self.take(step);
         }
+    }
+
+    /// From where in its history it asked that.
+    pub(super) fn envelope(&self, number: u64) -> Envelope {
+        self.envelopes[&number]
+    }
+
+    /// The other sidecars have answered.
+    pub(super) fn found(&mut self, number: u64, answers: Vec<FoundAt>) {
+        self.input(Input::Found { number, answers });
+        self.pump();
+    }
+
+    /// Another sidecar asks, and waits for the answer.
+    pub(super) fn asked_by(&mut self, envelope: Envelope, find: Find) -> (Envelope, Found) {
+        self.token += 1;
+        let token = Token(self.token);
+        self.input(Input::Find {
+            token,
+            envelope,
+            find,
+        });
+        self.pump();
+        let told = self.told.remove(&token);
+        told.unwrap_or_else(|| panic!("no answer to {find:?}\n{}", self.story()))
+    }
+
+    /// The same, of one that has never heard of this one.
+    pub(super) fn asked(&mut self, find: Find) -> Found {
+        let sender = journal_format::number::Position {
+            journal: JournalId(Id128([0x77; 16])),
+            epoch: Epoch(1),
+            opening: OpeningId(Id128([0x77; 16])),
+            lsn: Lsn(1),
+        };
+        self.asked_by(Envelope { sender, saw: None }, find).1
+    }
+
+    /// Its journal is gone, and the domain registered anew.
+    pub(super) fn lose_journal(&mut self) {
+        let qemu = self.qemu.clone();
+        *self = Bench::of(JournalId(Id128([0xCC; 16])), RunState::Running);
+        self.qemu = qemu;
+    }
+
+    /// Its journal is one that was copied when nothing had happened yet.
+    pub(super) fn put_back_journal(&mut self) {
+        let qemu = self.qemu.clone();
+        let epoch = self.epoch;
+        *self = Bench::of(self.identity, RunState::Running);
+        self.epoch = epoch + 8;
+        self.qemu = qemu;
+        self.restart();
     }
 
     /// All that waits is done.

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use super::bench::{Bench, Crash, NAME, arguments};
 use super::{BATCHES_MAX, NOTHING, has, result};
 use crate::engine::{
-    Answer, ControlRequest, JobTarget, JobView, ManagerEffect, QemuEvent, TICK_INTERVAL_MS,
+    Answer, ControlRequest, FoundAt, JobTarget, JobView, ManagerEffect, QemuEvent, TICK_INTERVAL_MS,
 };
 
 mod attacked;
+pub(in crate::engine::tests) mod paired;
 pub(in crate::engine::tests) mod recognised;
 mod refused;
 
@@ -28,6 +29,8 @@ pub(super) struct Pair {
     pub(super) source: Bench,
     pub(super) destination: Bench,
     is_paused: bool,
+    /// The source's sidecar is told of the destination's.
+    is_introduced: bool,
     now: u64,
 }
 
@@ -46,6 +49,7 @@ impl Pair {
             source: Bench::of(identity(0xA0), run),
             destination: Bench::of(identity(0xA1), RunState::Inmigrate),
             is_paused,
+            is_introduced: false,
             now: 0,
         };
         pair.source.qemu.is_paired = true;
@@ -131,7 +135,24 @@ impl Pair {
             }
             self.source.run_for(TICK_INTERVAL_MS);
             self.destination.run_for(TICK_INTERVAL_MS);
+            self.introduce();
             self.check();
+        }
+    }
+
+    /// What the source's sidecar asks the other one, and hears of it.
+    fn introduce(&mut self) {
+        if !self.is_introduced || !self.source.is_up() || !self.destination.is_up() {
+            return;
+        }
+        while let Some((number, find)) = self.source.finds.pop_front() {
+            let envelope = self.source.envelope(number);
+            let answer = self.destination.asked_by(envelope, find);
+            let heard = FoundAt {
+                peer: "/other".to_owned(),
+                result: Ok(answer),
+            };
+            self.source.found(number, vec![heard]);
         }
     }
 

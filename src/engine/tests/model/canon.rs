@@ -557,6 +557,8 @@ impl Canon {
             Input::Control { .. }
             | Input::Monitor { .. }
             | Input::Peer { .. }
+            | Input::Find { .. }
+            | Input::Found { .. }
             | Input::PeerAnswered { .. }
             | Input::StoreAnswered { .. }
             | Input::SettingsLooked { .. }

@@ -397,7 +397,9 @@ impl Scene {
                     response,
                 } => self.reply(at, token, envelope, response),
                 Message::Store { request, .. } => self.ask_store(at, request),
-                Message::Reply { .. }
+                Message::Find { .. }
+                | Message::Found { .. }
+                | Message::Reply { .. }
                 | Message::Admitted { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
@@ -655,6 +657,8 @@ fn brief(input: &Input) -> String {
             Err(failure) => format!("no answer: {failure:?}"),
         },
         Input::StoreAnswered { result, .. } => format!("the store's answer {result:?}"),
+        Input::Find { find, .. } => format!("the question {find:?}"),
+        Input::Found { answers, .. } => format!("the answers {answers:?}"),
         Input::Control { .. } | Input::Monitor { .. } => "a request".to_owned(),
         Input::Tick => "a tick".to_owned(),
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use journal_format::record::{
-    EffectStanding, JobEvidence, JobFacts, JobKind, JobPhase, MigrationStatus, Process, RunState,
+    EffectStanding, JobEvidence, JobFacts, JobKind, JobPhase, MigrationStatus, PeerAnswer, Process,
+    RunState,
 };
 
 use super::jobs::{at, with};
@@ -299,6 +300,7 @@ fn recognised() -> Vec<(JobEvidence, Option<Rule>)> {
     use EffectStanding as E;
     use JobPhase as P;
     use MigrationStatus as M;
+    use PeerAnswer as A;
     use RunState as R;
     let told = |evidence| with(evidence, |one| one.recognised = true);
     let driven = |evidence| by_manager(told(evidence));
@@ -308,6 +310,7 @@ fn recognised() -> Vec<(JobEvidence, Option<Rule>)> {
         })
     };
     let sent = |phase| source(phase, R::Postmigrate, M::Completed);
+    let says = |evidence, peer| with(evidence, |one: &mut JobEvidence| one.peer = peer);
     let performing = || source(P::Perform3, R::Running, M::Active);
     let failed = || source(P::Perform3, R::Running, M::Failed);
     let continued_here = |phase| source(phase, R::Running, M::Completed);
@@ -353,6 +356,53 @@ fn recognised() -> Vec<(JobEvidence, Option<Rule>)> {
         (
             told(continued_here(P::Confirm3Cancelled)),
             Some(Rule::DrivenOver),
+        ),
+        (
+            told(says(sent(P::Perform3), A::Started)),
+            Some(Rule::DrivenSourceStartedThere),
+        ),
+        (
+            told(says(sent(P::Perform3Done), A::Started)),
+            Some(Rule::DrivenSourceStartedThere),
+        ),
+        (
+            told(says(sent(P::Perform3Done), A::Aborted)),
+            Some(Rule::DrivenSourceGivenUpThere),
+        ),
+        (
+            told(says(sent(P::Confirm3Cancelled), A::Aborted)),
+            Some(Rule::DrivenSourceGivenUpThere),
+        ),
+        // Its manager says that both have the guest.
+        (
+            told(says(sent(P::Confirm3Cancelled), A::Started)),
+            Some(Rule::DrivenSourceCompleted),
+        ),
+        // Its manager said so, whatever the other side says.
+        (
+            told(says(sent(P::Confirm3), A::Aborted)),
+            Some(Rule::DrivenSourceConfirm),
+        ),
+        (
+            told(says(sent(P::Perform3Done), A::Whole)),
+            Some(Rule::DrivenSourceCompleted),
+        ),
+        (
+            told(says(sent(P::Perform3Done), A::Amnesia)),
+            Some(Rule::DrivenSourceCompleted),
+        ),
+        // Not everything was sent, for all that is seen here.
+        (
+            told(says(performing(), A::Started)),
+            Some(Rule::DrivenSourceTakenUp),
+        ),
+        // Its manager may still be there.
+        (driven(says(sent(P::Perform3Done), A::Started)), None),
+        (driven(says(sent(P::Perform3Done), A::Aborted)), None),
+        // Nobody else asks.
+        (
+            says(sent(P::Perform3Done), A::Started),
+            Some(Rule::DrivenSourceCompleted),
         ),
         (told(sent(P::Confirm3)), Some(Rule::DrivenSourceConfirm)),
         (told(waiting()), Some(Rule::DrivenDestinationWaiting)),

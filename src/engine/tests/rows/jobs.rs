@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use journal_format::record::{
     ClaimSeen, DumpStatus, EffectStanding, JobEvidence, JobFacts, JobKind, JobPhase,
-    MigrationStatus, NodesSeen, Observed, Process, QemuJobSeen, QemuJobStatus, RunState,
-    WantedRunState,
+    MigrationStatus, NodesSeen, Observed, PeerAnswer, Process, QemuJobSeen, QemuJobStatus,
+    RunState, WantedRunState,
 };
 
 use crate::engine::job::decide::{QemuJobClass, qemu_job_class};
@@ -38,6 +38,7 @@ pub(super) fn at(kind: JobKind, run: RunState, status: MigrationStatus) -> JobEv
         recognised: false,
         journal_damaged: false,
         wanted: WantedRunState::Running,
+        peer: PeerAnswer::NotAsked,
     }
 }
 

@@ -9,7 +9,7 @@ use super::super::{BATCHES_MAX, NOTHING, has, result};
 use super::{Pair, STEP_MS, Side};
 
 /// What such a manager does next, by what both QEMUs show; `None` where it only waits.
-fn next(pair: &Pair) -> Option<(Side, &'static str, Value)> {
+pub(super) fn next(pair: &Pair) -> Option<(Side, &'static str, Value)> {
     let (from, to) = (&pair.source.qemu, &pair.destination.qemu);
     let uri = json!({"uri": "tcp:[::1]:4444"});
     if !from.alive || !to.alive {
@@ -41,7 +41,7 @@ fn next(pair: &Pair) -> Option<(Side, &'static str, Value)> {
 }
 
 /// Until the source's QEMU is gone. What is refused is tried again.
-fn drive(pair: &mut Pair, mut restarts: impl FnMut(&mut Pair)) {
+pub(super) fn drive(pair: &mut Pair, mut restarts: impl FnMut(&mut Pair)) {
     for _ in 0..200 {
         if !pair.source.qemu.alive {
             return;
@@ -61,7 +61,7 @@ fn drive(pair: &mut Pair, mut restarts: impl FnMut(&mut Pair)) {
     panic!("it never ends\n{}", pair.story());
 }
 
-fn results(bench: &mut Bench) -> (JobKind, Option<JobResult>) {
+pub(super) fn results(bench: &mut Bench) -> (JobKind, Option<JobResult>) {
     let jobs = bench.jobs();
     (jobs[0].kind, result(jobs.last()))
 }

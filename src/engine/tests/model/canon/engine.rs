@@ -29,6 +29,10 @@ impl Canon {
             owners,
             // No scenario has clients on a monitor.
             monitors: _,
+            finders: _,
+            sought: _,
+            asked: _,
+            asks_others: _,
             // Only whether a message was sent that nobody waits for here.
             ready: _,
             lossy,

@@ -399,6 +399,20 @@ pub(crate) const RUNS: &[Run] = &[
         name: "jobs::driven::recognised::what_comes_to_nothing",
         run: jobs::driven::recognised::what_comes_to_nothing,
     },
+    Run {
+        rule: Rule::DrivenSourceStartedThere,
+        wrong: Rule::DrivenSourceGivenUpThere,
+        does: "keeps a guest that its client continued there",
+        name: "jobs::driven::paired::a_guest_that_was_started_there",
+        run: jobs::driven::paired::a_guest_that_was_started_there,
+    },
+    Run {
+        rule: Rule::DrivenSourceGivenUpThere,
+        wrong: Rule::DrivenSourceStartedThere,
+        does: "ends the last copy",
+        name: "jobs::driven::paired::a_guest_that_was_given_up_there",
+        run: jobs::driven::paired::a_guest_that_was_given_up_there,
+    },
 ];
 
 impl Run {
