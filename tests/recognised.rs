@@ -195,15 +195,7 @@ fn completed_is_held_until_the_managers_own_word() {
     }
     send(&mut pair, Side::B, "migrate-incoming", uri.clone()).unwrap();
     send(&mut pair, Side::A, "migrate", uri).unwrap();
-    until("completed", TIMEOUT, || {
-        let seen = (state(&mut pair, Side::A), state(&mut pair, Side::B));
-        let is = |one: &Option<(String, String)>, run: &str| {
-            one.as_ref()
-                .is_some_and(|(a, b)| a == run && b == "completed")
-        };
-        Ok((is(&seen.0, "postmigrate") && is(&seen.1, "paused")).then_some(()))
-    })
-    .unwrap();
+    all_was_sent(&mut pair);
     for side in Side::BOTH {
         pair.sidecar(side).kill().unwrap();
         pair.sidecar(side).start(&plain()).unwrap();
@@ -233,6 +225,10 @@ fn send_among(pair: &mut Pair, peers: &[PathBuf]) {
     }
     send(pair, Side::B, "migrate-incoming", uri.clone()).unwrap();
     send(pair, Side::A, "migrate", uri).unwrap();
+    all_was_sent(pair);
+}
+
+fn all_was_sent(pair: &mut Pair) {
     until("completed", TIMEOUT, || {
         let seen = (state(pair, Side::A), state(pair, Side::B));
         let is = |one: &Option<(String, String)>, run: &str| {
@@ -327,4 +323,68 @@ fn two_that_may_be_the_other_side_are_none() {
     let domains = pair.sidecar(Side::A).domains().unwrap();
     let held = domains[0].held.as_ref().map(|held| held.rule.as_str());
     assert_eq!(held, Some("driven-source-completed"), "{domains:?}");
+}
+
+/// A destination whose QEMU was started to listen, which a manager tells nothing before its `cont`: a migration comes in from the
+/// moment on at which it is registered, is held across a restart when it is whole, and is found by the other side.
+#[test]
+fn a_destination_that_listens_from_its_start() {
+    let plain = RunOptions::default;
+    let mut pair = pair(plain(), plain());
+    pair.qemu(Side::B).kill().unwrap();
+    pair.wait_until_settled(TIMEOUT).unwrap();
+    let uri = pair.add_listening(Side::B).unwrap();
+    let jobs = pair.sidecar(Side::B).jobs(Some(DOMAIN)).unwrap();
+    let job = jobs.last().unwrap();
+    let stands = (job.kind.as_str(), job.phase.as_deref(), job.state.as_str());
+    assert_eq!(stands, ("migration-in", Some("prepare"), "open"));
+    // It waits on, whoever looks.
+    restart(&mut pair, Side::B, &[]);
+    let early = send(&mut pair, Side::B, "cont", json!({})).unwrap_err();
+    assert!(
+        early.to_string().contains("the guest is not here yet"),
+        "{early}"
+    );
+
+    let peers = [pair.sidecar(Side::B).peer_socket()];
+    restart(&mut pair, Side::A, &peers);
+    let on = set_capabilities(&["return-path", "events"])["arguments"].clone();
+    send(&mut pair, Side::A, "migrate-set-capabilities", on).unwrap();
+    send(&mut pair, Side::A, "migrate", json!({"uri": uri})).unwrap();
+    all_was_sent(&mut pair);
+    let found = said_of_the_other_side(&mut pair);
+    assert!(found.contains("at the other side as the job at"), "{found}");
+    restart(&mut pair, Side::B, &[]);
+    let domains = pair.sidecar(Side::B).domains().unwrap();
+    let held = domains[0].held.as_ref().map(|held| held.rule.as_str());
+    assert_eq!(held, Some("driven-destination-whole"), "{domains:?}");
+    send(&mut pair, Side::B, "cont", json!({})).unwrap();
+    send(&mut pair, Side::A, "quit", json!({})).unwrap();
+    for side in Side::BOTH {
+        comes_to_rest(&mut pair, side, "listening");
+        let jobs = pair.sidecar(side).jobs(Some(DOMAIN)).unwrap();
+        assert_eq!(jobs[0].result.as_deref(), Some("completed"), "{jobs:?}");
+    }
+    assert_eq!(assert_one_runs(&mut pair, "listening"), Side::B);
+}
+
+/// A manager that drives by phases takes such a destination for a job of its own.
+#[test]
+fn a_listening_destination_and_a_job_that_is_begun() {
+    let plain = RunOptions::default;
+    let mut pair = pair(plain(), plain());
+    pair.qemu(Side::B).kill().unwrap();
+    pair.wait_until_settled(TIMEOUT).unwrap();
+    pair.add_listening(Side::B).unwrap();
+    let mut begin = |kind: &str| {
+        let arguments = json!({"name": DOMAIN, "kind": kind});
+        pair.sidecar(Side::B).execute("job-begin", arguments)
+    };
+    let busy = begin("restore").unwrap_err().to_string();
+    assert!(busy.contains("is busy"), "{busy}");
+    begin("migration-in").unwrap();
+    let jobs = pair.sidecar(Side::B).jobs(Some(DOMAIN)).unwrap();
+    let open: Vec<_> = jobs.iter().filter(|job| job.result.is_none()).collect();
+    assert_eq!(open.len(), 1, "{jobs:?}");
+    assert!(!open[0].detail.contains("plain commands"), "{jobs:?}");
 }

@@ -305,6 +305,16 @@ impl Pair {
         self.domain_add(side)
     }
 
+    /// The same, of one that listens from its start; the URI that leads there.
+    ///
+    /// # Errors
+    /// As [`Pair::add_destination`].
+    pub fn add_listening(&mut self, side: Side) -> Result<String, Error> {
+        self.start_qemu(side, Begin::Listening)?;
+        self.domain_add(side)?;
+        Ok(self.qemu(side).incoming())
+    }
+
     fn start_qemu(&mut self, side: Side, begin: Begin) -> Result<(), Error> {
         // As q0-a, q1-b, q2-a.
         let name = format!("q{}-{side}", self.instances.len());
@@ -315,7 +325,7 @@ impl Pair {
         for (index, path) in data.iter().enumerate() {
             let contents = match begin {
                 Begin::Running | Begin::Prelaunch => data_contents(index),
-                Begin::Incoming => vec![0; DATA_BYTES],
+                Begin::Incoming | Begin::Listening => vec![0; DATA_BYTES],
             };
             fs::write(path, contents).map_err(Error::io("writing", path))?;
         }

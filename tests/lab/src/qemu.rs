@@ -48,6 +48,8 @@ pub enum Begin {
     Prelaunch,
     /// `-S -incoming defer`: the destination.
     Incoming,
+    /// `-S -incoming unix:DIRECTORY/incoming`: a destination that listens from its start.
+    Listening,
 }
 
 /// Whether QEMU locks the shared disk.
@@ -123,6 +125,11 @@ impl Qemu {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Where one that listens from its start is reached.
+    pub fn incoming(&self) -> String {
+        incoming(&self.directory)
     }
 
     /// The monitor that nobody here uses: for the sidecar.
@@ -261,6 +268,7 @@ impl Qemu {
 const SIDECAR_SOCKET: &str = "qmp";
 const OWN_SOCKET: &str = "qmp2";
 const SERIAL: &str = "serial";
+const INCOMING: &str = "incoming";
 const STDERR: &str = "stderr";
 const REPORT_LINES: usize = 8;
 /// The first PCI slot of a disk of its own.
@@ -320,13 +328,19 @@ fn arguments(options: &QemuOptions, sidecar_socket: &Path, own_socket: &Path) ->
         arguments.extend(["-blockdev".to_owned(), node.to_string()]);
         arguments.extend(["-device".to_owned(), device]);
     }
+    let listen = incoming(&options.directory);
     let begin: &[&str] = match options.begin {
         Begin::Running => &[],
         Begin::Prelaunch => &["-S"],
         Begin::Incoming => &["-S", "-incoming", "defer"],
+        Begin::Listening => &["-S", "-incoming", &listen],
     };
     arguments.extend(begin.iter().map(|argument| (*argument).to_owned()));
     arguments
+}
+
+fn incoming(directory: &Path) -> String {
+    format!("unix:{}", directory.join(INCOMING).display())
 }
 
 /// Which instances' guests print now.

@@ -344,6 +344,11 @@ impl Bench {
 
     /// The same with a journal of its own.
     pub(super) fn of(identity: JournalId, run: RunState) -> Bench {
+        Bench::with(identity, Qemu::new(run))
+    }
+
+    /// Such a QEMU is registered.
+    pub(super) fn with(identity: JournalId, qemu: Qemu) -> Bench {
         let mut bench = Bench {
             engine: None,
             identity,
@@ -351,7 +356,7 @@ impl Bench {
             openings: Vec::new(),
             previous: BTreeMap::new(),
             auditor: Auditor::default(),
-            qemu: Qemu::new(run),
+            qemu,
             waits: VecDeque::new(),
             admitted: BTreeSet::new(),
             replies: BTreeMap::new(),

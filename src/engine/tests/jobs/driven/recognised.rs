@@ -1,6 +1,7 @@
 //! A manager that knows of no sidecar: plain commands on the domains' monitors, by what QEMU shows. Either sidecar dies
 //! after every batch; the manager connects again, looks, and goes on.
 
+use journal_format::number::{Id128, JournalId};
 use journal_format::record::{JobKind, JobResult, MigrationStatus, RunState};
 use serde_json::{Value, json};
 
@@ -234,4 +235,71 @@ fn a_destination_is_not_continued_before_it_is_whole() {
         .send("migrate", &json!({"uri": "exec:cat>/image"}))
         .unwrap();
     assert_eq!(pair.source.jobs().len(), 0);
+}
+
+/// A pair whose destination was started to listen; older QEMUs do not say that they do, but to who registers them.
+fn listening() -> Pair {
+    let mut pair = Pair::new(RunState::Running);
+    let mut qemu = pair.destination.qemu.clone();
+    qemu.status = MigrationStatus::Setup;
+    let identity = JournalId(Id128([0xA1; 16]));
+    pair.destination = Bench::with(identity, qemu);
+    pair.destination.qemu.status = MigrationStatus::None;
+    pair.destination.qemu.autostart = false;
+    pair
+}
+
+/// It comes in from its registration on, waits for as long as nothing comes, and goes the way of any other.
+#[test]
+fn a_destination_that_was_started_to_listen() {
+    for is_restarted in [false, true] {
+        let mut pair = listening();
+        let jobs = pair.destination.jobs();
+        assert_eq!(jobs[0].kind, JobKind::MigrationIn);
+        if is_restarted {
+            pair.destination.restart();
+        }
+        pair.run_for(5 * STEP_MS);
+        assert_eq!(
+            result(pair.destination.jobs().last()),
+            None,
+            "{}",
+            pair.story()
+        );
+        let early = pair.destination.send("cont", &NOTHING()).unwrap_err();
+        assert!(early.contains("the guest is not here yet"), "{early}");
+        pair.destination.qemu.status = MigrationStatus::Active;
+        drive(&mut pair, |pair| panic!("{}", pair.story()));
+        pair.run_for(2 * STEP_MS);
+        for bench in [&mut pair.source, &mut pair.destination] {
+            assert_eq!(results(bench).1, Some(JobResult::Completed));
+        }
+        assert!(!pair.destination.intended("migrate-incoming"));
+    }
+}
+
+/// Its stream fails, or its manager ends it before anything came.
+#[test]
+fn a_listening_destination_that_comes_to_nothing() {
+    let mut pair = listening();
+    pair.destination.qemu.status = MigrationStatus::Failed;
+    pair.run_for(2 * STEP_MS);
+    assert_eq!(results(&mut pair.destination).1, Some(JobResult::Failed));
+    let mut pair = listening();
+    pair.destination.send("quit", &NOTHING()).unwrap();
+    pair.run_for(2 * STEP_MS);
+    assert_eq!(results(&mut pair.destination).1, Some(JobResult::Failed));
+}
+
+/// One that waits to be told where to listen has begun nothing, and a manager that drives by phases takes one that listens as its own.
+#[test]
+fn what_is_no_listening_destination() {
+    let mut pair = Pair::new(RunState::Running);
+    assert_eq!(pair.destination.jobs().len(), 0);
+    let mut pair = listening();
+    assert!(pair.destination.begin(JobKind::Save).is_err());
+    let before = pair.destination.jobs()[0].job;
+    let job = pair.destination.begin(JobKind::MigrationIn).unwrap();
+    assert_ne!(job, before);
+    assert!(pair.destination.begin(JobKind::MigrationIn).is_err());
 }
