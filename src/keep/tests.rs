@@ -195,6 +195,24 @@ fn damage_is_noticed() {
     }
 }
 
+/// It is not called damaged, which somebody would look into.
+#[test]
+fn a_file_of_another_version() {
+    let keeper = Keeper::new();
+    let (client, file) = client(&keeper);
+    client.take(Stage::Waiting, b"x".to_vec(), false, rest(b""));
+    let file = std::fs::File::from(file);
+    for (magic, expected) in [
+        (b"pjk1", "its state is of another version of the sidecar"),
+        (b"pjk9", "its state is of another version of the sidecar"),
+        (b"xjk2", "its state is damaged"),
+    ] {
+        file.write_at(magic, 4).unwrap();
+        let read = next_life(&keeper, &file.as_fd().try_clone_to_owned().unwrap());
+        assert_eq!(read.unwrap_err(), expected);
+    }
+}
+
 #[test]
 fn what_is_too_much_is_not_kept_until_it_is_less() {
     let keeper = Keeper::new();

@@ -28,6 +28,15 @@ use crate::journal::Durable;
 /// Most notices that a slow control client may lag behind before it is cut off.
 pub(crate) const NOTICE_QUEUE_MAX: usize = 1024;
 
+/// Who is asked outside of this host.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    /// Other sidecars.
+    pub(crate) peers: PeerClients,
+    /// The store that may be an authority.
+    pub(crate) store: StoreClient,
+}
+
 /// The dispatcher's state.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
@@ -48,8 +57,7 @@ impl Dispatcher {
         boot: BootId,
         link: Link,
         board: ProgressBoard,
-        peers: PeerClients,
-        store: StoreClient,
+        Outside { peers, store }: Outside,
         notices: broadcast::Sender<(&'static str, Value)>,
         ready: watch::Sender<bool>,
         proxies: Proxies,

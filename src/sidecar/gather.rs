@@ -2,7 +2,7 @@
 //! longer than it is worth.
 //!
 //! Invariant: an input waits here for others at most [`GATHER_MAX`], and only right after a turn that
-//! answered as many.
+//! answered as many; one that nobody waits for at most [`UNHURRIED_MAX`].
 //! Not here: what a turn is (`node`).
 
 use std::time::{Duration, Instant};
@@ -23,6 +23,10 @@ const GATHER_MAX: Duration = Duration::from_micros(150);
 
 /// When nobody came for so long, the others do not come either.
 const GATHER_PAUSE_MAX: Duration = Duration::from_micros(25);
+
+/// So long what nobody waits for may wait for something else to share a sync with: as long as a client needs to send its next
+/// command, and less than anybody notices.
+const UNHURRIED_MAX: Duration = Duration::from_millis(1);
 
 /// Why [`Gatherer::receive`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +62,14 @@ impl Gatherer {
         self.turned = Instant::now();
     }
 
-    /// Waits until something comes in, or, if `until_quiet`, nothing comes in for a while.
+    /// Waits until something comes in, or, if `until_quiet`, nothing comes in for a while. Behind what nobody waits for it waits on
+    /// for a moment.
     pub(super) async fn receive<T>(
         &mut self,
         inputs: &mut Receiver<T>,
         into: &mut Vec<T>,
         until_quiet: bool,
+        is_unhurried: impl Fn(&T) -> bool,
     ) -> Received {
         let receiving = inputs.recv_many(into, INPUTS_PER_TURN_MAX);
         let received = match until_quiet {
@@ -75,6 +81,11 @@ impl Gatherer {
         };
         if received == 0 {
             return Received::Closed;
+        }
+        if into.iter().all(is_unhurried) {
+            // Whatever came of it: what there is goes now.
+            let more = inputs.recv_many(into, INPUTS_PER_TURN_MAX);
+            drop(timeout(UNHURRIED_MAX, more).await);
         }
         let begun = Instant::now();
         let is_busy = begun.duration_since(self.turned) < GATHER_MAX;
@@ -121,7 +132,9 @@ mod tests {
         for count in [INPUTS_PER_TURN_MAX, 3] {
             gatherer.has_turned(1);
             let mut into = Vec::new();
-            let received = gatherer.receive(&mut inputs, &mut into, false).await;
+            let received = gatherer
+                .receive(&mut inputs, &mut into, false, |_| false)
+                .await;
             assert_eq!(received, Received::Inputs);
             assert_eq!(into.len(), count);
         }
@@ -139,12 +152,44 @@ mod tests {
             let second = sender.clone();
             let sending = tokio::spawn(async move { second.send(2).await });
             let mut into = Vec::new();
-            gatherer.receive(&mut inputs, &mut into, false).await;
+            gatherer
+                .receive(&mut inputs, &mut into, false, |_| false)
+                .await;
             sending.await.unwrap().unwrap();
             gathered += usize::from(into == [1, 2]);
             while inputs.try_recv().is_ok() {}
         }
         assert!(gathered > 0);
+    }
+
+    /// It goes with what comes next, and by itself where nothing comes; what somebody waits for does not wait.
+    #[tokio::test]
+    async fn what_nobody_waits_for() {
+        let (sender, mut inputs) = mpsc::channel(8);
+        let mut gatherer = Gatherer::new();
+        for (next, expected) in [(true, &[1, 2][..]), (false, &[1])] {
+            sender.try_send(1).unwrap();
+            let second = sender.clone();
+            let sending = tokio::spawn(async move {
+                if next {
+                    second.send(2).await.unwrap();
+                }
+            });
+            let mut into = Vec::new();
+            let received = gatherer.receive(&mut inputs, &mut into, false, |one| *one == 1);
+            assert_eq!(received.await, Received::Inputs);
+            assert_eq!(into, expected);
+            sending.await.unwrap();
+        }
+        sender.try_send(2).unwrap();
+        let second = sender.clone();
+        let sending = tokio::spawn(async move { second.send(1).await });
+        let mut into = Vec::new();
+        gatherer.turned -= GATHER_MAX;
+        let received = gatherer.receive(&mut inputs, &mut into, false, |one| *one == 1);
+        assert_eq!(received.await, Received::Inputs);
+        assert_eq!(into, [2]);
+        sending.await.unwrap().unwrap();
     }
 
     /// A caller that was answered long ago is not expected back.
@@ -158,7 +203,9 @@ mod tests {
         let second = sender.clone();
         let sending = tokio::spawn(async move { second.send(2).await });
         let mut into = Vec::new();
-        gatherer.receive(&mut inputs, &mut into, false).await;
+        gatherer
+            .receive(&mut inputs, &mut into, false, |_| false)
+            .await;
         assert_eq!(into, [1]);
         sending.await.unwrap().unwrap();
     }
@@ -168,11 +215,15 @@ mod tests {
         let (sender, mut inputs) = mpsc::channel::<u8>(8);
         let mut gatherer = Gatherer::new();
         let mut into = Vec::new();
-        let received = gatherer.receive(&mut inputs, &mut into, true).await;
+        let received = gatherer
+            .receive(&mut inputs, &mut into, true, |_| false)
+            .await;
         assert_eq!((received, into.len()), (Received::Quiet, 0));
         drop(sender);
         for until_quiet in [true, false] {
-            let received = gatherer.receive(&mut inputs, &mut into, until_quiet).await;
+            let received = gatherer
+                .receive(&mut inputs, &mut into, until_quiet, |_| false)
+                .await;
             assert_eq!((received, into.len()), (Received::Closed, 0));
         }
     }

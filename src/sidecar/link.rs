@@ -110,6 +110,8 @@ pub type PeerAnswered = (Envelope, PeerResponse);
 pub enum Inbound {
     /// For the engine.
     Input(Input),
+    /// For the engine, and nobody waits for what follows: it may go with whatever comes next.
+    Unhurried(Input),
     /// A question about both.
     Status(oneshot::Sender<NodeStatus>),
 }
@@ -263,6 +265,11 @@ impl Link {
     /// Tells the node; returns when it is queued, or dropped because the node has ended.
     pub async fn tell(&self, input: Input) {
         drop(self.inputs.send(Inbound::Input(input)).await);
+    }
+
+    /// As [`Link::tell`], of something that nobody waits for: it shares a sync with what comes next, if that comes soon.
+    pub async fn tell_unhurried(&self, input: Input) {
+        drop(self.inputs.send(Inbound::Unhurried(input)).await);
     }
 
     /// Tells the node, unless its queue is full.
@@ -494,7 +501,8 @@ pub async fn run<D: Disk, M: Machine>(
     let mut inbound = Vec::new();
     let result = loop {
         let until_quiet = node.is_unsealed();
-        let received = gatherer.receive(&mut inputs, &mut inbound, until_quiet);
+        let is_unhurried = |one: &Inbound| matches!(one, Inbound::Unhurried(_));
+        let received = gatherer.receive(&mut inputs, &mut inbound, until_quiet, is_unhurried);
         match received.await {
             Received::Inputs => {}
             Received::Closed => break Ok(()),
@@ -527,7 +535,7 @@ async fn turn<D: Disk, M: Machine>(
     let mut inputs = Vec::with_capacity(inbound.len());
     for one in inbound.drain(..) {
         match one {
-            Inbound::Input(input) => inputs.push(input),
+            Inbound::Input(input) | Inbound::Unhurried(input) => inputs.push(input),
             // Whoever asked may have hung up.
             Inbound::Status(sender) => drop(sender.send(NodeStatus {
                 journal: node.log().status(),

@@ -612,7 +612,8 @@ impl Task {
             info!(domain = %domain, lsn = %intent, effect = name, ?result, "effect of a client");
             let effect = intent;
             let told = result.clone();
-            link.tell(Input::EffectFinished {
+            // The client has its answer already. What it sends next is written down with this.
+            link.tell_unhurried(Input::EffectFinished {
                 effect,
                 result: told,
             })

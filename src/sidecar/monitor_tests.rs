@@ -50,7 +50,7 @@ impl Watching {
 
     async fn next(&mut self) -> Input {
         match timeout(TEST_WAIT, self.inbound.recv()).await.unwrap() {
-            Some(Inbound::Input(input)) => input,
+            Some(Inbound::Input(input) | Inbound::Unhurried(input)) => input,
             other => panic!("{other:?}"),
         }
     }

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use super::config::{Config, PEERS_MAX, SOCKET_PATH_SIZE_MAX, fits_socket_address};
 use super::control::Control;
-use super::dispatch::{Dispatcher, NOTICE_QUEUE_MAX};
+use super::dispatch::{Dispatcher, NOTICE_QUEUE_MAX, Outside};
 use super::history::History;
 use super::link::{self, Failure, HandedOut, Inbound, Link, OUTBOX_QUEUE_MAX, now};
 use super::peer::PeerClients;
@@ -345,7 +345,10 @@ impl Sidecar {
         let (notices, _) = broadcast::channel(NOTICE_QUEUE_MAX);
         let (ready, is_ready) = watch::channel(false);
         let board = ProgressBoard::default();
-        let store = StoreClient::new(link.clone(), config.store.clone());
+        let outside = Outside {
+            peers: PeerClients::new(link.clone(), config.peers.clone()),
+            store: StoreClient::new(link.clone(), config.store.clone()),
+        };
         let directory = config.domains_directory();
         OsDisk::new(&directory)
             .make_directory()
@@ -355,8 +358,7 @@ impl Sidecar {
             boot,
             link.clone(),
             board.clone(),
-            PeerClients::new(link.clone(), config.peers.clone()),
-            store,
+            outside,
             notices.clone(),
             ready,
             Proxies::new(directory, link.clone(), served.clone(), kept),

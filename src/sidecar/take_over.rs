@@ -231,11 +231,19 @@ impl TakenOver {
         std::fs::rename(&self.behind, &self.front)
     }
 
-    /// Removes what a QEMU that is gone left at the new name.
+    /// Removes what a QEMU that is gone left at the new name; and at the old one what a sidecar left that was killed with it.
     pub(crate) fn clear(&self) {
-        if !is_bound(&self.behind) {
-            // One that stays behind is removed by the next take-over.
-            drop(remove_socket(&self.behind));
+        if is_bound(&self.behind) {
+            return;
+        }
+        let was_taken = is_socket(&self.behind);
+        // One that stays behind is removed by the next take-over.
+        drop(remove_socket(&self.behind));
+        // Learnt first: whoever makes a socket there now makes another file.
+        let identity = identity(&self.front);
+        if was_taken && is_socket(&self.front) && !is_bound(&self.front) {
+            let path = self.front.clone();
+            drop(Name { path, identity });
         }
     }
 
@@ -416,6 +424,33 @@ mod tests {
         let error = taken.establish(other).await.unwrap_err();
         assert!(matches!(error, TakeOverError::NotThere { .. }), "{error}");
         assert_eq!(stands(&taken, instance).await, [true, false]);
+    }
+
+    /// The sidecar and QEMU were killed: files at both names, and nobody listens.
+    #[tokio::test]
+    async fn what_both_left_goes() {
+        for is_taken_again in [false, true] {
+            let (mut qemu, taken, instance) = taken().await;
+            let placed = taken.establish(instance).await.unwrap();
+            let left = taken.front.with_extension("left");
+            fs::hard_link(&taken.front, &left).unwrap();
+            drop(placed);
+            fs::rename(&left, &taken.front).unwrap();
+            qemu.kill();
+            assert!(is_socket(&taken.front) && is_socket(&taken.behind));
+            // The next QEMU is there already.
+            let next = is_taken_again.then(|| {
+                fs::remove_file(&taken.front).unwrap();
+                UnixListener::bind(&taken.front).unwrap()
+            });
+            taken.clear();
+            assert!(!is_socket(&taken.behind));
+            assert_eq!(is_socket(&taken.front), is_taken_again);
+            // Once more: nothing was taken over any more, and what is there is not ours.
+            drop(next);
+            taken.clear();
+            assert_eq!(is_socket(&taken.front), is_taken_again);
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use journal_format::number::Id128;
+use journal_format::record::Instance;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -598,4 +599,85 @@ fn a_name_that_is_no_file_name_is_written_as_in_a_url() {
     ] {
         assert_eq!(file_name(name), expected);
     }
+}
+
+/// The service manager has a client's connection open too: its end must be seen all the same, whether it is cut off or just let go.
+#[tokio::test]
+async fn a_client_that_is_let_go_sees_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let keeper = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let manager = Manager::at_path(&path);
+    for is_closed in [false, true] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let owner = Owner {
+            domain: DomainId(Id128([1; 16])),
+            instance: Instance {
+                boot: BootId(Id128([2; 16])),
+                pid: 17,
+                start_time: 1,
+            },
+        };
+        // As the service manager has it.
+        let stored = theirs.as_fd().try_clone_to_owned().unwrap();
+        let kept = KeptClient::keep(&manager, owner, theirs.as_fd()).unwrap();
+        let outlet = crate::qmp::Outlet::keeping(Arc::new(theirs), Some(kept));
+        if is_closed {
+            outlet.close();
+        } else {
+            drop(outlet);
+        }
+        let mut ours = ours;
+        let read = timeout(WAIT, ours.read(&mut [0; 8])).await;
+        assert_eq!(read.unwrap().unwrap(), 0);
+        drop(stored);
+    }
+    drop(keeper);
+}
+
+/// While a socket is given back it is not taken over, and not after, until it is to be once more; who asks meanwhile waits.
+#[tokio::test]
+async fn what_is_given_back_is_not_taken_over_meanwhile() {
+    use core::future::Future;
+    let fake = crate::sidecar::testing::FakeQemu::start(&serde_json::json!({})).await;
+    let instance = fake.instance();
+    let taken = TakenOver::from_front(&fake.path);
+    let (link, _inbound) = Link::new();
+    let domain = DomainId(Id128([1; 16]));
+    let served = ServedDomains::default();
+    let front = Arc::new(Front::new(taken, instance, instance.boot));
+    served.begin(domain, Some(front.clone()));
+    let fronted = Fronted {
+        front: front.clone(),
+        names: Names::default(),
+        clients: Clients {
+            places: Arc::new(Semaphore::new(1)),
+            shared: Shared {
+                domain,
+                link,
+                port: Port::new(Keeping::default()),
+                effects: Arc::new(Semaphore::new(1)),
+            },
+        },
+        served: served.clone(),
+    };
+    let listener = fronted.establish().await.unwrap().unwrap();
+    {
+        // Names change right now.
+        let _changing = front.is_given_back.lock().await;
+        let mut giving = Box::pin(served.give_back(domain));
+        let mut taking = Box::pin(fronted.establish());
+        let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+        assert!(giving.as_mut().poll(&mut context).is_pending());
+        assert!(taking.as_mut().poll(&mut context).is_pending());
+    }
+    served.give_back(domain).await.unwrap();
+    assert!(fronted.establish().await.is_none());
+    drop(listener);
+    assert!(
+        UnixStream::connect(&fake.path).await.is_ok(),
+        "it is QEMU's"
+    );
+    served.take_over_again(domain).await;
+    assert!(matches!(fronted.establish().await, Some(Ok(_))));
 }
