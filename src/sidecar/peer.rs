@@ -301,8 +301,10 @@ mod tests {
     use super::super::serve::{Requests, serve_peers};
     use super::*;
     use crate::engine::Message;
-    use crate::qmp::bind;
-    use journal_format::number::{Epoch, JournalId, Lsn, MigrationId, OpeningId, Position};
+    use crate::qmp::{ServerOptions, bind, serve};
+    use journal_format::number::{
+        DomainId, Epoch, JournalId, Lsn, MigrationId, OpeningId, Position,
+    };
     use journal_format::record::PeerAnswer;
     use serde_json::json;
     use tokio::sync::mpsc;
@@ -389,6 +391,68 @@ mod tests {
         assert!(gone.is_err(), "{gone:?}");
     }
 
+    const GUEST: DomainId = DomainId(Id128([6; 16]));
+
+    /// All are asked, and what each says comes at once: nobody there, one that knows no such command, one that says what no sidecar
+    /// does, and one that has it.
+    #[tokio::test]
+    async fn everyone_that_is_configured_is_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let start = |name: &str, answer: Result<Value, &'static str>| {
+            let listener = bind(&at(name)).unwrap();
+            let options = ServerOptions {
+                greeting: json!({}),
+                clients_max: 4,
+                message_size_max: 4096,
+            };
+            let handler = move |_call: Call| {
+                let answer = answer.clone();
+                async move { answer.map_err(CommandError::generic) }
+            };
+            tokio::spawn(serve(listener, options, None, handler))
+        };
+        let found = Found {
+            domain: GUEST,
+            job: Some(Lsn(7)),
+            stands: PeerAnswer::NotWhole,
+        };
+        let said = SearchResult {
+            envelope: envelope(9),
+            message: found,
+        };
+        let _servers = [
+            start(
+                "older",
+                Err("The command find-migration has not been found"),
+            ),
+            start("other", Ok(json!({"domain": "guest"}))),
+            start("it", Ok(serde_json::to_value(&said).unwrap())),
+        ];
+        let peers = ["nobody", "older", "other", "it"].map(at);
+        let (link, mut inbound) = Link::new();
+        let clients = PeerClients::new(link, peers.to_vec());
+        let find = Find {
+            domain: GUEST,
+            job: None,
+        };
+        clients.find(3, envelope(7), find);
+        let Some(Inbound::Input(Input::Found { number, answers })) = inbound.recv().await else {
+            panic!("the answers");
+        };
+        assert_eq!((number, answers.len()), (3, 4));
+        for FoundAt { peer, result } in answers {
+            let name = Path::new(&peer).file_name().unwrap().to_str().unwrap();
+            match (name, result) {
+                ("nobody", Err(PeerFailure::NotSent(_)))
+                | ("older", Err(PeerFailure::Refused(_)))
+                | ("other", Err(PeerFailure::Unreachable(_))) => {}
+                ("it", Ok(answer)) => assert_eq!(answer, (envelope(9), found)),
+                (name, result) => panic!("{name}: {result:?}"),
+            }
+        }
+    }
+
     #[tokio::test]
     async fn what_no_sidecar_says_is_refused() {
         let (link, _inbound) = Link::new();
@@ -404,6 +468,17 @@ mod tests {
                 PEER_COMMAND,
                 json!({"envelope": envelope(1), "message": {"request": "ask"}}),
                 "missing field `migration`",
+            ),
+            (FIND_COMMAND, json!({}), "missing field `envelope`"),
+            (
+                FIND_COMMAND,
+                json!({"envelope": envelope(1), "message": {"domain": "guest"}}),
+                "find-migration: ",
+            ),
+            (
+                FIND_COMMAND,
+                json!({"envelope": envelope(1), "message": {"domain": GUEST, "since": 7}}),
+                "unknown field `since`",
             ),
         ];
         for (name, arguments, expected) in cases {
