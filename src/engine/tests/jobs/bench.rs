@@ -14,10 +14,12 @@ use serde_json::{Value, json};
 
 use crate::engine::laws::{Auditor, Breach};
 use crate::engine::{
-    Answer, Config, ControlRequest, Engine, Envelope, Find, Found, FoundAt, History, Input,
-    JobSeen, JobView, Message, MonitorCommand, NodeSeen, Now, QemuEvent, Refusal, Step,
-    TICK_INTERVAL_MS, Token,
+    Answer, Config, ControlRequest, Engine, Envelope, Find, Found, History, Input, JobSeen,
+    JobView, Message, MonitorCommand, NodeSeen, Now, QemuEvent, Refusal, Step, TICK_INTERVAL_MS,
+    Token,
 };
+
+mod others;
 
 pub(super) const DOMAIN: DomainId = DomainId(Id128([0xD0; 16]));
 pub(super) const NAME: &str = "guest";
@@ -525,59 +527,6 @@ impl Bench {
             let step = engine.step(now, input);
             self.take(step);
         }
-    }
-
-    /// From where in its history it asked that.
-    pub(super) fn envelope(&self, number: u64) -> Envelope {
-        self.envelopes[&number]
-    }
-
-    /// The other sidecars have answered.
-    pub(super) fn found(&mut self, number: u64, answers: Vec<FoundAt>) {
-        self.input(Input::Found { number, answers });
-        self.pump();
-    }
-
-    /// Another sidecar asks, and waits for the answer.
-    pub(super) fn asked_by(&mut self, envelope: Envelope, find: Find) -> (Envelope, Found) {
-        self.token += 1;
-        let token = Token(self.token);
-        self.input(Input::Find {
-            token,
-            envelope,
-            find,
-        });
-        self.pump();
-        let told = self.told.remove(&token);
-        told.unwrap_or_else(|| panic!("no answer to {find:?}\n{}", self.story()))
-    }
-
-    /// The same, of one that has never heard of this one.
-    pub(super) fn asked(&mut self, find: Find) -> Found {
-        let sender = journal_format::number::Position {
-            journal: JournalId(Id128([0x77; 16])),
-            epoch: Epoch(1),
-            opening: OpeningId(Id128([0x77; 16])),
-            lsn: Lsn(1),
-        };
-        self.asked_by(Envelope { sender, saw: None }, find).1
-    }
-
-    /// Its journal is gone, and the domain registered anew.
-    pub(super) fn lose_journal(&mut self) {
-        let qemu = self.qemu.clone();
-        *self = Bench::of(JournalId(Id128([0xCC; 16])), RunState::Running);
-        self.qemu = qemu;
-    }
-
-    /// Its journal is one that was copied when nothing had happened yet.
-    pub(super) fn put_back_journal(&mut self) {
-        let qemu = self.qemu.clone();
-        let epoch = self.epoch;
-        *self = Bench::of(self.identity, RunState::Running);
-        self.epoch = epoch + 8;
-        self.qemu = qemu;
-        self.restart();
     }
 
     /// All that waits is done.
