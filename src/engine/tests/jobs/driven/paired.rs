@@ -227,6 +227,12 @@ fn who_cannot_be_the_other_side() {
         is_held(&mut pair, "driven-source-completed");
         pair.run_for(20 * STEP_MS);
     }
+    // Its own word does, whoever else says something.
+    let (job, _) = pair.source.finds.pop_front().unwrap();
+    let others = says(4, guest, Some(7), PeerAnswer::Whole);
+    let its = says(3, guest, Some(7), PeerAnswer::Started);
+    pair.source.found(job, vec![others, its]);
+    assert!(!pair.source.qemu.alive, "{}", pair.story());
 }
 
 /// A destination whose journal is not the one that was there before, or does not go as far any more, proves nothing; nor does one
@@ -287,6 +293,27 @@ fn what_is_asked_of_a_sidecar() {
             (domain, None, PeerAnswer::NoSuchMigration)
         );
     }
+    // A journal that does not have what was seen of it says nothing.
+    let mut pair = sent(RunState::Running);
+    let domain = super::super::bench::DOMAIN;
+    let here = pair.destination.asked(Find { domain, job: None });
+    assert_eq!(here.stands, PeerAnswer::Whole);
+    let never = Position {
+        journal: JournalId(Id128([0xA1; 16])),
+        epoch: journal_format::number::Epoch(1),
+        opening: journal_format::number::OpeningId(Id128([0x55; 16])),
+        lsn: Lsn(1),
+    };
+    let envelope = Envelope {
+        sender: never,
+        saw: Some(never),
+    };
+    let find = Find {
+        domain,
+        job: here.job,
+    };
+    let (_, lost) = pair.destination.asked_by(envelope, find);
+    assert_eq!((lost.job, lost.stands), (None, PeerAnswer::Amnesia));
 }
 
 /// The source's sidecar dies after every batch of a whole migration whose manager stays away from then on, and says its word only at
