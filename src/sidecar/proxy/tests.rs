@@ -671,7 +671,13 @@ async fn what_is_given_back_is_not_taken_over_meanwhile() {
         assert!(giving.as_mut().poll(&mut context).is_pending());
         assert!(taking.as_mut().poll(&mut context).is_pending());
     }
-    served.give_back(domain).await.unwrap();
+    {
+        let mut giving = Box::pin(served.give_back(domain));
+        let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+        assert!(giving.as_mut().poll(&mut context).is_pending());
+        assert!(front.is_given_back.try_lock().is_err(), "on its way");
+        giving.await.unwrap();
+    }
     assert!(fronted.establish().await.is_none());
     drop(listener);
     assert!(
