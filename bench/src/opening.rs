@@ -153,6 +153,8 @@ impl World {
             })),
             Message::Reply { result: Ok(_), .. }
             | Message::PeerReply { .. }
+            | Message::Find { .. }
+            | Message::Found { .. }
             | Message::Admitted { .. }
             | Message::Store { .. }
             | Message::Watch { .. }

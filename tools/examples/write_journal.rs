@@ -107,6 +107,8 @@ impl World {
                 Message::Reply { .. }
                 | Message::Store { .. }
                 | Message::PeerReply { .. }
+                | Message::Find { .. }
+                | Message::Found { .. }
                 | Message::LookAtJob { .. }
                 | Message::Admitted { .. }
                 | Message::Unwatch { .. }

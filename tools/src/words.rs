@@ -5,8 +5,8 @@
 use journal_format::number::Lsn;
 use journal_format::record::{
     Authority, ClaimSeen, Decision, Decoded, DiskCopy, EffectCommand, EffectResult, EffectStanding,
-    Evidence, JobEvidence, MigrationDisks, MigrationSettings, MigrationTerms, NodesSeen, Observed,
-    Process, RecordBody, WantedReason,
+    Evidence, JobEvidence, JobPhase, MigrationDisks, MigrationSettings, MigrationTerms, NodesSeen,
+    Observed, Process, RecordBody, WantedReason,
 };
 use phase_journal::engine::Rule;
 use phase_journal::journal::read::Gap;

@@ -490,6 +490,8 @@ impl<'a> Stage<'a> {
                 }
                 Message::Reply { .. }
                 | Message::PeerReply { .. }
+                | Message::Find { .. }
+                | Message::Found { .. }
                 | Message::LookAtJob { .. }
                 // Nothing new begins.
                 | Message::LookAtSettings { .. }

@@ -429,6 +429,8 @@ impl World {
                     self.tell(host, Input::SettingsLooked { domain, seen });
                 }
                 Message::LookAtJob { .. }
+                | Message::Find { .. }
+                | Message::Found { .. }
                 | Message::Unwatch { .. }
                 | Message::Notify(_)
                 | Message::Ready => {}

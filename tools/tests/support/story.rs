@@ -173,6 +173,8 @@ impl Story {
                 Message::Reply { .. }
                 | Message::Admitted { .. }
                 | Message::PeerReply { .. }
+                | Message::Find { .. }
+                | Message::Found { .. }
                 // This story's authority is the destination.
                 | Message::Store { .. }
                 | Message::Unwatch { .. }
