@@ -1,12 +1,14 @@
 //! The other side of a migration that was recognised: who it is, and what its sidecar knows.
 //!
-//! Invariant: a source is bound to the one job that still waited for a stream of this very guest after its own had begun; none or
-//! several bind nothing. What is heard of that job later says where its manager's `cont` or `quit` was seen, and decides nothing more than
+//! Invariant: a source is bound to the one job that waits for this very guest and to which nothing had come yet when it was asked
+//! about; none or several bind nothing. What is heard of that job later says where its manager's `cont` or `quit` was seen, and decides nothing more than
 //! those would here.
 //! Not here: which sidecars there are (`sidecar::peer`), what follows from the answer (`decide`).
 
 use journal_format::number::{DomainId, Lsn, Position};
-use journal_format::record::{EffectStanding, JobKind, JobPhase, JobResult, PeerAnswer, Process};
+use journal_format::record::{
+    EffectStanding, JobKind, JobPhase, JobResult, MigrationStatus, PeerAnswer, Process,
+};
 
 use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
 use crate::engine::live::Pending;
@@ -228,7 +230,7 @@ impl Turn<'_> {
                 (pairing.delay, pairing.ask_at) = (0, 0);
                 self.enter_job_with(job, phase, None, Some(begun));
             }
-            // A copy that is whole already may have come from an earlier try.
+            // What is coming in already, or is whole, may be of an earlier try.
             [(_, stands, _)] => {
                 pairing.missing = Some(format!(
                     "the other side was not found: the sidecar that has this guest coming in does not say that it still waits for it, but {stands}"
@@ -368,11 +370,17 @@ impl Turn<'_> {
         if observed.process != Process::Alive || !is_undecided {
             return PeerAnswer::Deciding;
         }
+        let is_untouched = matches!(
+            observed.migration,
+            Some(MigrationStatus::None | MigrationStatus::Setup)
+        );
         match (
             run_class(observed.run_state.as_ref()),
             status_class(observed.migration.as_ref()),
         ) {
-            (RunClass::Inmigrate, _) => PeerAnswer::NotWhole,
+            (RunClass::Inmigrate, _) if is_untouched => PeerAnswer::NotWhole,
+            // What is coming in may be of an earlier try, whose source was continued since.
+            (RunClass::Inmigrate, _) => PeerAnswer::Performing,
             (RunClass::Paused, StatusClass::Completed) => PeerAnswer::Whole,
             (_, _) => PeerAnswer::Deciding,
         }

@@ -227,9 +227,17 @@ impl Qemu {
             return self.obey(&command);
         }
         match execute {
-            "migrate" | "migrate-incoming" => {
+            "migrate" => {
                 self.was_running = self.run == RunState::Running;
                 self.status = MigrationStatus::Active;
+            }
+            "migrate-incoming" => {
+                self.status = match self.is_paired {
+                    // Nobody has connected yet.
+                    true => MigrationStatus::Setup,
+                    // A file is there.
+                    false => MigrationStatus::Active,
+                }
             }
             "migrate-continue" if self.status == MigrationStatus::PreSwitchover => {
                 self.status = MigrationStatus::Device;

@@ -84,8 +84,8 @@ impl Pair {
     /// What was sent arrives; QEMU's own doing.
     fn flow(&mut self) {
         let (from, to) = (&mut self.source.qemu, &mut self.destination.qemu);
-        let listens =
-            to.alive && to.run == RunState::Inmigrate && to.status == MigrationStatus::Active;
+        let is_open = matches!(to.status, MigrationStatus::Setup | MigrationStatus::Active);
+        let listens = to.alive && to.run == RunState::Inmigrate && is_open;
         let sends = matches!(
             from.status,
             MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device
@@ -102,6 +102,7 @@ impl Pair {
         }
         match (from.status.clone(), from.run.clone()) {
             (MigrationStatus::Active, _) if from.alive => {
+                to.status = MigrationStatus::Active;
                 from.status = MigrationStatus::PreSwitchover;
                 from.run = RunState::FinishMigrate;
             }

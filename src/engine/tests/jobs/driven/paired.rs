@@ -178,6 +178,10 @@ fn who_cannot_be_the_other_side() {
         ),
         (
             "still waits",
+            vec![says(3, guest, Some(7), PeerAnswer::Performing)],
+        ),
+        (
+            "still waits",
             vec![says(3, guest, Some(7), PeerAnswer::Started)],
         ),
     ];
@@ -233,6 +237,33 @@ fn who_cannot_be_the_other_side() {
     let its = says(3, guest, Some(7), PeerAnswer::Started);
     pair.source.found(job, vec![others, its]);
     assert!(!pair.source.qemu.alive, "{}", pair.story());
+}
+
+/// What is coming in when it is asked about may be of an earlier try: this one goes to somebody who was not asked, and whatever
+/// becomes of the other copy says nothing of it.
+#[test]
+fn a_stream_of_an_earlier_try() {
+    let mut pair = introduced(RunState::Running);
+    while let Some((side, command, arguments)) = next(&pair) {
+        if command == "migrate" {
+            pair.destination.qemu.status = MigrationStatus::Active;
+        }
+        pair.side(side).send(command, &arguments).unwrap();
+        pair.run_for(100);
+        if command == "migrate" {
+            break;
+        }
+    }
+    send(&mut pair);
+    let said = detail(&mut pair);
+    assert!(
+        said.contains("still waits for it, but performing"),
+        "{said}"
+    );
+    pair.destination.send("quit", &NOTHING()).unwrap();
+    pair.source.restart();
+    pair.run_for(20 * STEP_MS);
+    is_held(&mut pair, "driven-source-completed");
 }
 
 /// A destination whose journal is not the one that was there before, or does not go as far any more, proves nothing; nor does one

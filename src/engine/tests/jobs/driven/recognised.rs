@@ -24,9 +24,12 @@ pub(super) fn next(pair: &Pair) -> Option<(Side, &'static str, Value)> {
         (_, _, MigrationStatus::None, RunState::Inmigrate) => {
             Some((Side::Destination, "stop", NOTHING()))
         }
-        (MigrationStatus::None, RunState::Running, MigrationStatus::Active, _) => {
-            Some((Side::Source, "migrate", uri))
-        }
+        (
+            MigrationStatus::None,
+            RunState::Running,
+            MigrationStatus::Setup | MigrationStatus::Active,
+            _,
+        ) => Some((Side::Source, "migrate", uri)),
         (MigrationStatus::PreSwitchover, _, _, _) => {
             let go_on = json!({"state": "pre-switchover"});
             Some((Side::Source, "migrate-continue", go_on))
