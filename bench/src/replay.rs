@@ -152,11 +152,12 @@ fn read_ours(directory: &Path) -> Result<Seen, Failure> {
     .type_number();
     reader
         .replay(|shown| match shown {
-            Replayed::Record { view: record, .. } if record.kind == kind => {
-                let body = record.body();
-                seen.add(&body[body.len().saturating_sub(PAYLOAD_SIZE)..]);
+            Replayed::Batch(batch) => {
+                for record in batch.records().filter(|record| record.kind == kind) {
+                    let body = record.body();
+                    seen.add(&body[body.len().saturating_sub(PAYLOAD_SIZE)..]);
+                }
             }
-            Replayed::Begun { .. } | Replayed::Record { .. } => {}
             Replayed::Entry(_) => whole = false,
         })
         .map_err(Failure::store("ours", "read"))?;

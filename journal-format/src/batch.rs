@@ -69,7 +69,7 @@ impl BatchHeader {
     }
 
     /// Writes the header, whose size `into` has.
-    fn encode(&self, salted: Salted, into: &mut [u8]) {
+    fn encode(&self, salted: &Salted, into: &mut [u8]) {
         let mut rest = &mut *into;
         let mut put = |bytes: &[u8]| {
             let (field, behind) = core::mem::take(&mut rest).split_at_mut(bytes.len());
@@ -104,11 +104,11 @@ impl BatchHeader {
         offset: u64,
         bytes: &[u8],
     ) -> Result<BatchHeader, FormatError> {
-        BatchHeader::decode_salted(Salted::new(salt), segment, offset, bytes)
+        BatchHeader::decode_salted(&Salted::new(salt), segment, offset, bytes)
     }
 
     pub(crate) fn decode_salted(
-        salted: Salted,
+        salted: &Salted,
         segment: SegmentNumber,
         offset: u64,
         bytes: &[u8],
@@ -223,7 +223,7 @@ impl BatchBuilder {
     pub fn push(&mut self, draft: &Draft, previous: Option<Lsn>) -> Result<(), FormatError> {
         let before = self.bytes.len();
         encode_record(
-            self.salted,
+            &self.salted,
             self.next_lsn(),
             previous,
             draft,
@@ -247,7 +247,7 @@ impl BatchBuilder {
         let (head, content) = batch.split_at_mut(in_memory(BATCH_HEADER_SIZE));
         self.header.length = u32::try_from(content.len()).unwrap_or(u32::MAX);
         self.header.content = self.salted.crc(&[content]);
-        self.header.encode(self.salted, head);
+        self.header.encode(&self.salted, head);
         let chain = chain_after(head);
         let size = batch.len().next_multiple_of(in_memory(BLOCK_SIZE));
         self.bytes.resize(self.begin + size, 0);
@@ -306,7 +306,7 @@ pub(crate) struct Content {
 
 /// Reads every record of a batch that is readable, also around damaged ones: records lie on
 /// multiples of 8 bytes and name their LSN, so that reading finds its place again (F8).
-pub(crate) fn read_content(salted: Salted, header: &BatchHeader, content: &[u8]) -> Content {
+pub(crate) fn read_content(salted: &Salted, header: &BatchHeader, content: &[u8]) -> Content {
     let mut read = Content::default();
     let mut at = 0;
     let mut expected = header.first;

@@ -14,16 +14,20 @@ pub(crate) fn masked(crc: u32) -> u32 {
 
 /// The checksums of one segment: CRC-32 (IEEE) over the segment's salt and the bytes (F3). The salt
 /// is gone over once.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Salted(u32);
+#[derive(Clone, Debug)]
+pub(crate) struct Salted(crc32fast::Hasher);
 
 impl Salted {
     pub(crate) fn new(salt: &Salt) -> Salted {
-        Salted(crc32fast::hash(&salt.0))
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&salt.0);
+        Salted(hasher)
     }
 
-    pub(crate) fn crc(self, parts: &[&[u8]]) -> u32 {
-        let mut hasher = crc32fast::Hasher::new_with_initial(self.0);
+    #[inline]
+    pub(crate) fn crc(&self, parts: &[&[u8]]) -> u32 {
+        // It knows already what this processor can do.
+        let mut hasher = self.0.clone();
         for part in parts {
             hasher.update(part);
         }
@@ -36,7 +40,12 @@ impl Salted {
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl Fields<'_> {
+    #[inline]
     pub(crate) fn array<const N: usize>(&mut self) -> [u8; N] {
+        if let Some((array, rest)) = self.0.split_first_chunk() {
+            self.0 = rest;
+            return *array;
+        }
         let mut array = [0; N];
         let (head, rest) = self.0.split_at(N.min(self.0.len()));
         array[..head.len()].copy_from_slice(head);
@@ -62,6 +71,10 @@ const ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
 /// Are all bytes zero?
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
+    // Behind most records.
+    if bytes.len() < 8 {
+        return bytes.iter().all(|byte| *byte == 0);
+    }
     bytes
         .chunks(ZEROS.len())
         .all(|chunk| chunk == &ZEROS[..chunk.len()])

@@ -1,21 +1,74 @@
 //! Maps whose keys are identities or LSNs, looked into with each record.
 //!
-//! Invariant: the same key gives the same hash in each process; nothing is told by the order of such a map.
+//! Invariant: nobody can choose keys that collide, since each process draws what the hash goes by; so nothing may be told
+//! by the order of such a map.
 //! Not here: maps that are gone over in an order.
 
-use core::hash::{BuildHasherDefault, Hasher};
+use core::hash::{BuildHasher, Hasher};
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::sync::LazyLock;
 
 /// A map from an identity, or an LSN, that has no order.
-pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+pub type IdMap<K, V> = HashMap<K, V, IdState>;
+
+/// What the hash goes by.
+#[derive(Clone, Copy, Debug)]
+struct Secret {
+    begin: u64,
+    /// Odd, so that no bit of a word is lost.
+    factor: u64,
+}
 
 /// An odd number without a pattern: the fraction of the golden ratio, as in Knuth's multiplicative hashing.
-const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Hashes a few words that are random, or count up, in some nanoseconds. It does not stand up to somebody who chooses
-/// keys that collide: how many keys there can be is bounded elsewhere.
+/// One for the whole process: a map is made with each checkpoint that is read.
+static SECRET: LazyLock<Secret> = LazyLock::new(|| {
+    let random = RandomState::new();
+    Secret {
+        begin: random.hash_one(0),
+        factor: random.hash_one(1) | 1,
+    }
+});
+
+/// Makes the hashers of this process.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct IdHasher(u64);
+pub struct IdState;
+
+impl BuildHasher for IdState {
+    type Hasher = IdHasher;
+
+    #[inline]
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher::of(*SECRET)
+    }
+}
+
+/// Hashes a few words in some nanoseconds: multiplicative hashing with a factor that nobody knows.
+#[derive(Clone, Copy, Debug)]
+pub struct IdHasher {
+    state: u64,
+    secret: Secret,
+}
+
+impl IdHasher {
+    #[inline]
+    fn of(secret: Secret) -> IdHasher {
+        IdHasher {
+            state: secret.begin,
+            secret,
+        }
+    }
+}
+
+/// Both halves of a product: the map takes its bits from either end.
+#[inline]
+fn fold(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    let [low, high] = [product & u128::from(u64::MAX), product >> 64];
+    u64::try_from(low ^ high).unwrap_or(0)
+}
 
 impl Hasher for IdHasher {
     #[inline]
@@ -29,10 +82,7 @@ impl Hasher for IdHasher {
 
     #[inline]
     fn write_u64(&mut self, word: u64) {
-        // Both halves of the product: the map takes its bits from either end.
-        let product = u128::from(self.0 ^ word) * u128::from(FACTOR);
-        let [low, high] = [product & u128::from(u64::MAX), product >> 64];
-        self.0 = u64::try_from(low ^ high).unwrap_or(0).rotate_left(32);
+        self.state = fold(self.state ^ word, self.secret.factor);
     }
 
     // The length before an array: that of a type never changes.
@@ -41,37 +91,80 @@ impl Hasher for IdHasher {
 
     #[inline]
     fn finish(&self) -> u64 {
-        self.0
+        // Half of all factors leave keys that count up close together.
+        fold(self.state ^ self.secret.begin, SPREAD)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use core::hash::BuildHasher;
     use std::collections::HashSet;
 
     use super::*;
     use crate::number::{DomainId, Id128, Lsn};
 
+    /// Two words as an identity.
+    fn id(first: u64, second: u64) -> DomainId {
+        let bytes = u128::from(first) | u128::from(second) << 64;
+        DomainId(Id128(bytes.to_le_bytes()))
+    }
+
+    /// How many different ones there are among the hashes of 128 keys: of all their bits, the low ones, the high ones.
+    fn spread(hashes: impl Iterator<Item = u64>) -> [usize; 3] {
+        let hashes: Vec<u64> = hashes.collect();
+        assert_eq!(hashes.len(), 128);
+        let count = |part: fn(u64) -> u64| -> usize {
+            let parts: HashSet<u64> = hashes.iter().map(|hash| part(*hash)).collect();
+            parts.len()
+        };
+        [
+            count(|hash| hash),
+            count(|hash| hash % 128),
+            count(|hash| hash >> 57),
+        ]
+    }
+
+    fn assert_spread(what: &str, hashes: impl Iterator<Item = u64>) {
+        let [all, low, high] = spread(hashes);
+        assert_eq!(all, 128, "{what}");
+        // Of 128 into 128 at random some 80 are hit.
+        assert!(low > 55, "{what}: only {low} of the low ends differ");
+        assert!(high > 55, "{what}: only {high} of the high ends differ");
+    }
+
     /// Keys that differ in one bit, and keys that count up, spread over both ends of the hash.
     #[test]
     fn like_keys_get_unlike_hashes() {
-        let hasher = BuildHasherDefault::<IdHasher>::default();
-        let bits =
-            (0..128).map(|bit| hasher.hash_one(DomainId(Id128((1_u128 << bit).to_le_bytes()))));
-        let counted = (1..=128).map(|lsn| hasher.hash_one(Lsn(lsn)));
-        for hashes in [bits.collect::<Vec<u64>>(), counted.collect()] {
-            let all: HashSet<u64> = hashes.iter().copied().collect();
-            assert_eq!(all.len(), 128);
-            // Of 128 into 128 at random some 80 are hit.
-            let low: HashSet<u64> = hashes.iter().map(|hash| hash % 128).collect();
-            let high: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();
-            assert!(low.len() > 60, "only {} of the low ends differ", low.len());
-            assert!(
-                high.len() > 60,
-                "only {} of the high ends differ",
-                high.len()
-            );
-        }
+        let bits = (0..128).map(|bit| DomainId(Id128((1_u128 << bit).to_le_bytes())));
+        assert_spread("bits", bits.map(|id| IdState.hash_one(id)));
+        assert_spread("counted", (1..=128).map(|lsn| IdState.hash_one(Lsn(lsn))));
+        assert_spread(
+            "first words",
+            (0..128).map(|word| IdState.hash_one(id(word, 0))),
+        );
+    }
+
+    /// Keys that all collide for somebody who knows what the hash goes by: the second word takes back what the
+    /// first one made of the state. In a process that drew something else they are like any others.
+    #[test]
+    fn keys_that_were_made_to_collide_do_not() {
+        let known = Secret {
+            begin: 1234,
+            factor: 0x2545_F491_4F6C_DD1D,
+        };
+        let hash = |secret: Secret, key: DomainId| {
+            let mut hasher = IdHasher::of(secret);
+            core::hash::Hash::hash(&key, &mut hasher);
+            hasher.finish()
+        };
+        let made = |word: u64| {
+            let mut hasher = IdHasher::of(known);
+            hasher.write_u64(word);
+            id(word, hasher.state ^ 77)
+        };
+        // They are what they are meant to be.
+        let [all, _, _] = spread((0..128).map(|word| hash(known, made(word))));
+        assert_eq!(all, 1);
+        assert_spread("made", (0..128).map(|word| IdState.hash_one(made(word))));
     }
 }

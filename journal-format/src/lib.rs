@@ -3,6 +3,9 @@
 //! No I/O, no clock. What is on disk is specified in [`format`](mod@format); its rules, F1 and up,
 //! are cited throughout. Read in this order: [`number`], [`record`], [`batch`], [`segment`], [`scan`].
 
+#[cfg(test)]
+extern crate self as journal_format;
+
 pub mod number;
 pub mod record;
 
@@ -16,6 +19,11 @@ pub mod error;
 pub mod hash;
 
 mod bytes;
+
+// Records for this crate's own tests, as those beside it draw them.
+#[cfg(test)]
+#[path = "../tests/support/draw.rs"]
+mod draw;
 
 pub use bytes::is_zero;
 

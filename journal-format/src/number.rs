@@ -4,6 +4,7 @@
 
 use core::cmp::Ordering;
 use core::fmt;
+use core::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -69,7 +70,7 @@ impl fmt::Display for Epoch {
 
 /// 128 bits of identity. In the journal: 16 bytes as they stand. In text and JSON: the usual
 /// hyphenated form of a UUID.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Id128(pub [u8; 16]);
 
 /// By bytes, first one first; compared as one number, since maps of identities are most of what a fold does.
@@ -81,6 +82,17 @@ impl Ord for Id128 {
     #[inline]
     fn cmp(&self, other: &Id128) -> Ordering {
         u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+/// As two words: maps of identities are most of what a fold does.
+impl Hash for Id128 {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (halves, _) = self.0.as_chunks::<8>();
+        for half in halves {
+            state.write_u64(u64::from_le_bytes(*half));
+        }
     }
 }
 

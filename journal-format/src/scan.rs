@@ -95,14 +95,14 @@ struct Candidate<'a> {
 impl Candidate<'_> {
     /// A body that does not decode though all checksums are right was written so, and acknowledged:
     /// the batch is whole and the record is damaged (F9).
-    fn is_whole(&self, salted: Salted) -> bool {
+    fn is_whole(&self, salted: &Salted) -> bool {
         salted.crc(&[self.content]) == self.header.content && is_zero(self.padding)
     }
 }
 
 fn candidate<'a>(
     segment: &SegmentHeader,
-    salted: Salted,
+    salted: &Salted,
     bytes: &'a [u8],
     at: usize,
 ) -> Result<Candidate<'a>, FormatError> {
@@ -155,7 +155,7 @@ pub fn scan_with(header: SegmentHeader, bytes: &[u8], known: Option<&SegmentEnd>
         chain: header.chain(),
         next: header.first,
     };
-    let salted = Salted::new(&header.salt);
+    let salted = &Salted::new(&header.salt);
     let block = in_memory(BLOCK_SIZE);
     let used = bytes
         .chunks(block)
@@ -266,7 +266,7 @@ fn follows(scan: &Scan, found: &Candidate<'_>, behind: Option<&(usize, Bad<'_>)>
 
 /// Takes a batch, and tells of the records in it that are not readable. Without such a record the
 /// damage is in the padding.
-fn push(scan: &mut Scan, salted: Salted, found: &Candidate<'_>) {
+fn push(scan: &mut Scan, salted: &Salted, found: &Candidate<'_>) {
     let content = read_content(salted, &found.header, found.content);
     scan.end = found.header.offset + found.header.size();
     let checksum = FormatError::Checksum { what: "batch" };
@@ -291,7 +291,7 @@ fn push(scan: &mut Scan, salted: Salted, found: &Candidate<'_>) {
 }
 
 /// A bad stretch that was acknowledged, since a valid batch lies behind it or the next segment says so.
-fn close(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, what: Bad<'_>) {
+fn close(scan: &mut Scan, salted: &Salted, stretch: &Stretch<'_>, what: Bad<'_>) {
     match what {
         Bad::Nothing(why) => salvage(scan, salted, stretch, why),
         Bad::Damaged(found, behind) => {
@@ -315,7 +315,7 @@ fn close(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, what: Bad<'_>) 
 
 /// Finds the records of a stretch whose batches cannot be told: each vouches for itself, wherever in
 /// the stretch it lies (F23).
-fn salvage(scan: &mut Scan, salted: Salted, stretch: &Stretch<'_>, why: FormatError) {
+fn salvage(scan: &mut Scan, salted: &Salted, stretch: &Stretch<'_>, why: FormatError) {
     let Stretch {
         bytes,
         begun,

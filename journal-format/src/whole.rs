@@ -4,11 +4,13 @@
 //! not: what that means is for `scan` alone to say.
 //! Not here: damage, and how a segment ends.
 
+use core::ops::Deref;
+
 use crate::batch::{BATCH_HEADER_SIZE, BatchHeader, chain_after};
 use crate::bytes::{Fields, Salted, in_memory, is_zero, on_disk};
 use crate::error::FormatError;
-use crate::number::{Chain, DomainId, Id128, Lsn};
-use crate::record::{Decoded, RECORD_HEADER_SIZE, decode_record};
+use crate::number::{Chain, Lsn};
+use crate::record::{Decoded, RECORD_HEADER_SIZE, RecordHeader};
 use crate::scan::Batch;
 use crate::segment::SegmentHeader;
 
@@ -82,7 +84,7 @@ impl Cursor {
     /// own checksums are looked at by [`RecordView::decode`].
     pub fn advance<'a>(&mut self, bytes: &'a [u8]) -> Option<WholeBatch<'a>> {
         let header =
-            BatchHeader::decode_salted(self.salted, self.segment.number, self.at, bytes).ok()?;
+            BatchHeader::decode_salted(&self.salted, self.segment.number, self.at, bytes).ok()?;
         let follows = header.first == self.next
             && header.chain == self.chain
             && header.epoch == self.segment.epoch
@@ -101,7 +103,7 @@ impl Cursor {
             header,
             chain: chain_after(bytes),
             content,
-            salted: self.salted,
+            salted: self.salted.clone(),
         };
         if !batch.is_in_order() {
             return None;
@@ -114,7 +116,7 @@ impl Cursor {
 }
 
 /// A batch that is there as a whole.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WholeBatch<'a> {
     /// Its head.
     pub header: BatchHeader,
@@ -127,11 +129,11 @@ pub struct WholeBatch<'a> {
 impl<'a> WholeBatch<'a> {
     /// Its records, in order.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
-        let (content, salted) = (self.content, self.salted);
+        let (content, salted) = (self.content, self.salted.clone());
         let offset = self.header.offset + u64::from(BATCH_HEADER_SIZE);
         let mut at = 0;
         core::iter::from_fn(move || {
-            let view = RecordView::read(salted, content, at, offset)?;
+            let view = RecordView::read(&salted, content, at, offset)?;
             at += view.bytes.len();
             Some(view)
         })
@@ -171,7 +173,7 @@ impl Copied {
         self.bytes.extend_from_slice(batch.content);
         let end = self.bytes.len();
         self.batches
-            .push((batch.header, batch.chain, batch.salted, end));
+            .push((batch.header, batch.chain, batch.salted.clone(), end));
     }
 
     /// The batches, in the order in which they were added.
@@ -186,7 +188,7 @@ impl Copied {
                     header: *header,
                     chain: *chain,
                     content,
-                    salted: *salted,
+                    salted: salted.clone(),
                 }
             })
     }
@@ -216,58 +218,44 @@ const BODY_LENGTH: usize = 36;
 /// The number of the first type in FORMAT.md's table.
 const CHECKPOINT_BEGUN: u16 = 1;
 
-/// A record where it lies in memory.
-#[derive(Clone, Copy, Debug)]
+/// A record where it lies in memory; it has what its header has.
+#[derive(Clone, Debug)]
 pub struct RecordView<'a> {
-    /// Its place.
-    pub lsn: Lsn,
-    /// The record of the same domain before it.
-    pub previous: Option<Lsn>,
-    /// The domain it is about.
-    pub domain: Option<DomainId>,
-    /// The number of its type.
-    pub kind: u16,
-    /// The version of its body.
-    pub version: u16,
+    header: RecordHeader,
     /// Where it begins, in bytes from the start of the segment.
     pub offset: u64,
     /// Header, body and padding.
     bytes: &'a [u8],
-    length: usize,
     salted: Salted,
+}
+
+impl Deref for RecordView<'_> {
+    type Target = RecordHeader;
+
+    #[inline]
+    fn deref(&self) -> &RecordHeader {
+        &self.header
+    }
 }
 
 impl<'a> RecordView<'a> {
     /// The record at `at` of a content that begins at `offset` of the segment; its place and length
     /// were looked at before.
-    fn read(salted: Salted, content: &'a [u8], at: usize, offset: u64) -> Option<RecordView<'a>> {
-        let bytes = content
-            .get(at..)
-            .filter(|rest| rest.len() >= RECORD_HEADER_SIZE)?;
-        let mut fields = Fields(bytes);
-        let lsn = Lsn(fields.u64());
-        let previous = Some(Lsn(fields.u64())).filter(|previous| previous.0 > 0);
-        let domain = Some(DomainId(Id128(fields.array()))).filter(|domain| domain.0 != Id128::NIL);
-        let (kind, version) = (fields.u16(), fields.u16());
-        let length = in_memory(fields.u32());
-        let size = (RECORD_HEADER_SIZE + length).next_multiple_of(8);
+    fn read(salted: &Salted, content: &'a [u8], at: usize, offset: u64) -> Option<RecordView<'a>> {
+        let bytes = content.get(at..)?;
+        let header = RecordHeader::read(bytes.first_chunk()?);
         Some(RecordView {
-            lsn,
-            previous,
-            domain,
-            kind,
-            version,
+            header,
             offset: offset + on_disk(at),
-            bytes: bytes.get(..size)?,
-            length,
-            salted,
+            bytes: bytes.get(..header.size())?,
+            salted: salted.clone(),
         })
     }
 
     /// Its body.
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
-        &self.bytes[RECORD_HEADER_SIZE..RECORD_HEADER_SIZE + self.length]
+        &self.bytes[RECORD_HEADER_SIZE..RECORD_HEADER_SIZE + self.header.length]
     }
 
     /// Whether a checkpoint begins with it.
@@ -288,7 +276,6 @@ impl<'a> RecordView<'a> {
     /// A checksum of its own, or its body, is wrong, though the batch's is right (F9).
     #[inline]
     pub fn decode(&self) -> Result<Decoded, FormatError> {
-        let (_, _, record) = decode_record(self.salted, self.bytes)?;
-        record
+        self.header.decode(&self.salted, self.bytes)?
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: the order and the way to find one tell of the same values; where a value lies is told to nobody.
 //! Not here: what the values are (`state`, `domains`).
 
+use core::cell::Cell;
 use core::fmt;
 use core::hash::Hash;
 use std::collections::BTreeMap;
@@ -14,21 +15,41 @@ use journal_format::hash::IdMap;
 pub(crate) struct Table<K, V> {
     order: BTreeMap<K, usize>,
     places: IdMap<K, usize>,
-    values: Vec<Option<V>>,
+    values: Vec<Option<(K, V)>>,
     free: Vec<usize>,
+    /// Where the one lies that was found last: each record is asked about several times.
+    found: Cell<usize>,
 }
 
 impl<K: Copy + Ord + Hash, V> Table<K, V> {
-    pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        self.values.get(*self.places.get(key)?)?.as_ref()
+    #[inline]
+    fn place(&self, key: &K) -> Option<usize> {
+        let place = self.found.get();
+        if let Some(Some((known, _))) = self.values.get(place)
+            && known == key
+        {
+            return Some(place);
+        }
+        let place = *self.places.get(key)?;
+        self.found.set(place);
+        Some(place)
     }
 
+    #[inline]
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        let (_, value) = self.values.get(self.place(key)?)?.as_ref()?;
+        Some(value)
+    }
+
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.values.get_mut(*self.places.get(key)?)?.as_mut()
+        let place = self.place(key)?;
+        let (_, value) = self.values.get_mut(place)?.as_mut()?;
+        Some(value)
     }
 
     pub(crate) fn contains_key(&self, key: &K) -> bool {
-        self.places.contains_key(key)
+        self.place(key).is_some()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -42,11 +63,11 @@ impl<K: Copy + Ord + Hash, V> Table<K, V> {
         }
         let place = match self.free.pop() {
             Some(place) => {
-                self.values[place] = Some(value);
+                self.values[place] = Some((key, value));
                 place
             }
             None => {
-                self.values.push(Some(value));
+                self.values.push(Some((key, value)));
                 self.values.len() - 1
             }
         };
@@ -59,15 +80,17 @@ impl<K: Copy + Ord + Hash, V> Table<K, V> {
         let place = self.places.remove(key)?;
         self.order.remove(key);
         self.free.push(place);
-        self.values.get_mut(place)?.take()
+        let (_, value) = self.values.get_mut(place)?.take()?;
+        Some(value)
     }
 
     /// All, in the order of their identities.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         let value = |place: &usize| self.values.get(*place)?.as_ref();
-        self.order
-            .iter()
-            .filter_map(move |(key, place)| Some((key, value(place)?)))
+        self.order.values().filter_map(move |place| {
+            let (key, value) = value(place)?;
+            Some((key, value))
+        })
     }
 
     /// Their identities, in order.
@@ -82,7 +105,7 @@ impl<K: Copy + Ord + Hash, V> Table<K, V> {
 
     /// All values, to be changed, in no order.
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.values.iter_mut().flatten()
+        self.values.iter_mut().flatten().map(|(_, value)| value)
     }
 }
 
@@ -93,6 +116,7 @@ impl<K, V> Default for Table<K, V> {
             places: IdMap::default(),
             values: Vec::new(),
             free: Vec::new(),
+            found: Cell::new(0),
         }
     }
 }

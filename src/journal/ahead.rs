@@ -11,11 +11,10 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
 use journal_format::batch::BatchHeader;
-use journal_format::error::FormatError;
 use journal_format::record::Decoded;
 use journal_format::whole::Copied;
 
-use super::decoded::{Decoder, Head, Item};
+use super::decoded::{Head, Held, Item, Said, show_whole};
 use super::disk::Disk;
 use super::read::{Entry, ReadError, Reader};
 use super::replay::Seen;
@@ -34,8 +33,9 @@ const WAITING_MIN: usize = 3;
 #[derive(Debug, Default)]
 struct Chunk {
     batches: Copied,
-    /// What their records say, all of them, if the one who read them had time to decode them.
-    says: Vec<Result<Decoded, FormatError>>,
+    /// What their records say, all of them, once somebody decoded them.
+    says: Vec<Said<Decoded>>,
+    is_decoded: bool,
     /// What of a segment that is not whole comes behind them.
     entries: Vec<Entry>,
 }
@@ -51,17 +51,21 @@ impl Chunk {
     }
 
     fn decode(&mut self) {
-        for batch in self.batches.batches() {
-            self.says.reserve(batch.header.records as usize);
-            for view in batch.records() {
-                self.says.push(view.decode());
-            }
-        }
+        let batches = self.batches.batches();
+        let views = batches.flat_map(|batch| batch.records());
+        self.says.extend(views.map(|view| Said::of(&view)));
+        self.is_decoded = true;
+    }
+
+    /// Forgets what its records say; the memory is kept for others.
+    fn forget(&mut self) {
+        self.says.clear();
+        self.is_decoded = false;
     }
 
     fn clear(&mut self) {
         self.batches.clear();
-        self.says.clear();
+        self.forget();
         self.entries.clear();
     }
 }
@@ -110,28 +114,21 @@ impl<D: Disk> Reader<D> {
     where
         D: Send,
     {
-        let mut decoder = Decoder::new(
-            |_, _| true,
-            |item: Item<'_>| {
-                each(item.by_reference());
-                ControlFlow::Continue(())
-            },
-        );
         let waiting = AtomicUsize::new(0);
         let ran = thread::scope(|scope| {
             let (filled, emptied) = ways(&waiting);
             let reader = &mut *self;
             let thread = thread::Builder::new().spawn_scoped(scope, move || read(reader, &filled));
             let thread = thread.ok()?;
-            // It is never stopped.
-            let _ = show(emptied, &mut decoder);
+            show(emptied, &mut each);
             // If it panicked, so does this one.
             Some(thread.join().unwrap_or_else(|why| resume_unwind(why)))
         });
         // Where no thread is to be had it goes without one.
-        let read = ran.unwrap_or_else(|| self.replay_until(|seen| decoder.see(&seen)).map(drop));
-        let _ = decoder.flush();
-        read
+        ran.unwrap_or_else(|| {
+            let decoded = self.decoded(all, by_reference(&mut each));
+            decoded.map(drop)
+        })
     }
 }
 
@@ -151,15 +148,13 @@ fn read<D: Disk>(reader: &mut Reader<D>, filled: &Filled<'_>) -> Result<(), Read
         }
     };
     let read = reader.replay_until(|seen| match seen {
-        Seen::Begun(batch) => {
+        Seen::Batch(batch) => {
             if !chunk.entries.is_empty() || chunk.is_full() {
                 hand_over(&mut chunk)?;
             }
             chunk.batches.add(batch);
             ControlFlow::Continue(())
         }
-        // It lies in its batch.
-        Seen::Record { .. } => ControlFlow::Continue(()),
         Seen::Entry(entry) => {
             chunk.entries.push(entry.clone());
             match chunk.is_full() {
@@ -173,28 +168,48 @@ fn read<D: Disk>(reader: &mut Reader<D>, filled: &Filled<'_>) -> Result<(), Read
     read.map(drop)
 }
 
+/// Everything is chosen.
+fn all(_: &BatchHeader, _: &Head) -> bool {
+    true
+}
+
+/// Shows what is somebody's own to whoever only looks at it, and is never stopped.
+fn by_reference(
+    each: &mut impl FnMut(Item<'_, &Decoded>),
+) -> impl FnMut(Item<'_>) -> ControlFlow<()> {
+    |item| {
+        each(item.by_reference());
+        ControlFlow::Continue(())
+    }
+}
+
 /// Shows what is handed over, until all of it was.
-fn show<C, E>(ways: Emptied<'_>, decoder: &mut Decoder<C, E>) -> ControlFlow<()>
-where
-    C: FnMut(&BatchHeader, &Head) -> bool,
-    E: FnMut(Item<'_>) -> ControlFlow<()>,
-{
+fn show(ways: Emptied<'_>, mut each: impl FnMut(Item<'_, &Decoded>)) {
+    let mut held = Held::default();
     for mut chunk in &ways.chunks {
         ways.waiting.fetch_sub(1, Ordering::Relaxed);
-        let mut says = chunk.says.drain(..);
-        for batch in chunk.batches.batches() {
-            decoder.begin(&batch)?;
-            for view in batch.records() {
-                let says = says.next().unwrap_or_else(|| view.decode());
-                decoder.record(&view, says)?;
-            }
+        let is_ours = !chunk.is_decoded;
+        if is_ours {
+            chunk.decode();
         }
-        drop(says);
+        let mut says = chunk.says.iter();
+        for batch in chunk.batches.batches() {
+            let _ = held.flush(all, by_reference(&mut each));
+            let records = says.by_ref().take(batch.header.records as usize);
+            let _ = show_whole(&batch, records.map(Said::by_reference), |item| {
+                each(item);
+                ControlFlow::Continue(())
+            });
+        }
         for entry in &chunk.entries {
-            decoder.see(&Seen::Entry(entry))?;
+            let _ = held.see(entry, all, by_reference(&mut each));
+        }
+        // Memory goes back fastest where it came from.
+        if is_ours {
+            chunk.forget();
         }
         // If that one has read everything, nobody wants it back.
         drop(ways.emptied.send(chunk));
     }
-    ControlFlow::Continue(())
+    let _ = held.flush(all, by_reference(&mut each));
 }

@@ -26,8 +26,7 @@ impl CheckpointFinder {
 
     pub(super) fn see(&mut self, seen: &Seen<'_>) {
         match seen {
-            Seen::Begun(_) => {}
-            Seen::Record { view, .. } => self.see_view(view),
+            Seen::Batch(batch) => batch.records().for_each(|view| self.see_view(&view)),
             Seen::Entry(entry) => self.see_entry(entry),
         }
     }

@@ -31,6 +31,15 @@ pub struct Head {
 }
 
 impl Head {
+    #[inline]
+    fn of_view(view: &RecordView<'_>) -> Head {
+        Head {
+            lsn: view.lsn,
+            domain: view.domain,
+            kind: view.kind,
+        }
+    }
+
     /// That of a record.
     #[must_use]
     pub fn of(record: &Decoded) -> Head {
@@ -116,147 +125,159 @@ impl<D: Disk> Reader<D> {
     /// A file cannot be read.
     pub fn decoded(
         &mut self,
-        choose: impl FnMut(&BatchHeader, &Head) -> bool,
-        each: impl FnMut(Item<'_>) -> ControlFlow<()>,
+        mut choose: impl FnMut(&BatchHeader, &Head) -> bool,
+        mut each: impl FnMut(Item<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ReadError> {
-        let mut decoder = Decoder::new(choose, each);
-        if self.replay_until(|seen| decoder.see(&seen))?.is_break() {
-            return Ok(ControlFlow::Break(()));
+        let mut held = Held::default();
+        let read = self.replay_until(|seen| match seen {
+            Seen::Batch(batch) => {
+                held.flush(&mut choose, &mut each)?;
+                let chosen = batch
+                    .records()
+                    .filter(|view| choose(&batch.header, &Head::of_view(view)));
+                show_whole(batch, chosen.map(|view| Said::of(&view)), &mut each)
+            }
+            Seen::Entry(entry) => held.see(entry, &mut choose, &mut each),
+        });
+        match read? {
+            ControlFlow::Continue(()) => Ok(held.flush(&mut choose, &mut each)),
+            ControlFlow::Break(()) => Ok(ControlFlow::Break(())),
         }
-        Ok(decoder.flush())
     }
 }
 
-/// Shows what is chosen of what was seen.
-pub(super) struct Decoder<C, E> {
-    choose: C,
-    each: E,
-    /// The whole batch whose records are shown.
-    batch: Option<BatchHeader>,
-    /// Records of it that do not decode.
-    lost: Option<Gap>,
-    /// A batch that is not whole: its gaps are told of behind it.
-    held: Option<Batch>,
-    gaps: Vec<Gap>,
+/// What a record of a whole batch says, or why it does not decode; and where it lies.
+#[derive(Debug)]
+pub(super) struct Said<R> {
+    lsn: Lsn,
+    offset: u64,
+    size: u64,
+    says: Result<R, FormatError>,
 }
 
-impl<C, E> Decoder<C, E>
-where
-    C: FnMut(&BatchHeader, &Head) -> bool,
-    E: FnMut(Item<'_>) -> ControlFlow<()>,
-{
-    pub(super) fn new(choose: C, each: E) -> Decoder<C, E> {
-        Decoder {
-            choose,
-            each,
-            batch: None,
-            lost: None,
-            held: None,
-            gaps: Vec::new(),
-        }
-    }
-
-    pub(super) fn see(&mut self, seen: &Seen<'_>) -> ControlFlow<()> {
-        match seen {
-            Seen::Begun(batch) => self.begin(batch),
-            Seen::Record { view, .. } => {
-                let Some(header) = &self.batch else {
-                    return ControlFlow::Continue(());
-                };
-                let head = Head {
-                    lsn: view.lsn,
-                    domain: view.domain,
-                    kind: view.kind,
-                };
-                match (self.choose)(header, &head) {
-                    true => self.record(view, view.decode()),
-                    false => ControlFlow::Continue(()),
-                }
-            }
-            Seen::Entry(Entry::Gap(gap)) => {
-                if self.held.is_none() {
-                    self.flush()?;
-                    return (self.each)(Item::Gap(gap.clone()));
-                }
-                self.gaps.push(gap.clone());
-                ControlFlow::Continue(())
-            }
-            Seen::Entry(Entry::Batch(batch)) => {
-                self.flush()?;
-                self.held = Some(batch.clone());
-                ControlFlow::Continue(())
-            }
-        }
-    }
-
-    /// A whole batch begins.
-    pub(super) fn begin(&mut self, batch: &WholeBatch<'_>) -> ControlFlow<()> {
-        self.flush()?;
-        self.batch = Some(batch.header);
-        (self.each)(Item::Batch {
-            header: &batch.header,
-            chain: batch.chain,
-            header_lost: false,
-            is_whole: true,
-        })
-    }
-
-    /// The next record of that batch, and what it says.
+impl Said<Decoded> {
     #[inline]
-    pub(super) fn record(
-        &mut self,
-        view: &RecordView<'_>,
-        says: Result<Decoded, FormatError>,
-    ) -> ControlFlow<()> {
-        let Some(header) = &self.batch else {
-            return ControlFlow::Continue(());
-        };
+    pub(super) fn of(view: &RecordView<'_>) -> Said<Decoded> {
+        Said {
+            lsn: view.lsn,
+            offset: view.offset,
+            size: view.end() - view.offset,
+            says: view.decode(),
+        }
+    }
+
+    /// The same, which stays where it is.
+    #[inline]
+    pub(super) fn by_reference(&self) -> Said<&Decoded> {
+        Said {
+            lsn: self.lsn,
+            offset: self.offset,
+            size: self.size,
+            says: self.says.as_ref().map_err(FormatError::clone),
+        }
+    }
+}
+
+/// Shows a whole batch and these records of it. What does not decode is lost: the batch is whole, so it was written
+/// like this (F9).
+#[inline]
+pub(super) fn show_whole<'a, R>(
+    batch: &'a WholeBatch<'_>,
+    records: impl Iterator<Item = Said<R>>,
+    mut each: impl FnMut(Item<'a, R>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let header = &batch.header;
+    each(Item::Batch {
+        header,
+        chain: batch.chain,
+        header_lost: false,
+        is_whole: true,
+    })?;
+    let mut lost: Option<Gap> = None;
+    for Said {
+        lsn,
+        offset,
+        size,
+        says,
+    } in records
+    {
         match says {
             Ok(record) => {
-                if let Some(gap) = self.lost.take() {
-                    (self.each)(Item::Gap(gap))?;
+                if let Some(gap) = lost.take() {
+                    each(Item::Gap(gap))?;
                 }
-                (self.each)(Item::Record {
+                each(Item::Record {
                     header,
-                    offset: view.offset,
-                    size: view.end() - view.offset,
+                    offset,
+                    size,
                     record,
-                })
+                })?;
             }
-            // The batch is whole, so it was written like this (F9).
             Err(why) => {
-                let follows = |gap: &&mut Gap| gap.last.next() == Some(view.lsn);
-                if let Some(gap) = self.lost.as_mut().filter(follows) {
-                    gap.last = view.lsn;
-                    return ControlFlow::Continue(());
+                if let Some(gap) = lost.as_mut().filter(|gap| gap.last.next() == Some(lsn)) {
+                    gap.last = lsn;
+                    continue;
                 }
                 let gap = Gap {
-                    first: view.lsn,
-                    last: view.lsn,
+                    first: lsn,
+                    last: lsn,
                     segment: header.segment,
                     at: header.offset,
                     until: header.offset + header.size(),
                     why: Cause::Damaged(why),
                 };
-                match self.lost.replace(gap) {
-                    Some(before) => (self.each)(Item::Gap(before)),
-                    None => ControlFlow::Continue(()),
+                if let Some(before) = lost.replace(gap) {
+                    each(Item::Gap(before))?;
                 }
             }
         }
     }
+    match lost {
+        Some(gap) => each(Item::Gap(gap)),
+        None => ControlFlow::Continue(()),
+    }
+}
 
-    /// Shows what is held back.
-    pub(super) fn flush(&mut self) -> ControlFlow<()> {
-        self.batch = None;
-        if let Some(gap) = self.lost.take() {
-            (self.each)(Item::Gap(gap))?;
+/// Of a segment that is not whole: a batch whose gaps are told of behind it.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    batch: Option<Batch>,
+    gaps: Vec<Gap>,
+}
+
+impl Held {
+    /// Takes in what comes next, and shows what that does not belong to.
+    pub(super) fn see(
+        &mut self,
+        entry: &Entry,
+        choose: impl FnMut(&BatchHeader, &Head) -> bool,
+        mut each: impl FnMut(Item<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        match entry {
+            Entry::Gap(gap) if self.batch.is_none() => each(Item::Gap(gap.clone())),
+            Entry::Gap(gap) => {
+                self.gaps.push(gap.clone());
+                ControlFlow::Continue(())
+            }
+            Entry::Batch(batch) => {
+                self.flush(choose, each)?;
+                self.batch = Some(batch.clone());
+                ControlFlow::Continue(())
+            }
         }
-        let Some(batch) = self.held.take() else {
+    }
+
+    /// Shows what is held.
+    pub(super) fn flush(
+        &mut self,
+        mut choose: impl FnMut(&BatchHeader, &Head) -> bool,
+        mut each: impl FnMut(Item<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let Some(batch) = self.batch.take() else {
             return ControlFlow::Continue(());
         };
         let header = &batch.header;
-        (self.each)(Item::Batch {
+        each(Item::Batch {
             header,
             chain: batch.chain,
             header_lost: batch.header_lost,
@@ -267,10 +288,10 @@ where
         for placed in batch.records {
             let lsn = placed.record.lsn();
             while let Some(gap) = gaps.next_if(|gap| gap.first <= lsn) {
-                (self.each)(Item::Gap(gap))?;
+                each(Item::Gap(gap))?;
             }
-            if (self.choose)(header, &Head::of(&placed.record)) {
-                (self.each)(Item::Record {
+            if choose(header, &Head::of(&placed.record)) {
+                each(Item::Record {
                     header,
                     offset: placed.offset,
                     size: size_of(&placed.record),
@@ -278,7 +299,7 @@ where
                 })?;
             }
         }
-        gaps.try_for_each(|gap| (self.each)(Item::Gap(gap)))
+        gaps.try_for_each(|gap| each(Item::Gap(gap)))
     }
 }
 

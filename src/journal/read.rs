@@ -45,9 +45,14 @@ impl fmt::Display for Gap {
             why,
         } = self;
         let file = segment.file_name();
+        // What this program does not read is not lost (F5).
+        let are = match why {
+            Cause::Damaged(FormatError::Version { .. }) => "are not read",
+            _ => "are lost",
+        };
         write!(
             f,
-            "lsn {first} to {last} are lost: {file}, bytes {at} to {until}: {why}"
+            "lsn {first} to {last} {are}: {file}, bytes {at} to {until}: {why}"
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Going over a whole journal as fast as it can be read: records where they lie in memory.
+//! Going over a whole journal as fast as it can be read: batches where they lie in memory.
 //!
 //! Invariant: shows what the iterator of [`Reader`] shows, in the same order; where anything but whole
 //! batches is found, the segment is judged as that one judges it. Memory is that of a window, however long
@@ -8,9 +8,9 @@
 use core::ops::ControlFlow;
 
 use journal_format::batch::{BATCH_HEADER_SIZE, BatchHeader, chain_after};
-use journal_format::number::{Lsn, SegmentNumber};
+use journal_format::number::Lsn;
 use journal_format::segment::{SegmentEnd, SegmentHeader};
-use journal_format::whole::{Cursor, RecordView, WholeBatch};
+use journal_format::whole::{Cursor, WholeBatch};
 use journal_format::{BATCH_SIZE_MAX, BLOCK_SIZE, is_zero};
 
 use super::disk::{Disk, read_full};
@@ -25,16 +25,9 @@ const WINDOW_SIZE: usize = BATCH_SIZE_MAX as usize + READ_SIZE;
 /// What a journal holds, in order.
 #[derive(Debug)]
 pub enum Seen<'a> {
-    /// A whole batch; its records follow.
-    Begun(&'a WholeBatch<'a>),
-    /// A record of a whole batch. What it says, and that its own checksums are right,
-    /// [`RecordView::decode`] tells.
-    Record {
-        /// The segment that it is in.
-        segment: SegmentNumber,
-        /// The record.
-        view: RecordView<'a>,
-    },
+    /// A whole batch. What its records say, and that their own checksums are right,
+    /// [`RecordView::decode`](journal_format::whole::RecordView::decode) tells.
+    Batch(&'a WholeBatch<'a>),
     /// A batch, or a gap, of a segment that is not whole to its end.
     Entry(&'a Entry),
 }
@@ -177,20 +170,10 @@ pub(super) fn stream<D: Disk>(
     while cursor.at() < limit {
         let at = usize::try_from(cursor.at() - begin).unwrap_or(usize::MAX);
         if let Some(batch) = cursor.advance(&window[at.min(filled)..filled]) {
-            let mut shown = each(Seen::Begun(&batch));
-            for view in batch.records() {
-                if shown.is_break() {
-                    break;
-                }
-                shown = each(Seen::Record {
-                    segment: number,
-                    view,
-                });
+            match each(Seen::Batch(&batch)) {
+                ControlFlow::Continue(()) => continue,
+                ControlFlow::Break(()) => return Ok(Streamed::Stopped),
             }
-            if shown.is_break() {
-                return Ok(Streamed::Stopped);
-            }
-            continue;
         }
         if is_at_end || filled - at >= BATCH_SIZE_MAX as usize {
             break;

@@ -335,20 +335,24 @@ impl<D: Disk, F: FnMut(Past)> Teller<'_, D, F> {
     fn see(&mut self, seen: &Seen<'_>) {
         let from = self.from.unwrap_or(Lsn::FIRST);
         match seen {
-            Seen::Record { segment, view } if view.lsn >= from => match view.decode() {
-                Ok(record) => self.tell_record(record, *segment),
-                // The batch is whole, so it was written like this (F9).
-                Err(why) => self.tell(Past::Gap(Gap {
-                    first: view.lsn,
-                    last: view.lsn,
-                    segment: *segment,
-                    at: view.offset,
-                    until: view.end(),
-                    why: Cause::Damaged(why),
-                })),
-            },
-            Seen::Begun(_) => self.flush(),
-            Seen::Record { .. } => {}
+            Seen::Batch(batch) => {
+                self.flush();
+                let segment = batch.header.segment;
+                for view in batch.records().filter(|view| view.lsn >= from) {
+                    match view.decode() {
+                        Ok(record) => self.tell_record(record, segment),
+                        // The batch is whole, so it was written like this (F9).
+                        Err(why) => self.tell(Past::Gap(Gap {
+                            first: view.lsn,
+                            last: view.lsn,
+                            segment,
+                            at: view.offset,
+                            until: view.end(),
+                            why: Cause::Damaged(why),
+                        })),
+                    }
+                }
+            }
             Seen::Entry(Entry::Gap(gap)) if gap.last >= from => self.gaps.push(gap.clone()),
             Seen::Entry(Entry::Gap(_)) => {}
             Seen::Entry(Entry::Batch(batch)) => {

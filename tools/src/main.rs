@@ -49,6 +49,9 @@ use clap::{Args, Parser, Subcommand};
 
 use error::{EXIT_FAILED, EXIT_FINE, Found, ToolError};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Where a sidecar listens if nothing else is said.
 const SOCKET_DEFAULT: &str = "/run/phase-journal/control.sock";
 

@@ -6,13 +6,16 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use clap::Args;
+use journal_format::error::FormatError;
 use journal_format::number::Lsn;
 use journal_format::record::{Decoded, RecordBody};
 use phase_journal::journal::decoded::Item;
-use phase_journal::journal::read::{Ending, Reader};
+use phase_journal::journal::read::{Cause, Ending, Reader};
 use phase_journal::journal::verify::{Report, Verdict};
 use serde_json::{Value, json};
 
@@ -102,14 +105,20 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
     let (bits, parts) = sides.settle();
     let (mut contradictions, mut shared) = (sides.contradictions(), sides.shared());
     drop(sides);
+    let labels = verified.iter().map(|one| named(one.label.as_deref()));
+    let journals: Vec<_> = args.journals.iter().zip(labels).zip(&ends).collect();
     for index in 1..parts {
         let mut sides = Sides::default();
-        for ((journal, one), end) in args.journals.iter().zip(&verified).zip(&ends) {
-            let part = Part::Share { bits, index };
-            let mut side = Side::begin(named(one.label.as_deref()), part, count);
+        let read = |((journal, label), end): ((&PathBuf, &str), &End)| {
+            let mut side = Side::begin(label, Part::Share { bits, index }, count);
             read_again(journal, &mut side, end.last)?;
             side.end(end.clone());
-            sides.add(side);
+            Ok::<Side, ToolError>(side)
+        };
+        for two in journals.chunks(2) {
+            for side in both(two, read) {
+                sides.add(side?);
+            }
         }
         contradictions.extend(sides.contradicted());
         shared += sides.shared();
@@ -152,6 +161,23 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         contradictions_text(&contradictions, shared, paint, out)?;
     }
     Ok(found)
+}
+
+/// What becomes of one or two, at the same time if a thread is to be had.
+fn both<T: Copy + Sync, R: Send>(two: &[T], each: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let [one, other] = two else {
+        return two.iter().map(|one| each(*one)).collect();
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, || each(*one));
+        let second = each(*other);
+        let first = match thread {
+            // If it panicked, so does this one.
+            Ok(thread) => thread.join().unwrap_or_else(|why| resume_unwind(why)),
+            Err(_) => each(*one),
+        };
+        vec![first, second]
+    })
 }
 
 fn named(label: Option<&str>) -> &str {
@@ -322,6 +348,17 @@ pub(crate) fn whole_verdict(examined: &Examined) -> String {
     }
 }
 
+/// Is nothing wrong but that segments were written by another version of this program?
+fn is_only_of_another_version(report: &Report) -> bool {
+    let is_it = |why: &Cause| matches!(why, Cause::Damaged(FormatError::Version { .. }));
+    !report.bad_files.is_empty()
+        && report.bad_files.iter().all(|file| is_it(&file.why))
+        && report.gaps.iter().all(|gap| is_it(&gap.why))
+        && report.damaged_headers.is_empty()
+        && report.lost_headers.is_empty()
+        && report.damaged_padding.is_empty()
+}
+
 /// The verdict on what can be read, in words.
 pub(crate) fn verdict(report: &Report) -> String {
     match report.verdict() {
@@ -333,6 +370,12 @@ pub(crate) fn verdict(report: &Report) -> String {
             ),
             Ending::Clean | Ending::Damaged => "torn tail".to_owned(),
         },
+        // Named as what it is, and not called damaged (F5).
+        Verdict::Damaged if is_only_of_another_version(report) => format!(
+            "NOT READ: {} of another version of the format, {} at the most",
+            count(report.bad_files.len() as u64, "segment"),
+            count(report.lost(), "record")
+        ),
         Verdict::Damaged if report.lost() == 0 => "DAMAGED: no record is lost".to_owned(),
         Verdict::Damaged => format!("DAMAGED: {} may be lost", count(report.lost(), "record")),
     }

@@ -1,13 +1,13 @@
 //! Records to bytes and back.
-//! Invariant: the header is written by hand; bincode writes bodies only, with fixed-width integers,
-//! a limit, and no trailing bytes (F9). A type's number and the version of its body never change their
+//! Invariant: the header is written by hand; bincode writes bodies only, with fixed-width integers and a limit; they are
+//! read without trailing bytes (F9). A type's number and the version of its body never change their
 //! meaning.
 //! Not here: what records mean.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Draft, Record, RecordBody};
+use super::{Draft, Record, RecordBody, fixed};
 use crate::RECORD_BODY_SIZE_MAX;
 use crate::batch::domain_bytes;
 use crate::bytes::{Fields, Salted, in_memory, is_zero, on_disk};
@@ -113,6 +113,25 @@ macro_rules! record_types {
                 _ => None,
             }
         }
+
+        /// The same by bincode's own reader.
+        #[cfg(test)]
+        fn decode_body_by_bincode(
+            kind: u16,
+            version: u16,
+            bytes: &[u8],
+        ) -> Option<Option<RecordBody>> {
+            match (kind, version) {
+                $(($number, $version) => Some(record_types!(@bincode bytes $variant $($payload)?)),)+
+                _ => None,
+            }
+        }
+    };
+    (@bincode $bytes:ident $variant:ident $payload:ident) => {
+        tests::by_bincode($bytes).map(RecordBody::$variant)
+    };
+    (@bincode $bytes:ident $variant:ident) => {
+        tests::by_bincode::<()>($bytes).map(|()| RecordBody::$variant)
     };
     (@pattern $variant:ident $payload:ident) => { RecordBody::$variant(_) };
     (@pattern $variant:ident) => { RecordBody::$variant };
@@ -191,15 +210,12 @@ fn encode<T: Serialize>(
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8], kind: &'static str) -> Result<T, FormatError> {
-    match bincode::serde::decode_from_slice(bytes, configuration()) {
-        Ok((payload, consumed)) if consumed == bytes.len() => Ok(payload),
-        Ok(_) | Err(_) => Err(FormatError::Body { kind }),
-    }
+    fixed::read_all(bytes).map_err(|fixed::NotThat| FormatError::Body { kind })
 }
 
 /// Appends a record's bytes, padded to a multiple of 8. On an error nothing is appended.
 pub(crate) fn encode_record(
-    salted: Salted,
+    salted: &Salted,
     lsn: Lsn,
     previous: Option<Lsn>,
     draft: &Draft,
@@ -229,6 +245,98 @@ pub(crate) fn encode_record(
     Ok(())
 }
 
+/// A record's header, as its bytes say.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordHeader {
+    /// Its place.
+    pub lsn: Lsn,
+    /// The record of the same domain before it.
+    pub previous: Option<Lsn>,
+    /// The domain it is about.
+    pub domain: Option<DomainId>,
+    /// The number of its type.
+    pub kind: u16,
+    /// The version of its body.
+    pub version: u16,
+    /// Bytes of its body, without padding.
+    pub length: usize,
+    body_crc: u32,
+}
+
+impl RecordHeader {
+    #[inline]
+    pub(crate) fn read(bytes: &[u8; RECORD_HEADER_SIZE]) -> RecordHeader {
+        let mut fields = Fields(bytes);
+        RecordHeader {
+            lsn: Lsn(fields.u64()),
+            previous: Some(Lsn(fields.u64())).filter(|previous| previous.0 > 0),
+            domain: Some(DomainId(Id128(fields.array()))).filter(|domain| domain.0 != Id128::NIL),
+            kind: fields.u16(),
+            version: fields.u16(),
+            length: in_memory(fields.u32()),
+            body_crc: fields.u32(),
+        }
+    }
+
+    /// Bytes of the record, with header and padding.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        (RECORD_HEADER_SIZE + self.length).next_multiple_of(8)
+    }
+
+    /// What the record says whose header this is, and whose bytes begin with it.
+    ///
+    /// # Errors
+    /// Its header is damaged, or the bytes are too few.
+    pub(crate) fn decode(
+        &self,
+        salted: &Salted,
+        bytes: &[u8],
+    ) -> Result<Result<Decoded, FormatError>, FormatError> {
+        const TOO_SHORT: FormatError = FormatError::TooShort { what: WHAT };
+        let header = bytes.first_chunk::<RECORD_HEADER_SIZE>().ok_or(TOO_SHORT)?;
+        let (checked, crc) = header.split_at(CRC_OFFSET);
+        if salted.crc(&[checked]) != Fields(crc).u32() {
+            return Err(FormatError::Checksum { what: WHAT });
+        }
+        if self.length > RECORD_BODY_SIZE_MAX {
+            return Err(FormatError::Field { what: WHAT });
+        }
+        let rest = bytes.get(RECORD_HEADER_SIZE..self.size());
+        let (body, padding) = rest
+            .and_then(|rest| rest.split_at_checked(self.length))
+            .ok_or(TOO_SHORT)?;
+        if salted.crc(&[&header[..8], body]) != self.body_crc || !is_zero(padding) {
+            return Ok(Err(FormatError::Checksum { what: WHAT }));
+        }
+        let RecordHeader {
+            lsn,
+            previous,
+            domain,
+            kind,
+            version,
+            ..
+        } = *self;
+        Ok(match decode_body(kind, version, body) {
+            Some(Ok(body)) => Ok(Decoded::Known(Record {
+                lsn,
+                domain,
+                previous,
+                body,
+            })),
+            Some(Err(error)) => Err(error),
+            None => Ok(Decoded::Unknown {
+                lsn,
+                domain,
+                previous,
+                kind,
+                version,
+                body: body.to_vec(),
+            }),
+        })
+    }
+}
+
 /// A record's LSN and size in bytes, and the record or what is wrong with its body.
 pub(crate) type DecodedRecord = (Lsn, usize, Result<Decoded, FormatError>);
 
@@ -236,53 +344,13 @@ pub(crate) type DecodedRecord = (Lsn, usize, Result<Decoded, FormatError>);
 ///
 /// # Errors
 /// No record begins there, or its header is damaged.
-pub(crate) fn decode_record(salted: Salted, bytes: &[u8]) -> Result<DecodedRecord, FormatError> {
-    let Some(header) = bytes.get(..RECORD_HEADER_SIZE) else {
-        return Err(FormatError::TooShort { what: WHAT });
-    };
-    let crc = u32::from_le_bytes(Fields(&header[CRC_OFFSET..]).array());
-    if salted.crc(&[&header[..CRC_OFFSET]]) != crc {
-        return Err(FormatError::Checksum { what: WHAT });
-    }
-    let mut fields = Fields(header);
-    let lsn = Lsn(fields.u64());
-    let previous = Some(Lsn(fields.u64())).filter(|previous| previous.0 > 0);
-    let domain = Some(DomainId(Id128(fields.array()))).filter(|domain| domain.0 != Id128::NIL);
-    let kind = fields.u16();
-    let version = fields.u16();
-    let length = in_memory(fields.u32());
-    let body_crc = fields.u32();
-    if length > RECORD_BODY_SIZE_MAX {
-        return Err(FormatError::Field { what: WHAT });
-    }
-    let size = (RECORD_HEADER_SIZE + length).next_multiple_of(8);
-    let (Some(body), Some(padding)) = (
-        bytes.get(RECORD_HEADER_SIZE..RECORD_HEADER_SIZE + length),
-        bytes.get(RECORD_HEADER_SIZE + length..size),
-    ) else {
-        return Err(FormatError::TooShort { what: WHAT });
-    };
-    if salted.crc(&[&lsn.0.to_le_bytes(), body]) != body_crc || !is_zero(padding) {
-        return Ok((lsn, size, Err(FormatError::Checksum { what: WHAT })));
-    }
-    let record = match decode_body(kind, version, body) {
-        Some(Ok(body)) => Ok(Decoded::Known(Record {
-            lsn,
-            domain,
-            previous,
-            body,
-        })),
-        Some(Err(error)) => Err(error),
-        None => Ok(Decoded::Unknown {
-            lsn,
-            domain,
-            previous,
-            kind,
-            version,
-            body: body.to_vec(),
-        }),
-    };
-    Ok((lsn, size, record))
+pub(crate) fn decode_record(salted: &Salted, bytes: &[u8]) -> Result<DecodedRecord, FormatError> {
+    let header = bytes
+        .first_chunk()
+        .ok_or(FormatError::TooShort { what: WHAT })?;
+    let header = RecordHeader::read(header);
+    let record = header.decode(salted, bytes)?;
+    Ok((header.lsn, header.size(), record))
 }
 
 /// The record at the start of `bytes`, wherever they were found: it vouches for itself (F23). Returns its
@@ -291,7 +359,7 @@ pub(crate) fn decode_record(salted: Salted, bytes: &[u8]) -> Result<DecodedRecor
 /// # Errors
 /// No record of a segment with this salt begins there, or it is damaged.
 pub fn record_at(salt: &Salt, bytes: &[u8]) -> Result<(u64, Decoded), FormatError> {
-    let (_, size, record) = decode_record(Salted::new(salt), bytes)?;
+    let (_, size, record) = decode_record(&Salted::new(salt), bytes)?;
     Ok((on_disk(size), record?))
 }
 
@@ -312,4 +380,60 @@ pub fn body_size(body: &RecordBody) -> Option<u64> {
     let mut bytes = Vec::new();
     encode_body(body, &mut bytes).ok()?;
     Some(on_disk(bytes.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::draw::Draw;
+
+    pub(super) fn by_bincode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+        let (value, consumed) = bincode::serde::decode_from_slice(bytes, configuration()).ok()?;
+        (consumed == bytes.len()).then_some(value)
+    }
+
+    fn assert_read_alike(kind: u16, version: u16, bytes: &[u8]) -> Result<(), TestCaseError> {
+        let ours = decode_body(kind, version, bytes).map(Result::ok);
+        prop_assert_eq!(ours, decode_body_by_bincode(kind, version, bytes));
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        /// What bincode wrote is read as bincode reads it, also when it was cut off, goes on, or is not what it was.
+        #[test]
+        fn bodies_are_read_as_bincode_reads_them(
+            drawn in vec(any::<u8>(), 0..120),
+            changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let draft = Draw(&drawn).draft();
+            let (kind, version) = (draft.body.type_number(), draft.body.body_version());
+            let mut bytes = Vec::new();
+            prop_assume!(encode_body(&draft.body, &mut bytes).is_ok());
+            prop_assert_eq!(decode_body(kind, version, &bytes), Some(Ok(draft.body)));
+            assert_read_alike(kind, version, &bytes)?;
+            assert_read_alike(kind, version, &bytes[..end.index(bytes.len() + 1)])?;
+            assert_read_alike(kind, version, &[bytes.as_slice(), &[0]].concat())?;
+            for (at, byte) in changes.iter().filter(|_| !bytes.is_empty()) {
+                let mut changed = bytes.clone();
+                changed[at.index(bytes.len())] = *byte;
+                assert_read_alike(kind, version, &changed)?;
+            }
+        }
+
+        /// Any bytes at all, as a body of any type.
+        #[test]
+        fn any_bytes_are_read_as_bincode_reads_them(
+            kind in 0..RecordBody::BODY_VERSIONS.len(),
+            bytes in vec(prop_oneof![Just(0_u8), Just(1), 0..12_u8, any::<u8>()], 0..160),
+        ) {
+            let (kind, version) = RecordBody::BODY_VERSIONS[kind];
+            assert_read_alike(kind, version, &bytes)?;
+        }
+    }
 }

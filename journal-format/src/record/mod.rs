@@ -3,13 +3,14 @@
 mod body;
 mod codec;
 mod disks;
+mod fixed;
 mod job;
 mod key;
 mod settings;
 mod vocabulary;
 
 pub use body::*;
-pub use codec::{Decoded, RECORD_HEADER_SIZE, body_size, record_at, record_size};
+pub use codec::{Decoded, RECORD_HEADER_SIZE, RecordHeader, body_size, record_at, record_size};
 pub(crate) use codec::{decode_record, encode_record};
 pub use disks::*;
 pub use job::*;

@@ -294,7 +294,21 @@ macro_rules! qemu_words {
             fn deserialize<D: serde::Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<$name, D::Error> {
-                String::deserialize(deserializer).map(|text| $name::from_qemu(&text))
+                struct Text;
+
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a string")
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        Ok($name::from_qemu(text))
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
             }
         }
     };

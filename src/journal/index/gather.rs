@@ -45,9 +45,9 @@ impl LastBatch {
 /// The batch that begins here, if one does, and the chain value after it.
 pub(super) fn begun<'a>(seen: &'a Seen<'_>) -> Option<(&'a BatchHeader, Chain)> {
     match seen {
-        Seen::Begun(batch) => Some((&batch.header, batch.chain)),
+        Seen::Batch(batch) => Some((&batch.header, batch.chain)),
         Seen::Entry(Entry::Batch(batch)) => Some((&batch.header, batch.chain)),
-        Seen::Record { .. } | Seen::Entry(Entry::Gap(_)) => None,
+        Seen::Entry(Entry::Gap(_)) => None,
     }
 }
 
@@ -74,8 +74,10 @@ impl Gathered {
             self.batch(header, chain);
         }
         match seen {
-            Seen::Record { view, .. } => {
-                self.record(view.domain, view.kind, view.lsn, || view.decode().ok());
+            Seen::Batch(batch) => {
+                for view in batch.records() {
+                    self.record(view.domain, view.kind, view.lsn, || view.decode().ok());
+                }
             }
             Seen::Entry(Entry::Batch(batch)) => {
                 for placed in &batch.records {
@@ -87,7 +89,7 @@ impl Gathered {
                     self.record(domain, kind, lsn, || Some(placed.record.clone()));
                 }
             }
-            Seen::Begun(_) | Seen::Entry(Entry::Gap(_)) => {}
+            Seen::Entry(Entry::Gap(_)) => {}
         }
     }
 

@@ -42,10 +42,11 @@ fn fast(disk: &TestDisk) -> (Vec<Shown>, Ending, usize) {
     let mut in_place = 0;
     let reader = Reader::open(disk.clone()).unwrap();
     let ending = reader.replay(|seen| match seen {
-        Seen::Begun(_) => {}
-        Seen::Record { view, .. } => {
-            in_place += 1;
-            shown.push(Shown::Record(view.lsn, view.decode().unwrap()));
+        Seen::Batch(batch) => {
+            for view in batch.records() {
+                in_place += 1;
+                shown.push(Shown::Record(view.lsn, view.decode().unwrap()));
+            }
         }
         Seen::Entry(Entry::Batch(batch)) => shown.extend(of_batch(batch)),
         Seen::Entry(Entry::Gap(gap)) => shown.push(Shown::Gap(gap.clone())),
