@@ -142,7 +142,8 @@ pub(crate) struct Side {
     part: Part,
     /// More are too many.
     stories_max: usize,
-    stories: BTreeMap<MigrationId, Story>,
+    /// Boxed: a map's nodes have room for twice as many.
+    stories: BTreeMap<MigrationId, Box<Story>>,
     /// What is said of migrations that are not kept.
     elsewhere: Story,
     by_job: BTreeMap<Lsn, MigrationId>,
@@ -371,9 +372,12 @@ impl Sides {
                 .filter(|(_, story)| story.is(Role::Source));
             for (migration, story) in given {
                 let others = self.0.iter();
-                let taken = others.filter_map(|other| Some((other, other.stories.get(migration)?)));
+                let taken = others
+                    .filter_map(|other| Some((other, other.stories.get(migration)?.as_ref())));
                 let taken = taken.filter(|(_, there)| there.is(Role::Destination));
-                pairs.extend(taken.map(|(other, there)| (*migration, source, story, other, there)));
+                pairs.extend(
+                    taken.map(|(other, there)| (*migration, source, story.as_ref(), other, there)),
+                );
             }
         }
         pairs
