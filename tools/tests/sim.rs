@@ -49,6 +49,27 @@ fn the_example_says_what_holds_without_it() {
     assert_eq!(shape, Shape::default());
 }
 
+/// Each begins where what it is about is made often.
+#[test]
+fn other_examples_are_run() {
+    let fleets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fleets");
+    let files: Vec<_> = fs::read_dir(fleets).unwrap().collect();
+    assert!(files.len() >= 5, "{files:?}");
+    for file in files {
+        let path = file.unwrap().path();
+        let output = phase_journal(&[
+            "sim",
+            "--seed",
+            "1",
+            "--domains",
+            "3",
+            "--config",
+            path.to_str().unwrap(),
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn a_shape_that_is_none_is_refused() {
     let directory = tempfile::tempdir().unwrap();
