@@ -274,9 +274,9 @@ types:
       is_known:
         value: >-
           type_number >= 1 and type_number <= 36 and
-          version == (type_number == 25 or type_number == 31 or type_number == 32 ? 4 :
-          type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 or
-          type_number == 33 ? 3 :
+          version == (type_number == 25 or type_number == 31 or type_number == 32 or
+          type_number == 33 ? 4 :
+          type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 ? 3 :
           type_number == 27 ? 2 : 1)
         doc: F10. What is not known is skipped, never guessed at.
       type:

@@ -179,7 +179,7 @@ fn a_segment_of_an_older_writer() {
     let third = [(10, 2), (25, 3)];
     let fourth = [(31, 1), (32, 1), (33, 1)];
     let fifth = [(31, 2), (32, 2), (33, 2)];
-    let sixth = [(31, 3), (32, 3)];
+    let sixth = [(31, 3), (32, 3), (33, 3)];
     for (name, changed) in [
         ("older-bodies.seg", BTreeSet::from(first)),
         ("older-bodies-2.seg", BTreeSet::from(second)),

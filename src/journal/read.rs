@@ -47,7 +47,7 @@ impl fmt::Display for Gap {
         let file = segment.file_name();
         // What this program does not read is not lost (F5).
         let are = match why {
-            Cause::Damaged(FormatError::Version { .. }) => "are not read",
+            Cause::Damaged(FormatError::Version { .. }) => "cannot be read",
             _ => "are lost",
         };
         write!(

@@ -39,7 +39,7 @@ pub struct Config {
     /// Test switch.
     pub crash: CrashSwitch,
     /// Peer sockets of other sidecars, where the other side of a migration that a client drives may be; at most
-    /// [`PEERS_MAX`].
+    /// 64.
     pub peers: Vec<PathBuf>,
     /// The store that may be a migration's authority, if there is one.
     pub store: Option<Arc<dyn Store>>,

@@ -153,6 +153,26 @@ fn golden_journals_of_every_version() {
     }
 }
 
+/// Segments of another version are not damaged, all of them and nothing else; one that is missing between them is.
+#[test]
+fn what_is_missing_beside_another_version() {
+    let golden = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../journal-format/tests/golden/version-1.seg"
+    );
+    for (second, is_all) in [(2, true), (3, false)] {
+        let journal = tempfile::tempdir().unwrap();
+        for number in [1, second] {
+            let name = format!("{number:016}.seg");
+            fs::copy(golden, journal.path().join(name)).unwrap();
+        }
+        let (text, found) = ran("verify", journal.path(), &[]);
+        assert_eq!(found, Found::Damage, "{text}");
+        assert_eq!(text.contains("NOT READ: 2 segments"), is_all, "{text}");
+        assert_eq!(text.contains("DAMAGED"), !is_all, "{text}");
+    }
+}
+
 /// Of how many bytes one is damaged in golden journals: a sample, unless something else is said. All of them
 /// (`tools/soak --damage`) take two hours of processor time.
 fn step() -> usize {

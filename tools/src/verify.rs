@@ -351,7 +351,12 @@ pub(crate) fn whole_verdict(examined: &Examined) -> String {
 /// Is nothing wrong but that segments were written by another version of this program?
 fn is_only_of_another_version(report: &Report) -> bool {
     let is_it = |why: &Cause| matches!(why, Cause::Damaged(FormatError::Version { .. }));
+    // Files that are missing between them, or damage beside them, are something else.
+    let mut pairs = report.bad_files.windows(2);
+    let has_all = pairs.all(|pair| pair[0].segment.next() == Some(pair[1].segment));
     !report.bad_files.is_empty()
+        && report.bad_files.len() as u64 == report.segments
+        && has_all
         && report.bad_files.iter().all(|file| is_it(&file.why))
         && report.gaps.iter().all(|gap| is_it(&gap.why))
         && report.damaged_headers.is_empty()

@@ -180,7 +180,7 @@ record_types!(
     30 v 1 "verdict-given" VerdictGiven(VerdictGiven),
     31 v 4 "job-phase-entered" JobPhaseEntered(JobPhaseEntered),
     32 v 4 "job-decided" JobDecided(JobDecided),
-    33 v 3 "job-state" JobState(JobState),
+    33 v 4 "job-state" JobState(JobState),
     34 v 1 "migration-settings" MigrationSettings(MigrationSettings),
     35 v 1 "settings-kept" SettingsKept(SettingsKept),
     36 v 1 "migration-disks" MigrationDisks(MigrationDisks),

@@ -2,7 +2,8 @@
 //! own reader takes twice as long for it.
 //!
 //! Invariant: reads exactly what bincode reads, and refuses what that refuses (a test holds one against the other); total
-//! over any bytes; nothing is set aside in memory for more than the bytes that are there.
+//! over any bytes; a list is set aside no more room for than it can have elements, which take a byte at least (no body
+//! has a list of empty things).
 //! Not here: which bytes, and what is made of them (`codec`).
 
 use core::fmt;

@@ -70,7 +70,8 @@ impl State {
                     job.state.cookie.clone_from(&entered.cookie);
                 }
                 job.state.recognised |= entered.recognised;
-                job.state.stream.done += u32::from(entered.listens);
+                let done = &mut job.state.stream.done;
+                *done = done.saturating_add(u32::from(entered.listens));
                 job.state.other_side = entered.other_side.or(job.state.other_side);
             }
             RecordBody::JobDecided(decided) => {
