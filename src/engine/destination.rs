@@ -572,8 +572,7 @@ impl Turn<'_> {
             | Rule::DrivenDestinationEnded
             | Rule::DrivenSourceTakenUp
             | Rule::DrivenOver
-            | Rule::DrivenSourceStartedThere
-            | Rule::DrivenSourceGivenUpThere => {}
+            | Rule::DrivenSourceStartedThere => {}
         }
     }
 

@@ -366,8 +366,7 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::DrivenDestinationEnded
         | Rule::DrivenSourceTakenUp
         | Rule::DrivenOver
-        | Rule::DrivenSourceStartedThere
-        | Rule::DrivenSourceGivenUpThere => return None,
+        | Rule::DrivenSourceStartedThere => return None,
     };
     sure.then_some(act)
 }

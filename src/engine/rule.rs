@@ -293,9 +293,6 @@ pub enum Rule {
     /// Driven by a client's plain commands, source: everything was sent, and the guest was started at the destination, as that
     /// one's sidecar says.
     DrivenSourceStartedThere,
-    /// Driven by a client's plain commands, source: everything was sent, and the destination's copy was given up, as that one's
-    /// sidecar says.
-    DrivenSourceGivenUpThere,
 }
 
 /// What a rule says: its name, its decision, and what people read.
@@ -378,7 +375,7 @@ const _: () = {
         assert!(DRIVEN[at].0 as usize == before + at);
         at += 1;
     }
-    assert!(before + DRIVEN.len() == Rule::DrivenSourceGivenUpThere as usize + 1);
+    assert!(before + DRIVEN.len() == Rule::DrivenSourceStartedThere as usize + 1);
 };
 
 impl Rule {

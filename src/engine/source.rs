@@ -606,8 +606,7 @@ impl Turn<'_> {
             | Rule::DrivenDestinationEnded
             | Rule::DrivenSourceTakenUp
             | Rule::DrivenOver
-            | Rule::DrivenSourceStartedThere
-            | Rule::DrivenSourceGivenUpThere => {}
+            | Rule::DrivenSourceStartedThere => {}
         }
     }
 

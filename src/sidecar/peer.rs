@@ -34,6 +34,9 @@ const FIND_COMMAND: &str = "find-migration";
 /// Most asks under way at the same time; more are not sent.
 const ASKS_MAX: usize = 512;
 
+/// The same of searches for another side: a handover's own questions do not wait for them.
+const FINDS_MAX: usize = 256;
+
 /// Most idle connections that are kept, of all peers together.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
@@ -121,6 +124,7 @@ pub(crate) struct PeerClients {
     link: Link,
     idle: Arc<Mutex<Idle>>,
     asks: Arc<Semaphore>,
+    finds: Arc<Semaphore>,
     /// Where the other side of a migration may be that its manager drives.
     configured: Arc<[String]>,
 }
@@ -136,6 +140,7 @@ impl PeerClients {
             link,
             idle: Arc::default(),
             asks: Arc::new(Semaphore::new(ASKS_MAX)),
+            finds: Arc::new(Semaphore::new(FINDS_MAX)),
         }
     }
 
@@ -184,7 +189,7 @@ impl PeerClients {
         envelope: Envelope,
         message: Find,
     ) -> Result<(Envelope, Found), PeerFailure> {
-        let Ok(_permit) = self.asks.clone().try_acquire_owned() else {
+        let Ok(_permit) = self.finds.clone().try_acquire_owned() else {
             return Err(too_many());
         };
         let search = Search { envelope, message };

@@ -236,15 +236,16 @@ impl TakenOver {
         if is_bound(&self.behind) {
             return;
         }
+        // The old name first: by what is at the new one the next life knows that there was a take-over.
         let was_taken = is_socket(&self.behind);
-        // One that stays behind is removed by the next take-over.
-        drop(remove_socket(&self.behind));
         // Learnt first: whoever makes a socket there now makes another file.
         let identity = identity(&self.front);
         if was_taken && is_socket(&self.front) && !is_bound(&self.front) {
             let path = self.front.clone();
             drop(Name { path, identity });
         }
+        // One that stays behind is removed by the next take-over.
+        drop(remove_socket(&self.behind));
     }
 
     async fn leads(&self, path: &Path, instance: Instance) -> Leads {

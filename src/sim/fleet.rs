@@ -602,13 +602,9 @@ fn say_outcome(guest: GuestNumber, outcome: Outcome, desk: &mut Desk<'_>) {
         };
         return;
     }
-    // A copy that dies before the other side has heard of the word is lost by that, not by the word.
-    let winner = match outcome {
-        Outcome::Committed => destination,
-        Outcome::Aborted => source,
-    };
-    if winner.is_some() {
-        for loser in (0..desk.hosts()).filter(|host| Some(*host) != winner) {
+    // A source that dies before the destination carried that word out is lost by that, not by the word.
+    if outcome == Outcome::Aborted && source.is_some() {
+        for loser in (0..desk.hosts()).filter(|host| Some(*host) != source) {
             desk.forsake(loser, guest);
         }
     }

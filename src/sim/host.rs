@@ -127,7 +127,7 @@ pub(super) struct Host {
     /// Records are missing in the journal as it was read last.
     has_gaps: bool,
     /// Records were missing when this sidecar was started.
-    lacks_records: bool,
+    pub(super) lacks_records: bool,
     /// A write of this life went, or is going, elsewhere or nowhere: the next opening will tell.
     pub(super) may_lack_records: bool,
     /// Records of this journal were lost: as long as that may concern one domain, it says amnesia of every migration

@@ -239,11 +239,13 @@ impl World {
             // Also long after a journal was lost, or put back: a migration that its manager drives claims nothing, and
             // is begun beside any claim.
             Rule::JournalOlderThanQemu => {
-                one.is_suspect() || one.is_driven && self.is_claimed(guest, is_ours)
+                let is_beside = one.is_driven && self.is_claimed(guest, is_ours);
+                one.is_suspect() || is_beside && self.may_be_forgotten(guest)
             }
             Rule::ClaimedByAnother => {
                 let is_theirs = |claim: &ClaimSeen| matches!(claim, ClaimSeen::Foreign(_));
-                let is_beside = one.is_driven && self.is_claimed(guest, is_ours);
+                let is_forgotten = self.may_be_forgotten(guest);
+                let is_beside = one.is_driven && is_forgotten && self.is_claimed(guest, is_ours);
                 one.is_suspect() || is_beside || self.is_claimed(guest, is_theirs)
             }
             // The winner is gone before the key says that it started, or its journal is: it knows
@@ -280,6 +282,15 @@ impl World {
     fn may_say_amnesia(&self, guest: GuestNumber) -> bool {
         let mut been = self.lab.guests[guest].been.iter();
         been.any(|host| self.hosts[*host].says_amnesia)
+    }
+
+    /// Was a journal of a host that had a copy of it ever lost, put back, or opened without all of its records?
+    fn may_be_forgotten(&self, guest: GuestNumber) -> bool {
+        let mut been = self.lab.guests[guest].been.iter();
+        been.any(|host| {
+            let host = &self.hosts[*host];
+            host.journals > 0 || host.lacks_records || host.may_lack_records
+        })
     }
 
     fn is_claimed(&self, guest: GuestNumber, so: fn(&ClaimSeen) -> bool) -> bool {

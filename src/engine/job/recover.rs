@@ -178,8 +178,7 @@ impl Turn<'_> {
             | Rule::DrivenDestinationEnded
             | Rule::DrivenSourceTakenUp
             | Rule::DrivenOver
-            | Rule::DrivenSourceStartedThere
-            | Rule::DrivenSourceGivenUpThere => {
+            | Rule::DrivenSourceStartedThere => {
                 self.carry_out_driven(job, rule, evidence);
             }
             // Held: nothing is done until something else is seen.

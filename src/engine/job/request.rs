@@ -172,12 +172,9 @@ impl Turn<'_> {
         kind: JobKind,
         cookie: Option<String>,
     ) -> Result<Lsn, Refusal> {
-        match self.untouched(id, kind) {
-            Some(job) => {
-                let detail = "its manager drives it by phases from here";
-                self.end_job(job, JobResult::Cancelled, detail);
-            }
-            None => self.need_beside(id, kind)?,
+        let untouched = self.untouched(id, kind);
+        if untouched.is_none() {
+            self.need_beside(id, kind)?;
         }
         let observed = self.seen_now(id);
         self.need_undamaged(id)?;
@@ -185,6 +182,10 @@ impl Turn<'_> {
             return Err(self.wrong_state(id, "begin such a job"));
         };
         self.need_no_other_claim(id)?;
+        if let Some(job) = untouched {
+            let detail = "its manager drives it by phases from here";
+            self.end_job(job, JobResult::Cancelled, detail);
+        }
         if !self.has_jobs(id) && self.domain(id).is_some_and(|one| one.migration.is_none()) {
             self.learn_wanted(id, &observed);
         }

@@ -4,7 +4,9 @@
 //! Not here: the wire (`sidecar::control`).
 
 use journal_format::number::{DomainId, Lsn};
-use journal_format::record::{Authority, Decision, JobDecided, JobPhaseEntered, Protocol, Role};
+use journal_format::record::{
+    Authority, Decision, JobDecided, JobPhaseEntered, PeerAnswer, Protocol, Role,
+};
 
 use super::{JobLive, driven};
 use crate::engine::state::Job;
@@ -57,7 +59,15 @@ impl Turn<'_> {
         }
         match (state.other_side, driven::role(state.kind)) {
             (Some(begun), Some(Role::Source)) => {
-                details.push(format!("comes in at the other side as the job at {begun}"));
+                let said = live.map_or(PeerAnswer::NotAsked, |live| live.pairing.peer);
+                details.push(match said {
+                    PeerAnswer::NotAsked => {
+                        format!("comes in at the other side as the job at {begun}")
+                    }
+                    said => format!(
+                        "comes in at the other side as the job at {begun}, which is said to be {said}"
+                    ),
+                });
             }
             (Some(granted), _) => {
                 details.push(format!("granted by the source's journal at {granted}"));

@@ -176,12 +176,4 @@ pub(super) const DRIVEN: &[(Rule, RuleText)] = &[
             KEEPS_PAUSED,
         ),
     ),
-    (
-        Rule::DrivenSourceGivenUpThere,
-        resume(
-            "driven-source-given-up-there",
-            "everything was sent, and the destination's sidecar says that its client ended the whole copy there before it ran: this copy goes on",
-            KEEPS_PAUSED,
-        ),
-    ),
 ];

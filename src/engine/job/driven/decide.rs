@@ -186,8 +186,8 @@ fn unless_recognised(evidence: &JobEvidence, rule: Rule) -> Rule {
 fn told_there(evidence: &JobEvidence) -> Rule {
     match (evidence.peer, verdict(Role::Source, evidence)) {
         (PeerAnswer::Started, None) => Rule::DrivenSourceStartedThere,
-        (PeerAnswer::Aborted, None | Some(Outcome::Aborted)) => Rule::DrivenSourceGivenUpThere,
-        // It says that both have the guest, or the other side has not heard its word.
+        // It says that both have the guest, or the other side has not heard its word. That a copy was given up
+        // there does not say that this one goes on: its guest may have gone to a third host, or be ended here too.
         (
             PeerAnswer::NotAsked
             | PeerAnswer::Unreachable

@@ -257,7 +257,7 @@ impl Turn<'_> {
             Some((peer, envelope, found)) => {
                 let is_sound = is_intact(Some(begun), envelope.sender)
                     && self.remembers(envelope.saw)
-                    && found.job.is_none_or(|theirs| theirs == begun.lsn);
+                    && found.job == Some(begun.lsn);
                 let stands = match is_sound {
                     true => found.stands,
                     false => PeerAnswer::Amnesia,
@@ -392,13 +392,16 @@ impl Turn<'_> {
         if last.job != job || last.kind != JobKind::MigrationIn {
             return None;
         }
+        let is_said = last.phase == super::phase(JobPhase::Finish3);
         match last.result {
-            JobResult::Completed => Some(PeerAnswer::Started),
+            // Its client continued it: one that QEMU started by itself, or that goes on without having run, was no word.
+            JobResult::Completed if is_said => Some(PeerAnswer::Started),
             // See `is_given_up`.
-            JobResult::Cancelled if last.phase == super::phase(JobPhase::Finish3) => {
-                Some(PeerAnswer::Aborted)
-            }
-            JobResult::Cancelled | JobResult::Failed | JobResult::Crashed => None,
+            JobResult::Cancelled if is_said => Some(PeerAnswer::Aborted),
+            JobResult::Completed
+            | JobResult::Cancelled
+            | JobResult::Failed
+            | JobResult::Crashed => None,
         }
     }
 }

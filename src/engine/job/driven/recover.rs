@@ -49,10 +49,6 @@ impl Turn<'_> {
                 self.pass_through(job, JobPhase::Confirm3);
                 self.enter_job(job, JobPhase::Confirm3, None);
             }
-            Rule::DrivenSourceGivenUpThere if evidence.phase != JobPhase::Confirm3Cancelled => {
-                self.enter_job(job, JobPhase::Confirm3Cancelled, None);
-            }
-            Rule::DrivenSourceGivenUpThere => self.intend_job_again(job, EffectCommand::Cont),
             Rule::DrivenSourceConfirm
             | Rule::DrivenDestinationFailed
             | Rule::DrivenDestinationAborted => self.intend_job_again(job, EffectCommand::Kill),

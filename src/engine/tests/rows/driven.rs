@@ -367,11 +367,11 @@ fn recognised() -> Vec<(JobEvidence, Option<Rule>)> {
         ),
         (
             told(says(sent(P::Perform3Done), A::Aborted)),
-            Some(Rule::DrivenSourceGivenUpThere),
+            Some(Rule::DrivenSourceCompleted),
         ),
         (
             told(says(sent(P::Confirm3Cancelled), A::Aborted)),
-            Some(Rule::DrivenSourceGivenUpThere),
+            Some(Rule::DrivenSourceCompleted),
         ),
         // Its manager says that both have the guest.
         (

@@ -401,17 +401,10 @@ pub(crate) const RUNS: &[Run] = &[
     },
     Run {
         rule: Rule::DrivenSourceStartedThere,
-        wrong: Rule::DrivenSourceGivenUpThere,
-        does: "keeps a guest that its client continued there",
+        wrong: Rule::DrivenSourceAborted,
+        does: "continues a guest that its client continued there",
         name: "jobs::driven::paired::a_guest_that_was_started_there",
         run: jobs::driven::paired::a_guest_that_was_started_there,
-    },
-    Run {
-        rule: Rule::DrivenSourceGivenUpThere,
-        wrong: Rule::DrivenSourceStartedThere,
-        does: "ends the last copy",
-        name: "jobs::driven::paired::a_guest_that_was_given_up_there",
-        run: jobs::driven::paired::a_guest_that_was_given_up_there,
     },
 ];
 
