@@ -211,7 +211,7 @@ pub const MUTANTS: &[Row] = {
             "ends the job of a guest that it stopped",
         ),
         Row::rule(R::SourceAbandonedDead, R::QemuMute, "never ends the job")
-            .often(sources_die_given_back),
+            .often(qemus_die_refusing),
         Row::rule(
             R::SourceGrantedStarted,
             R::SourceCancelled,
@@ -260,7 +260,7 @@ pub const MUTANTS: &[Row] = {
             "kills though the destination aborted",
         ),
         Row::rule(R::SourceCancelledDead, R::QemuMute, "never ends the job")
-            .often(sources_die_given_back),
+            .often(qemus_die_refusing),
         Row::rule(
             R::SourcePerformPostcopy,
             R::SourcePerformGiveUp,
@@ -444,8 +444,8 @@ fn sources_die_early(shape: &mut Shape) {
     shape.faults.qemu_death = 600_000;
 }
 
-/// What is given back cannot be continued for a while, and QEMUs die.
-fn sources_die_given_back(shape: &mut Shape) {
+/// QEMUs refuse `cont` for a while, and die.
+fn qemus_die_refusing(shape: &mut Shape) {
     shape.faults.refused_cont = 500_000;
     shape.faults.qemu_death = 600_000;
 }
