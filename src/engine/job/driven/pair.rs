@@ -1,8 +1,8 @@
 //! The other side of a migration that was recognised: who it is, and what its sidecar knows.
 //!
 //! Invariant: a source is bound to the one job that waits for this very guest and to which nothing had come yet when it was asked
-//! about; none or several bind nothing. What is heard of that job later says where its manager's `cont` or `quit` was seen, and decides nothing more than
-//! those would here.
+//! about; none or several bind nothing. Of what is heard of that job later only that its client continued the guest there decides
+//! anything, and no more than its `quit` would here; all else is told.
 //! Not here: which sidecars there are (`sidecar::peer`), what follows from the answer (`decide`).
 
 use journal_format::number::{DomainId, Lsn, Position};
