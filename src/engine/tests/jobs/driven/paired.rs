@@ -214,6 +214,7 @@ fn who_cannot_be_the_other_side() {
         vec![says(4, guest, Some(7), PeerAnswer::Started)],
         vec![says(3, other, Some(7), PeerAnswer::Started)],
         vec![says(3, guest, Some(8), PeerAnswer::Started)],
+        vec![says(3, guest, None, PeerAnswer::Started)],
         vec![says(3, guest, Some(7), PeerAnswer::Whole)],
         vec![says(3, guest, Some(7), PeerAnswer::Deciding)],
         vec![older],
@@ -230,6 +231,19 @@ fn who_cannot_be_the_other_side() {
     let its = says(3, guest, Some(7), PeerAnswer::Started);
     pair.source.found(job, vec![others, its]);
     assert!(!pair.source.qemu.alive, "{}", pair.story());
+}
+
+/// A guest that runs there without its client's `cont` was continued by nobody whose word counts here.
+#[test]
+fn a_guest_that_started_by_itself() {
+    let mut pair = sent(RunState::Running);
+    pair.destination.qemu.run = RunState::Running;
+    pair.destination.restart();
+    pair.run_for(2 * STEP_MS);
+    assert_eq!(results(&mut pair.destination).1, Some(JobResult::Completed));
+    pair.source.restart();
+    pair.run_for(20 * STEP_MS);
+    is_held(&mut pair, "driven-source-completed");
 }
 
 /// What is coming in when it is asked about may be of an earlier try: this one goes to somebody who was not asked, and whatever
