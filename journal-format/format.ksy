@@ -273,7 +273,7 @@ types:
     instances:
       is_known:
         value: >-
-          type_number >= 1 and type_number <= 36 and
+          type_number >= 1 and type_number <= 37 and
           version == (type_number == 25 or type_number == 31 or type_number == 32 or
           type_number == 33 ? 4 :
           type_number == 8 or type_number == 10 or type_number == 13 or type_number == 21 ? 3 :
@@ -282,7 +282,7 @@ types:
       type:
         value: type_number
         enum: record_type
-        if: type_number >= 1 and type_number <= 36
+        if: type_number >= 1 and type_number <= 37
   record_body:
     instances:
       bytes:
@@ -336,6 +336,7 @@ types:
             record_type::migration_settings: migration_settings
             record_type::settings_kept: settings_kept
             record_type::migration_disks: migration_disks
+            record_type::guest_sent: guest_sent
       - id: excess
         size-eos: true
         valid: { expr: _.length == 0 }
@@ -498,6 +499,9 @@ types:
       - { id: num_disks, type: u8 }
       - { id: disks, type: disk_copy, repeat: expr, repeat-expr: num_disks }
       - { id: settled, type: u1, enum: boolean, valid: { in-enum: true } }
+  guest_sent:
+    seq:
+      - { id: is_here, type: u1, enum: boolean, valid: { in-enum: true } }
 
   # F9: the structures.
   disk_copy:
@@ -929,6 +933,7 @@ enums:
     34: migration_settings
     35: settings_kept
     36: migration_disks
+    37: guest_sent
   parameter_value_kind:
     0: bool
     1: number

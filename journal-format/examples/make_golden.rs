@@ -25,8 +25,8 @@ mod support;
 
 use draw::Draw;
 use samples::{
-    authorities, boot, checkpoint, disks, draft, histories, intents, jobs, observations, opening,
-    outcomes, settings,
+    authorities, boot, checkpoint, disks, draft, guests_sent, histories, intents, jobs,
+    observations, opening, outcomes, settings,
 };
 use support::{Writer, id};
 
@@ -343,6 +343,16 @@ fn copied_disks() -> Writer {
     writer
 }
 
+/// And what was sent.
+fn guests_sent_away() -> Writer {
+    let mut writer = Writer::new(header(1, opening(1, 1), None));
+    let mut previous = Vec::new();
+    for drafts in [checkpoint(vec![opening(1, 1)], 1), guests_sent(), sealed()] {
+        append(&mut writer, &mut previous, &drafts);
+    }
+    writer
+}
+
 fn segments() -> Vec<(&'static str, Vec<u8>)> {
     let first = every_record();
     let (mut second, mut previous) = later(&first, 2);
@@ -381,6 +391,7 @@ fn segments() -> Vec<(&'static str, Vec<u8>)> {
         ("drawn.seg", drawn().finish()),
         ("more-records.seg", more_records().finish()),
         ("copied-disks.seg", copied_disks().finish()),
+        ("guests-sent.seg", guests_sent_away().finish()),
     ];
     segments.extend(damaged_segments());
     segments

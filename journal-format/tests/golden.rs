@@ -73,10 +73,13 @@ fn the_first_segment() {
     let more = self::scan(&more).unwrap();
     let disks = golden("copied-disks.seg");
     let disks = self::scan(&disks).unwrap();
+    let sent = golden("guests-sent.seg");
+    let sent = self::scan(&sent).unwrap();
     let kinds: BTreeSet<u16> = records(&scan)
         .into_iter()
         .chain(records(&more))
         .chain(records(&disks))
+        .chain(records(&sent))
         .filter_map(|record| match record {
             Decoded::Known(record) => Some(record.body.type_number()),
             Decoded::Unknown { .. } => None,
@@ -104,6 +107,15 @@ fn a_segment_with_copied_disks() {
     let bytes = golden("copied-disks.seg");
     let scan = scan(&bytes).unwrap();
     insta::assert_snapshot!("copied-disks", text(&scan));
+    assert!(written_again(&scan) == bytes, "written differently");
+}
+
+/// F9, F10: and what a checkpoint says of guests that were sent.
+#[test]
+fn a_segment_with_guests_that_were_sent() {
+    let bytes = golden("guests-sent.seg");
+    let scan = scan(&bytes).unwrap();
+    insta::assert_snapshot!("guests-sent", text(&scan));
     assert!(written_again(&scan) == bytes, "written differently");
 }
 

@@ -6,8 +6,8 @@
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
     Authority, ClaimSeen, DomainState, EffectCommand, EffectResult, Instance, JobBegun, JobKind,
-    JobResult, MigrationStatus, MigrationTerms, Observed, Phase, Process, Protocol, RecordBody,
-    Role, RunState, WantedReason, WantedRunState,
+    MigrationStatus, MigrationTerms, Observed, Phase, Process, Protocol, RecordBody, Role,
+    RunState, WantedReason, WantedRunState,
 };
 
 use super::decide::{StatusClass, status_class};
@@ -665,7 +665,7 @@ impl Turn<'_> {
                     && observed.run_state == Some(RunState::Postmigrate)
                     && match observed.migration {
                         Some(MigrationStatus::Failed | MigrationStatus::Cancelled) => true,
-                        Some(MigrationStatus::Completed) => self.was_given_back(id),
+                        Some(MigrationStatus::Completed) => self.is_here(id),
                         _ => false,
                     }
         });
@@ -681,25 +681,6 @@ impl Turn<'_> {
             self.engine.owners.insert(effect, token);
         }
         Ok(None)
-    }
-
-    /// Did the last job of this domain send everything, and get the guest back, because the destination never
-    /// runs it or because no licence ever went out? A paused guest then stands here as QEMU left it.
-    pub(crate) fn was_given_back(&self, id: DomainId) -> bool {
-        let last = self.domain(id).and_then(|one| one.state.last_job.as_ref());
-        last.is_some_and(|last| {
-            let is_here = match last.result {
-                JobResult::Failed | JobResult::Cancelled => true,
-                JobResult::Completed | JobResult::Crashed => false,
-            };
-            // One that its manager drove has no licences: it was said, or cancelled before everything was sent.
-            let unlicensed = match last.migration {
-                Some(_) => matches!(last.phase, Some(Phase::Perform2 | Phase::Perform3)) && is_here,
-                None => last.result == JobResult::Cancelled,
-            };
-            last.kind == JobKind::MigrationOut
-                && (last.phase == Some(Phase::Confirm3Cancelled) || unlicensed)
-        })
     }
 
     pub(crate) fn reply_to_owner(&mut self, token: Token, id: DomainId, result: &EffectResult) {

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 
 use journal_format::number::DomainId;
 use journal_format::record::{
-    Authority, EffectCommand, EffectFinished, EffectResult, JobKind, MigrationStatus, Outcome,
-    RecordBody, Role, RunState, WantedReason, WantedRunState,
+    Authority, EffectCommand, EffectFinished, EffectResult, MigrationStatus, Outcome, RecordBody,
+    Role, RunState, WantedReason, WantedRunState,
 };
 
 use super::live::Pending;
@@ -136,7 +136,7 @@ fn verb_of(execute: &str) -> Verb {
 pub(crate) enum Standing {
     /// No job is open.
     Free,
-    /// No job is open, and the last one gave the guest away: it may run elsewhere.
+    /// No job is open, and QEMU has sent the guest: it may run elsewhere, for all that is on record.
     GaveAway,
     /// Records that may concern it are damaged.
     Damaged,
@@ -197,7 +197,9 @@ impl fmt::Display for Why {
                 "the sidecar was restarted in a job and has not decided yet; try again"
             }
             Why::Owned => "an open job owns the guest; see query-jobs, job-cancel and resolve",
-            Why::GaveAway => "the last migration gave the guest away: it may run elsewhere",
+            Why::GaveAway => {
+                "its QEMU has sent the guest, and nothing on record says that it is here all the same: it may run elsewhere"
+            }
             Why::NotWhole => {
                 "the guest is not here yet: QEMU would only keep in mind to run it by itself when it is"
             }
@@ -371,7 +373,7 @@ impl Turn<'_> {
             return match (domain.state.damaged, has_job) {
                 (true, _) => Standing::Damaged,
                 (false, true) => Standing::OtherJob,
-                (false, false) if self.gave_away(id, domain) => Standing::GaveAway,
+                (false, false) if self.gave_away(id) => Standing::GaveAway,
                 (false, false) => Standing::Free,
             };
         };
@@ -394,10 +396,9 @@ impl Turn<'_> {
         }
     }
 
-    /// Did a job send the guest away from this very QEMU, and it was not given back? One that is registered anew
-    /// for the same guest has sent nothing, and what a job streamed to a file is still here. A job that came after the
-    /// migration does not change it.
-    pub(crate) fn gave_away(&self, id: DomainId, domain: &Domain) -> bool {
+    /// Has this QEMU sent its guest, and this journal does not know that it is here all the same? One that is registered
+    /// anew for the same guest has sent nothing, and shows none of that.
+    pub(crate) fn gave_away(&self, id: DomainId) -> bool {
         let eyes = self.engine.eyes.get(&id);
         let has_sent = eyes
             .and_then(|eyes| eyes.observed.as_ref())
@@ -405,12 +406,14 @@ impl Turn<'_> {
                 observed.run_state == Some(RunState::Postmigrate)
                     && observed.migration == Some(MigrationStatus::Completed)
             });
-        let last = domain.state.last_job.as_ref();
-        let streams_to_a_file =
-            |kind: JobKind| matches!(kind, JobKind::Save | JobKind::Dump | JobKind::Snapshot);
-        has_sent
-            && last.is_some_and(|last| !streams_to_a_file(last.kind))
-            && !self.was_given_back(id)
+        has_sent && !self.is_here(id)
+    }
+
+    /// Is it on record that what this QEMU sent last left the guest here?
+    pub(crate) fn is_here(&self, id: DomainId) -> bool {
+        self.domain(id)
+            .and_then(|domain| domain.sent)
+            .is_some_and(|sent| sent.is_here)
     }
 
     /// Records the intent and lets it go, or puts it behind the one that is being carried out.

@@ -11,7 +11,7 @@ use journal_format::hash::IdMap;
 use journal_format::number::{DomainId, Lsn, MigrationId, Position};
 use journal_format::record::{
     Authority, CheckpointBegun, CheckpointEnded, ContIntent, DefinitionPart, DomainState, Draft,
-    EffectCommand, EffectResult, EndedJob, Facts, JobKind, KeyChange, MigrationDisks,
+    EffectCommand, EffectResult, EndedJob, Facts, GuestSent, JobKind, KeyChange, MigrationDisks,
     MigrationState, MigrationTerms, Opening, PeerAnswer, Phase, Process, Protocol, Record,
     RecordBody, Role, RunState, WantedRunState,
 };
@@ -20,6 +20,7 @@ mod damage;
 mod definition;
 mod disks;
 mod jobs;
+mod sent;
 mod settings;
 
 use super::History;
@@ -43,6 +44,8 @@ pub(crate) struct Domain {
     pub(crate) migration: Option<MigrationId>,
     /// What its owner asked outside any job and whose result is not recorded.
     pub(crate) owner_effect: Option<(Lsn, EffectCommand)>,
+    /// Its QEMU was told to send the guest since it last was continued.
+    pub(crate) sent: Option<GuestSent>,
     /// Damage of which no later record has told yet whether it concerns this domain.
     pub(crate) gap: Option<Box<BeforeGap>>,
 }
@@ -217,11 +220,13 @@ impl State {
     fn apply_plain(&mut self, record: &Record) {
         let lsn = record.lsn;
         self.fold_histories(record);
+        self.apply_sent(record);
         self.apply_jobs(record);
         self.apply_settings(record);
         match &record.body {
             RecordBody::CheckpointBegun(_)
             | RecordBody::CheckpointEnded(_)
+            | RecordBody::GuestSent(_)
             | RecordBody::Sealed
             | RecordBody::JobPhaseEntered(_)
             | RecordBody::JobDecided(_)
@@ -494,6 +499,10 @@ impl State {
             migration: known.map_or(self.open_of(id), |known| known.migration),
             gap: known.and_then(|known| known.gap.clone()),
             owner_effect: None,
+            // That of another process is of no interest.
+            sent: known
+                .filter(|known| known.state.instance == state.instance)
+                .and_then(|known| known.sent),
             state,
         };
         let definition = domain.state.definition;
@@ -683,6 +692,7 @@ impl State {
                 domain: Some(*id),
                 body: RecordBody::DomainState(Box::new(state)),
             });
+            records.extend(domain.restated_sent(*id));
         }
         for migration in self.migrations.values() {
             let body = RecordBody::MigrationState(Box::new(migration.state.clone()));

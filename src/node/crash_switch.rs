@@ -135,6 +135,7 @@ impl CrashSwitch {
             | RecordBody::CheckpointEnded(_)
             | RecordBody::DomainAdded(_)
             | RecordBody::DomainState(_)
+            | RecordBody::GuestSent(_)
             | RecordBody::DomainRemoved
             | RecordBody::DefinitionPart(_)
             | RecordBody::WantedChanged(_)

@@ -20,6 +20,8 @@ pub(super) struct Ask {
     from: HostNumber,
     life: u32,
     to: HostNumber,
+    /// The journal it is asked from.
+    journal: u64,
     envelope: Envelope,
     request: PeerRequest,
     /// It may have been sent.
@@ -55,6 +57,8 @@ pub(super) struct Network {
     prepared: BTreeMap<(HostNumber, MigrationId), String>,
     /// Licences that reached it.
     licensed: BTreeSet<(HostNumber, MigrationId)>,
+    /// Prepared by a message that came after the journal of who sent it was lost, or an older copy put back.
+    strays: BTreeSet<MigrationId>,
     asks: u64,
 }
 
@@ -66,6 +70,7 @@ impl Network {
             other_authority: false,
             prepared: BTreeMap::new(),
             licensed: BTreeSet::new(),
+            strays: BTreeSet::new(),
             asks: 0,
         }
     }
@@ -114,6 +119,11 @@ impl Network {
         self.prepared.contains_key(&key) && !self.licensed.contains(&key)
     }
 
+    /// Was it prepared in the name of a journal that is not there any more?
+    pub(super) fn is_stray(&self, migration: MigrationId) -> bool {
+        self.strays.contains(&migration)
+    }
+
     fn is_cut(&self, from: HostNumber, to: HostNumber) -> bool {
         self.cuts[from][to] > 0
     }
@@ -139,10 +149,12 @@ impl World {
         let number = self.network.asks;
         self.say(|_| format!("host {from}: asks host {to}: {}", brief(&request)));
         let life = self.hosts[from].life;
+        let journal = self.hosts[from].journals;
         let ask = Ask {
             from,
             life,
             to,
+            journal,
             envelope,
             request,
             sent: false,
@@ -223,6 +235,10 @@ impl World {
             return;
         };
         let (to, envelope, mut request) = (ask.to, ask.envelope, ask.request.clone());
+        let is_late = ask.journal != self.hosts[ask.from].journals;
+        if is_late && matches!(request, PeerRequest::Prepare { .. }) {
+            self.network.strays.insert(request.migration());
+        }
         self.network.deliver(to, &mut request);
         let nonce = Nonce(Id128(self.hosts[to].random.bytes()));
         let Some(token) = self.hosts[to].token(Waiter::Peer(number)) else {

@@ -229,9 +229,15 @@ impl World {
             // The other side can be asked, so it says amnesia.
             Rule::SourcePerformDeadAsking => one.is_suspect() || self.may_say_amnesia(guest),
             // One of the journals is not what it was.
-            Rule::SourceGrantedAmnesia
-            | Rule::SourcePerform2Amnesia
-            | Rule::DestinationPrepareAmnesia => one.is_suspect() || self.may_say_amnesia(guest),
+            Rule::SourceGrantedAmnesia | Rule::SourcePerform2Amnesia => {
+                one.is_suspect() || self.may_say_amnesia(guest)
+            }
+            // Or a prepare that was on its way for so long that the journal behind it is gone.
+            Rule::DestinationPrepareAmnesia => {
+                let mut open = one.open.values().flatten();
+                let is_stray = open.any(|migration| self.network.is_stray(*migration));
+                is_stray || one.is_suspect() || self.may_say_amnesia(guest)
+            }
             Rule::JournalDamaged
             | Rule::StoreKeyForeign
             | Rule::SourceStoreOlder

@@ -444,6 +444,7 @@ impl Known {
             | RecordBody::CheckpointEnded(_)
             | RecordBody::DomainAdded(_)
             | RecordBody::DomainState(_)
+            | RecordBody::GuestSent(_)
             | RecordBody::DomainRemoved
             | RecordBody::DefinitionPart(_)
             | RecordBody::WantedChanged(_)

@@ -172,6 +172,10 @@ pub(crate) fn body(body: &RecordBody) -> String {
         }
         RecordBody::JobState(state) => format!("{} in {}", state.kind, state.phase),
         RecordBody::MigrationDisks(disks) => copied(disks),
+        RecordBody::GuestSent(sent) => match sent.is_here {
+            true => "its guest was sent, and is here all the same".to_owned(),
+            false => "its guest was sent away".to_owned(),
+        },
         RecordBody::OperatorResolved(resolved) => format!(
             "{}{} by uid {}: {}",
             resolved.decision,

@@ -79,6 +79,16 @@ pub struct DomainState {
     pub last_job: Option<EndedJob>,
 }
 
+/// Only in a checkpoint, behind the domain's [`DomainState`]: its QEMU was told to send its guest since it last was
+/// continued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuestSent {
+    /// The guest is here all the same: it went to a file, or the migration gave it back. A QEMU that shows
+    /// *postmigrate* and *completed* may then be continued.
+    pub is_here: bool,
+}
+
 /// A part of a domain's definition, opaque to us.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -529,4 +539,6 @@ pub enum RecordBody {
     SettingsKept(SettingsKept),
     /// See [`MigrationDisks`].
     MigrationDisks(MigrationDisks),
+    /// See [`GuestSent`].
+    GuestSent(GuestSent),
 }

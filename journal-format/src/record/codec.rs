@@ -184,6 +184,7 @@ record_types!(
     34 v 1 "migration-settings" MigrationSettings(MigrationSettings),
     35 v 1 "settings-kept" SettingsKept(SettingsKept),
     36 v 1 "migration-disks" MigrationDisks(MigrationDisks),
+    37 v 1 "guest-sent" GuestSent(GuestSent),
 );
 
 fn configuration() -> impl bincode::config::Config {

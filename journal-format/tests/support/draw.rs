@@ -490,6 +490,9 @@ impl Draw<'_> {
                 }),
                 settled: self.yes(),
             }),
+            37 => RecordBody::GuestSent(GuestSent {
+                is_here: self.yes(),
+            }),
             _ => RecordBody::Sealed,
         }
     }

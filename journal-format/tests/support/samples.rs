@@ -631,6 +631,15 @@ pub(crate) fn disks() -> Vec<Draft> {
         .collect()
 }
 
+/// Guests that were sent, and are here or are not.
+pub(crate) fn guests_sent() -> Vec<Draft> {
+    let sent = |is_here| RecordBody::GuestSent(GuestSent { is_here });
+    vec![
+        draft(Some(DOMAINS[0]), sent(true)),
+        draft(Some(DOMAINS[1]), sent(false)),
+    ]
+}
+
 /// What became of it.
 pub(crate) fn outcomes() -> Vec<Draft> {
     let migration = migration();

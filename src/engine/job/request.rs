@@ -475,13 +475,10 @@ impl Turn<'_> {
         if continues && observed.run_state == Some(RunState::Inmigrate) {
             return Err(self.wrong_state(id, "be continued: it is not loaded yet"));
         }
-        let gave_away = self
-            .domain(id)
-            .is_some_and(|domain| self.gave_away(id, domain));
-        if continues && state.kind == JobKind::Suspend && gave_away {
+        if continues && self.gave_away(id) {
             return Err(self.wrong_state(
                 id,
-                "be continued: the last migration gave the guest away, and it may run elsewhere",
+                "be continued: its QEMU has sent the guest, and nothing on record says that it is here all the same: it may run elsewhere",
             ));
         }
         Ok(())

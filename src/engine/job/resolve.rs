@@ -40,8 +40,7 @@ impl Turn<'_> {
             && evidence.kind != JobKind::Destroy
             && evidence.observed.process != Process::Dead;
         let role = driven::role(evidence.kind);
-        let is_elsewhere =
-            role.is_some() || self.domain(id).is_some_and(|one| self.gave_away(id, one));
+        let is_elsewhere = role.is_some() || self.gave_away(id);
         let danger = match decision {
             Decision::Kill if is_ending && role.is_some() => {
                 Some("could end the last good copy of the guest")

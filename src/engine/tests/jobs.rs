@@ -5,6 +5,7 @@
 
 mod bench;
 pub(super) mod driven;
+mod sent;
 
 use journal_format::number::Lsn;
 use journal_format::record::{

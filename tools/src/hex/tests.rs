@@ -21,6 +21,7 @@ fn the_fields_of_every_golden_record_fill_its_body() {
         "every-record.seg",
         "more-records.seg",
         "copied-disks.seg",
+        "guests-sent.seg",
         "drawn.seg",
     ] {
         let bytes = golden(name);

@@ -241,6 +241,7 @@ impl<'a> Lanes<'a> {
             | RecordBody::MigrationSettings(_)
             | RecordBody::SettingsKept(_)
             | RecordBody::MigrationDisks(_)
+            | RecordBody::GuestSent(_)
             | RecordBody::JobState(_) => None,
             RecordBody::JobBegun(_)
             | RecordBody::PhaseEntered(_)

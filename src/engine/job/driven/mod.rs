@@ -16,6 +16,7 @@ pub(crate) use cookie::Carried;
 pub(super) use decide::{decide, is_its_managers};
 pub(super) use pair::Pairing;
 pub(in crate::engine) use pair::{Finder, Sought};
+pub(in crate::engine) use recognise::goes_to_a_file;
 pub(super) use recover::left;
 pub(super) use request::{is_past_cancelling, is_said_again};
 

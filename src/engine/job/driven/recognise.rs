@@ -34,11 +34,19 @@ fn begins(command: &MonitorCommand) -> Option<JobKind> {
         _ => return None,
     };
     let arguments: Map<String, Value> = serde_json::from_str(&command.arguments).ok()?;
-    let uri = arguments.get("uri").and_then(Value::as_str);
-    let is_file = uri.is_some_and(|uri| TO_A_FILE.iter().any(|scheme| uri.starts_with(scheme)));
-    let is_file = is_file || channels_to_a_file(&arguments);
     let resumes = arguments.get("resume") == Some(&Value::Bool(true));
-    (!is_file && !resumes).then_some(kind)
+    (!is_to_a_file(&arguments) && !resumes).then_some(kind)
+}
+
+/// Does `migrate` with these arguments, a JSON object, stream to a file?
+pub(in crate::engine) fn goes_to_a_file(arguments: &str) -> bool {
+    serde_json::from_str(arguments).is_ok_and(|arguments| is_to_a_file(&arguments))
+}
+
+fn is_to_a_file(arguments: &Map<String, Value>) -> bool {
+    let uri = arguments.get("uri").and_then(Value::as_str);
+    uri.is_some_and(|uri| TO_A_FILE.iter().any(|scheme| uri.starts_with(scheme)))
+        || channels_to_a_file(arguments)
 }
 
 fn channels_to_a_file(arguments: &Map<String, Value>) -> bool {

@@ -227,6 +227,9 @@ impl Qemu {
             return self.obey(&command);
         }
         match execute {
+            "migrate" if self.run == RunState::Postmigrate => {
+                return refused("paused due to previous migration");
+            }
             "migrate" => {
                 self.was_running = self.run == RunState::Running;
                 self.status = MigrationStatus::Active;

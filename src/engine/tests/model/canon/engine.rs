@@ -107,6 +107,8 @@ impl Canon {
             state,
             migration,
             owner_effect,
+            // Only looked at for what its owner asks outside a migration.
+            sent: _,
             // The checkpoint of the next opening is silent on it.
             gap: _,
         } = domain;

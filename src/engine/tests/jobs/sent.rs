@@ -1,0 +1,159 @@
+//! A QEMU that shows *postmigrate* and *completed*: its owner may continue the guest where it is on record that it is
+//! here all the same, and not where this journal only does not know.
+//!
+//! Not here: guests that a migration of two sidecars gave back (`given_back`).
+
+use journal_format::record::{
+    JobKind, JobPhase, JobResult, MigrationStatus, RunState, WantedRunState,
+};
+use serde_json::json;
+
+use super::bench::{Bench, NAME};
+use super::{NOTHING, snapshot_of_a_disk};
+use crate::engine::{ControlRequest, QemuEvent};
+
+/// QEMU sent it, past the sidecar or in what an older copy of the journal does not have.
+fn is_sent(bench: &mut Bench) {
+    bench.qemu.status = MigrationStatus::Completed;
+    bench.qemu.run = RunState::Postmigrate;
+    bench.tell(QemuEvent::Migration(MigrationStatus::Completed));
+}
+
+fn save_by_plain_commands(bench: &mut Bench) {
+    bench.send("stop", &NOTHING()).unwrap();
+    let file = json!({"uri": "exec:cat>/image"});
+    bench.send("migrate", &file).unwrap();
+    bench.run_for(3_000);
+    assert_eq!(bench.qemu.run, RunState::Postmigrate);
+}
+
+/// Of a guest that its owner paused: another one is continued with the end of the job.
+fn save_by_a_job(bench: &mut Bench) {
+    bench.send("stop", &NOTHING()).unwrap();
+    let job = bench.begin(JobKind::Save).unwrap();
+    let effects = [("migrate", json!({"uri": "exec:cat>/image"}))];
+    bench.enter(job, JobPhase::Perform, &effects).unwrap();
+    bench.run_for(3_000);
+    bench.end(job).unwrap();
+    assert_eq!(bench.qemu.run, RunState::Postmigrate);
+}
+
+/// Its owner paused it, a manager's own migration sent all of it, and was cancelled.
+fn cancelled(bench: &mut Bench) {
+    bench.send("stop", &NOTHING()).unwrap();
+    let job = bench.begin(JobKind::MigrationOut).unwrap();
+    let effects = [("migrate", json!({"uri": "tcp:[::1]:4444"}))];
+    bench.enter(job, JobPhase::Perform3, &effects).unwrap();
+    bench.run_for(3_000);
+    bench.enter(job, JobPhase::Confirm3Cancelled, &[]).unwrap();
+    let result = JobResult::Cancelled;
+    bench.ask(ControlRequest::JobEnd { job, result }).unwrap();
+    assert_eq!(bench.qemu.run, RunState::Postmigrate);
+}
+
+/// The ways to have it run on.
+const WAYS: [fn(&mut Bench) -> Result<(), String>; 3] = [
+    |bench| bench.send("cont", &NOTHING()),
+    |bench| {
+        let name = NAME.to_owned();
+        let wanted = WantedRunState::Running;
+        bench
+            .ask(ControlRequest::DomainSetWanted { name, wanted })
+            .map(drop)
+    },
+    |bench| {
+        let job = bench.begin(JobKind::Suspend)?;
+        let entered = bench.enter(job, JobPhase::Perform, &[("cont", NOTHING())]);
+        bench.end(job)?;
+        entered.map(drop)
+    },
+];
+
+fn assert_refused(bench: &mut Bench, what: &str) {
+    for (way, ask) in WAYS.iter().enumerate() {
+        let before = bench.effects();
+        assert!(ask(bench).is_err(), "{what}, way {way}: {}", bench.story());
+        assert_eq!(bench.effects(), before, "{what}, way {way}");
+    }
+    assert_eq!(bench.qemu.run, RunState::Postmigrate, "{what}");
+}
+
+fn restart(bench: &mut Bench) {
+    bench.restart();
+    bench.run_for(1_000);
+}
+
+/// P2: an older copy of the journal was put back behind a migration that a manager drove, whose guest ran at the other side
+/// and died there.
+#[test]
+fn what_nothing_on_record_says_is_here_is_not_continued() {
+    for is_restarted in [false, true] {
+        let mut bench = Bench::new(RunState::Running);
+        is_sent(&mut bench);
+        if is_restarted {
+            restart(&mut bench);
+        }
+        let refused = bench.send("cont", &NOTHING()).unwrap_err();
+        assert!(refused.contains("it may run elsewhere"), "{refused}");
+        assert_refused(&mut bench, "nothing on record");
+    }
+}
+
+/// Saves and a migration that came to nothing, in one life of the sidecar and over a restart, and with another job since.
+#[test]
+fn what_is_on_record_as_here_is_continued() {
+    let begins: [(&str, fn(&mut Bench)); 3] = [
+        ("a save by plain commands", save_by_plain_commands),
+        ("a save by a job", save_by_a_job),
+        ("a cancelled migration", cancelled),
+    ];
+    for (name, begin) in begins {
+        for (way, ask) in WAYS.iter().enumerate() {
+            for is_restarted in [false, true] {
+                let what = format!("{name}, way {way}, restarted {is_restarted}");
+                let mut bench = Bench::new(RunState::Running);
+                begin(&mut bench);
+                if is_restarted {
+                    snapshot_of_a_disk(&mut bench).ok();
+                    restart(&mut bench);
+                }
+                let done = ask(&mut bench);
+                assert_eq!(done, Ok(()), "{what}: {}", bench.story());
+                assert_eq!(bench.qemu.run, RunState::Running, "{what}");
+            }
+        }
+    }
+}
+
+/// It ran on since: what QEMU sent then is not what is on record.
+#[test]
+fn what_was_continued_since_is_not_here_by_an_older_record() {
+    for begin in [save_by_plain_commands, save_by_a_job, cancelled] {
+        let mut bench = Bench::new(RunState::Running);
+        begin(&mut bench);
+        bench.send("cont", &NOTHING()).unwrap();
+        bench.run_for(1_000);
+        is_sent(&mut bench);
+        assert_refused(&mut bench, "continued since");
+        restart(&mut bench);
+        assert_refused(&mut bench, "continued since, restarted");
+    }
+}
+
+/// QEMU refuses `migrate` of a guest that it has sent, and `cont` while somebody else has its image: the guest is here as
+/// before.
+#[test]
+fn what_qemu_refuses_changes_nothing() {
+    let mut bench = Bench::new(RunState::Running);
+    save_by_plain_commands(&mut bench);
+    let elsewhere = json!({"uri": "tcp:[::1]:4444"});
+    bench.send("migrate", &elsewhere).unwrap();
+    bench.run_for(1_000);
+    bench.qemu.refuses_cont = true;
+    bench.send("cont", &NOTHING()).unwrap();
+    bench.run_for(1_000);
+    bench.qemu.refuses_cont = false;
+    bench.send("cont", &NOTHING()).unwrap();
+    bench.run_for(1_000);
+    assert_eq!(bench.qemu.run, RunState::Running);
+}
