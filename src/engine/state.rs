@@ -285,6 +285,7 @@ impl State {
                     && seen.observed.process == Process::Dead
                 {
                     domain.state.dead = true;
+                    self.outlives_claim(record);
                 }
                 if let Some(migration) = seen.job.and_then(|job| self.migration_of(job)) {
                     migration.seen = Some(lsn);

@@ -477,6 +477,16 @@ impl<'a> Turn<'a> {
         if evidence.journal_damaged {
             return self.advance_over_gap(id, evidence);
         }
+        // Its end is on record before anything follows from it: what showed that records are missing is gone with it.
+        if evidence.observed.process == Process::Dead
+            && self.migration(id).is_some_and(Migration::is_held_as_older)
+        {
+            let before = self.engine.next;
+            self.cite_look(id);
+            if self.engine.next != before {
+                return true;
+            }
+        }
         let rule = decide(&evidence);
         let live = self.live(id);
         live.decided = true;

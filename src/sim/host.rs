@@ -39,6 +39,8 @@ pub(super) enum Waiter {
     Manager(RequestId),
     /// Another sidecar, by the number of its question.
     Peer(u64),
+    /// Another one that asked all others, likewise.
+    Search(u64),
     /// Whoever judges.
     Judge,
 }
@@ -141,6 +143,8 @@ pub(super) struct Host {
     pub(super) lose_reply: bool,
     /// Its sidecar is started with another store than those of the other hosts.
     pub(super) has_other_store: bool,
+    /// Its sidecar was told of all others.
+    pub(super) is_introduced: bool,
     /// Times that the journal failed to open, one after the other.
     failures: u32,
 }
@@ -183,6 +187,7 @@ impl Host {
             backup: None,
             lose_reply: false,
             has_other_store: false,
+            is_introduced: false,
             failures: 0,
         }
     }
@@ -290,7 +295,14 @@ impl World {
             true => format!("{STORE}-{at}"),
             false => STORE.to_owned(),
         };
-        let make = |config| Noted::new(Engine::resume(config, known), ledger);
+        let is_introduced = host.is_introduced;
+        let make = |config| {
+            let mut engine = Engine::resume(config, known);
+            if is_introduced {
+                engine.ask_others();
+            }
+            Noted::new(engine, ledger)
+        };
         let opening = Node::open_with(
             opened,
             make,
@@ -415,6 +427,7 @@ impl World {
         for waiter in sidecar.waiters.values() {
             match waiter {
                 Waiter::Peer(ask) => self.hang_up(*ask),
+                Waiter::Search(search) => self.after(100, What::Searched(*search, at)),
                 Waiter::Manager(id) => self.request_fails(*id),
                 Waiter::Judge => {}
             }
@@ -559,7 +572,7 @@ impl World {
                     }
                     self.judged.push((at, result));
                 }
-                Some(Waiter::Peer(_)) | None => {}
+                Some(Waiter::Peer(_) | Waiter::Search(_)) | None => {}
             },
             Message::PeerReply {
                 token,
@@ -575,8 +588,20 @@ impl World {
                 envelope,
                 request,
             } => self.ask_peer(at, &peer, envelope, request),
-            // Fleets have no list of sidecars to look for the other side at.
-            Message::Find { .. } | Message::Found { .. } => {}
+            Message::Find {
+                number,
+                envelope,
+                find,
+            } => self.search(at, number, envelope, find),
+            Message::Found {
+                token,
+                envelope,
+                found,
+            } => {
+                if let Some(Waiter::Search(search)) = self.take_waiter(at, token) {
+                    self.tells(search, at, envelope, found);
+                }
+            }
             Message::Store { migration, request } => self.ask_store(at, migration, request),
             Message::Look { domain } => {
                 if let Some(guest) = self.guest_of(domain) {

@@ -23,6 +23,7 @@ pub mod mutants;
 mod network;
 mod qemu;
 mod random;
+mod search;
 mod settle;
 mod shape;
 mod store;

@@ -124,12 +124,12 @@ impl Network {
         self.strays.contains(&migration)
     }
 
-    fn is_cut(&self, from: HostNumber, to: HostNumber) -> bool {
+    pub(super) fn is_cut(&self, from: HostNumber, to: HostNumber) -> bool {
         self.cuts[from][to] > 0
     }
 }
 
-const WAIT: Micros = PEER_WAIT_MS_MAX * 1_000;
+pub(super) const WAIT: Micros = PEER_WAIT_MS_MAX * 1_000;
 
 impl World {
     /// A sidecar asks another one.

@@ -120,6 +120,9 @@ pub struct Mix {
     pub driven: u32,
     /// Of those, the ones that it drives by plain commands on the domains' monitors, as one that knows of no phases.
     pub plain: u32,
+    /// Of the hosts, not of migrations: those whose sidecars were told of all others, to find the other side of a migration by plain
+    /// commands (`phase-journald --peer`).
+    pub introduced: u32,
     /// Other jobs that are begun in place of a migration: save, dump, snapshot, backup, ...
     pub jobs: u32,
 }
@@ -159,6 +162,7 @@ impl Default for Mix {
             manager: 200_000,
             driven: 150_000,
             plain: 400_000,
+            introduced: 500_000,
             jobs: 100_000,
         }
     }

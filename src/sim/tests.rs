@@ -122,12 +122,16 @@ const REGRESSIONS_OF_ALL: &[(u64, &str)] = &[
 
 #[test]
 fn what_was_found_since_stays_mended() {
+    // Found before sidecars looked for each other.
+    let shape = Shape {
+        migrations: Mix {
+            introduced: 0,
+            ..Mix::default()
+        },
+        ..Shape::default()
+    };
     for (seed, what) in REGRESSIONS_OF_ALL {
-        assert_eq!(
-            run(*seed, &Shape::default()).broken,
-            None,
-            "seed={seed}: {what}"
-        );
+        assert_eq!(run(*seed, &shape).broken, None, "seed={seed}: {what}");
     }
 }
 

@@ -19,6 +19,7 @@ use super::manager::{Heard, Manager, RequestId};
 use super::network::{Ask, Network};
 use super::qemu::{Lab, Move, Told};
 use super::random::Random;
+use super::search::Searches;
 use super::shape::Shape;
 use super::store::Store;
 use super::{GuestNumber, HostNumber, Micros, QemuNumber};
@@ -53,6 +54,10 @@ pub(super) enum What {
     Response(u64),
     /// A question had no answer.
     NoAnswer(u64),
+    /// A question to all others arrives at one of them.
+    Search(u64, HostNumber),
+    /// Its answer is back, or none is.
+    Searched(u64, HostNumber),
     /// A request is at the store.
     AtStore(u64),
     /// The store's answer is back, or none is.
@@ -117,6 +122,7 @@ pub struct World {
     pub(super) hosts: Vec<Host>,
     pub(super) network: Network,
     pub(super) asks: BTreeMap<u64, Ask>,
+    pub(super) searches: Searches,
     pub(super) requests: BTreeMap<RequestId, super::manager::Pending>,
     pub(super) manager: Option<Box<dyn Manager>>,
     pub(super) plan: Vec<Planned>,
@@ -156,14 +162,19 @@ impl World {
                 let mut own = random.fork(100 + number as u64);
                 let segment = segment_sizes[own.index(segment_sizes.len())];
                 let path = format!("host-{number}");
-                Host::new(
+                // Moves nothing else that is drawn.
+                let mut aside = own.clone().fork(3);
+                let is_introduced = aside.chance(shape.migrations.introduced);
+                let mut host = Host::new(
                     HostId(Id128(own.bytes())),
                     BootId(Id128(own.bytes())),
                     SimDisk::new(&format!("{path}/journal"), own.fork(1)),
                     SimDisk::new(&format!("{path}/run"), own.fork(2)),
                     segment,
                     own,
-                )
+                );
+                host.is_introduced = is_introduced;
+                host
             })
             .collect();
         let mut world = World {
@@ -178,6 +189,7 @@ impl World {
             waiting: (0, plan.len()),
             begun: 0,
             asks: BTreeMap::new(),
+            searches: Searches::default(),
             requests: BTreeMap::new(),
             manager: Some(manager),
             plan,
@@ -416,6 +428,8 @@ impl World {
             What::Again(number) => self.question_again(number),
             What::Response(number) => self.response(number),
             What::NoAnswer(number) => self.no_answer(number),
+            What::Search(search, host) => self.searched_for(search, host),
+            What::Searched(search, host) => self.searched(search, host),
             What::AtStore(number) => self.at_store(number),
             What::FromStore(number) => self.store_answers(number),
             What::Moves(number, one) => {

@@ -125,6 +125,9 @@ fn decided(evidence: &JobEvidence) -> Option<Rule> {
         Process::Alive if is_over => {}
         Process::Alive | Process::Mute | Process::OtherInstance => return None,
     }
+    if was_sent_by_another(evidence) {
+        return Some(Rule::NoRuleForThis);
+    }
     Some(match evidence.kind {
         JobKind::Save => save(evidence),
         JobKind::Dump => dump(evidence),
@@ -217,6 +220,27 @@ fn is_at_home(run: RunClass) -> bool {
         | RunClass::Postmigrate => true,
         RunClass::Inmigrate | RunClass::Unknown => false,
     }
+}
+
+/// A guest that only a running or paused QEMU lets such a job begin with, and that a stream of somebody else's has stopped: this journal is
+/// older, or a hand from outside sent it. It may run elsewhere, and the end of the job is to continue it.
+fn was_sent_by_another(evidence: &JobEvidence) -> bool {
+    let is_to_be_continued = match evidence.kind {
+        JobKind::Save | JobKind::Dump | JobKind::Snapshot | JobKind::Backup => true,
+        JobKind::Start
+        | JobKind::Restore
+        | JobKind::Destroy
+        | JobKind::Suspend
+        | JobKind::Modify
+        | JobKind::Query
+        | JobKind::Abort
+        | JobKind::MigrationOut
+        | JobKind::MigrationIn => false,
+    };
+    is_to_be_continued
+        && evidence.facts.stream == EffectStanding::Never
+        && run_class(evidence.observed.run_state.as_ref()) == RunClass::Postmigrate
+        && status_class(evidence.observed.migration.as_ref()) == StatusClass::Completed
 }
 
 fn save(evidence: &JobEvidence) -> Rule {

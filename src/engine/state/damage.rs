@@ -10,8 +10,8 @@ use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{Claim, MigrationHistories, Record, WantedRunState};
 
 use super::{Migration, State, has_histories};
-use crate::engine::Gap;
 use crate::engine::histories::{Histories, history_of};
+use crate::engine::{Gap, Rule};
 
 /// A domain as it was before records that may concern it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,11 @@ impl Migration {
                 self.histories = Some(histories);
             }
         }
+    }
+
+    /// Does it wait for an operator since its QEMU has a claim of a later time than this journal?
+    pub(crate) fn is_held_as_older(&self) -> bool {
+        self.state.last_rule.as_deref() == Some(Rule::JournalOlderThanQemu.name())
     }
 
     /// Its histories as a record.
@@ -101,6 +106,20 @@ impl State {
             if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open)) {
                 migration.histories = before.histories;
             }
+        }
+    }
+
+    /// A QEMU ended whose claim this journal did not know of: nothing shows any more that records are missing, and they are as if
+    /// damaged from here on.
+    pub(super) fn outlives_claim(&mut self, record: &Record) {
+        let Some(id) = record.domain else { return };
+        let open = self.open_of(id);
+        if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open))
+            && migration.is_held_as_older()
+            && let Some(domain) = self.domains.get_mut(&id)
+        {
+            migration.histories = Some(Histories::unknown());
+            domain.state.damaged = true;
         }
     }
 

@@ -684,3 +684,43 @@ fn abandoned_unknown_state_no_hold() {
         w.rules(A)
     );
 }
+
+/// P3: an older copy of the source's journal is found out by QEMU's claim, and that QEMU dies: what showed it is gone, and
+/// the copy at the destination is not given up on what such a journal says.
+#[test]
+fn a_source_whose_journal_is_older_outlives_its_qemu() {
+    let mut w = World::new();
+    w.migrate(A);
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.running(), vec![B], "{}", w.story());
+    w.replace_qemu(A);
+    w.add_domain(A);
+    // Back again: its claim of before is exchanged.
+    w.freeze = Some(MigrationStatus::Device);
+    w.migrate(B);
+    w.run_for(500);
+    w.partitioned = true;
+    w.thaw();
+    w.run_for(500);
+    assert!(w.has(B, |b| matches!(b, RecordBody::MigrationGranted(_))));
+    w.crash(B);
+    let is_begun = |entry: &History| matches!(entry, History::Record(one) if matches!(one.body, RecordBody::JobBegun(_)));
+    let begun = w.hosts[B].journal.iter().rposition(is_begun).unwrap();
+    let is_intent = |entry: &History| matches!(entry, History::Record(one) if matches!(one.body, RecordBody::EffectIntended(_)));
+    let intent = w.hosts[B].journal[begun..].iter().position(is_intent);
+    w.hosts[B].journal.truncate(begun + intent.unwrap());
+    w.restart(B);
+    w.run_for(3_000);
+    assert_eq!(w.held(B), Some("journal-older-than-qemu"), "{}", w.story());
+    w.kill(B);
+    w.partitioned = false;
+    for is_restarted in [false, true] {
+        if is_restarted {
+            w.crash(B);
+            w.restart(B);
+        }
+        w.run_for(SETTLE_MS);
+        assert_eq!(w.held(B), Some("journal-damaged"), "{}", w.story());
+        assert!(w.hosts[A].qemu.alive, "{}", w.story());
+    }
+}

@@ -553,12 +553,14 @@ impl Drive {
         desk: &mut Desk<'_>,
         guest: GuestNumber,
     ) -> Next {
-        for said in &mut self.said {
+        let kinds = [JobKind::MigrationOut, JobKind::MigrationIn];
+        for (said, kind) in self.said.iter_mut().zip(kinds) {
             if *said == Said::Asked(request) {
                 *said = match result {
+                    // A journal that was put back may have one of before, which is not this migration's.
                     Some(Ok(Answer::Jobs(jobs))) => jobs
                         .iter()
-                        .find(|job| job.result.is_none())
+                        .find(|job| job.result.is_none() && job.kind == kind)
                         .map_or(Said::None, |job| Said::Open(job.job)),
                     Some(_) => Said::None,
                     None => Said::Nothing,

@@ -135,6 +135,29 @@ pub(super) fn rows() -> Vec<(JobEvidence, Option<Rule>)> {
             }),
             Some(Rule::JournalOlderThanQemu),
         ),
+        // A stream that this journal does not know of has stopped the guest: it is older.
+        (
+            at(K::Save, R::Postmigrate, M::Completed),
+            Some(Rule::NoRuleForThis),
+        ),
+        (
+            with(dumping(DumpStatus::Completed, E::Done), |one| {
+                one.observed = at(K::Dump, R::Postmigrate, M::Completed).observed;
+            }),
+            Some(Rule::NoRuleForThis),
+        ),
+        (
+            with(overlay(NodesSeen::Present, E::Done), |one| {
+                one.observed = at(K::Snapshot, R::Postmigrate, M::Completed).observed;
+            }),
+            Some(Rule::NoRuleForThis),
+        ),
+        (
+            with(backup(status(QemuJobStatus::Concluded), None), |one| {
+                one.observed = at(K::Backup, R::Postmigrate, M::Completed).observed;
+            }),
+            Some(Rule::NoRuleForThis),
+        ),
         // Save.
         (running(K::Save), Some(Rule::SaveUndone)),
         (at(K::Save, R::Paused, M::Active), Some(Rule::NoRuleForThis)),
