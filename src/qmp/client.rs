@@ -1,4 +1,4 @@
-//! A QMP client: one task reads, one writes, callers wait with a deadline.
+//! A QMP client: one task reads, callers write and wait with a deadline.
 //!
 //! Invariant: a caller that gives up leaves its id behind, so that a late answer is dropped and
 //! never taken for another's; when a connection ends every caller learns whether its command had
@@ -26,6 +26,7 @@ use super::codec::{Message, Splitter};
 use super::command::{is_out_of_band, qmp_command};
 use super::outlet::Listeners;
 use super::passing::{Adopted, Passing, Places, Waiter, result_of};
+use super::socket::{Socket, inherited};
 use super::streams::{Outgoing, Pending, READ_SIZE, Reader, Writer, lock, read_object};
 use crate::journal::Durable;
 use crate::keep::{KeptQemu, QemuState};
@@ -248,8 +249,8 @@ pub(super) type Answer = Result<Value, QmpError>;
 /// What both kinds of client share.
 #[derive(Debug)]
 pub(super) struct Core {
-    stream: Arc<UnixStream>,
-    pub(super) commands: mpsc::Sender<Outgoing>,
+    socket: Arc<Socket>,
+    pub(super) writer: Arc<Writer>,
     pending: Arc<Mutex<Pending>>,
     next_id: AtomicU64,
     /// The connection outlives the process.
@@ -259,18 +260,16 @@ pub(super) struct Core {
     pub(super) oob: bool,
     pub(super) greeting: Arc<[u8]>,
     pub(super) places: Places,
-    tasks: [JoinHandle<()>; 2],
+    reading: JoinHandle<()>,
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.reading.abort();
         // The service manager may have it open too, and QEMU serves one client. At the end of the process it is left to the next life.
         if !self.kept.as_ref().is_some_and(|kept| kept.is_left_open()) {
             // It fails only where the other end has done it already.
-            let _ = shutdown(&*self.stream, Shutdown::Both);
+            let _ = shutdown(&*self.socket, Shutdown::Both);
         }
     }
 }
@@ -305,9 +304,9 @@ impl Core {
             path: path.to_owned(),
         };
         let kept = kept.map(Arc::new);
-        let stream = Arc::new(stream);
+        let socket = Arc::new(Socket::new(stream).map_err(failed)?);
         let mut splitter = Splitter::new(MESSAGE_SIZE_MAX);
-        let first = timeout_at(deadline, read_object(&stream, &mut splitter))
+        let first = timeout_at(deadline, read_object(&socket, &mut splitter))
             .await
             .map_err(|_| no_greeting())?
             .map_err(failed)?;
@@ -320,7 +319,7 @@ impl Core {
             });
         };
         let beginning = Beginning {
-            stream,
+            socket,
             splitter,
             credentials,
             oob,
@@ -340,7 +339,7 @@ impl Core {
         match core.call("execute", "qmp_capabilities", enable, left).await {
             Ok(_) => {
                 if let Some(kept) = &core.kept {
-                    kept.negotiated(&core.greeting, oob, core.stream.as_fd());
+                    kept.negotiated(&core.greeting, oob, core.socket.as_fd());
                 }
                 Ok((core, events))
             }
@@ -362,10 +361,9 @@ impl Core {
             state,
             adopted,
         } = resumed;
-        let stream = std::os::unix::net::UnixStream::from(socket);
-        stream.set_nonblocking(true)?;
-        let stream = UnixStream::from_std(stream)?;
+        let stream = inherited(socket)?;
         let credentials = credentials(&stream)?;
+        let socket = Socket::new(stream)?;
         let places = Places::default();
         let mut pending = Pending::default();
         for one in adopted {
@@ -382,7 +380,7 @@ impl Core {
         splitter.push(&state.input);
         listeners.go_on(state.told);
         let beginning = Beginning {
-            stream: Arc::new(stream),
+            socket: Arc::new(socket),
             splitter,
             credentials,
             oob: state.oob,
@@ -394,8 +392,7 @@ impl Core {
         };
         let (core, events) = beginning.begin(listeners);
         let (outgoing, _) = core.outgoing("execute", "query-status", &json!({}));
-        // The queue is empty and its reader is here.
-        drop(core.commands.try_send(outgoing));
+        core.writer.send(outgoing);
         Ok((core, events))
     }
 
@@ -439,18 +436,7 @@ impl Core {
     async fn call(&self, how: &str, name: &str, arguments: Value, wait: Duration) -> Answer {
         let deadline = Instant::now() + wait;
         let (outgoing, answered) = self.outgoing(how, name, &arguments);
-        match self.commands.try_send(outgoing) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                let why = format!("{IN_FLIGHT_MAX} commands wait already");
-                return Err(QmpError::NotSent { why });
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Err(QmpError::NotSent {
-                    why: self.why_closed(),
-                });
-            }
-        }
+        self.writer.send(outgoing);
         match timeout_at(deadline, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(QmpError::Lost {
@@ -486,7 +472,7 @@ pub struct Resumed {
 
 /// A connection whose tasks do not run yet.
 struct Beginning {
-    stream: Arc<UnixStream>,
+    socket: Arc<Socket>,
     splitter: Splitter,
     credentials: Credentials,
     oob: bool,
@@ -499,13 +485,12 @@ struct Beginning {
 
 impl Beginning {
     fn begin(self, listeners: Listeners) -> (Core, Events) {
-        let (commands, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
         let (events, queue) = mpsc::channel(EVENTS_MAX);
         let overflown = Arc::new(AtomicBool::new(false));
         let pending = Arc::new(Mutex::new(self.pending));
-        let stream = self.stream;
+        let socket = self.socket;
         let reader = Reader {
-            stream: stream.clone(),
+            socket: socket.clone(),
             splitter: self.splitter,
             pending: pending.clone(),
             events,
@@ -514,18 +499,10 @@ impl Beginning {
             room: vec![0; READ_SIZE],
             kept: self.kept.clone(),
         };
-        let writer = Writer {
-            stream: stream.clone(),
-            pending: pending.clone(),
-            kept: self.kept.clone(),
-        };
-        let tasks = [
-            tokio::spawn(reader.run()),
-            tokio::spawn(writer.run(outgoing)),
-        ];
+        let writer = Writer::new(socket.clone(), pending.clone(), self.kept.clone());
         let core = Core {
-            stream,
-            commands,
+            socket,
+            writer,
             pending,
             next_id: AtomicU64::new(self.next_id),
             kept: self.kept,
@@ -533,7 +510,7 @@ impl Beginning {
             oob: self.oob,
             greeting: self.greeting,
             places: self.places,
-            tasks,
+            reading: tokio::spawn(reader.run()),
         };
         (core, Events { queue, overflown })
     }

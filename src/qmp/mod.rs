@@ -13,6 +13,7 @@ mod passed;
 mod passfd;
 mod passing;
 mod server;
+mod socket;
 mod streams;
 
 #[cfg(test)]
@@ -31,3 +32,4 @@ pub use passfd::{Received, receive};
 pub use passing::{Adopted, Passing, Place};
 pub use server::{Call, CommandError, ServerOptions, bind, remove_socket, serve};
 pub(crate) use server::{bind_new, bind_over};
+pub use socket::{Socket, inherited};

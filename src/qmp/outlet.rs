@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::passfd::send;
+use super::socket::Socket;
 use crate::keep::{ClientState, KeptClient};
 
 /// Bytes that wait for a client that does not read, beside the message that is being written.
@@ -28,7 +28,7 @@ pub const STALL_MAX: Duration = Duration::from_secs(30);
 /// A client's stream, to be written to from several tasks.
 #[derive(Debug)]
 pub struct Outlet {
-    stream: Arc<UnixStream>,
+    socket: Arc<Socket>,
     /// The client's connection outlives the process.
     kept: Option<KeptClient>,
     waiting: Mutex<Waiting>,
@@ -52,27 +52,27 @@ struct Waiting {
 impl Outlet {
     /// The way out of this stream.
     #[must_use]
-    pub fn new(stream: Arc<UnixStream>) -> Arc<Outlet> {
-        Outlet::keeping(stream, None)
+    pub fn new(socket: Arc<Socket>) -> Arc<Outlet> {
+        Outlet::keeping(socket, None)
     }
 
     /// The same of a stream that outlives the process; what an earlier life did not bring out is brought out. To be called within
     /// the runtime.
     #[must_use]
-    pub fn keeping(stream: Arc<UnixStream>, kept: Option<KeptClient>) -> Arc<Outlet> {
+    pub fn keeping(socket: Arc<Socket>, kept: Option<KeptClient>) -> Arc<Outlet> {
         let is_flushing = kept.as_ref().is_some_and(|kept| kept.unsent() > 0);
         let waiting = Waiting {
             is_flushing,
             ..Waiting::default()
         };
         let outlet = Arc::new(Outlet {
-            stream,
+            socket,
             kept,
             waiting: Mutex::new(waiting),
             drained: Notify::new(),
         });
         if is_flushing {
-            tokio::spawn(flush(Arc::downgrade(&outlet), outlet.stream.clone()));
+            tokio::spawn(flush(Arc::downgrade(&outlet), outlet.socket.clone()));
         }
         outlet
     }
@@ -135,7 +135,7 @@ impl Outlet {
             Ok(true) => {}
             Ok(false) => {
                 waiting.is_flushing = true;
-                tokio::spawn(flush(Arc::downgrade(self), self.stream.clone()));
+                tokio::spawn(flush(Arc::downgrade(self), self.socket.clone()));
             }
             Err(_) => self.close_within(&mut waiting),
         }
@@ -176,7 +176,7 @@ impl Outlet {
     /// Whether somebody may still read at the other end.
     #[must_use]
     pub fn is_heard(&self) -> bool {
-        let mut fds = [PollFd::new(&*self.stream, PollFlags::IN)];
+        let mut fds = [PollFd::new(&*self.socket, PollFlags::IN)];
         let at_once = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -201,7 +201,7 @@ impl Outlet {
             return;
         }
         // It fails only where the other end has done it already.
-        let _ = shutdown(&*self.stream, Shutdown::Both);
+        let _ = shutdown(&*self.socket, Shutdown::Both);
     }
 
     /// Writes what the kernel takes; whether that was all.
@@ -210,7 +210,7 @@ impl Outlet {
             return self.send_some(kept);
         }
         while let Some(line) = waiting.lines.front() {
-            match self.stream.try_write(&line[waiting.written..]) {
+            match send(self.socket.as_fd(), &line[waiting.written..], &[]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(size) => {
                     waiting.written += size;
@@ -231,10 +231,7 @@ impl Outlet {
 
     fn send_some(&self, kept: &KeptClient) -> io::Result<bool> {
         while kept.unsent() > 0 {
-            let sent = self
-                .stream
-                .try_io(Interest::WRITABLE, || kept.send(self.stream.as_fd()));
-            match sent {
+            match kept.send(self.socket.as_fd()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -251,15 +248,15 @@ impl Drop for Outlet {
     fn drop(&mut self) {
         if self.kept.as_ref().is_some_and(|kept| !kept.is_left_open()) {
             // It fails only where the other end has done it already.
-            let _ = shutdown(&*self.stream, Shutdown::Both);
+            let _ = shutdown(&*self.socket, Shutdown::Both);
         }
     }
 }
 
 /// Brings out what waits, as the client reads; ends when that is all of it.
-async fn flush(outlet: Weak<Outlet>, stream: Arc<UnixStream>) {
+async fn flush(outlet: Weak<Outlet>, socket: Arc<Socket>) {
     loop {
-        let is_ready = matches!(timeout(STALL_MAX, stream.writable()).await, Ok(Ok(())));
+        let is_ready = matches!(timeout(STALL_MAX, socket.writable()).await, Ok(Ok(())));
         let Some(outlet) = outlet.upgrade() else {
             return;
         };

@@ -8,12 +8,11 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::socket::Socket;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 
 /// Descriptors in one message at the most (the kernel's `SCM_MAX_FD`).
 const MESSAGE_FDS_MAX: usize = 253;
@@ -40,19 +39,13 @@ pub struct Received {
 /// # Errors
 /// As the system says; descriptors that did not fit are an error too.
 pub async fn receive(
-    stream: &UnixStream,
+    socket: &Socket,
     size_max: usize,
     begin: impl Fn(&[u8], bool),
 ) -> io::Result<Received> {
-    loop {
-        stream.readable().await?;
-        match stream.try_io(Interest::READABLE, || {
-            receive_now(stream.as_fd(), size_max, &begin)
-        }) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result,
-        }
-    }
+    socket
+        .read_with(|socket| receive_now(socket, size_max, &begin))
+        .await
 }
 
 fn receive_now(
@@ -110,21 +103,11 @@ fn message(stream: BorrowedFd<'_>, size_max: usize, flags: RecvFlags) -> io::Res
     })
 }
 
-/// Writes some of the bytes, with the descriptors at the first of them.
+/// Writes what the kernel takes of the bytes, with the descriptors at the first of them. It does not wait.
 ///
 /// # Errors
-/// As the system says.
-pub(super) async fn send(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> {
-    loop {
-        stream.writable().await?;
-        match stream.try_io(Interest::WRITABLE, || send_now(stream.as_fd(), bytes, fds)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result,
-        }
-    }
-}
-
-fn send_now(stream: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> {
+/// As the system says; `WouldBlock` when it takes none.
+pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> {
     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -135,7 +118,7 @@ fn send_now(stream: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     Ok(sendmsg(
-        stream,
+        socket,
         &[IoSlice::new(bytes)],
         &mut ancillary,
         flags,

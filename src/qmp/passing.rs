@@ -8,10 +8,10 @@ use std::sync::{Arc, Weak};
 
 use journal_format::record::{Effect, EffectCommand, EffectResult};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::classify::Class;
-use super::client::{Answer, Core, IN_FLIGHT_MAX, QmpError};
+use super::client::{Answer, Core, QmpError};
 use super::codec::Message;
 use super::outlet::Outlet;
 use super::passed::{Kind, Passed, answer_with, kind, without_id};
@@ -300,15 +300,7 @@ impl Passing {
             fds,
             waiter: Waiter::Client(route),
         };
-        if let Err(error) = core.commands.try_send(outgoing) {
-            let (outgoing, why) = match error {
-                mpsc::error::TrySendError::Full(outgoing) => {
-                    (outgoing, format!("{IN_FLIGHT_MAX} commands wait already"))
-                }
-                mpsc::error::TrySendError::Closed(outgoing) => (outgoing, core.why_closed()),
-            };
-            outgoing.waiter.fail(QmpError::NotSent { why });
-        }
+        core.writer.send(outgoing);
         result
     }
 }

@@ -1,19 +1,17 @@
-//! The two tasks of a connection to a QMP server: one reads, one writes.
+//! The two ways of a connection to a QMP server: a task reads, whoever sends writes.
 //!
-//! Invariant: a command is registered before its first byte leaves; what was read is dealt with before more is read. Of a
-//! connection that outlives the process it is written down before each step that one is under way.
+//! Invariant: a command is registered before its first byte leaves, and commands leave in the order they were sent; what was read is
+//! dealt with before more is read. Of a connection that outlives the process it is written down before each step that one is under way.
 //! Not here: who asks (`client`), who waits (`passing`, `outlet`).
 
 use core::fmt;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustix::net::{RecvFlags, recv};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use tokio::sync::mpsc;
 
 use super::client::{Event, IN_FLIGHT_MAX, QmpError};
@@ -22,6 +20,7 @@ use super::outlet::Listeners;
 use super::passed::{Kind, kind};
 use super::passfd::send;
 use super::passing::Waiter;
+use super::socket::Socket;
 use crate::keep::KeptQemu;
 
 /// What the kernel puts into one buffer, and so takes whole, is more than this (`unix_stream_sendmsg`: up to 32 KiB).
@@ -30,7 +29,7 @@ const WHOLE_SIZE_MAX: usize = 16 * 1024;
 /// Bytes read at once.
 pub(super) const READ_SIZE: usize = 16 * 1024;
 
-/// A command on its way to the writing task.
+/// A command on its way.
 pub(super) struct Outgoing {
     pub(super) id: u64,
     pub(super) line: Vec<u8>,
@@ -66,7 +65,7 @@ pub(super) fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
 
 /// The next object; what is none is passed over.
 pub(super) async fn read_object(
-    stream: &UnixStream,
+    socket: &Socket,
     splitter: &mut Splitter,
 ) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; READ_SIZE];
@@ -75,22 +74,22 @@ pub(super) async fn read_object(
             Some(Ok(object)) => return Ok(Some(object)),
             Some(Err(error)) if error.is_recoverable() => {}
             Some(Err(error)) => return Err(io::Error::other(error)),
-            None => {
-                stream.readable().await?;
-                match stream.try_read(&mut bytes) {
-                    Ok(0) => return Ok(None),
-                    Ok(size) => splitter.push(&bytes[..size]),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            None => match socket.read_with(|socket| read(socket, &mut bytes)).await? {
+                0 => return Ok(None),
+                size => splitter.push(&bytes[..size]),
+            },
         }
     }
 }
 
+fn read(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    let (_, size) = recv(socket, room, RecvFlags::DONTWAIT)?;
+    Ok(size)
+}
+
 /// The task that reads: answers to who waits for them, events to the queue and to the listeners.
 pub(super) struct Reader {
-    pub(super) stream: Arc<UnixStream>,
+    pub(super) socket: Arc<Socket>,
     pub(super) splitter: Splitter,
     /// Room for what is read at once.
     pub(super) room: Vec<u8>,
@@ -131,32 +130,23 @@ impl Reader {
         if let Some(kept) = &self.kept {
             kept.dealt(self.splitter.rest(), self.listeners.told());
         }
-        loop {
-            self.stream.readable().await?;
-            // From here to the next wait all is done at once, also where the process is told to end.
-            let room = &mut self.room;
-            let read = match &self.kept {
-                None => self.stream.try_read(room),
-                Some(kept) => self.stream.try_io(Interest::READABLE, || {
-                    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-                    let (_, size) = recv(&*self.stream, room.as_mut_slice(), flags)?;
-                    kept.begin_read(&room[..size]);
-                    let (_, size) = recv(&*self.stream, &mut room[..size], RecvFlags::DONTWAIT)?;
-                    Ok(size)
-                }),
-            };
-            match read {
-                Ok(size) => {
-                    self.splitter.push(&self.room[..size]);
-                    if let Some(kept) = &self.kept {
-                        kept.end_read();
-                    }
-                    return Ok(size > 0);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+        // From where it returns to the next wait all is done at once, also where the process is told to end.
+        let (room, kept) = (&mut self.room, &self.kept);
+        let size = self.socket.read_with(|socket| match kept {
+            None => read(socket, room),
+            Some(kept) => {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                let (_, size) = recv(socket, room.as_mut_slice(), flags)?;
+                kept.begin_read(&room[..size]);
+                read(socket, &mut room[..size])
             }
+        });
+        let size = size.await?;
+        self.splitter.push(&self.room[..size]);
+        if let Some(kept) = &self.kept {
+            kept.end_read();
         }
+        Ok(size > 0)
     }
 
     fn take(&mut self, object: &[u8]) {
@@ -209,21 +199,99 @@ impl Reader {
     }
 }
 
-/// The task that writes. A command is registered before its first byte leaves.
+/// The way out. What the kernel takes at once goes at once, on the thread of who sends it; the rest a task brings out.
 pub(super) struct Writer {
-    pub(super) stream: Arc<UnixStream>,
-    pub(super) pending: Arc<Mutex<Pending>>,
-    pub(super) kept: Option<Arc<KeptQemu>>,
+    socket: Arc<Socket>,
+    pending: Arc<Mutex<Pending>>,
+    kept: Option<Arc<KeptQemu>>,
+    queue: Mutex<Queue>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+/// What the kernel has not taken yet.
+#[derive(Default)]
+struct Queue {
+    under_way: Option<UnderWay>,
+    /// Not begun.
+    waiting: VecDeque<Outgoing>,
+    /// A task brings it out.
+    is_flushing: bool,
+}
+
+/// A command of which the kernel may have taken a part.
+struct UnderWay {
+    id: u64,
+    line: Vec<u8>,
+    written: usize,
+    fds: Vec<OwnedFd>,
 }
 
 impl Writer {
-    pub(super) async fn run(self, mut outgoing: mpsc::Receiver<Outgoing>) {
-        while let Some(outgoing) = outgoing.recv().await {
-            self.write(outgoing).await;
+    pub(super) fn new(
+        socket: Arc<Socket>,
+        pending: Arc<Mutex<Pending>>,
+        kept: Option<Arc<KeptQemu>>,
+    ) -> Arc<Writer> {
+        Arc::new(Writer {
+            socket,
+            pending,
+            kept,
+            queue: Mutex::default(),
+        })
+    }
+
+    /// Sends a command behind all that were sent before. It never waits, and who waits for the answer is told in any case.
+    pub(super) fn send(self: &Arc<Writer>, outgoing: Outgoing) {
+        // Nothing panics while it is held.
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.waiting.len() >= IN_FLIGHT_MAX {
+            let why = format!("{IN_FLIGHT_MAX} commands wait already");
+            return outgoing.waiter.fail(QmpError::NotSent { why });
+        }
+        queue.waiting.push_back(outgoing);
+        if !queue.is_flushing && !self.write_some(&mut queue) {
+            queue.is_flushing = true;
+            tokio::spawn(flush(Arc::downgrade(self), self.socket.clone()));
         }
     }
 
-    async fn write(&self, outgoing: Outgoing) {
+    /// Writes what the kernel takes; whether that was all.
+    fn write_some(&self, queue: &mut Queue) -> bool {
+        loop {
+            let Some(under_way) = &mut queue.under_way else {
+                let Some(next) = queue.waiting.pop_front() else {
+                    return true;
+                };
+                queue.under_way = self.begin(next);
+                continue;
+            };
+            let rest = &under_way.line[under_way.written..];
+            match send(self.socket.as_fd(), rest, &under_way.fds) {
+                Ok(size) if size > 0 => {
+                    under_way.written += size;
+                    under_way.fds.clear();
+                    if under_way.written == under_way.line.len() {
+                        self.end(queue.under_way.take(), None);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) => {
+                    let error = io::ErrorKind::WriteZero.into();
+                    self.end(queue.under_way.take(), Some(error));
+                }
+                Err(error) => self.end(queue.under_way.take(), Some(error)),
+            }
+        }
+    }
+
+    /// Registers who waits for it; nothing if it is not to be sent, which that one is told.
+    fn begin(&self, outgoing: Outgoing) -> Option<UnderWay> {
         let Outgoing {
             id,
             line,
@@ -245,27 +313,48 @@ impl Writer {
             }
         };
         if let Some((waiter, why)) = refused {
-            return waiter.fail(QmpError::NotSent { why });
+            waiter.fail(QmpError::NotSent { why });
+            return None;
         }
-        // The kernel takes a short one whole or not at all, and what QEMU got the next life finds out.
-        let kept = self.kept.as_ref().filter(|_| line.len() > WHOLE_SIZE_MAX);
-        if let Some(kept) = kept {
+        if let Some(kept) = self.kept_for(&line) {
             kept.begin_write();
         }
-        let result = write_all(&self.stream, &line, fds).await;
-        // After half a command nobody can go on with the connection.
-        if let (Some(kept), Ok(()) | Err((0, _))) = (kept, &result) {
+        Some(UnderWay {
+            id,
+            line,
+            written: 0,
+            fds,
+        })
+    }
+
+    /// The kernel takes a short one whole or not at all, and what QEMU got the next life finds out.
+    fn kept_for(&self, line: &[u8]) -> Option<&KeptQemu> {
+        self.kept.as_deref().filter(|_| line.len() > WHOLE_SIZE_MAX)
+    }
+
+    /// It is written, or cannot be, which who waits for the answer is told.
+    fn end(&self, under_way: Option<UnderWay>, error: Option<io::Error>) {
+        let Some(UnderWay {
+            id, line, written, ..
+        }) = under_way
+        else {
+            return;
+        };
+        let is_half = error.is_some() && written > 0;
+        if is_half {
+            // Behind half a command nothing can be said. It fails only where the other end has done it already.
+            let _ = shutdown(&*self.socket, Shutdown::Both);
+        } else if let Some(kept) = self.kept_for(&line) {
             kept.end_write();
         }
-        let Err((written, error)) = result else {
+        let Some(error) = error else {
             return;
         };
         let waiter = lock(&self.pending).waiting.remove(&id);
         let why = error.to_string();
-        let error = if written == 0 {
-            QmpError::NotSent { why }
-        } else {
-            QmpError::Lost { why }
+        let error = match is_half {
+            false => QmpError::NotSent { why },
+            true => QmpError::Lost { why },
         };
         if let Some(waiter) = waiter {
             waiter.fail(error);
@@ -273,22 +362,21 @@ impl Writer {
     }
 }
 
-/// Like `AsyncWriteExt::write_all`, with descriptors at the first byte; and says how much was written before an error.
-async fn write_all(
-    stream: &UnixStream,
-    bytes: &[u8],
-    mut fds: Vec<OwnedFd>,
-) -> Result<(), (usize, io::Error)> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match send(stream, &bytes[written..], &fds).await {
-            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
-            Ok(size) => {
-                written += size;
-                fds.clear();
-            }
-            Err(error) => return Err((written, error)),
+/// Brings out what the kernel did not take, as QEMU reads; ends when that is all of it.
+async fn flush(writer: Weak<Writer>, socket: Arc<Socket>) {
+    loop {
+        let waited = socket.writable().await;
+        let Some(writer) = writer.upgrade() else {
+            return;
+        };
+        let mut queue = writer.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = waited {
+            // Nobody says when to go on: all of it is told so.
+            writer.end(queue.under_way.take(), Some(error));
+        }
+        if writer.write_some(&mut queue) {
+            queue.is_flushing = false;
+            return;
         }
     }
-    Ok(())
 }

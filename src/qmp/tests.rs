@@ -93,7 +93,7 @@ async fn effects_of_a_broken_connection_are_not_adopted_by_the_next() {
     let (socket, kept, state, mut qemu) = of_an_earlier_life(&manager).await;
     let (first, next_id) = (state.first_id, state.next_id);
     let (client, mut answers) = UnixStream::pair().unwrap();
-    let outlet = Outlet::new(Arc::new(client));
+    let outlet = Outlet::new(Arc::new(Socket::new(client).unwrap()));
     let (mut adopted, mut results) = (Vec::new(), Vec::new());
     for (key, at_qemu) in [(1, broken.first_id), (2, first), (3, first + 1)] {
         let (done, result) = oneshot::channel();

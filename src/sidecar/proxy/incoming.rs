@@ -9,10 +9,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::net::UnixStream;
-
 use crate::keep::Rest;
-use crate::qmp::{FDS_MAX, Outlet, SplitError, Splitter, receive};
+use crate::qmp::{FDS_MAX, Outlet, Socket, SplitError, Splitter, receive};
 
 /// Largest command of a client, in bytes.
 pub(super) const COMMAND_SIZE_MAX: usize = 1024 * 1024;
@@ -23,7 +21,7 @@ const READ_SIZE: usize = 16 * 1024;
 /// A client's stream as it is read.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    stream: Arc<UnixStream>,
+    socket: Arc<Socket>,
     /// The way out of the same stream, where it is kept how the client stands.
     outlet: Arc<Outlet>,
     splitter: Splitter,
@@ -48,11 +46,11 @@ pub(super) enum Read {
 
 impl Incoming {
     /// `input` was read by an earlier life.
-    pub(super) fn new(stream: Arc<UnixStream>, outlet: Arc<Outlet>, input: &[u8]) -> Incoming {
+    pub(super) fn new(socket: Arc<Socket>, outlet: Arc<Outlet>, input: &[u8]) -> Incoming {
         let mut splitter = Splitter::new(COMMAND_SIZE_MAX);
         splitter.push(input);
         Incoming {
-            stream,
+            socket,
             outlet,
             splitter,
             read: input.len() as u64,
@@ -97,7 +95,7 @@ impl Incoming {
                 kept.begin_read(bytes, has_fds);
             }
         };
-        let received = receive(&self.stream, READ_SIZE, begin).await?;
+        let received = receive(&self.socket, READ_SIZE, begin).await?;
         let at = self.read + received.fds_at as u64;
         self.fds.extend(received.fds.into_iter().map(|fd| (at, fd)));
         if self.fds.len() > FDS_MAX {

@@ -22,7 +22,8 @@ use super::{LeftClient, Port, Shared, Upstream};
 use crate::engine::{DISK_NAME_PREFIX, MonitorCommand};
 use crate::keep::{ClientState, KeptClient, Stage, Taken};
 use crate::qmp::{
-    Adopted, CLAIM_ID, Class, CommandError, Misunderstood, Outlet, Passed, Passing, Place,
+    Adopted, CLAIM_ID, Class, CommandError, Misunderstood, Outlet, Passed, Passing, Place, Socket,
+    inherited,
 };
 
 /// Commands of a client that wait for the one before, as many as QEMU itself takes (`QMP_REQ_QUEUE_LEN_MAX`).
@@ -68,10 +69,13 @@ pub(super) async fn serve(stream: UnixStream, shared: Shared) {
     let Some(uid) = allowed(&stream) else {
         return;
     };
-    let kept = shared.port.keep(stream.as_fd());
-    let stream = Arc::new(stream);
-    let outlet = Outlet::keeping(stream.clone(), kept);
-    let incoming = Incoming::new(stream, outlet.clone(), &[]);
+    let Ok(socket) = Socket::new(stream) else {
+        return;
+    };
+    let kept = shared.port.keep(socket.as_fd());
+    let socket = Arc::new(socket);
+    let outlet = Outlet::keeping(socket.clone(), kept);
+    let incoming = Incoming::new(socket, outlet.clone(), &[]);
     let served = Served {
         shared,
         outlet,
@@ -111,15 +115,14 @@ pub(super) fn resume(left: LeftClient, shared: Shared) -> Option<Resumed> {
         kept,
         state,
     } = left;
-    let stream = std::os::unix::net::UnixStream::from(socket);
-    stream.set_nonblocking(true).ok()?;
-    let stream = Arc::new(UnixStream::from_std(stream).ok()?);
+    let stream = inherited(socket).ok()?;
     let uid = allowed(&stream)?;
-    let outlet = Outlet::keeping(stream.clone(), Some(kept));
+    let socket = Arc::new(Socket::new(stream).ok()?);
+    let outlet = Outlet::keeping(socket.clone(), Some(kept));
     if state.negotiated.is_some() {
         shared.port.listeners().join(&outlet, state.heard);
     }
-    let incoming = Incoming::new(stream, outlet.clone(), &state.input);
+    let incoming = Incoming::new(socket, outlet.clone(), &state.input);
     let mut stood = Stood {
         greeted: state.greeted,
         negotiated: state.negotiated,

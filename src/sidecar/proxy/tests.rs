@@ -543,7 +543,7 @@ async fn a_descriptor_belongs_to_the_command_it_came_with() {
         .await
         .unwrap();
     drop(output);
-    let theirs = Arc::new(theirs);
+    let theirs = Arc::new(crate::qmp::Socket::new(theirs).unwrap());
     let outlet = crate::qmp::Outlet::new(theirs.clone());
     let mut incoming = incoming::Incoming::new(theirs, outlet, &[]);
     let mut counts = Vec::new();
@@ -621,7 +621,10 @@ async fn a_client_that_is_let_go_sees_the_end() {
         // As the service manager has it.
         let stored = theirs.as_fd().try_clone_to_owned().unwrap();
         let kept = KeptClient::keep(&manager, owner, theirs.as_fd()).unwrap();
-        let outlet = crate::qmp::Outlet::keeping(Arc::new(theirs), Some(kept));
+        let outlet = crate::qmp::Outlet::keeping(
+            Arc::new(crate::qmp::Socket::new(theirs).unwrap()),
+            Some(kept),
+        );
         if is_closed {
             outlet.close();
         } else {
