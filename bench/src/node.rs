@@ -21,7 +21,7 @@ use phase_journal::journal::{AppendError, OsDisk};
 use phase_journal::node::{CrashSwitch, Machine, Node};
 use phase_journal::sidecar::link::{self, Link};
 use tokio::runtime::Runtime;
-use tokio::sync::{Barrier, mpsc, oneshot};
+use tokio::sync::Barrier;
 
 use crate::append::Cell;
 use crate::failure::Failure;
@@ -141,8 +141,6 @@ struct Running {
     link: Link,
     node: tokio::task::JoinHandle<Result<(), AppendError>>,
     spares: JoinHandle<()>,
-    drain: tokio::task::JoinHandle<()>,
-    stop: oneshot::Sender<()>,
 }
 
 impl Running {
@@ -151,34 +149,21 @@ impl Running {
         node: Node<OsDisk, M>,
     ) -> Result<Running, Failure> {
         let (link, inbound) = Link::new();
-        let (outboxes, mut handed_out) = mpsc::channel(link::OUTBOX_QUEUE_MAX);
         let maker = node.spare_maker();
         let spares = thread("spares", move || maker.run())?;
-        let node = runtime.spawn(link::run(node, link.clone(), inbound, outboxes));
-        let (stop, mut stopped) = oneshot::channel();
-        let drain = runtime.spawn(async move {
-            loop {
-                tokio::select! {
-                    _ = &mut stopped => break,
-                    got = handed_out.recv() => if got.is_none() { break },
-                }
-            }
-        });
+        let node = runtime.spawn(link::run(node, link.clone(), inbound, drop));
         Ok(Running {
             link,
             node,
             spares,
-            drain,
-            stop,
         })
     }
 
-    /// Ends it as the sidecar ends: nobody takes outboxes any more, and one more input comes.
+    /// Ends it as the sidecar ends: the link is closed, and one more input comes.
     fn stop(self, runtime: &Runtime) -> Result<(), Failure> {
         let broken = || Failure::Wrong("a thread of ours panicked".to_owned());
         let result = runtime.block_on(async {
-            let _ = self.stop.send(());
-            let _ = self.drain.await;
+            self.link.close(&link::Failure::Stopping);
             self.link.tell(Input::Tick).await;
             self.node.await.map_err(|_| broken())
         })?;

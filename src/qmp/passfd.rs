@@ -4,6 +4,7 @@
 //! byte of the stream it came.
 //! Not here: which command that byte belongs to (`sidecar::proxy`), which commands take any (`classify`).
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,42 +50,58 @@ pub async fn receive(
 }
 
 fn receive_now(
-    stream: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
     size_max: usize,
     begin: &impl Fn(&[u8], bool),
 ) -> io::Result<Received> {
-    let seen = message(stream, size_max, RecvFlags::PEEK)?;
-    let size = seen.bytes.len();
-    let has_fds = !seen.fds.is_empty();
-    begin(&seen.bytes, has_fds);
+    // Each thread has one, so that those who wait need none.
+    ROOM.with_borrow_mut(|room| {
+        room.resize(room.len().max(size_max), 0);
+        receive_into(socket, &mut room[..size_max], begin)
+    })
+}
+
+thread_local! {
+    /// Room for what is read at once.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn receive_into(
+    socket: BorrowedFd<'_>,
+    room: &mut [u8],
+    begin: &impl Fn(&[u8], bool),
+) -> io::Result<Received> {
+    let (size, seen) = message(socket, room, RecvFlags::PEEK)?;
+    let has_fds = !seen.is_empty();
     drop(seen);
-    if !has_fds {
-        return message(stream, size, RecvFlags::empty());
-    }
+    begin(&room[..size], has_fds);
     let mut all = Received::default();
+    if !has_fds {
+        let (size, fds) = message(socket, &mut room[..size], RecvFlags::empty())?;
+        (all.bytes, all.fds) = (room[..size].to_vec(), fds);
+        return Ok(all);
+    }
     while all.fds.is_empty() && all.bytes.len() < size {
-        let next = message(stream, 1, RecvFlags::empty())?;
-        if next.bytes.is_empty() {
+        let (read, fds) = message(socket, &mut room[..1], RecvFlags::empty())?;
+        if read == 0 {
             break;
         }
         all.fds_at = all.bytes.len();
-        all.bytes.extend(next.bytes);
-        all.fds = next.fds;
+        all.bytes.push(room[0]);
+        all.fds = fds;
     }
     Ok(all)
 }
 
-fn message(stream: BorrowedFd<'_>, size_max: usize, flags: RecvFlags) -> io::Result<Received> {
+fn message(
+    socket: BorrowedFd<'_>,
+    room: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let mut bytes = vec![0; size_max];
-    let received = recvmsg(
-        stream,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        flags,
-    )?;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(room)], &mut ancillary, flags)?;
     let mut fds = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -95,12 +112,7 @@ fn message(stream: BorrowedFd<'_>, size_max: usize, flags: RecvFlags) -> io::Res
         let why = "file descriptors were lost: there is no room for more";
         return Err(io::Error::other(why));
     }
-    bytes.truncate(received.bytes);
-    Ok(Received {
-        bytes,
-        fds,
-        fds_at: 0,
-    })
+    Ok((received.bytes, fds))
 }
 
 /// Writes what the kernel takes of the bytes, with the descriptors at the first of them. It does not wait.

@@ -165,6 +165,15 @@ pub(super) struct Places {
     out_of_band: Arc<Semaphore>,
 }
 
+impl Places {
+    fn of(&self, out_of_band: bool) -> &Arc<Semaphore> {
+        match out_of_band {
+            true => &self.out_of_band,
+            false => &self.in_band,
+        }
+    }
+}
+
 impl Default for Places {
     fn default() -> Places {
         Places {
@@ -207,15 +216,18 @@ impl Passing {
 
     /// Waits for a place among the commands of the monitor's clients, first come, first served.
     pub async fn place(&self, out_of_band: bool) -> Place {
-        let places = match out_of_band {
-            true => &self.places.out_of_band,
-            false => &self.places.in_band,
-        };
-        match places.clone().acquire_owned().await {
+        match self.places.of(out_of_band).clone().acquire_owned().await {
             Ok(permit) => Place { _permit: permit },
             // They are never closed.
             Err(_) => core::future::pending().await,
         }
+    }
+
+    /// The same if there is one now and nobody waits for it.
+    #[must_use]
+    pub fn place_now(&self, out_of_band: bool) -> Option<Place> {
+        let permit = self.places.of(out_of_band).clone().try_acquire_owned();
+        permit.ok().map(|permit| Place { _permit: permit })
     }
 
     /// Passes on a client's command that only reads; the answer goes to `outlet`, byte for byte but for its id. What

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use journal_format::number::{BootId, DomainId, Lsn};
 use journal_format::record::{Effect, EffectResult, Process};
 use serde_json::Value;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 use tracing::{debug, info, warn};
 
 use super::control;
@@ -75,15 +75,9 @@ impl Dispatcher {
         }
     }
 
-    /// Hands out until the node ends.
-    pub(crate) async fn run(mut self, mut outboxes: mpsc::Receiver<HandedOut>) {
-        while let Some(handed_out) = outboxes.recv().await {
-            self.hand_out(handed_out);
-        }
-    }
-
-    /// Who watches changes first, so that effects for a new domain find its monitor.
-    fn hand_out(&mut self, handed_out: HandedOut) {
+    /// Hands out what a turn of the node brought; to be called within the runtime. Who watches changes first, so that effects for a new domain find
+    /// its monitor.
+    pub(crate) fn hand_out(&mut self, handed_out: HandedOut) {
         let HandedOut {
             time,
             effects,

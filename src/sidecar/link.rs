@@ -2,7 +2,8 @@
 //!
 //! Invariant: whoever waits gets exactly one answer, also when the journal fails or the sidecar
 //! stops; nothing that the node hands out has left it before it was durable (P1). The way out never
-//! waits for the way in: the dispatcher may not send inputs, only tasks that it does not wait for.
+//! waits for the way in: the dispatcher may not send inputs, only tasks that it does not wait for. A disk that is slow holds up the
+//! journal, and nobody who does not need it.
 //! Not here: what inputs mean (the engine), where outboxes go (`dispatch`).
 
 use core::fmt;
@@ -14,7 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use journal_format::number::{DomainId, Lsn, Nonce};
 use journal_format::record::Effect;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::block_in_place;
 
 use super::gather::{Gatherer, Received};
 use super::proxy::{Arrived, Passage};
@@ -28,9 +31,6 @@ use crate::node::{Machine, Node, Outbox};
 
 /// Most inputs that wait for the node; further senders wait.
 pub const INPUT_QUEUE_MAX: usize = 1024;
-
-/// Most outboxes on their way to the dispatcher.
-pub const OUTBOX_QUEUE_MAX: usize = 64;
 
 /// Most callers that wait for an answer at the same time.
 const WAITERS_MAX: usize = 4096;
@@ -481,13 +481,11 @@ impl Link {
     }
 }
 
-/// The node's task: turn after turn, until the inputs end, nobody takes the outboxes, or the journal
-/// fails. Then every caller, waiting or later, is told. Answers to callers leave right here; all else
-/// is for the dispatcher.
+/// The node's task: turn after turn, until the inputs end, the link is closed, or the journal fails. Then every caller, waiting or
+/// later, is told. Answers to callers leave right here; all else goes to `carry_out`, which may not wait.
 ///
-/// A turn writes and syncs on the thread that it is on: whoever is answered then runs there next,
-/// without another thread being woken. A disk that hangs takes that one thread, so that there must
-/// be others.
+/// A turn writes and syncs on the thread that it is on, so that what may leave then leaves without another thread being woken; all
+/// other tasks of that thread go on on another one meanwhile.
 ///
 /// # Errors
 /// What made the journal fail.
@@ -495,7 +493,7 @@ pub async fn run<D: Disk, M: Machine>(
     mut node: Node<D, M>,
     link: Link,
     mut inputs: mpsc::Receiver<Inbound>,
-    outboxes: mpsc::Sender<HandedOut>,
+    mut carry_out: impl FnMut(HandedOut),
 ) -> Result<(), AppendError> {
     let mut gatherer = Gatherer::new();
     let mut inbound = Vec::new();
@@ -506,12 +504,12 @@ pub async fn run<D: Disk, M: Machine>(
         match received.await {
             Received::Inputs => {}
             Received::Closed => break Ok(()),
-            Received::Quiet => match node.seal(now()) {
+            Received::Quiet => match blocking(|| node.seal(now())) {
                 Ok(()) => continue,
                 Err(error) => break Err(error),
             },
         }
-        match turn(&mut node, &link, &mut inbound, &outboxes).await {
+        match turn(&mut node, &link, &mut inbound, &mut carry_out) {
             Ok(Some(answered)) => gatherer.has_turned(answered),
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
@@ -524,13 +522,13 @@ pub async fn run<D: Disk, M: Machine>(
     result
 }
 
-/// One turn; how many callers it answered. `None` when nobody carries anything out any more: the
-/// sidecar is stopping.
-async fn turn<D: Disk, M: Machine>(
+/// One turn; how many callers it answered. `None` when the link is closed: the sidecar is stopping, and nothing is carried out any
+/// more.
+fn turn<D: Disk, M: Machine>(
     node: &mut Node<D, M>,
     link: &Link,
     inbound: &mut Vec<Inbound>,
-    outboxes: &mpsc::Sender<HandedOut>,
+    carry_out: &mut impl FnMut(HandedOut),
 ) -> Result<Option<usize>, AppendError> {
     let mut inputs = Vec::with_capacity(inbound.len());
     for one in inbound.drain(..) {
@@ -544,12 +542,22 @@ async fn turn<D: Disk, M: Machine>(
         }
     }
     let now = now();
-    let (answered, handed_out) = link.hand_out(now, node.turn(now, inputs)?);
-    let is_alive = match handed_out {
-        None => !outboxes.is_closed(),
-        Some(handed_out) => outboxes.send(handed_out).await.is_ok(),
-    };
-    Ok(is_alive.then_some(answered))
+    let outbox = blocking(|| node.turn(now, inputs))?;
+    if link.failure().is_some() {
+        return Ok(None);
+    }
+    let (answered, handed_out) = link.hand_out(now, outbox);
+    handed_out.into_iter().for_each(carry_out);
+    Ok(Some(answered))
+}
+
+/// Does what may wait for the disk. Whoever else is on this thread does not wait with it: a disk that hangs holds up no reading.
+fn blocking<R>(work: impl FnOnce() -> R) -> R {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => block_in_place(work),
+        // There is no other thread to go on on.
+        _ => work(),
+    }
 }
 
 #[cfg(test)]
@@ -638,8 +646,9 @@ mod tests {
         )
         .unwrap();
         let (link, inbound) = Link::new();
-        let (outboxes, mut handed_out) = mpsc::channel(OUTBOX_QUEUE_MAX);
-        let node = tokio::spawn(run(node, link.clone(), inbound, outboxes));
+        let (outboxes, mut handed_out) = mpsc::unbounded_channel();
+        let carry_out = move |one| drop(outboxes.send(one));
+        let node = tokio::spawn(run(node, link.clone(), inbound, carry_out));
         assert!(link.status().await.unwrap().journal.poisoned.is_none());
 
         let add = |number: u8| {

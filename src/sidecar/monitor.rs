@@ -7,6 +7,7 @@
 
 use core::time::Duration;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use journal_format::number::{BootId, DomainId};
 use journal_format::record::{
@@ -25,6 +26,7 @@ use super::progress::ProgressBoard;
 use super::proxy::{Arrived, Passage, Port, Upstream};
 use crate::engine::{Input, JobSeen, QemuEvent};
 use crate::journal::Durable;
+use crate::qmp::Passing;
 
 /// Longest time without an answer after which a QEMU that lives is mute, in milliseconds.
 pub(crate) const LOOK_WAIT_MS_MAX: u64 = 2_000;
@@ -94,7 +96,21 @@ pub(crate) enum Request {
 #[derive(Debug)]
 pub(crate) struct Monitor {
     requests: mpsc::Sender<Request>,
+    watched: Watched,
+    link: Link,
+    lane: Lane,
     task: JoinHandle<()>,
+}
+
+/// The way to QEMU past the task, for clients' effects: open while the task has nothing to do, so that nothing is overtaken.
+#[derive(Clone, Debug, Default)]
+struct Lane(Arc<Mutex<Option<Passing>>>);
+
+impl Lane {
+    /// Nothing panics while it is held.
+    fn lock(&self) -> MutexGuard<'_, Option<Passing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Monitor {
@@ -110,22 +126,47 @@ impl Monitor {
     ) -> Monitor {
         let (requests, receiver) = mpsc::channel(REQUEST_QUEUE_MAX);
         let before = before.map(Monitor::finish);
+        let lane = Lane::default();
+        let task = Task::new(
+            watched.clone(),
+            boot,
+            link.clone(),
+            board,
+            port,
+            lane.clone(),
+        );
         let task = tokio::spawn(async move {
             if let Some(before) = before {
                 drop(before.await);
             }
-            Task::new(watched, boot, link, board, port)
-                .run(receiver)
-                .await;
+            task.run(receiver).await;
         });
-        Monitor { requests, task }
+        Monitor {
+            requests,
+            watched,
+            link,
+            lane,
+            task,
+        }
     }
 
-    /// Queues a request without waiting.
+    /// Queues a request without waiting. A client's effect goes to QEMU right here if nothing is before it.
     ///
     /// # Errors
     /// The request comes back when too many wait.
     pub(crate) fn request(&self, request: Request) -> Result<(), Request> {
+        // Held until it is queued: what comes next is behind it.
+        let mut lane = self.lane.lock();
+        let request = match (request, &*lane) {
+            (Request::Pass(effect, passage), Some(passing))
+                if effect.get().instance == self.watched.instance =>
+            {
+                pass(&self.watched, &self.link, Ok(passing), effect, *passage);
+                return Ok(());
+            }
+            (request, _) => request,
+        };
+        *lane = None;
         self.requests
             .try_send(request)
             .map_err(|error| match error {
@@ -160,6 +201,7 @@ struct Task {
     board: ProgressBoard,
     /// Where the clients of the domain's monitor are.
     port: Port,
+    lane: Lane,
     hold: Hold,
     /// The engine was told that the process is gone.
     end_is_told: bool,
@@ -192,13 +234,21 @@ async fn event_of(connection: &mut Option<Connection>) -> Heard {
 }
 
 impl Task {
-    fn new(watched: Watched, boot: BootId, link: Link, board: ProgressBoard, port: Port) -> Task {
+    fn new(
+        watched: Watched,
+        boot: BootId,
+        link: Link,
+        board: ProgressBoard,
+        port: Port,
+        lane: Lane,
+    ) -> Task {
         Task {
             watched,
             boot,
             link,
             board,
             port,
+            lane,
             hold: Hold::Unknown,
             end_is_told: false,
             is_mute: false,
@@ -224,8 +274,10 @@ impl Task {
                 self.report_look().await;
                 continue;
             }
+            self.open_lane(&requests);
             tokio::select! {
                 heard = event_of(&mut self.connection), if is_connected => {
+                    self.close_lane();
                     self.pass_on(heard).await;
                     if self.connection.is_none() {
                         self.report_look().await;
@@ -239,13 +291,39 @@ impl Task {
                     Some(Request::Pass(effect, passage)) => self.pass(effect, *passage),
                     None => break,
                 },
-                () = end_of(&self.hold) => self.take_hold(),
-                () = sleep_until(self.next_attempt), if is_unseen => self.try_again().await,
-                _ = progress.tick(), if is_connected && self.moving => self.read_progress().await,
+                () = end_of(&self.hold) => {
+                    self.close_lane();
+                    self.take_hold();
+                }
+                () = sleep_until(self.next_attempt), if is_unseen => {
+                    self.close_lane();
+                    self.try_again().await;
+                }
+                _ = progress.tick(), if is_connected && self.moving => {
+                    self.close_lane();
+                    self.read_progress().await;
+                }
             }
         }
+        self.close_lane();
         self.board.clear(self.watched.domain);
         info!(domain = %self.watched.name, "no longer watching");
+    }
+
+    /// There is nothing to do: clients' effects need not come here.
+    fn open_lane(&self, requests: &mpsc::Receiver<Request>) {
+        let mut lane = self.lane.lock();
+        *lane = match (&self.hold, &self.connection) {
+            (Hold::Held(_), Some(connection)) if requests.is_empty() => {
+                Some(connection.client.passing())
+            }
+            (Hold::Held(_) | Hold::Gone | Hold::Unknown, _) => None,
+        };
+    }
+
+    /// What is queued from now on is behind what is being done. A request that comes closes it itself.
+    fn close_lane(&self) {
+        *self.lane.lock() = None;
     }
 
     /// Looks, and tells.
@@ -577,50 +655,26 @@ impl Task {
             .await;
     }
 
-    /// Sends a client's effect on, and has its result told when there is one. What comes behind it on this connection
-    /// reaches QEMU behind it; nobody here waits for its answer.
+    /// Sends a client's effect on.
     fn pass(&mut self, effect: Durable<Effect>, passage: Passage) {
-        let (intent, wanted) = (effect.get().intent, effect.get().instance);
-        let name = effect.get().command.name().to_owned();
+        let wanted = effect.get().instance;
         self.take_hold();
-        let Passage {
-            passed,
-            outlet,
-            place,
-            arrived,
-        } = passage;
-        let result = match (&self.hold, &self.connection) {
+        let passing = match (&self.hold, &self.connection) {
             _ if wanted != self.watched.instance => Err(not_sent(format!(
                 "it is for {wanted}, which is not watched"
             ))),
-            (Hold::Held(_), Some(connection)) => {
-                let passing = connection.client.passing();
-                Ok(passing.pass_effect(effect, passed, outlet, place))
-            }
+            (Hold::Held(_), Some(connection)) => Ok(connection.client.passing()),
             (Hold::Held(_), None) => Err(not_sent("QEMU's monitor is not connected".to_owned())),
             (Hold::Gone, _) => Err(not_sent(format!("{wanted} is gone"))),
             (Hold::Unknown, _) => Err(not_sent(format!("it is not known whether {wanted} lives"))),
         };
-        let (link, domain) = (self.link.clone(), self.watched.name.clone());
-        tokio::spawn(async move {
-            let result = match result {
-                Err(result) => result,
-                Ok(result) => result.await.unwrap_or_else(|_| EffectResult::Unknown {
-                    why: "the connection to QEMU ended".to_owned(),
-                }),
-            };
-            info!(domain = %domain, lsn = %intent, effect = name, ?result, "effect of a client");
-            let effect = intent;
-            let told = result.clone();
-            // The client has its answer already. What it sends next is written down with this.
-            link.tell_unhurried(Input::EffectFinished {
-                effect,
-                result: told,
-            })
-            .await;
-            // A client that is gone does not hear it.
-            drop(arrived.send(Arrived::AtQemu(result)));
-        });
+        pass(
+            &self.watched,
+            &self.link,
+            passing.as_ref().map_err(Clone::clone),
+            effect,
+            passage,
+        );
     }
 
     async fn result_of(&mut self, effect: Durable<Effect>) -> EffectResult {
@@ -650,6 +704,46 @@ impl Task {
         }
         result
     }
+}
+
+/// Sends a client's effect on, if there is a way, and has its result told when there is one. What comes behind it on this
+/// connection reaches QEMU behind it; nobody here waits for its answer.
+fn pass(
+    watched: &Watched,
+    link: &Link,
+    passing: Result<&Passing, EffectResult>,
+    effect: Durable<Effect>,
+    passage: Passage,
+) {
+    let intent = effect.get().intent;
+    let name = effect.get().command.name().to_owned();
+    let Passage {
+        passed,
+        outlet,
+        place,
+        arrived,
+    } = passage;
+    let result = passing.map(|passing| passing.pass_effect(effect, passed, outlet, place));
+    let (link, domain) = (link.clone(), watched.name.clone());
+    tokio::spawn(async move {
+        let result = match result {
+            Err(result) => result,
+            Ok(result) => result.await.unwrap_or_else(|_| EffectResult::Unknown {
+                why: "the connection to QEMU ended".to_owned(),
+            }),
+        };
+        info!(domain = %domain, lsn = %intent, effect = name, ?result, "effect of a client");
+        let effect = intent;
+        let told = result.clone();
+        // The client has its answer already. What it sends next is written down with this.
+        link.tell_unhurried(Input::EffectFinished {
+            effect,
+            result: told,
+        })
+        .await;
+        // A client that is gone does not hear it.
+        drop(arrived.send(Arrived::AtQemu(result)));
+    });
 }
 
 /// Sends an effect and waits for its answer. Events go on meanwhile, and all that came before the

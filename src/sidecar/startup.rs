@@ -10,6 +10,7 @@ use core::time::Duration;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use journal_format::number::{BootId, HostId, Id128};
 use rustix::fs::{FlockOperation, flock};
@@ -24,7 +25,7 @@ use super::config::{Config, PEERS_MAX, SOCKET_PATH_SIZE_MAX, fits_socket_address
 use super::control::Control;
 use super::dispatch::{Dispatcher, NOTICE_QUEUE_MAX, Outside};
 use super::history::History;
-use super::link::{self, Failure, HandedOut, Inbound, Link, OUTBOX_QUEUE_MAX, now};
+use super::link::{self, Failure, HandedOut, Inbound, Link, now};
 use super::peer::PeerClients;
 use super::process::boot_id;
 use super::progress::ProgressBoard;
@@ -436,7 +437,8 @@ fn remove_sockets(config: &Config) {
 /// The node's thread and the tasks closest to it.
 struct Tasks {
     node: JoinHandle<Result<(), AppendError>>,
-    dispatcher: JoinHandle<()>,
+    /// With all that it holds; the node's task gives it what is to be carried out.
+    dispatcher: Arc<Mutex<Dispatcher>>,
     ticker: JoinHandle<()>,
 }
 
@@ -448,17 +450,21 @@ impl Tasks {
         inbound: mpsc::Receiver<Inbound>,
         dispatcher: Dispatcher,
     ) -> io::Result<Tasks> {
-        let (outboxes, receiver) = mpsc::channel(OUTBOX_QUEUE_MAX);
+        let dispatcher = Arc::new(Mutex::new(dispatcher));
+        let carrying = dispatcher.clone();
+        // A task that panicked ends the process.
+        let carry_out = move |one| {
+            let mut dispatcher = carrying.lock().unwrap_or_else(PoisonError::into_inner);
+            dispatcher.hand_out(one);
+        };
         if let Some(first) = first {
-            // The queue is empty and its reader is here.
-            drop(outboxes.try_send(first));
+            carry_out(first);
         }
-        let dispatcher = tokio::spawn(dispatcher.run(receiver));
         let spare_maker = node.spare_maker();
         std::thread::Builder::new()
             .name("spares".to_owned())
             .spawn(move || spare_maker.run())?;
-        let running = tokio::spawn(link::run(node, link.clone(), inbound, outboxes));
+        let running = tokio::spawn(link::run(node, link.clone(), inbound, carry_out));
         let watch_link = link.clone();
         let node = tokio::spawn(async move {
             // It panicked: everyone is told.
@@ -483,13 +489,13 @@ impl Tasks {
         })
     }
 
-    /// Ends them. Without a dispatcher the node's thread stops after its next turn, which the next
+    /// Ends them. With the link closed the node's task ends after its next turn, which the next
     /// tick brings.
     async fn stop(self, failure: Option<Failure>) -> Result<(), RunError> {
-        self.dispatcher.abort();
         let wait = Duration::from_millis(STOP_WAIT_MS_MAX);
         let ended = timeout(wait, self.node).await;
         self.ticker.abort();
+        drop(self.dispatcher);
         if ended.is_err() {
             warn!("the journal did not come to rest in time");
         }

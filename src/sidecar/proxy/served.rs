@@ -4,7 +4,9 @@
 //! after its own negotiation. What is wrong is answered or ends this client, and nobody else.
 //! Not here: reading its stream (`incoming`), writing to it (`qmp::Outlet`).
 
+use core::pin::{Pin, pin};
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use journal_format::record::EffectResult;
 use rustix::process::getuid;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -244,24 +246,51 @@ impl Served {
                 }
             }
         };
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let mut queue = VecDeque::from(in_order);
+        let mut in_hand = pin!(None);
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.clone().carry_out_in_order(in_order, waiting));
-        let places = Arc::new(Semaphore::new(OUT_OF_BAND_MAX));
         for item in out_of_band {
             let served = self.clone();
             tasks.spawn(async move { served.carry_out_item(item).await });
         }
+        let places = Arc::new(Semaphore::new(OUT_OF_BAND_MAX));
+        let mut held_up = None;
+        let mut is_over = false;
         loop {
             while tasks.try_join_next().is_some() {}
-            let (object, fds) = match incoming.next().await {
+            if in_hand.is_none()
+                && let Some(item) = queue.pop_front()
+            {
+                in_hand.set(Some(self.carry_out_item(item)));
+            }
+            if is_over && in_hand.is_none() && held_up.is_none() {
+                break;
+            }
+            let reads_on = !is_over && held_up.is_none() && queue.len() < QUEUE_MAX;
+            let read = tokio::select! {
+                biased;
+                // First: it goes to QEMU before more is read.
+                () = done(in_hand.as_mut()) => {
+                    in_hand.set(None);
+                    continue;
+                }
+                place = places.clone().acquire_owned(), if held_up.is_some() => {
+                    if let (Ok(place), Some(passed)) = (place, held_up.take()) {
+                        let served = self.clone();
+                        tasks.spawn(async move {
+                            served.carry_out(passed).await;
+                            drop(place);
+                        });
+                    }
+                    continue;
+                }
+                read = incoming.next(), if reads_on => read,
+            };
+            let (object, fds) = match read {
                 Read::Object(object, fds) => (object, fds),
                 Read::Garbage(error) => {
                     let error = CommandError::generic(error.to_string());
-                    let item = self.answer_in_order(error_line(None, &error), &incoming);
-                    if queue.send(item).await.is_err() {
-                        return;
-                    }
+                    queue.push_back(self.answer_in_order(error_line(None, &error), &incoming));
                     continue;
                 }
                 Read::Broken(error) => {
@@ -269,38 +298,30 @@ impl Served {
                     self.outlet.put(error_line(None, &error).into());
                     return;
                 }
-                Read::Ended => break,
+                // Who only says no more (as a shell's pipe does) still wants to hear; of who is gone, nothing more is carried out.
+                Read::Ended if self.outlet.is_heard() => {
+                    is_over = true;
+                    continue;
+                }
+                Read::Ended => return,
             };
-            let item = match Passed::understand(object, oob, fds) {
+            match Passed::understand(object, oob, fds) {
                 Ok(passed) => {
                     let (bytes, has_fds) = (passed.object(), passed.has_fds());
                     let key = self.take(Stage::Waiting, bytes, has_fds, &incoming);
                     let passed = passed.with_key(key);
-                    if passed.is_out_of_band() {
-                        let Ok(place) = places.clone().acquire_owned().await else {
-                            return;
-                        };
-                        let served = self.clone();
-                        tasks.spawn(async move {
-                            served.carry_out(passed).await;
-                            drop(place);
-                        });
-                        continue;
+                    match passed.is_out_of_band() {
+                        true => held_up = Some(passed),
+                        false => queue.push_back(InOrder::Command(passed)),
                     }
-                    InOrder::Command(passed)
                 }
-                Err(wrong) => self.answer_in_order(misunderstood(&wrong), &incoming),
-            };
-            if queue.send(item).await.is_err() {
-                return;
+                Err(wrong) => {
+                    queue.push_back(self.answer_in_order(misunderstood(&wrong), &incoming));
+                }
             }
         }
-        // Who only says no more (as a shell's pipe does) still wants to hear; of who is gone, nothing more is carried out.
-        drop(queue);
-        if self.outlet.is_heard() {
-            while tasks.join_next().await.is_some() {}
-            self.outlet.drained().await;
-        }
+        while tasks.join_next().await.is_some() {}
+        self.outlet.drained().await;
     }
 
     /// Until the client has negotiated; whether commands out of band are among it. `None` when it left.
@@ -341,15 +362,6 @@ impl Served {
             let rest = incoming.rest();
             self.outlet
                 .put_and(answer.into(), Some(&|state| state.set_input(rest)));
-        }
-    }
-
-    async fn carry_out_in_order(self, first: Vec<InOrder>, mut waiting: mpsc::Receiver<InOrder>) {
-        for item in first {
-            self.carry_out_item(item).await;
-        }
-        while let Some(item) = waiting.recv().await {
-            self.carry_out_item(item).await;
         }
     }
 
@@ -463,6 +475,11 @@ impl Served {
     /// A connection to QEMU and a place on it. For a QEMU that is busy it waits as long as that is, as on QEMU's own
     /// monitor; for a connection only so long.
     async fn place(&self, out_of_band: bool) -> Result<(Passing, Place), CommandError> {
+        if let Upstream::Here(passing) = &*self.shared.port.upstream.borrow()
+            && let Some(place) = passing.place_now(out_of_band)
+        {
+            return Ok((passing.clone(), place));
+        }
         let mut upstream = self.shared.port.upstream.subscribe();
         loop {
             let here = upstream.wait_for(|upstream| matches!(upstream, Upstream::Here(_)));
@@ -487,6 +504,14 @@ impl Served {
     /// A client of a QEMU that ended is told by the end of its connection, as QEMU would.
     async fn until_qemu_ends(&self) {
         drop(timeout(END_WAIT, self.shared.port.ended()).await);
+    }
+}
+
+/// Returns when what is in hand is done; never, if nothing is.
+async fn done<F: Future<Output = ()>>(in_hand: Pin<&mut Option<F>>) {
+    match in_hand.as_pin_mut() {
+        Some(in_hand) => in_hand.await,
+        None => core::future::pending().await,
     }
 }
 
