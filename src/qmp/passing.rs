@@ -41,9 +41,46 @@ pub(super) struct Route {
     id: Option<Vec<u8>>,
     /// By which what is kept of the client knows the command.
     key: u64,
-    done: oneshot::Sender<EffectResult>,
+    done: Done,
     /// Held until QEMU has answered, whether or not the client is still there; one of an earlier life may have none.
     _place: Option<Place>,
+}
+
+/// Who is told what becomes of a client's command; who is not there any more does not hear it.
+enum Done {
+    /// Somebody who waits.
+    Waits(oneshot::Sender<EffectResult>),
+    /// Somebody who is called, in any case.
+    Called(Called),
+}
+
+impl Done {
+    fn tell(self, result: EffectResult) {
+        match self {
+            Done::Waits(done) => drop(done.send(result)),
+            Done::Called(called) => called.tell(result),
+        }
+    }
+}
+
+/// Is called once.
+struct Called(Option<Box<dyn FnOnce(EffectResult) + Send>>);
+
+impl Called {
+    fn tell(mut self, result: EffectResult) {
+        if let Some(call) = self.0.take() {
+            call(result);
+        }
+    }
+}
+
+impl Drop for Called {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            let why = "the connection to QEMU ended".to_owned();
+            call(EffectResult::Unknown { why });
+        }
+    }
 }
 
 /// A client's effect that QEMU may have got from an earlier life of this process, on a connection that was kept.
@@ -75,7 +112,7 @@ impl Adopted {
             outlet: self.outlet,
             id: self.id,
             key: self.key,
-            done: self.done,
+            done: Done::Waits(self.done),
             _place: permit.map(|permit| Place { _permit: permit }),
         };
         (self.at_qemu, Waiter::Client(route))
@@ -94,7 +131,7 @@ impl Waiter {
     pub(super) fn fail(self, error: QmpError) {
         match self {
             Waiter::Caller(answer) => drop(answer.send(Err(error))),
-            Waiter::Client(route) => drop(route.done.send(result_of(Err(error)))),
+            Waiter::Client(route) => route.done.tell(result_of(Err(error))),
         }
     }
 
@@ -117,7 +154,7 @@ impl Route {
         } else {
             Ok(Value::Null)
         };
-        drop(self.done.send(result_of(result)));
+        self.done.tell(result_of(result));
     }
 }
 
@@ -242,7 +279,11 @@ impl Passing {
         place: Place,
     ) -> Result<oneshot::Receiver<EffectResult>, QmpError> {
         match passed.class() {
-            Class::Reading => Ok(self.send(passed, outlet, place)),
+            Class::Reading => {
+                let (done, result) = oneshot::channel();
+                self.send(passed, outlet, place, Done::Waits(done));
+                Ok(result)
+            }
             Class::Effect => Err(QmpError::NotAQuery {
                 name: passed.name().to_owned(),
             }),
@@ -250,7 +291,8 @@ impl Passing {
     }
 
     /// Passes on a client's command that is an effect, whose intent is durable (P1): as it was sent, with what is not in
-    /// the record. The answer goes as in [`Passing::pass`]. A command that is not the one of the record is not sent.
+    /// the record. The answer goes as in [`Passing::pass`]. A command that is not the one of the record is not sent. `done` is called in any
+    /// case, by whoever reads from QEMU, so that it may not wait.
     ///
     /// ```compile_fail
     /// # use phase_journal::qmp::{Outlet, Passed, Passing, Place};
@@ -258,7 +300,7 @@ impl Passing {
     /// # use std::sync::Arc;
     /// # fn f(passing: &Passing, effect: Effect, passed: Passed, outlet: Arc<Outlet>, place: Place) {
     /// // As with `perform`: there is no proof that its record is durable.
-    /// passing.pass_effect(effect, passed, outlet, place);
+    /// passing.pass_effect(effect, passed, outlet, place, |_| {});
     /// # }
     /// ```
     pub fn pass_effect(
@@ -267,7 +309,8 @@ impl Passing {
         passed: Passed,
         outlet: Arc<Outlet>,
         place: Place,
-    ) -> oneshot::Receiver<EffectResult> {
+        done: impl FnOnce(EffectResult) + Send + 'static,
+    ) {
         let effect = effect.into_inner();
         let (arguments, redacted) = passed.journaled();
         let journaled = EffectCommand::Monitor {
@@ -276,20 +319,20 @@ impl Passing {
             redacted,
         };
         match effect.command == journaled {
-            true => self.send(passed, outlet, place),
-            false => not_sent("it is not the command of the record".to_owned()),
+            true => self.send(
+                passed,
+                outlet,
+                place,
+                Done::Called(Called(Some(Box::new(done)))),
+            ),
+            false => done(not_sent("it is not the command of the record")),
         }
     }
 
     /// Who waits for the result is told in any case.
-    fn send(
-        &self,
-        passed: Passed,
-        outlet: Arc<Outlet>,
-        place: Place,
-    ) -> oneshot::Receiver<EffectResult> {
+    fn send(&self, passed: Passed, outlet: Arc<Outlet>, place: Place, done: Done) {
         let Some(core) = self.core.upgrade() else {
-            return not_sent("the connection to QEMU ended".to_owned());
+            return done.tell(not_sent("the connection to QEMU ended"));
         };
         let id = core.new_id();
         if passed.class() == Class::Effect
@@ -297,7 +340,6 @@ impl Passing {
         {
             kept.advance(passed.key(), Stage::Sent { id });
         }
-        let (done, result) = oneshot::channel();
         let route = Route {
             outlet,
             id: passed.id().map(<[u8]>::to_vec),
@@ -313,13 +355,11 @@ impl Passing {
             waiter: Waiter::Client(route),
         };
         core.writer.send(outgoing);
-        result
     }
 }
 
-fn not_sent(why: String) -> oneshot::Receiver<EffectResult> {
-    let (done, result) = oneshot::channel();
-    // The receiver is right here.
-    drop(done.send(EffectResult::NotSent { why }));
-    result
+fn not_sent(why: &str) -> EffectResult {
+    EffectResult::NotSent {
+        why: why.to_owned(),
+    }
 }

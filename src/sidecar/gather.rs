@@ -5,11 +5,12 @@
 //! answered as many; one that nobody waits for at most [`UNHURRIED_MAX`].
 //! Not here: what a turn is (`node`).
 
-use std::time::{Duration, Instant};
+use core::pin::Pin;
+use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// Most inputs in one turn, and so in one batch.
 pub(super) const INPUTS_PER_TURN_MAX: usize = 512;
@@ -46,6 +47,8 @@ pub(super) struct Gatherer {
     answered: usize,
     /// When it did.
     turned: Instant,
+    /// Goes off when it may have been quiet for long enough, or before.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Gatherer {
@@ -53,6 +56,7 @@ impl Gatherer {
         Gatherer {
             answered: 0,
             turned: Instant::now(),
+            alarm: None,
         }
     }
 
@@ -71,13 +75,12 @@ impl Gatherer {
         until_quiet: bool,
         is_unhurried: impl Fn(&T) -> bool,
     ) -> Received {
-        let receiving = inputs.recv_many(into, INPUTS_PER_TURN_MAX);
         let received = match until_quiet {
-            false => receiving.await,
-            true => match timeout(SEAL_AFTER, receiving).await {
-                Ok(received) => received,
-                Err(_) => return Received::Quiet,
-            },
+            false => Some(inputs.recv_many(into, INPUTS_PER_TURN_MAX).await),
+            true => self.receive_or_quiet(inputs, into).await,
+        };
+        let Some(received) = received else {
+            return Received::Quiet;
         };
         if received == 0 {
             return Received::Closed;
@@ -114,6 +117,33 @@ impl Gatherer {
             }
         }
         Received::Inputs
+    }
+}
+
+impl Gatherer {
+    /// As `recv_many`; nothing when nothing comes in for a while. One alarm serves many waits: to set one anew wakes the thread that keeps
+    /// them.
+    async fn receive_or_quiet<T>(
+        &mut self,
+        inputs: &mut Receiver<T>,
+        into: &mut Vec<T>,
+    ) -> Option<usize> {
+        let quiet_at = Instant::now() + SEAL_AFTER;
+        let alarm = self
+            .alarm
+            .get_or_insert_with(|| Box::pin(sleep_until(quiet_at)));
+        loop {
+            if alarm.is_elapsed() {
+                alarm.as_mut().reset(quiet_at);
+            }
+            tokio::select! {
+                biased;
+                received = inputs.recv_many(into, INPUTS_PER_TURN_MAX) => return Some(received),
+                () = alarm.as_mut() => if Instant::now() >= quiet_at {
+                    return None;
+                },
+            }
+        }
     }
 }
 

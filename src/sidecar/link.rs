@@ -16,6 +16,7 @@ use journal_format::number::{DomainId, Lsn, Nonce};
 use journal_format::record::Effect;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
 
@@ -267,9 +268,14 @@ impl Link {
         drop(self.inputs.send(Inbound::Input(input)).await);
     }
 
-    /// As [`Link::tell`], of something that nobody waits for: it shares a sync with what comes next, if that comes soon.
-    pub async fn tell_unhurried(&self, input: Input) {
-        drop(self.inputs.send(Inbound::Unhurried(input)).await);
+    /// As [`Link::tell`], without waiting, of something that nobody waits for: it shares a sync with what comes next, if that comes soon. To be
+    /// called within the runtime.
+    pub fn tell_unhurried(&self, input: Input) {
+        if let Err(TrySendError::Full(inbound)) = self.inputs.try_send(Inbound::Unhurried(input)) {
+            let inputs = self.inputs.clone();
+            // There are no more of these than effects of clients, one for each domain.
+            tokio::spawn(async move { drop(inputs.send(inbound).await) });
+        }
     }
 
     /// Tells the node, unless its queue is full.

@@ -723,27 +723,21 @@ fn pass(
         place,
         arrived,
     } = passage;
-    let result = passing.map(|passing| passing.pass_effect(effect, passed, outlet, place));
     let (link, domain) = (link.clone(), watched.name.clone());
-    tokio::spawn(async move {
-        let result = match result {
-            Err(result) => result,
-            Ok(result) => result.await.unwrap_or_else(|_| EffectResult::Unknown {
-                why: "the connection to QEMU ended".to_owned(),
-            }),
-        };
+    let done = move |result: EffectResult| {
         info!(domain = %domain, lsn = %intent, effect = name, ?result, "effect of a client");
-        let effect = intent;
-        let told = result.clone();
         // The client has its answer already. What it sends next is written down with this.
         link.tell_unhurried(Input::EffectFinished {
-            effect,
-            result: told,
-        })
-        .await;
+            effect: intent,
+            result: result.clone(),
+        });
         // A client that is gone does not hear it.
         drop(arrived.send(Arrived::AtQemu(result)));
-    });
+    };
+    match passing {
+        Ok(passing) => passing.pass_effect(effect, passed, outlet, place, done),
+        Err(result) => done(result),
+    }
 }
 
 /// Sends an effect and waits for its answer. Events go on meanwhile, and all that came before the

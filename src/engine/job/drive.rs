@@ -93,7 +93,7 @@ impl Turn<'_> {
                 }
             }
             self.advance_job(job);
-            self.find_other_side(job);
+            self.ask_other_side(job);
         }
     }
 

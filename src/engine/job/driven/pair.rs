@@ -1,7 +1,7 @@
 //! The other side of a migration that was recognised: who it is, and what its sidecar knows.
 //!
 //! Invariant: a source is bound to the one job that waits for this very guest and to which nothing had come yet when it was asked
-//! about; none or several bind nothing. Of what is heard of that job later only that its client continued the guest there decides
+//! about, by a question that went out before the guest did; none or several bind nothing, for good. Of what is heard of that job later only that its client continued the guest there decides
 //! anything, and no more than its `quit` would here; all else is told.
 //! Not here: which sidecars there are (`sidecar::peer`), what follows from the answer (`decide`).
 
@@ -21,8 +21,6 @@ const FIND_DELAY_MS: (u64, u64) = (50, 15_000);
 /// How long a client's `migrate` waits for the other sidecars to say that its guest comes in there, in milliseconds: one that is whole
 /// when it is asked about is not believed, and small guests are gone fast.
 const SEEK_WAIT_MS: u64 = 100;
-/// How often a life of the process asks for the other side of one migration that has none yet.
-const FINDS_MAX: u32 = 8;
 /// Who waits for a look at one domain to be told of its migration, at the most.
 const FINDERS_MAX: usize = 16;
 
@@ -35,8 +33,6 @@ pub(in crate::engine::job) struct Pairing {
     ask_at: u64,
     /// How long the last pause was, in milliseconds.
     delay: u64,
-    /// Questions so far, while there was no other side.
-    asked: u32,
     /// What the other side's sidecar said last.
     pub(in crate::engine::job) peer: PeerAnswer,
     /// That sidecar's peer socket.
@@ -51,7 +47,6 @@ impl Default for Pairing {
             asking: None,
             ask_at: 0,
             delay: 0,
-            asked: 0,
             peer: PeerAnswer::NotAsked,
             address: None,
             missing: None,
@@ -79,8 +74,8 @@ pub(in crate::engine) struct Finder {
 impl Turn<'_> {
     // Looking for it.
 
-    /// Source: asks the other sidecars, if there is something to ask and it is time.
-    pub(in crate::engine::job) fn find_other_side(&mut self, job: Lsn) {
+    /// Source: asks the other side how it stands, if there is one, it matters, and it is time.
+    pub(in crate::engine::job) fn ask_other_side(&mut self, job: Lsn) {
         let Some(known) = self.job(job).filter(|_| self.engine.asks_others) else {
             return;
         };
@@ -88,22 +83,17 @@ impl Turn<'_> {
         if !state.recognised || state.kind != JobKind::MigrationOut {
             return;
         }
-        let (domain, phase, other_side) = (known.domain, state.phase, state.other_side);
-        let now = self.now;
-        let live = self.job_live(job);
-        let is_wanted = match other_side {
-            None => {
-                matches!(phase, JobPhase::Begin3 | JobPhase::Perform3)
-                    && live.pairing.asked < FINDS_MAX
-            }
-            // Its manager may still be about to say it, unless somebody has to ask whether it did.
-            Some(_) => live.recovering && live.rule == Some(Rule::DrivenSourceCompleted),
+        let Some(begun) = state.other_side else {
+            return;
         };
+        let (domain, now) = (known.domain, self.now);
+        let live = self.job_live(job);
+        // Its manager may still be about to say it, unless somebody has to ask whether it did.
+        let is_wanted = live.recovering && live.rule == Some(Rule::DrivenSourceCompleted);
         if !is_wanted || live.pairing.asking.is_some() || live.pairing.ask_at > now {
             return;
         }
-        live.pairing.asked += u32::from(other_side.is_none());
-        let number = self.ask_others(domain, other_side);
+        let number = self.ask_others(domain, Some(begun));
         self.job_live(job).pairing.asking = Some(number);
     }
 
@@ -142,10 +132,9 @@ impl Turn<'_> {
     /// Source: the migration began that was asked about before.
     pub(in crate::engine::job) fn take_sought(&mut self, job: Lsn, sought: Option<Sought>) {
         match sought {
-            None => self.find_other_side(job),
+            None => {}
             Some(Sought::Asked { number, .. }) => {
-                let pairing = &mut self.job_live(job).pairing;
-                (pairing.asking, pairing.asked) = (Some(number), 1);
+                self.job_live(job).pairing.asking = Some(number);
             }
             Some(Sought::Said(answers)) => self.heard_from_others(job, answers),
         }
