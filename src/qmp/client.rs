@@ -275,16 +275,21 @@ impl Drop for Core {
 }
 
 impl Core {
-    async fn connect(path: &Path, wait: Duration) -> Result<(Core, Events), QmpError> {
+    async fn connect(
+        path: &Path,
+        wait: Duration,
+        size_max: usize,
+    ) -> Result<(Core, Events), QmpError> {
         let deadline = Instant::now() + wait;
         let dialled = Dialled::dial(path, wait).await?;
         let left = deadline.saturating_duration_since(Instant::now());
-        Core::greet(dialled, left, Listeners::default(), None).await
+        Core::greet(dialled, left, size_max, Listeners::default(), None).await
     }
 
     async fn greet(
         dialled: Dialled,
         wait: Duration,
+        size_max: usize,
         listeners: Listeners,
         kept: Option<KeptQemu>,
     ) -> Result<(Core, Events), QmpError> {
@@ -305,7 +310,7 @@ impl Core {
         };
         let kept = kept.map(Arc::new);
         let socket = Arc::new(Socket::new(stream).map_err(failed)?);
-        let mut splitter = Splitter::new(MESSAGE_SIZE_MAX);
+        let mut splitter = Splitter::new(size_max);
         let first = timeout_at(deadline, read_object(&socket, &mut splitter))
             .await
             .map_err(|_| no_greeting())?
@@ -526,7 +531,7 @@ impl Client {
     /// # Errors
     /// One that names the socket: nobody listens, nobody greets, or it is no QMP.
     pub async fn connect(path: &Path, wait: Duration) -> Result<(Client, Events), QmpError> {
-        let (core, events) = Core::connect(path, wait).await?;
+        let (core, events) = Core::connect(path, wait, MESSAGE_SIZE_MAX).await?;
         Ok((Client(Arc::new(core)), events))
     }
 
@@ -541,7 +546,7 @@ impl Client {
         listeners: Listeners,
         kept: Option<KeptQemu>,
     ) -> Result<(Client, Events), QmpError> {
-        let (core, events) = Core::greet(dialled, wait, listeners, kept).await?;
+        let (core, events) = Core::greet(dialled, wait, MESSAGE_SIZE_MAX, listeners, kept).await?;
         Ok((Client(Arc::new(core)), events))
     }
 
@@ -626,7 +631,19 @@ impl SidecarClient {
     /// # Errors
     /// One that names the socket: nobody listens, nobody greets, or it is no QMP.
     pub async fn connect(path: &Path, wait: Duration) -> Result<(SidecarClient, Events), QmpError> {
-        let (core, events) = Core::connect(path, wait).await?;
+        SidecarClient::connect_bounded(path, wait, MESSAGE_SIZE_MAX).await
+    }
+
+    /// The same; what is said may have so many bytes, or the connection ends.
+    ///
+    /// # Errors
+    /// As for [`SidecarClient::connect`].
+    pub async fn connect_bounded(
+        path: &Path,
+        wait: Duration,
+        size_max: usize,
+    ) -> Result<(SidecarClient, Events), QmpError> {
+        let (core, events) = Core::connect(path, wait, size_max).await?;
         Ok((SidecarClient(Arc::new(core)), events))
     }
 

@@ -573,6 +573,7 @@ mod tests {
     use crate::journal::OpenOptions;
     use crate::journal::testing::{Fault, TestDisk};
     use crate::node::CrashSwitch;
+    use core::time::Duration;
     use journal_format::number::{BootId, DomainId, HostId, Id128};
     use journal_format::record::{Instance, Process};
 
@@ -685,6 +686,26 @@ mod tests {
             |message: &Message| matches!(message, Message::Watch { name, .. } if name == "vm1");
         assert!(watch.iter().any(is_of_first), "{watch:?}");
         assert!(handed_out.recv().await.is_none(), "nothing of the second");
+    }
+
+    const WAIT: Duration = Duration::from_secs(20);
+
+    /// While a turn takes its time, whoever else was on its thread goes on: here there is but one.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_slow_disk_holds_up_nobody_else() {
+        let (is_working, begun) = oneshot::channel();
+        let (go_on, goes_on) = std::sync::mpsc::channel();
+        let turning = tokio::spawn(async move {
+            blocking(|| {
+                is_working.send(()).unwrap();
+                goes_on.recv_timeout(WAIT)
+            })
+        });
+        tokio::spawn(async move {
+            begun.await.unwrap();
+            go_on.send(())
+        });
+        turning.await.unwrap().expect("another task ran");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::super::link::Inbound;
 use super::super::testing::{FakeQemu, boot, event};
 use super::*;
+use crate::qmp::{Outlet, Passed, Socket};
 
 const DOMAIN: DomainId = DomainId(Id128([1; 16]));
 
@@ -89,6 +90,72 @@ impl Watching {
         let request = Request::Perform(crate::journal::durable_for_tests(effect));
         assert!(self.monitor.request(request).is_ok());
     }
+}
+
+impl Watching {
+    /// A client's effect, admitted by the engine.
+    fn pass(&self, instance: Instance, passing: &Passing, intent: Lsn, outlet: &Arc<Outlet>) {
+        let said = br#"{"execute":"closefd","arguments":{"fdname":"x"}}"#.to_vec();
+        let passed = Passed::understand(said, false, Vec::new()).unwrap();
+        let (arguments, redacted) = passed.journaled();
+        let effect = Effect {
+            intent,
+            domain: DOMAIN,
+            instance,
+            command: EffectCommand::Monitor {
+                execute: "closefd".to_owned(),
+                arguments,
+                redacted,
+            },
+        };
+        let passage = Passage {
+            passed,
+            outlet: outlet.clone(),
+            place: passing.place_now(false).unwrap(),
+            arrived: tokio::sync::oneshot::channel().0,
+        };
+        let effect = crate::journal::durable_for_tests(effect);
+        let request = Request::Pass(effect, Box::new(passage));
+        assert!(self.monitor.request(request).is_ok());
+    }
+
+    /// The way past the task, once it has nothing to do.
+    async fn lane(&self) -> Passing {
+        loop {
+            if let Some(passing) = &*self.monitor.lane.lock() {
+                return passing.clone();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn next_finished(&mut self) -> Lsn {
+        match self.next().await {
+            Input::EffectFinished { effect, result } => {
+                assert_eq!(result, EffectResult::Done);
+                effect
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// It goes past the task where that has nothing to do, and else behind what was begun before.
+#[tokio::test]
+async fn a_client_s_effect_overtakes_nothing() {
+    let (qemu, mut watching) = running(&json!({})).await;
+    let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+    let outlet = Outlet::new(Arc::new(Socket::new(ours).unwrap()));
+    let passing = watching.lane().await;
+    watching.pass(qemu.instance(), &passing, Lsn(4), &outlet);
+    assert!(watching.monitor.lane.lock().is_some(), "it went at once");
+    assert_eq!(watching.next_finished().await, Lsn(4));
+    watching.perform(qemu.instance(), EffectCommand::Stop);
+    assert!(watching.monitor.lane.lock().is_none());
+    watching.pass(qemu.instance(), &passing, Lsn(6), &outlet);
+    assert_eq!(watching.next_finished().await, Lsn(5));
+    assert_eq!(watching.next_finished().await, Lsn(6));
+    watching.lane().await;
 }
 
 /// A fake QEMU, watched and seen running.

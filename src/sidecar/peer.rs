@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::control::generic;
 use super::link::{Link, PeerAnswered};
+use super::monitor::LOOK_WAIT_MS_MAX;
 use crate::engine::{
     Envelope, Find, Found, FoundAt, Input, PEER_WAIT_MS_MAX, PeerFailure, PeerRequest, PeerResponse,
 };
@@ -36,6 +37,12 @@ const ASKS_MAX: usize = 512;
 
 /// The same of searches for another side: a handover's own questions do not wait for them.
 const FINDS_MAX: usize = 256;
+
+/// How long the answer to a search is waited for: as long as a look at a QEMU that is mute takes there, and a little.
+const FIND_WAIT: Duration = Duration::from_millis(LOOK_WAIT_MS_MAX + 1_000);
+
+/// Largest answer of another sidecar, in bytes: its cookie and a few names.
+const ANSWER_SIZE_MAX: usize = 1024 * 1024;
 
 /// Most idle connections that are kept, of all peers together.
 const IDLE_CONNECTIONS_MAX: usize = 64;
@@ -109,9 +116,9 @@ fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
-fn too_many() -> PeerFailure {
+fn too_many(max: usize) -> PeerFailure {
     PeerFailure::NotSent(format!(
-        "{ASKS_MAX} questions to other sidecars are under way"
+        "{max} such questions to other sidecars are under way"
     ))
 }
 
@@ -151,7 +158,7 @@ impl PeerClients {
         tokio::spawn(async move {
             let result = match clients.asks.clone().try_acquire_owned() {
                 Ok(_permit) => clients.answer(&peer, envelope, request).await,
-                Err(_) => Err(too_many()),
+                Err(_) => Err(too_many(ASKS_MAX)),
             };
             if let Err(failure) = &result {
                 debug!(%migration, %peer, ?failure, "no answer from peer");
@@ -190,10 +197,11 @@ impl PeerClients {
         message: Find,
     ) -> Result<(Envelope, Found), PeerFailure> {
         let Ok(_permit) = self.finds.clone().try_acquire_owned() else {
-            return Err(too_many());
+            return Err(too_many(FINDS_MAX));
         };
         let search = Search { envelope, message };
-        let result: SearchResult = self.converse(peer, FIND_COMMAND, &search).await?;
+        let deadline = Instant::now() + FIND_WAIT;
+        let result: SearchResult = self.converse(peer, FIND_COMMAND, &search, deadline).await?;
         Ok((result.envelope, result.message))
     }
 
@@ -204,7 +212,10 @@ impl PeerClients {
         message: PeerRequest,
     ) -> Result<PeerAnswered, PeerFailure> {
         let question = Question { envelope, message };
-        let response: Response = self.converse(peer, PEER_COMMAND, &question).await?;
+        let deadline = Instant::now() + Duration::from_millis(PEER_WAIT_MS_MAX);
+        let response: Response = self
+            .converse(peer, PEER_COMMAND, &question, deadline)
+            .await?;
         Ok((response.envelope, response.message))
     }
 
@@ -213,8 +224,8 @@ impl PeerClients {
         peer: &str,
         command: &str,
         question: &Q,
+        deadline: Instant,
     ) -> Result<A, PeerFailure> {
-        let deadline = Instant::now() + Duration::from_millis(PEER_WAIT_MS_MAX);
         let question = serde_json::to_value(question)
             .map_err(|error| PeerFailure::NotSent(error.to_string()))?;
         // A kept connection may be dead since the peer was restarted. Asking twice does no harm:
@@ -243,7 +254,8 @@ impl PeerClients {
 
     async fn open(&self, peer: &str, deadline: Instant) -> Result<SidecarClient, String> {
         // What a peer's server says by itself matters to nobody here.
-        match SidecarClient::connect(Path::new(peer), left(deadline)).await {
+        let path = Path::new(peer);
+        match SidecarClient::connect_bounded(path, left(deadline), ANSWER_SIZE_MAX).await {
             Ok((connection, _events)) => Ok(connection),
             Err(error) => Err(error.to_string()),
         }
@@ -455,6 +467,66 @@ mod tests {
                 ("it", Ok(answer)) => assert_eq!(answer, (envelope(9), found)),
                 (name, result) => panic!("{name}: {result:?}"),
             }
+        }
+    }
+
+    /// A peer that accepts and never answers keeps as many searches as there may be; the next one is told so, and a handover's own question
+    /// does not wait for them.
+    #[tokio::test]
+    async fn searches_have_a_limit_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mute, path) = (directory.path().join("mute"), directory.path().join("peer"));
+        let _mute = bind(&mute).unwrap();
+        let (link, mut inbound) = Link::new();
+        let clients = PeerClients::new(link, vec![mute]);
+        let find = Find {
+            domain: GUEST,
+            job: None,
+        };
+        for number in 0..=FINDS_MAX as u64 {
+            clients.find(number, envelope(7), find);
+        }
+        let Some(Inbound::Input(Input::Found { answers, .. })) = inbound.recv().await else {
+            panic!("the answers");
+        };
+        let said = match answers.as_slice() {
+            [
+                FoundAt {
+                    result: Err(PeerFailure::NotSent(why)),
+                    ..
+                },
+            ] => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(said.starts_with("256 such questions"), "{said}");
+        assert_eq!(clients.finds.available_permits(), 0);
+        let _sidecar = answering(&path);
+        let answer = ask(&clients, &mut inbound, &path).await;
+        assert_eq!(answer, Ok((envelope(8), response())));
+    }
+
+    /// Who says more than any sidecar does is not listened to to the end.
+    #[tokio::test]
+    async fn an_answer_has_a_largest_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("peer");
+        let options = ServerOptions {
+            greeting: json!({}),
+            clients_max: 4,
+            message_size_max: 4096,
+        };
+        let long = "x".repeat(2 * ANSWER_SIZE_MAX);
+        let handler = move |_call: Call| {
+            let answer = json!({"long": long});
+            async move { Ok(answer) }
+        };
+        let _server = tokio::spawn(serve(bind(&path).unwrap(), options, None, handler));
+        let (link, mut inbound) = Link::new();
+        let clients = PeerClients::new(link, Vec::new());
+        let failure = ask(&clients, &mut inbound, &path).await.unwrap_err();
+        match failure {
+            PeerFailure::Unreachable(why) => assert!(why.contains("longer than"), "{why}"),
+            other => panic!("{other:?}"),
         }
     }
 

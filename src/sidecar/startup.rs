@@ -78,6 +78,11 @@ pub enum RunError {
     },
     /// More other sidecars are named than are asked.
     TooManyPeers,
+    /// The path of another sidecar's socket cannot be said in JSON.
+    PeerNotText {
+        /// The path.
+        path: PathBuf,
+    },
     /// The journal cannot be opened.
     Open(OpenError),
     /// The journal was opened, and its first records could not be made durable.
@@ -96,6 +101,7 @@ impl RunError {
             | RunError::OneDirectory { .. }
             | RunError::SocketPathTooLong { .. }
             | RunError::TooManyPeers
+            | RunError::PeerNotText { .. }
             | RunError::Open(_)
             | RunError::Begin(_) => true,
             RunError::Failed(_) => false,
@@ -129,6 +135,11 @@ impl fmt::Display for RunError {
             RunError::TooManyPeers => {
                 write!(f, "more than {PEERS_MAX} other sidecars are named")
             }
+            RunError::PeerNotText { path } => write!(
+                f,
+                "{}: the path of another sidecar's socket must be UTF-8",
+                path.display()
+            ),
             RunError::Open(error) => error.fmt(f),
             RunError::Begin(error) => error.fmt(f),
             RunError::Failed(failure) => failure.fmt(f),
@@ -167,6 +178,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
     }
     if config.peers.len() > PEERS_MAX {
         return Err(RunError::TooManyPeers);
+    }
+    if let Some(path) = config.peers.iter().find(|path| path.to_str().is_none()) {
+        let path = path.clone();
+        return Err(RunError::PeerNotText { path });
     }
     let journal = open_journal(&config, boot)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -454,6 +454,30 @@ mod tests {
         }
     }
 
+    /// By what is at the new name the next life knows that there was a take-over: it goes last.
+    #[tokio::test]
+    async fn the_old_name_goes_first() {
+        use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
+        let (mut qemu, taken, instance) = taken().await;
+        let placed = taken.establish(instance).await.unwrap();
+        let left = taken.front.with_extension("left");
+        fs::hard_link(&taken.front, &left).unwrap();
+        drop(placed);
+        fs::rename(&left, &taken.front).unwrap();
+        qemu.kill();
+        let watch = init(CreateFlags::NONBLOCK).unwrap();
+        let directory = taken.front.parent().unwrap();
+        add_watch(&watch, directory, WatchFlags::DELETE).unwrap();
+        taken.clear();
+        let mut room = [core::mem::MaybeUninit::uninit(); 4096];
+        let mut seen = Reader::new(&watch, &mut room);
+        for path in [&taken.front, &taken.behind] {
+            let event = seen.next().unwrap();
+            let name = event.file_name().unwrap().to_str().unwrap();
+            assert_eq!(Some(name), path.file_name().unwrap().to_str());
+        }
+    }
+
     #[tokio::test]
     async fn what_a_qemu_left_goes() {
         let (mut qemu, taken, instance) = taken().await;

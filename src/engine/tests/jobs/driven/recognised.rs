@@ -1,8 +1,11 @@
 //! A manager that knows of no sidecar: plain commands on the domains' monitors, by what QEMU shows. Either sidecar dies
 //! after every batch; the manager connects again, looks, and goes on.
 
-use journal_format::number::{Id128, JournalId};
-use journal_format::record::{JobKind, JobResult, MigrationStatus, RunState};
+use journal_format::number::{Id128, JournalId, Lsn};
+use journal_format::record::{
+    JobKind, JobPhase, JobPhaseEntered, JobResult, JobState, MigrationStatus, Record, RecordBody,
+    RunState,
+};
 use serde_json::{Value, json};
 
 use super::super::bench::{Bench, Crash};
@@ -302,7 +305,44 @@ fn what_is_no_listening_destination() {
     let mut pair = listening();
     assert!(pair.destination.begin(JobKind::Save).is_err());
     let before = pair.destination.jobs()[0].job;
+    // One that is refused leaves the job that is there.
+    pair.destination.qemu.is_claimed = true;
+    assert!(pair.destination.begin(JobKind::MigrationIn).is_err());
+    let still = &pair.destination.jobs()[0];
+    assert_eq!((still.job, still.result), (before, None));
+    pair.destination.qemu.is_claimed = false;
     let job = pair.destination.begin(JobKind::MigrationIn).unwrap();
     assert_ne!(job, before);
     assert!(pair.destination.begin(JobKind::MigrationIn).is_err());
+}
+
+/// A count that a journal says may be any.
+#[test]
+fn a_count_at_its_end_stays_there() {
+    let (job, domain) = (Lsn(5), super::super::bench::DOMAIN);
+    let mut begun = JobState::begun(job, JobKind::MigrationIn);
+    begun.stream.done = u32::MAX;
+    let entered = JobPhaseEntered {
+        job,
+        phase: JobPhase::Prepare,
+        time: 1,
+        cookie: None,
+        other_side: None,
+        recognised: true,
+        listens: true,
+    };
+    let bodies = [
+        RecordBody::JobState(Box::new(begun)),
+        RecordBody::JobPhaseEntered(entered),
+    ];
+    let mut state = crate::engine::state::State::default();
+    for (lsn, body) in (5..).zip(bodies) {
+        state.apply(&Record {
+            lsn: Lsn(lsn),
+            domain: Some(domain),
+            previous: None,
+            body,
+        });
+    }
+    assert_eq!(state.jobs[&job].state.stream.done, u32::MAX);
 }
