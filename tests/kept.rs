@@ -96,8 +96,9 @@ fn connections_outlive(end: fn(&mut Pair)) {
     // An effect that QEMU has begun, when it answers somebody who came later; then a question and an effect behind it,
     // and half a command.
     one.say(BUSY.as_bytes());
-    until("its intent", TIMEOUT, || {
-        Ok((effects(&mut pair, "sleep 1500").0 == 1).then_some(()))
+    until("it is at QEMU", TIMEOUT, || {
+        let is_intended = effects(&mut pair, "sleep 1500").0 == 1;
+        Ok((is_intended && supervisor.has_sent("execute\":\"human")?).then_some(()))
     })
     .unwrap();
     let answer = other.ask(r#"{"exec-oob":"query-yank","id":7}"#);

@@ -26,6 +26,9 @@ use crate::{Error, until};
 /// Descriptors are handed over by a shell that moves them from here on to where they belong.
 const HIGH_FD: i32 = 500;
 
+/// What of a memory file is looked at, in bytes.
+const STATE_SIZE: usize = 64 * 1024;
+
 /// How long it may take to have read what it was sent.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -129,6 +132,17 @@ impl Supervisor {
             let mut files = store.kept.values().flat_map(|kept| &kept.fds);
             Ok(files.all(|fd| !is_in_a_step(fd)).then_some(()))
         })
+    }
+
+    /// Whether it is written down of a client's command with this text in it that it is on its way to QEMU.
+    ///
+    /// # Errors
+    /// As [`Supervisor::kept`].
+    pub fn has_sent(&self, text: &str) -> Result<bool, Error> {
+        self.barrier()?;
+        let store = lock(&self.store);
+        let mut files = store.kept.values().flat_map(|kept| &kept.fds);
+        Ok(files.any(|fd| says_sent(fd, text.as_bytes())))
     }
 
     /// Writes over the memory file that is kept under this name.
@@ -237,6 +251,23 @@ fn is_in_a_step(fd: &OwnedFd) -> bool {
     let mut first = [0];
     let read = rustix::io::pread(fd, &mut first, 0);
     read.is_ok() && first != [0]
+}
+
+/// In a memory file a command's bytes stand behind how far it is, QEMU's id, whether descriptors came, and their length.
+fn says_sent(fd: &OwnedFd, text: &[u8]) -> bool {
+    const SENT: u8 = 3;
+    const STAGE_BEFORE: usize = 1 + 8 + 1 + 8;
+    let mut bytes = vec![0; STATE_SIZE];
+    let Ok(size) = rustix::io::pread(fd, bytes.as_mut_slice(), 0) else {
+        return false;
+    };
+    let bytes = &bytes[..size];
+    let begins = |at: usize| bytes[..at].iter().rposition(|byte| *byte == b'{');
+    let found = bytes.windows(text.len()).position(|one| one == text);
+    let stage = found
+        .and_then(begins)
+        .and_then(|at| at.checked_sub(STAGE_BEFORE));
+    stage.is_some_and(|at| bytes[at] == SENT)
 }
 
 fn has_hung_up(fd: &OwnedFd) -> bool {
