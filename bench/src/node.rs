@@ -152,11 +152,7 @@ impl Running {
         let maker = node.spare_maker();
         let spares = thread("spares", move || maker.run())?;
         let node = runtime.spawn(link::run(node, link.clone(), inbound, drop));
-        Ok(Running {
-            link,
-            node,
-            spares,
-        })
+        Ok(Running { link, node, spares })
     }
 
     /// Ends it as the sidecar ends: the link is closed, and one more input comes.
