@@ -51,8 +51,11 @@ fn cancelled(bench: &mut Bench) {
     assert_eq!(bench.qemu.run, RunState::Postmigrate);
 }
 
+type Begin = fn(&mut Bench);
+type Way = fn(&mut Bench) -> Result<(), String>;
+
 /// The ways to have it run on.
-const WAYS: [fn(&mut Bench) -> Result<(), String>; 3] = [
+const WAYS: [Way; 3] = [
     |bench| bench.send("cont", &NOTHING()),
     |bench| {
         let name = NAME.to_owned();
@@ -102,7 +105,7 @@ fn what_nothing_on_record_says_is_here_is_not_continued() {
 /// Saves and a migration that came to nothing, in one life of the sidecar and over a restart, and with another job since.
 #[test]
 fn what_is_on_record_as_here_is_continued() {
-    let begins: [(&str, fn(&mut Bench)); 3] = [
+    let begins: [(&str, Begin); 3] = [
         ("a save by plain commands", save_by_plain_commands),
         ("a save by a job", save_by_a_job),
         ("a cancelled migration", cancelled),
