@@ -226,7 +226,7 @@ impl BatchBuilder {
             &self.salted,
             self.next_lsn(),
             previous,
-            draft,
+            (draft.domain, &draft.body),
             &mut self.bytes,
         )?;
         let size = on_disk(self.bytes.len() - self.begin);

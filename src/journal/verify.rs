@@ -27,6 +27,8 @@ pub enum Verdict {
     Torn,
     /// Something that was acknowledged, or may have been, cannot be read; be it only a header.
     Damaged,
+    /// Nothing was read: all of it was written in another version of the format. Whether it is damaged is not known (F5).
+    NotRead,
 }
 
 impl Verdict {
@@ -37,6 +39,7 @@ impl Verdict {
             Verdict::Clean => "clean",
             Verdict::Torn => "torn",
             Verdict::Damaged => "damaged",
+            Verdict::NotRead => "not-read",
         }
     }
 
@@ -45,7 +48,7 @@ impl Verdict {
     pub const fn is_sound(self) -> bool {
         match self {
             Verdict::Clean | Verdict::Torn => true,
-            Verdict::Damaged => false,
+            Verdict::Damaged | Verdict::NotRead => false,
         }
     }
 }
@@ -94,8 +97,26 @@ pub struct Report {
     pub lost_headers: Vec<LostHeader>,
     /// Batches that are damaged where nothing is lost by it: in the zeros behind their records.
     pub damaged_padding: Vec<BatchHeader>,
+    /// All of it is of another version of the format.
+    pub is_not_read: bool,
     /// How the journal ends.
     pub ending: Ending,
+}
+
+/// Are all segments of a journal there, and of another version of the format? What is missing between them, or
+/// damaged beside them, is something else.
+#[must_use]
+pub fn is_of_another_version(files: &[SegmentFile]) -> bool {
+    let is_it = |file: &SegmentFile| {
+        let why = file.header.as_ref().err();
+        matches!(
+            why,
+            Some(Cause::Damaged(FormatError::Version { .. }))
+        )
+    };
+    let mut pairs = files.windows(2);
+    let has_all = pairs.all(|pair| pair[0].number.next() == Some(pair[1].number));
+    !files.is_empty() && has_all && files.iter().all(is_it)
 }
 
 /// One of a segment's two headers that cannot be read. Nothing is lost by it.
@@ -124,6 +145,9 @@ impl Report {
     /// The verdict.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
+        if self.is_not_read {
+            return Verdict::NotRead;
+        }
         let is_whole = self.gaps.is_empty()
             && self.bad_files.is_empty()
             && self.damaged_headers.is_empty()
@@ -222,6 +246,7 @@ impl Counted {
             damaged_headers,
             lost_headers: Vec::new(),
             damaged_padding: Vec::new(),
+            is_not_read: is_of_another_version(reader.segments()),
             ending: Ending::Clean,
         };
         Ok(Counted {

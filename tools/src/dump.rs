@@ -312,7 +312,7 @@ impl Walk {
             }
         };
         Ok(Outcome {
-            found,
+            found: source::found(&files, found),
             end,
             filter: is_whole.then_some(filter),
         })
@@ -422,6 +422,6 @@ fn show_headers(
     sheet.flush()?;
     match filter.not_found() {
         Some(why) => Err(ToolError::Argument(why)),
-        None => Ok(found),
+        None => Ok(source::found(past.segments(), found)),
     }
 }

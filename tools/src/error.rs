@@ -10,7 +10,7 @@ use phase_journal::journal::read::ReadError;
 use phase_journal::journal::repair::RepairError;
 use phase_journal::qmp::QmpError;
 
-/// What a command found, worst last; decides between the exit codes 0, 1 and 2.
+/// What a command found, worst last; decides between the exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Found {
     /// All is well.
@@ -19,6 +19,8 @@ pub(crate) enum Found {
     Something,
     /// Damage, or a promise that was broken.
     Damage,
+    /// A journal of another version of the format, all of it: nothing of it is known.
+    NotRead,
 }
 
 /// A command found nothing to be said of.
@@ -37,6 +39,7 @@ impl Found {
             Found::Nothing => EXIT_FINE,
             Found::Something => EXIT_FOUND,
             Found::Damage => EXIT_DAMAGE,
+            Found::NotRead => EXIT_FAILED,
         }
     }
 }

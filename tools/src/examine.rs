@@ -71,6 +71,7 @@ impl Examined {
             // What a crash leaves: nothing that was acknowledged is missing.
             Verdict::Torn => Found::Something,
             Verdict::Damaged => Found::Damage,
+            Verdict::NotRead => Found::NotRead,
         }
     }
 

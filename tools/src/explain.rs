@@ -18,6 +18,7 @@ use journal_format::record::{
 };
 use phase_journal::engine::{Rule, decide_job, disagreement};
 use phase_journal::journal::read::{Ending, Gap};
+use phase_journal::journal::verify::is_of_another_version;
 use serde_json::{Value, json};
 
 use crate::error::{Found, ToolError};
@@ -288,7 +289,12 @@ pub(crate) fn run(
     let paint = Paint::of_stdout();
     // Decisions are shown as they come: a long journal has more than should be kept.
     let (mut decisions, mut reproduced) = (0_u64, true);
-    let Read { open, gaps, ending } = read(args, |one| {
+    let Read {
+        open,
+        gaps,
+        ending,
+        is_not_read,
+    } = read(args, |one| {
         reproduced &= matches!(one.again(), Again::Same | Again::Operator);
         decisions += 1;
         if json {
@@ -309,7 +315,11 @@ pub(crate) fn run(
         writeln!(out, "{before}],\"gaps\":{gaps},\"open-jobs\":{open}}}")?;
     } else {
         if decisions == 0 {
-            writeln!(out, "no decision is recorded")?;
+            let none = match is_not_read {
+                true => "no decision could be read",
+                false => "no decision is recorded",
+            };
+            writeln!(out, "{none}")?;
         }
         for gap in &gaps {
             writeln!(
@@ -330,7 +340,9 @@ pub(crate) fn run(
         }
     }
     let is_damaged = !gaps.is_empty() || ending == Ending::Damaged;
-    Ok(if is_damaged || !reproduced {
+    Ok(if is_not_read {
+        Found::NotRead
+    } else if is_damaged || !reproduced {
         Found::Damage
     } else if !open.is_empty() {
         Found::Something
@@ -349,6 +361,8 @@ struct Read {
     /// What is missing may have held a decision.
     gaps: Vec<Gap>,
     ending: Ending,
+    /// All of it is of another version of the format.
+    is_not_read: bool,
 }
 
 /// Hands the decisions that are asked for to `each`.
@@ -363,7 +377,9 @@ fn read(
     let mut is_known = false;
     let mut resolved: Option<OperatorResolved> = None;
     // What is read is printed meanwhile.
-    let ending = Past::open(&args.directory)?.silent().read(|item| {
+    let past = Past::open(&args.directory)?.silent();
+    let is_not_read = is_of_another_version(past.segments());
+    let ending = past.read(|item| {
         let recorded = match item {
             Item::Record(recorded) => recorded,
             Item::Batch(..) => return Ok(()),
@@ -413,7 +429,12 @@ fn read(
     if let Some(error) = asked.not_found().filter(|_| !is_known) {
         return Err(error);
     }
-    Ok(Read { open, gaps, ending })
+    Ok(Read {
+        open,
+        gaps,
+        ending,
+        is_not_read,
+    })
 }
 
 /// The decision that a record is, if it is one.

@@ -129,7 +129,7 @@ fn as_text(
     let look = match examined.found() {
         Found::Nothing => Look::Good,
         Found::Something => Look::Doubt,
-        Found::Damage => Look::Bad,
+        Found::Damage | Found::NotRead => Look::Bad,
     };
     writeln!(
         out,
@@ -159,7 +159,9 @@ fn as_text(
             (name.unwrap_or_default(), state)
         })
         .collect();
-    if jobs.is_empty() && others.is_empty() {
+    if examined.found() == Found::NotRead {
+        writeln!(out, "\nwhat recovery would do cannot be told")?;
+    } else if jobs.is_empty() && others.is_empty() {
         writeln!(
             out,
             "\nno job is open: recovery would have nothing to decide"

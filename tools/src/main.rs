@@ -25,6 +25,7 @@ mod merge;
 mod migrate;
 mod online;
 mod outlook;
+mod parts;
 mod past;
 mod print;
 mod reindex;

@@ -3,8 +3,8 @@
 //!
 //! Invariant: only what two journals say is compared; where records are missing, nothing follows from their
 //! absence. A journal that is older than what another one saw of it is told of as that, and not as wrong.
-//! Not here: what one journal alone must keep (`phase_journal::engine::laws`); how it is shown (`verify`,
-//! `diff`).
+//! Not here: what one journal alone must keep (`phase_journal::engine::laws`); where parts of it wait that are compared
+//! later (`parts`); how it is shown (`verify`, `diff`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -67,16 +67,62 @@ impl Part {
     /// Everything.
     pub(crate) const ALL: Part = Part::Share { bits: 0, index: 0 };
 
+    /// Which of 2^`bits` parts a migration is of.
+    pub(crate) fn index_of(migration: MigrationId, bits: u32) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        migration.hash(&mut hasher);
+        hasher.finish().checked_shr(u64::BITS - bits).unwrap_or(0)
+    }
+
     fn has(&self, migration: MigrationId) -> bool {
         match self {
-            Part::Share { bits: 0, .. } => true,
-            Part::Share { bits, index } => {
-                let mut hasher = DefaultHasher::new();
-                migration.hash(&mut hasher);
-                hasher.finish() >> (u64::BITS - bits) == *index
-            }
+            Part::Share { bits, index } => Part::index_of(migration, *bits) == *index,
             Part::Only(wanted) => wanted.contains(&migration),
         }
+    }
+}
+
+/// Whom a record that [`Side::see`] looks at is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// A migration.
+    Migration(MigrationId),
+    /// A migration, and it is this job, which is open.
+    Job(MigrationId, Lsn),
+    /// The migration that this job is, if it is one.
+    OfJob(Lsn),
+    /// The same, and the job ends with it.
+    EndOf(Lsn),
+}
+
+impl About {
+    /// Of which migration a record tells something that is compared.
+    pub(crate) fn of(record: &Record) -> Option<About> {
+        Some(match &record.body {
+            RecordBody::JobBegun(begun) => {
+                About::Job(begun.migration.as_ref()?.migration, record.lsn)
+            }
+            RecordBody::MigrationState(state) if state.open => {
+                About::Job(state.terms.migration, state.job)
+            }
+            RecordBody::MigrationState(state) => About::Migration(state.terms.migration),
+            RecordBody::PeerPrepared(prepared) => About::Migration(prepared.migration),
+            RecordBody::PeerHeard(heard) => {
+                // Who is heard of without a position said nothing.
+                heard.position?;
+                About::Migration(heard.migration)
+            }
+            RecordBody::MigrationGranted(granted) => About::Migration(granted.cookie.migration),
+            RecordBody::MigrationAbandoned(abandoned) => About::Migration(abandoned.migration),
+            RecordBody::MigrationCommitted(committed) => About::Migration(committed.migration),
+            RecordBody::MigrationStarted(named) | RecordBody::MigrationAborted(named) => {
+                About::Migration(named.migration)
+            }
+            RecordBody::OutcomeLearned(learned) => About::Migration(learned.migration),
+            RecordBody::OperatorResolved(resolved) => About::OfJob(resolved.job),
+            RecordBody::JobEnded(ended) => About::EndOf(ended.job),
+            _ => return None,
+        })
     }
 }
 

@@ -13,8 +13,10 @@ use journal_format::error::FormatError;
 use journal_format::number::SegmentNumber;
 use journal_format::segment::SegmentHeader;
 use phase_journal::journal::OsDisk;
+use phase_journal::journal::read::SegmentFile;
+use phase_journal::journal::verify::is_of_another_version;
 
-use crate::error::ToolError;
+use crate::error::{Found, ToolError};
 
 /// The journal at a path: that of a directory, or one segment as if there were no other.
 ///
@@ -41,6 +43,15 @@ pub(crate) fn open(path: &Path) -> Result<OsDisk, ToolError> {
         ToolError::Argument(format!("{} is no segment of a journal", path.display()))
     })?;
     Ok(OsDisk::of_file(path, &number.file_name()))
+}
+
+/// What a command found in a journal of these files: of one that is of another version of the format it read nothing,
+/// whatever it took that for.
+pub(crate) fn found(files: &[SegmentFile], found: Found) -> Found {
+    match is_of_another_version(files) {
+        true => Found::NotRead,
+        false => found,
+    }
 }
 
 /// Refuses a file where a whole journal is wanted. What is not there is told of when it is opened.

@@ -123,7 +123,7 @@ fn read(journal: &Path, filter: &mut Filter) -> Result<(Stats, Found), ToolError
     if past.ending() == Ending::Damaged {
         found = Found::Damage;
     }
-    Ok((stats, found))
+    Ok((stats, source::found(past.segments(), found)))
 }
 
 /// What one kind of records takes.

@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use clap::Args;
-use journal_format::error::FormatError;
 use journal_format::number::Lsn;
 use journal_format::record::{Decoded, RecordBody};
 use phase_journal::journal::decoded::Item;
-use phase_journal::journal::read::{Cause, Ending, Reader};
+use phase_journal::journal::read::{Ending, Reader};
 use phase_journal::journal::verify::{Report, Verdict};
 use serde_json::{Value, json};
 
@@ -23,6 +22,7 @@ use crate::agreement::{self, Agreement};
 use crate::error::{Found, ToolError};
 use crate::examine::{Examined, examine};
 use crate::merge;
+use crate::parts::{PARTS_MAX, Parts};
 use crate::sides::{Contradiction, End, Part, Side, Sides};
 use crate::source;
 use crate::terminal::{Look, Paint};
@@ -46,7 +46,7 @@ and not in use. Of several journals also whether both sides of each migration ag
 nothing, also while a sidecar writes.
 
 Exit codes: 0 clean; 1 a torn tail, as a crash leaves it, or a copy that is older than another one; 2 damage, or a \
-promise that was broken; 3 could not be read.")]
+promise that was broken; 3 could not be read, also because all of it is of another version of the format.")]
 pub(crate) struct VerifyArgs {
     /// The journal's directory, or a segment file; several are also compared with each other
     #[arg(value_name = "JOURNAL", required = true)]
@@ -105,23 +105,36 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
     let (bits, parts) = sides.settle();
     let (mut contradictions, mut shared) = (sides.contradictions(), sides.shared());
     drop(sides);
-    let labels = verified.iter().map(|one| named(one.label.as_deref()));
-    let journals: Vec<_> = args.journals.iter().zip(labels).zip(&ends).collect();
-    for index in 1..parts {
-        let mut sides = Sides::default();
-        let read = |((journal, label), end): ((&PathBuf, &str), &End)| {
-            let mut side = Side::begin(label, Part::Share { bits, index }, count);
-            read_again(journal, &mut side, end.last)?;
-            side.end(end.clone());
-            Ok::<Side, ToolError>(side)
-        };
+    let names: Vec<&str> = verified
+        .iter()
+        .map(|one| named(one.label.as_deref()))
+        .collect();
+    let mut begin = 1;
+    while begin < parts {
+        // What of so many parts is said is put down while the journals are gone over once more.
+        let count = (parts - begin).min(PARTS_MAX);
+        let journals: Vec<_> = args.journals.iter().zip(&ends).collect();
+        let mut put_down = Vec::new();
         for two in journals.chunks(2) {
-            for side in both(two, read) {
-                sides.add(side?);
+            let read = |(journal, end): (&PathBuf, &End)| {
+                read_again(journal, Parts::new(bits, begin, count)?, end.last)
+            };
+            for parts in both(two, read) {
+                put_down.push(parts?);
             }
         }
-        contradictions.extend(sides.contradicted());
-        shared += sides.shared();
+        for index in begin..begin + count {
+            let mut sides = Sides::default();
+            for ((parts, end), label) in put_down.iter().zip(&ends).zip(&names) {
+                let mut side = Side::begin(label, Part::Share { bits, index }, names.len());
+                parts.read(index, |record| side.see(record))?;
+                side.end(end.clone());
+                sides.add(side);
+            }
+            contradictions.extend(sides.contradicted());
+            shared += sides.shared();
+        }
+        begin += count;
     }
     let mut found = verified
         .iter()
@@ -184,8 +197,8 @@ fn named(label: Option<&str>) -> &str {
     label.map_or("", str::trim_end)
 }
 
-/// Shows a journal to a side again, up to where it was read before. What is lost was told of then.
-fn read_again(journal: &Path, side: &mut Side, last: Lsn) -> Result<(), ToolError> {
+/// Puts down by parts what a journal says of migrations, up to where it was read before. What is lost was told of then.
+fn read_again(journal: &Path, mut parts: Parts, last: Lsn) -> Result<Parts, ToolError> {
     let mut reader = Reader::open(source::open(journal)?)?;
     // It is never stopped.
     let _ = reader.decoded(
@@ -196,12 +209,12 @@ fn read_again(journal: &Path, side: &mut Side, last: Lsn) -> Result<(), ToolErro
                 ..
             } = &item
             {
-                side.see(record);
+                parts.put(record);
             }
             ControlFlow::Continue(())
         },
     )?;
-    Ok(())
+    parts.done()
 }
 
 fn end_of(examined: &Examined) -> End {
@@ -265,7 +278,7 @@ fn one_text(one: &Verified, paint: Paint, out: &mut impl Write) -> Result<(), To
     let look = match one.found() {
         Found::Nothing => Look::Good,
         Found::Something => Look::Doubt,
-        Found::Damage => Look::Bad,
+        Found::Damage | Found::NotRead => Look::Bad,
     };
     writeln!(
         out,
@@ -340,28 +353,12 @@ pub(crate) fn whole_verdict(examined: &Examined) -> String {
                 count(broken, "promise")
             )
         }
-        (broken, Verdict::Damaged) => format!(
+        (broken, Verdict::Damaged | Verdict::NotRead) => format!(
             "{}; {} broken",
             verdict(&examined.report),
             count(broken, "promise")
         ),
     }
-}
-
-/// Is nothing wrong but that segments were written by another version of this program?
-fn is_only_of_another_version(report: &Report) -> bool {
-    let is_it = |why: &Cause| matches!(why, Cause::Damaged(FormatError::Version { .. }));
-    // Files that are missing between them, or damage beside them, are something else.
-    let mut pairs = report.bad_files.windows(2);
-    let has_all = pairs.all(|pair| pair[0].segment.next() == Some(pair[1].segment));
-    !report.bad_files.is_empty()
-        && report.bad_files.len() as u64 == report.segments
-        && has_all
-        && report.bad_files.iter().all(|file| is_it(&file.why))
-        && report.gaps.iter().all(|gap| is_it(&gap.why))
-        && report.damaged_headers.is_empty()
-        && report.lost_headers.is_empty()
-        && report.damaged_padding.is_empty()
 }
 
 /// The verdict on what can be read, in words.
@@ -376,9 +373,9 @@ pub(crate) fn verdict(report: &Report) -> String {
             Ending::Clean | Ending::Damaged => "torn tail".to_owned(),
         },
         // Named as what it is, and not called damaged (F5).
-        Verdict::Damaged if is_only_of_another_version(report) => format!(
+        Verdict::NotRead => format!(
             "NOT READ: {} of another version of the format, {} at the most",
-            count(report.bad_files.len() as u64, "segment"),
+            count(report.segments, "segment"),
             count(report.lost(), "record")
         ),
         Verdict::Damaged if report.lost() == 0 => "DAMAGED: no record is lost".to_owned(),

@@ -219,23 +219,23 @@ pub(crate) fn encode_record(
     salted: &Salted,
     lsn: Lsn,
     previous: Option<Lsn>,
-    draft: &Draft,
+    (domain, body): (Option<DomainId>, &RecordBody),
     out: &mut Vec<u8>,
 ) -> Result<(), FormatError> {
+    let (kind, version) = (body.type_number(), body.body_version());
     let begin = out.len();
     out.resize(begin + RECORD_HEADER_SIZE, 0);
-    if let Err(error) = encode_body(&draft.body, out) {
+    if let Err(error) = encode_body(body, out) {
         out.truncate(begin);
         return Err(error);
     }
     let (header, body) = out[begin..].split_at_mut(RECORD_HEADER_SIZE);
-    let kind = draft.body.type_number();
     let lsn = lsn.0.to_le_bytes();
     header[..8].copy_from_slice(&lsn);
     header[8..16].copy_from_slice(&previous.map_or(0, |previous| previous.0).to_le_bytes());
-    header[16..32].copy_from_slice(&domain_bytes(draft.domain));
+    header[16..32].copy_from_slice(&domain_bytes(domain));
     header[32..34].copy_from_slice(&kind.to_le_bytes());
-    header[34..36].copy_from_slice(&draft.body.body_version().to_le_bytes());
+    header[34..36].copy_from_slice(&version.to_le_bytes());
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     header[36..40].copy_from_slice(&length.to_le_bytes());
     header[40..44].copy_from_slice(&salted.crc(&[&lsn, body]).to_le_bytes());
@@ -362,6 +362,21 @@ pub(crate) fn decode_record(salted: &Salted, bytes: &[u8]) -> Result<DecodedReco
 pub fn record_at(salt: &Salt, bytes: &[u8]) -> Result<(u64, Decoded), FormatError> {
     let (_, size, record) = decode_record(&Salted::new(salt), bytes)?;
     Ok((on_disk(size), record?))
+}
+
+/// Appends the bytes of a record that stands outside a batch, for [`record_at`] to read. On an error nothing is
+/// appended.
+///
+/// # Errors
+/// Its body is larger than one may be (F14).
+pub fn put_record(salt: &Salt, record: &Record, out: &mut Vec<u8>) -> Result<(), FormatError> {
+    let Record {
+        lsn,
+        domain,
+        previous,
+        body,
+    } = record;
+    encode_record(&Salted::new(salt), *lsn, *previous, (*domain, body), out)
 }
 
 /// Bytes of a record on disk; for whoever fills batches.

@@ -10,7 +10,9 @@ mod settings;
 mod vocabulary;
 
 pub use body::*;
-pub use codec::{Decoded, RECORD_HEADER_SIZE, RecordHeader, body_size, record_at, record_size};
+pub use codec::{
+    Decoded, RECORD_HEADER_SIZE, RecordHeader, body_size, put_record, record_at, record_size,
+};
 pub(crate) use codec::{decode_record, encode_record};
 pub use disks::*;
 pub use job::*;
