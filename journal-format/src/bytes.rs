@@ -73,7 +73,7 @@ const ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
 pub fn is_zero(bytes: &[u8]) -> bool {
     // Behind most records.
     if bytes.len() < 8 {
-        return bytes.iter().all(|byte| *byte == 0);
+        return bytes.iter().fold(0, |all, byte| all | byte) == 0;
     }
     bytes
         .chunks(ZEROS.len())

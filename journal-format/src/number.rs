@@ -70,7 +70,11 @@ impl fmt::Display for Epoch {
 
 /// 128 bits of identity. In the journal: 16 bytes as they stand. In text and JSON: the usual
 /// hyphenated form of a UUID.
+///
+/// Aligned as words are: else it stands at an odd place in an `Option`, and a copy of it is read in other pieces than it
+/// was written, for which a processor waits.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[repr(align(8))]
 pub struct Id128(pub [u8; 16]);
 
 /// By bytes, first one first; compared as one number, since maps of identities are most of what a fold does.

@@ -165,15 +165,23 @@ pub struct Copied {
     bytes: Vec<u8>,
     /// What stands before them, and where in `bytes` the records end.
     batches: Vec<(BatchHeader, Chain, Salted, usize)>,
+    /// The bytes of all their records.
+    size: usize,
 }
 
 impl Copied {
     /// Adds a batch.
     pub fn add(&mut self, batch: &WholeBatch<'_>) {
         self.bytes.extend_from_slice(batch.content);
+        self.add_head(batch);
+    }
+
+    /// Adds a batch of which nobody wants the records any more: it has none then.
+    pub fn add_head(&mut self, batch: &WholeBatch<'_>) {
         let end = self.bytes.len();
         self.batches
             .push((batch.header, batch.chain, batch.salted.clone(), end));
+        self.size += batch.content.len();
     }
 
     /// The batches, in the order in which they were added.
@@ -199,16 +207,17 @@ impl Copied {
         self.batches.len()
     }
 
-    /// The bytes of their records.
+    /// The bytes of their records, also of those that nobody wanted.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.bytes.len()
+        self.size
     }
 
     /// Forgets them all; the memory is kept for others.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.batches.clear();
+        self.size = 0;
     }
 }
 
@@ -276,6 +285,6 @@ impl<'a> RecordView<'a> {
     /// A checksum of its own, or its body, is wrong, though the batch's is right (F9).
     #[inline]
     pub fn decode(&self) -> Result<Decoded, FormatError> {
-        self.header.decode(&self.salted, self.bytes)?
+        self.header.decode(&self.salted, self.bytes)
     }
 }

@@ -12,7 +12,7 @@ use std::thread;
 
 use journal_format::batch::BatchHeader;
 use journal_format::record::Decoded;
-use journal_format::whole::Copied;
+use journal_format::whole::{Copied, WholeBatch};
 
 use super::decoded::{Head, Held, Item, Said, show_whole};
 use super::disk::Disk;
@@ -50,10 +50,24 @@ impl Chunk {
         self.batches.size() >= CHUNK_SIZE || count >= CHUNK_COUNT_MAX
     }
 
+    /// Takes in a batch, and decodes its records where they lie if somebody has time.
+    fn add(&mut self, batch: &WholeBatch<'_>, has_time: bool) {
+        if self.batches.count() == 0 {
+            self.is_decoded = has_time;
+        }
+        match self.is_decoded {
+            true => {
+                decode(batch, &mut self.says);
+                self.batches.add_head(batch);
+            }
+            false => self.batches.add(batch),
+        }
+    }
+
     fn decode(&mut self) {
-        let batches = self.batches.batches();
-        let views = batches.flat_map(|batch| batch.records());
-        self.says.extend(views.map(|view| Said::of(&view)));
+        for batch in self.batches.batches() {
+            decode(&batch, &mut self.says);
+        }
         self.is_decoded = true;
     }
 
@@ -67,6 +81,14 @@ impl Chunk {
         self.batches.clear();
         self.forget();
         self.entries.clear();
+    }
+}
+
+/// Appends what the records of a batch say.
+fn decode(batch: &WholeBatch<'_>, says: &mut Vec<Said<Decoded>>) {
+    says.reserve(batch.header.records as usize);
+    for view in batch.records() {
+        says.push(Said::of(&view));
     }
 }
 
@@ -109,7 +131,7 @@ impl<D: Disk> Reader<D> {
     /// A file cannot be read.
     pub fn decoded_ahead(
         &mut self,
-        mut each: impl FnMut(Item<'_, &Decoded>),
+        mut each: impl FnMut(&Item<'_, &Decoded>),
     ) -> Result<(), ReadError>
     where
         D: Send,
@@ -136,7 +158,8 @@ impl<D: Disk> Reader<D> {
 fn read<D: Disk>(reader: &mut Reader<D>, filled: &Filled<'_>) -> Result<(), ReadError> {
     let mut chunk = Chunk::default();
     let hand_over = |chunk: &mut Chunk| {
-        if filled.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MIN {
+        let waiting = filled.waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting >= WAITING_MIN && !chunk.is_decoded {
             chunk.decode();
         }
         let empty = filled.emptied.try_recv().unwrap_or_default();
@@ -152,7 +175,8 @@ fn read<D: Disk>(reader: &mut Reader<D>, filled: &Filled<'_>) -> Result<(), Read
             if !chunk.entries.is_empty() || chunk.is_full() {
                 hand_over(&mut chunk)?;
             }
-            chunk.batches.add(batch);
+            let has_time = filled.waiting.load(Ordering::Relaxed) >= WAITING_MIN;
+            chunk.add(batch, has_time);
             ControlFlow::Continue(())
         }
         Seen::Entry(entry) => {
@@ -175,16 +199,16 @@ fn all(_: &BatchHeader, _: &Head) -> bool {
 
 /// Shows what is somebody's own to whoever only looks at it, and is never stopped.
 fn by_reference(
-    each: &mut impl FnMut(Item<'_, &Decoded>),
+    each: &mut impl FnMut(&Item<'_, &Decoded>),
 ) -> impl FnMut(Item<'_>) -> ControlFlow<()> {
     |item| {
-        each(item.by_reference());
+        each(&item.by_reference());
         ControlFlow::Continue(())
     }
 }
 
 /// Shows what is handed over, until all of it was.
-fn show(ways: Emptied<'_>, mut each: impl FnMut(Item<'_, &Decoded>)) {
+fn show(ways: Emptied<'_>, mut each: impl FnMut(&Item<'_, &Decoded>)) {
     let mut held = Held::default();
     for mut chunk in &ways.chunks {
         ways.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -197,7 +221,7 @@ fn show(ways: Emptied<'_>, mut each: impl FnMut(Item<'_, &Decoded>)) {
             let _ = held.flush(all, by_reference(&mut each));
             let records = says.by_ref().take(batch.header.records as usize);
             let _ = show_whole(&batch, records.map(Said::by_reference), |item| {
-                each(item);
+                each(&item);
                 ControlFlow::Continue(())
             });
         }

@@ -295,26 +295,26 @@ impl Index {
         self.store.read(|db| {
             let mut extents = Vec::new();
             for segment in segments(db)?.into_iter().filter(|segment| *segment >= from) {
-                // What does not decode is left out: the index is never believed.
-                let here = db.get(domain_key(segment, domain))?;
-                let here = here.and_then(|value| InSegment::decode(&value));
-                let here: Vec<u16> = here.unwrap_or_default().extents().collect();
-                let (Some(first), Some(last)) = (here.first(), here.last()) else {
-                    continue;
-                };
-                // One range is read much faster than as many single entries.
-                let all = extent_key(segment, *first)..=extent_key(segment, *last);
-                for item in db.range(all) {
-                    let (key, value) = item?;
-                    let extent = decode_extent(&key, &value);
-                    extents.extend(extent.filter(|extent| here.contains(&extent.number)));
-                    if extents.len() == limit {
-                        return Ok(extents);
-                    }
+                extents.extend(extents_of(db, domain, segment)?);
+                if extents.len() >= limit {
+                    extents.truncate(limit);
+                    break;
                 }
             }
             Ok(extents)
         })
+    }
+
+    /// The extents of one segment in which a domain has records, oldest first.
+    ///
+    /// # Errors
+    /// [`IndexError::Store`].
+    pub fn of_domain_in(
+        &self,
+        domain: DomainId,
+        segment: SegmentNumber,
+    ) -> Result<Vec<Extent>, IndexError> {
+        self.store.read(|db| extents_of(db, domain, segment))
     }
 
     /// The extents of a segment, in order.
@@ -548,6 +548,28 @@ impl Index {
         self.meta = None;
         self.store.run("clear", |db| db.clear())
     }
+}
+
+/// The extents of a segment in which a domain has records, oldest first. What does not decode is left out: the index is
+/// never believed.
+fn extents_of(
+    db: &sled::Db,
+    domain: DomainId,
+    segment: SegmentNumber,
+) -> Result<Vec<Extent>, sled::Error> {
+    let mut extents = Vec::new();
+    let here = db.get(domain_key(segment, domain))?;
+    let here = here.and_then(|value| InSegment::decode(&value));
+    let here: Vec<u16> = here.unwrap_or_default().extents().collect();
+    if let (Some(first), Some(last)) = (here.first(), here.last()) {
+        // One range is read much faster than as many single entries.
+        for item in db.range(extent_key(segment, *first)..=extent_key(segment, *last)) {
+            let (key, value) = item?;
+            let extent = decode_extent(&key, &value);
+            extents.extend(extent.filter(|extent| here.contains(&extent.number)));
+        }
+    }
+    Ok(extents)
 }
 
 /// The segments in which domains have records, oldest first.

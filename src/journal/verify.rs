@@ -109,10 +109,7 @@ pub struct Report {
 pub fn is_of_another_version(files: &[SegmentFile]) -> bool {
     let is_it = |file: &SegmentFile| {
         let why = file.header.as_ref().err();
-        matches!(
-            why,
-            Some(Cause::Damaged(FormatError::Version { .. }))
-        )
+        matches!(why, Some(Cause::Damaged(FormatError::Version { .. })))
     };
     let mut pairs = files.windows(2);
     let has_all = pairs.all(|pair| pair[0].number.next() == Some(pair[1].number));
@@ -198,11 +195,11 @@ pub fn verify<D: Disk>(disk: D) -> Result<Report, ReadError> {
 /// What the system refuses. Damage is no error.
 pub fn verify_with<D: Disk + Send>(
     mut reader: Reader<D>,
-    mut each: impl FnMut(Item<'_, &Decoded>),
+    mut each: impl FnMut(&Item<'_, &Decoded>),
 ) -> Result<Report, ReadError> {
     let mut counted = Counted::begin(&reader)?;
     reader.decoded_ahead(|item| {
-        counted.see(&item);
+        counted.see(item);
         each(item);
     })?;
     counted.end(&reader)

@@ -93,7 +93,7 @@ pub(crate) fn examine(
     let mut examiner = Examiner::default();
     let mut progress = Progress::new("verifying", files.iter().map(|file| file.length).sum());
     let report = verify_with(reader, |item| {
-        if let Item::Batch { header, .. } = &item {
+        if let Item::Batch { header, .. } = item {
             progress.add(header.size());
         }
         examiner.see(item, &mut each);
@@ -150,7 +150,7 @@ struct Examiner {
 }
 
 impl Examiner {
-    fn see(&mut self, item: Item<'_, &Decoded>, each: &mut impl FnMut(&Record, &BatchHeader)) {
+    fn see(&mut self, item: &Item<'_, &Decoded>, each: &mut impl FnMut(&Record, &BatchHeader)) {
         match item {
             Item::Gap(gap) => {
                 self.links.gap(gap.first, gap.last);

@@ -315,9 +315,9 @@ pub(crate) fn run(
         writeln!(out, "{before}],\"gaps\":{gaps},\"open-jobs\":{open}}}")?;
     } else {
         if decisions == 0 {
-            let none = match is_not_read {
-                true => "no decision could be read",
-                false => "no decision is recorded",
+            let none = match gaps.is_empty() {
+                true => "no decision is recorded",
+                false => "no decision is recorded in what can be read",
             };
             writeln!(out, "{none}")?;
         }

@@ -10,6 +10,7 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 
 use journal_format::batch::BatchHeader;
@@ -19,7 +20,7 @@ use journal_format::whole::RecordView;
 use phase_journal::journal::decoded::Head;
 use phase_journal::journal::disk::Disk;
 use phase_journal::journal::extent::{Extents, Shown};
-use phase_journal::journal::index::{Index, Meta};
+use phase_journal::journal::index::{Extent, Index, IndexError, Meta};
 use phase_journal::journal::read::SegmentFile;
 use phase_journal::journal::{INDEX_NAME, OsDisk};
 
@@ -132,8 +133,8 @@ impl Opened {
 
 /// Hands the records of a domain that are chosen to `each`, as far as the index leads, from the segment
 /// `begin` (which must begin with a checkpoint, or be the first) up to the one that holds `to`. Nothing is
-/// shown, and `next` is the first LSN, where it cannot be used. The index is closed: whoever reads may take his
-/// time, and a sidecar that starts wants it.
+/// shown, and `next` is the first LSN, where it cannot be used. Records are shown while the index is still asked where
+/// more are.
 pub(crate) fn read(
     mut opened: Opened,
     files: &[SegmentFile],
@@ -151,14 +152,19 @@ pub(crate) fn read(
     let file = files.iter().find(|file| file.number == begin);
     let oldest = file.and_then(|file| file.header.as_ref().ok());
     let id = opened.domain(of, begin);
-    let extents = id.map(|id| opened.index.of_domain(id, begin, EXTENTS_MAX));
     let Opened {
         index,
-        meta: Meta { last, .. },
+        meta: Meta { last, segment, .. },
         mut reader,
     } = opened;
-    let _closing = Closing::begin(index);
-    let (Some(oldest), Some(id), Some(Ok(extents))) = (oldest, id, extents) else {
+    let indexed = begin..=segment;
+    let numbers = files.iter().map(|file| file.number);
+    let segments: Vec<_> = numbers.filter(|here| indexed.contains(here)).collect();
+    // A file that is missing is nobody's to leave out.
+    let mut pairs = segments.windows(2);
+    let has_all = pairs.all(|pair| pair[0].next() == Some(pair[1]));
+    let (Some(oldest), Some(id), true) = (oldest, id, has_all) else {
+        let _closing = Asking::begin(index, Vec::new(), None);
         return Ok(nothing);
     };
     let oldest = oldest.first;
@@ -173,34 +179,98 @@ pub(crate) fn read(
         each,
         ended: Ended::No,
     };
-    for extent in &extents {
-        if extent.first > to {
-            break;
+    let (mut count, mut last_shown) = (0, last);
+    let mut asking = Asking::begin(index, segments, Some(id));
+    while let Some(extents) = asking.next() {
+        let Ok(extents) = extents else {
+            // The journal itself tells what comes then.
+            return Ok(After {
+                next: shower.next,
+                is_stopped: false,
+            });
+        };
+        for extent in extents.iter().take(EXTENTS_MAX - count) {
+            if extent.first > to {
+                return Ok(all_until(last.min(to)));
+            }
+            let shown = reader.show(extent, |header, view| shower.see(header, view));
+            match (shown, std::mem::replace(&mut shower.ended, Ended::No)) {
+                (Shown::Whole, Ended::No) => {}
+                (Shown::Whole | Shown::NotThere | Shown::Stopped, Ended::Failed(error)) => {
+                    return Err(error);
+                }
+                (Shown::Whole | Shown::NotThere | Shown::Stopped, ended) => {
+                    return Ok(After {
+                        next: shower.next,
+                        is_stopped: matches!(ended, Ended::Enough),
+                    });
+                }
+            }
+            last_shown = extent.last;
         }
-        let shown = reader.show(extent, |header, view| shower.see(header, view));
-        match (shown, std::mem::replace(&mut shower.ended, Ended::No)) {
-            (Shown::Whole, Ended::No) => {}
-            (Shown::Whole | Shown::NotThere | Shown::Stopped, Ended::Failed(error)) => {
-                return Err(error);
-            }
-            (Shown::Whole | Shown::NotThere | Shown::Stopped, ended) => {
-                return Ok(After {
-                    next: shower.next,
-                    is_stopped: matches!(ended, Ended::Enough),
-                });
-            }
+        count += extents.len();
+        if count >= EXTENTS_MAX {
+            return Ok(all_until(last_shown.min(to)));
         }
     }
     // What lies beyond `to` was not looked at, and is not asked for.
-    let looked_at = if extents.len() < EXTENTS_MAX {
-        last
-    } else {
-        extents.last().map_or(last, |extent| extent.last)
-    };
-    Ok(After {
-        next: Lsn(looked_at.min(to).0.saturating_add(1)),
+    Ok(all_until(last.min(to)))
+}
+
+/// Everything up to there was looked at.
+fn all_until(last: Lsn) -> After {
+    After {
+        next: Lsn(last.0.saturating_add(1)),
         is_stopped: false,
-    })
+    }
+}
+
+/// A thread that asks the index where a domain's records are, segment by segment, and closes it: whoever reads may take
+/// his time, and a sidecar that starts wants it. Closing syncs sled's file, and nothing waits for that but the end.
+struct Asking {
+    /// `None` only while it ends.
+    answers: Option<Receiver<Result<Vec<Extent>, IndexError>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Asking {
+    /// Without a domain it is only closed.
+    fn begin(index: Index, segments: Vec<SegmentNumber>, domain: Option<DomainId>) -> Asking {
+        // Of no more than the index has, which is bounded by its size.
+        let (to, answers) = channel();
+        let thread = thread::spawn(move || {
+            for (segment, domain) in segments.into_iter().zip(domain.into_iter().cycle()) {
+                let answer = index.of_domain_in(domain, segment);
+                let is_last = answer.is_err();
+                // Where nobody wants to know more, it is closed.
+                if to.send(answer).is_err() || is_last {
+                    break;
+                }
+            }
+            drop(to);
+            drop(index);
+        });
+        Asking {
+            answers: Some(answers),
+            thread: Some(thread),
+        }
+    }
+
+    /// What the index says of the next segment.
+    fn next(&mut self) -> Option<Result<Vec<Extent>, IndexError>> {
+        self.answers.as_ref()?.recv().ok()
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        // It hears that nobody asks any more.
+        self.answers = None;
+        if let Some(thread) = self.thread.take() {
+            // Closing does not panic, and if it did, what was read would stand.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Why showing was ended.
@@ -277,23 +347,5 @@ where
             && self.choose.may_want(&recorded.batch, &head, self.known);
         let is_enough = is_wanted && (self.each)(Item::Record(Box::new(recorded)))?.is_break();
         Ok(if is_enough { Ended::Enough } else { Ended::No })
-    }
-}
-
-/// An index that is being closed: sled syncs its file, and nothing waits for that but the end.
-struct Closing(Option<JoinHandle<()>>);
-
-impl Closing {
-    fn begin(index: Index) -> Closing {
-        Closing(Some(thread::spawn(move || drop(index))))
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
-            // Closing does not panic, and if it did, what was read would stand.
-            let _ = thread.join();
-        }
     }
 }

@@ -35,10 +35,6 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("domain-remove", &["domain-remove web-1"]),
     ("domains", &["domains --json"]),
     (
-        "dump",
-        &["dump /var/lib/phase-journal --domain web-1 -n 20"],
-    ),
-    (
         "explain",
         &[
             "explain /var/lib/phase-journal --domain web-1",
@@ -53,7 +49,6 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("journal", &["journal"]),
     ("jobs", &["jobs --json"]),
-    ("inspect", &["inspect /var/lib/phase-journal"]),
     ("schema", &["schema > phase-journal.ksy"]),
     (
         "sim",
@@ -62,7 +57,6 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "sim --seed 7 --config tools/fleet.toml --story",
         ],
     ),
-    ("stats", &["stats /var/lib/phase-journal"]),
     (
         "libvirt",
         &[
@@ -93,15 +87,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &["status --socket /run/phase-journal/control.sock"],
     ),
     ("suspend", &["suspend web-1"]),
-    (
-        "timeline",
-        &[
-            "timeline host-a/journal host-b/journal --html -o evacuation.html",
-            "timeline /var/lib/phase-journal --domain web-1 --svg > web-1.svg",
-        ],
-    ),
     ("verdict", &["verdict web-1 committed"]),
-    ("verify", &["verify /var/lib/phase-journal"]),
 ];
 
 /// What to generate.

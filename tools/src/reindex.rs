@@ -39,6 +39,12 @@ pub(crate) fn run(
     let disk = OsDisk::new(&args.directory);
     // Without a journal, no index is deleted or made.
     let journal = Reader::open(disk.clone())?.journal();
+    if journal.is_none() {
+        return Err(ToolError::Argument(format!(
+            "no segment's header can be read in {}: there is nothing to be indexed",
+            args.directory.display()
+        )));
+    }
     // Only looked at: who held it would hold up a sidecar that starts.
     drop(NoWriter::of(&args.directory)?);
     let busy = Busy::new("indexing");

@@ -667,7 +667,9 @@ fn fact_of(answer: PeerAnswer, source: &Story, destination: &Story) -> Option<Op
 mod tests {
     use super::*;
     use journal_format::number::Id128;
-    use journal_format::record::{JobBegun, JobKind, MigrationAbandoned, MigrationNamed};
+    use journal_format::record::{JobBegun, JobEnded, JobKind, MigrationAbandoned, MigrationNamed};
+
+    use crate::parts::Parts;
 
     const MIGRATIONS: u64 = 200;
 
@@ -757,7 +759,73 @@ mod tests {
             found.extend(part.contradicted());
             shared += part.shared();
         }
+        assert_eq!((sorted(found), shared), (all.clone(), MIGRATIONS));
+
+        // And where they were put down meanwhile, some parts at a time.
+        let (mut found, mut shared) = (first.contradictions(), first.shared());
+        for begin in (1..parts).step_by(2) {
+            let roles = [Role::Source, Role::Destination];
+            let put_down = roles.map(|role| {
+                let mut put_down = Parts::new(bits, begin, 2.min(parts - begin)).unwrap();
+                records(role).iter().for_each(|record| put_down.put(record));
+                put_down.done().unwrap()
+            });
+            for index in begin..parts.min(begin + 2) {
+                let mut sides = Sides::default();
+                for (role, put_down) in roles.iter().zip(&put_down) {
+                    let part = Part::Share { bits, index };
+                    let mut side = Side::begin(role.name(), part, 2);
+                    put_down.read(index, |record| side.see(record)).unwrap();
+                    sides.add(side);
+                }
+                found.extend(sides.contradicted());
+                shared += sides.shared();
+            }
+        }
         assert_eq!((sorted(found), shared), (all, MIGRATIONS));
+    }
+
+    /// What ends a job is put down with its migration, though it does not name it.
+    #[test]
+    fn the_end_of_a_job_is_of_its_migration() {
+        let ended = |job| {
+            RecordBody::JobEnded(JobEnded {
+                job: Lsn(job),
+                result: JobResult::Completed,
+                detail: String::new(),
+            })
+        };
+        let mut all = records(Role::Source);
+        let count = all.len() as u64;
+        for number in 0..MIGRATIONS {
+            all.push(Record {
+                lsn: Lsn(count + number + 1),
+                domain: None,
+                previous: None,
+                body: ended(2 * number + 1),
+            });
+        }
+        let mut put_down = Parts::new(3, 0, 8).unwrap();
+        all.iter().for_each(|record| put_down.put(record));
+        let put_down = put_down.done().unwrap();
+        let mut read_back = Vec::new();
+        for index in 0..8 {
+            let mut begun = BTreeSet::new();
+            put_down
+                .read(index, |record| match &record.body {
+                    RecordBody::JobBegun(_) => assert!(begun.insert(record.lsn)),
+                    RecordBody::JobEnded(ended) => assert!(begun.contains(&ended.job)),
+                    _ => {}
+                })
+                .unwrap();
+            put_down
+                .read(index, |record| read_back.push(record.clone()))
+                .unwrap();
+        }
+        // What says nothing of a migration is left out; nothing else is.
+        all.retain(|record| record.body != RecordBody::Sealed);
+        read_back.sort_by_key(|record| record.lsn);
+        assert_eq!(read_back, all);
     }
 
     #[test]

@@ -78,12 +78,12 @@ fn ahead(disk: &TestDisk) -> (Vec<Shown>, Vec<BatchHeader>, Ending) {
     let (mut shown, mut headers) = (Vec::new(), Vec::new());
     let mut reader = Reader::open(disk.clone()).unwrap();
     let read = reader.decoded_ahead(|item| match item {
-        Item::Batch { header, .. } => headers.push(*header),
+        Item::Batch { header, .. } => headers.push(**header),
         Item::Record { header, record, .. } => {
-            assert_eq!(headers.last(), Some(header));
-            shown.push(Shown::Record(record.lsn(), record.clone()));
+            assert_eq!(headers.last(), Some(*header));
+            shown.push(Shown::Record(record.lsn(), (*record).clone()));
         }
-        Item::Gap(gap) => shown.push(Shown::Gap(gap)),
+        Item::Gap(gap) => shown.push(Shown::Gap(gap.clone())),
     });
     read.unwrap();
     (shown, headers, reader.ending())

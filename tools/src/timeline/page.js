@@ -90,7 +90,11 @@
   };
   byId("larger").addEventListener("click", () => resize(scale * 1.25));
   byId("smaller").addEventListener("click", () => resize(scale / 1.25));
-  byId("fit").addEventListener("click", () => resize(picture.clientWidth / whole.width));
+  const fitting = () => picture.clientWidth / whole.width;
+  byId("fit").addEventListener("click", () => resize(fitting()));
+  // Where little is missing to see all of it, nobody should have to look for how it ended; smaller it could not be read.
+  const readable = 0.8;
+  if (fitting() < 1 && fitting() >= readable) resize(fitting());
 
   byId("theme").addEventListener("click", () => {
     const root = document.documentElement;

@@ -101,6 +101,12 @@ fn where_no_journal_is_no_index_is_made() {
     let error = said(&mut reindex(&missing), 3);
     assert!(error.contains("missing"), "{error}");
     assert!(!missing.exists());
+    let foreign = scratch.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("0000000000000001.seg"), "no segment").unwrap();
+    let error = said(&mut reindex(&foreign), 3);
+    assert!(error.contains("nothing to be indexed"), "{error}");
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
     let file = scratch.path().join("file");
     fs::write(&file, "no journal").unwrap();
     let error = said(&mut reindex(&file), 3);

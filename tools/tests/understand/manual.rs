@@ -13,13 +13,16 @@ fn a_page_for_every_command() {
         let path = scratch.path().join("man/man1").join(name);
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
-    for verb in [
-        "dump", "explain", "timeline", "diff", "libvirt", "verify", "repair", "migrate",
-    ] {
+    let verbs = [
+        "inspect", "stats", "dump", "explain", "timeline", "diff", "libvirt", "verify", "repair",
+        "reindex", "schema", "migrate",
+    ];
+    for verb in verbs {
         let page = read(&format!("phase-journal-{verb}.1"));
+        let examples = page.matches("Example").count();
         assert!(
-            page.contains(".SH SYNOPSIS") && page.contains("Example"),
-            "{verb}"
+            page.contains(".SH SYNOPSIS") && examples == 1,
+            "{verb}: {examples}"
         );
     }
     assert!(read("phase-journal.1").contains("Exit codes"));
