@@ -405,7 +405,7 @@ fn show_headers(
         add(printer.segment(&file)?, &mut sheet)?;
     }
     let ending = past.ending();
-    let end = headers::end_line(ending);
+    let end = headers::end_line(past.segments(), ending);
     if printer.is_json() {
         add(printer.remark("", end), &mut sheet)?;
     }

@@ -9,6 +9,7 @@ use journal_format::number::Chain;
 use journal_format::segment::{SegmentEnd, SegmentHeader};
 use journal_format::{BLOCK_SIZE, FORMAT_VERSION};
 use phase_journal::journal::read::{Ending, SegmentFile};
+use phase_journal::journal::verify::is_of_another_version;
 use serde_json::{Value, json};
 
 use crate::text::{hex, plain, time};
@@ -122,8 +123,9 @@ pub(crate) fn batch_line(header: &BatchHeader, checksum: Chain, json: bool) -> S
 }
 
 /// How a journal ends, for programs.
-pub(crate) fn end_line(ending: Ending) -> Value {
+pub(crate) fn end_line(files: &[SegmentFile], ending: Ending) -> Value {
     let end = match ending {
+        _ if is_of_another_version(files) => json!({"how": "not-read"}),
         Ending::Clean => json!({"how": "clean"}),
         Ending::Torn { segment, at } => {
             json!({"how": "torn", "file": segment.file_name(), "at": at})
