@@ -24,6 +24,8 @@ from types import SimpleNamespace
 from enum import Enum
 from pathlib import Path
 
+MAGIC = b"PHJSEG\x1a\n"
+VERSION = 2
 BLOCK = 4096
 HEADER = 96
 RECORD = 48
@@ -232,6 +234,11 @@ class Segment:
         if masked(zlib.crc32(data[: BLOCK - 4])) != self.header.checksum:
             return "checksum"
         return None
+
+    def is_of_another_version(self):
+        """F5: magic and version are looked at first."""
+        version = struct.unpack("<I", self.data[8:12])[0] if self.length >= BLOCK else VERSION
+        return self.why is not None and self.data[:8] == MAGIC and version != VERSION
 
     def candidate(self, place):
         """The batch at that place, whole or with damaged content (F3, F7, F14, F15)."""
@@ -600,6 +607,9 @@ def read(form, directory):
     segments = [Segment(form, path) for path in paths]
     mark_foreign(segments)
     how, expected, before = {"how": "clean"}, None, None
+    numbers = [segment.number for segment in segments]
+    has_all = numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else False
+    is_not_read = has_all and all(segment.is_of_another_version() for segment in segments)
     while segments:
         count = 0
         while count < len(segments) and segments[count].why is not None:
@@ -621,6 +631,7 @@ def read(form, directory):
             expected = gap["last"] + 1
         if here is None:
             how = {"how": "damaged"} if gap is not None else how
+            how = {"how": "not-read"} if is_not_read else how
             break
         yield {"segment": here.told_header()}
         following = [other.header for other in segments if other.why is None]
