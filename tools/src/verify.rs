@@ -42,8 +42,9 @@ Examples:
 
 Looks at every checksum, at the chain of batches and the LSNs, at every checkpoint against the records before it, at \
 the phases, effects and facts of every job, at every decision against its evidence, and at the index if it is there \
-and not in use. Of several journals also whether both sides of each migration agree. Reads without a lock and writes \
-nothing, also while a sidecar writes.
+and not in use. Of several journals also whether both sides of each migration agree; what those of more than 32,768 \
+migrations say of them waits in a file without a name under TMPDIR (/tmp), a fifth as large as they are. Reads without \
+a lock and writes nothing to a journal, also while a sidecar writes.
 
 Exit codes: 0 clean; 1 a torn tail, as a crash leaves it, or a copy that is older than another one; 2 damage, or a \
 promise that was broken; 3 could not be read, also because all of it is of another version of the format.")]
