@@ -179,7 +179,7 @@ fn verify_says_whether_the_index_agrees() {
     let path = journal.path().join(INDEX_NAME);
     let verify = |code| said(&on("verify", &[journal.path()], &[]), code);
     assert!(
-        verify(0).contains("index     agrees, 36 records"),
+        verify(0).contains("index     agrees, 37 records"),
         "{}",
         verify(0)
     );
@@ -202,7 +202,7 @@ fn verify_says_whether_the_index_agrees() {
     let (index, _) = Index::open(&path, &OsDisk::new(journal.path())).unwrap();
     let domain = DomainId(journal_format::number::Id128([0x11; 16]));
     assert!(index.newest_decisions(domain, 1).unwrap().is_some());
-    assert_eq!(index.last(), Some(Lsn(36)));
+    assert_eq!(index.last(), Some(Lsn(37)));
     assert!(
         verify(0).contains("index     not looked at: it is in use"),
         "{}",

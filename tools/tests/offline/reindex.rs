@@ -41,18 +41,18 @@ fn the_index_is_made_anew_whatever_was_there() {
     for spoil in spoil {
         spoil();
         let out = said(&mut reindex(journal.path()), 0);
-        assert_eq!(out, "indexed   36 records, up to lsn 36\n");
+        assert_eq!(out, "indexed   37 records, up to lsn 37\n");
         let disk = OsDisk::new(journal.path());
         let (index, caught_up) = Index::open(&path, &disk).unwrap();
         assert_eq!(caught_up, CaughtUp::default(), "all of it was there");
-        assert_eq!(index.last(), Some(Lsn(36)));
+        assert_eq!(index.last(), Some(Lsn(37)));
         close(index);
     }
     let out = said(reindex(journal.path()).arg("--json"), 0);
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
         (&value["records"], &value["last"]),
-        (&36.into(), &36.into())
+        (&37.into(), &37.into())
     );
     fs::remove_dir_all(&path).unwrap();
     let files = |mut all: Vec<(PathBuf, Vec<u8>, SystemTime)>| {

@@ -48,7 +48,7 @@ fn copies() {
     copy(&path("a"), &path("copy"));
     let same = shown(journals.path(), &["diff", "a", "copy"]);
     assert!(
-        same.contains("no difference: 36 records alike\nexit code 0\n"),
+        same.contains("no difference: 37 records alike\nexit code 0\n"),
         "{same}"
     );
 
@@ -57,13 +57,13 @@ fn copies() {
     < a
     > copy
     two copies of journal a000a0a0-a0a0-a0a0-0000-000000000000
-    < 16 records, lsn 21 to 36, only here
+    < 17 records, lsn 21 to 37, only here
     1 difference, 20 records alike
     exit code 1
     ");
     let other = shown(journals.path(), &["diff", "copy", "a"]);
     assert!(
-        other.contains("> 16 records, lsn 21 to 36, only here"),
+        other.contains("> 17 records, lsn 21 to 37, only here"),
         "{other}"
     );
 }
@@ -81,7 +81,7 @@ fn copies_that_went_different_ways() {
     let said = shown(first.path(), &["diff", "a", "other", "-n", "2"]);
     assert!(said.contains("lsn 21 differs\n<"), "{said}");
     assert!(
-        said.contains("... and 14 more\n16 differences, 20 records alike"),
+        said.contains("... and 15 more\n17 differences, 20 records alike"),
         "{said}"
     );
     assert!(said.ends_with("exit code 1\n"), "{said}");
