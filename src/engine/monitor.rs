@@ -136,6 +136,8 @@ fn verb_of(execute: &str) -> Verb {
 pub(crate) enum Standing {
     /// No job is open.
     Free,
+    /// No job is open, and this life of the sidecar has not looked at QEMU yet.
+    Unseen,
     /// No job is open, and QEMU has sent the guest: it may run elsewhere, for all that is on record.
     GaveAway,
     /// Records that may concern it are damaged.
@@ -175,6 +177,8 @@ pub enum Why {
     Recovering,
     /// The job owns what it would change.
     Owned,
+    /// It was not looked at yet.
+    Unseen,
     /// The guest was given away.
     GaveAway,
     /// Records that may concern the domain are damaged.
@@ -196,6 +200,7 @@ impl fmt::Display for Why {
             Why::Recovering => {
                 "the sidecar was restarted in a job and has not decided yet; try again"
             }
+            Why::Unseen => "the sidecar has not looked at this QEMU yet; try again",
             Why::Owned => "an open job owns the guest; see query-jobs, job-cancel and resolve",
             Why::GaveAway => {
                 "its QEMU has sent the guest, and nothing on record says that it is here all the same: it may run elsewhere"
@@ -220,9 +225,17 @@ pub(crate) fn admission(verb: Verb, standing: Standing) -> Admission {
         (_, Standing::Recovering) => Refuse(Why::Recovering),
         (
             Verb::Other,
-            Standing::GaveAway | Standing::Damaged | Standing::OtherJob | Standing::Busy { .. },
+            Standing::Unseen
+            | Standing::GaveAway
+            | Standing::Damaged
+            | Standing::OtherJob
+            | Standing::Busy { .. },
         ) => Pass,
-        (Verb::Stop | Verb::Quit, Standing::GaveAway) => Pass,
+        (Verb::Stop | Verb::Quit, Standing::Unseen | Standing::GaveAway) => Pass,
+        (
+            Verb::Cont | Verb::MigrateCancel | Verb::Migration | Verb::RunState | Verb::Human,
+            Standing::Unseen,
+        ) => Refuse(Why::Unseen),
         (
             Verb::Cont | Verb::MigrateCancel | Verb::Migration | Verb::RunState | Verb::Human,
             Standing::GaveAway,
@@ -373,6 +386,7 @@ impl Turn<'_> {
             return match (domain.state.damaged, has_job) {
                 (true, _) => Standing::Damaged,
                 (false, true) => Standing::OtherJob,
+                (false, false) if !self.is_seen(id) => Standing::Unseen,
                 (false, false) if self.gave_away(id) => Standing::GaveAway,
                 (false, false) => Standing::Free,
             };
@@ -407,6 +421,11 @@ impl Turn<'_> {
                     && observed.migration == Some(MigrationStatus::Completed)
             });
         has_sent && !self.is_here(id)
+    }
+
+    fn is_seen(&self, id: DomainId) -> bool {
+        let eyes = self.engine.eyes.get(&id);
+        eyes.is_some_and(|eyes| eyes.observed.is_some())
     }
 
     /// Is it on record that what this QEMU sent last left the guest here?

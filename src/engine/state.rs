@@ -281,10 +281,10 @@ impl State {
                 }
             }
             RecordBody::QemuObserved(seen) => {
-                if let Some(domain) = self.domain_of(record)
-                    && seen.observed.process == Process::Dead
-                {
-                    domain.state.dead = true;
+                if let Some(domain) = self.domain_of(record) {
+                    domain.state.dead |= seen.observed.process == Process::Dead;
+                }
+                if seen.observed.process != Process::Alive {
                     self.outlives_claim(record);
                 }
                 if let Some(migration) = seen.job.and_then(|job| self.migration_of(job)) {

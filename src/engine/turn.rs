@@ -477,8 +477,8 @@ impl<'a> Turn<'a> {
         if evidence.journal_damaged {
             return self.advance_over_gap(id, evidence);
         }
-        // Its end is on record before anything follows from it: what showed that records are missing is gone with it.
-        if evidence.observed.process == Process::Dead
+        // That it is gone, or mute, is on record before anything follows from it: what showed that records are missing is not seen now.
+        if evidence.observed.process != Process::Alive
             && self.migration(id).is_some_and(Migration::is_held_as_older)
         {
             let before = self.engine.next;

@@ -147,11 +147,13 @@ impl Outlet {
         waiting.lines.is_empty() && unsent == 0
     }
 
-    /// Returns when the client has all that was put in, or is cut off. For one caller at a time.
+    /// Returns when the client has all that was put in, or is cut off.
     pub async fn drained(&self) {
         while !self.is_drained() {
             self.drained.notified().await;
         }
+        // Whoever else waits: one of them is woken at a time.
+        self.drained.notify_one();
     }
 
     fn is_drained(&self) -> bool {

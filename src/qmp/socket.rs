@@ -8,10 +8,16 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+use tokio::time::sleep;
+
+/// Between two looks at a socket that cannot be waited for.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The socket. To be made, and waited for, within the runtime.
 #[derive(Debug)]
@@ -42,13 +48,32 @@ impl Socket {
     /// Returns when the kernel takes more, or the other end is gone.
     ///
     /// # Errors
-    /// As the system says: there may be no file descriptor left to wait with.
+    /// As the system says.
     pub async fn writable(&self) -> io::Result<()> {
         // One descriptor cannot be waited for in two ways; its copy can.
-        let copy = self.0.get_ref().try_clone()?;
-        let copy = register(copy, Interest::WRITABLE)?;
-        let _guard = copy.writable().await?;
+        let copy = self.0.get_ref().try_clone();
+        match copy.and_then(|copy| register(copy, Interest::WRITABLE)) {
+            Ok(copy) => drop(copy.writable().await?),
+            // There is no descriptor left to wait with, which is not this connection's fault.
+            Err(_) => self.writable_by_looking().await,
+        }
         Ok(())
+    }
+
+    async fn writable_by_looking(&self) {
+        while !self.takes_more() {
+            sleep(LOOK_PAUSE).await;
+        }
+    }
+
+    fn takes_more(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::OUT)];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // What cannot be looked at is tried: its write says why.
+        poll(&mut fds, Some(&at_once)).is_err() || !fds[0].revents().is_empty()
     }
 }
 

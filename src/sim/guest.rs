@@ -57,6 +57,8 @@ pub struct Guest {
     pub suspects: BTreeSet<HostNumber>,
     /// The migration of the job that was begun last, and has not ended, by host.
     pub open: BTreeMap<HostNumber, Option<MigrationId>>,
+    /// Where its job was held since QEMU showed more than the journal knew.
+    pub(super) older: BTreeSet<HostNumber>,
     /// The processes of it that live, and some that ended last.
     pub qemus: Vec<QemuNumber>,
     /// Hosts that it ever had a process on.
@@ -92,6 +94,7 @@ impl Guest {
             is_driven: false,
             suspects: BTreeSet::new(),
             open: BTreeMap::new(),
+            older: BTreeSet::new(),
             qemus: Vec::new(),
             been: BTreeSet::new(),
             decoy: None,
@@ -130,6 +133,7 @@ impl Guest {
     /// host has not closed it, or that journal lacks records still.
     pub(super) fn begins(&mut self, at: HostNumber, job: &JobView, lacks_records: bool) {
         self.open.insert(at, job.migration);
+        self.older.remove(&at);
         self.told_otherwise |= lacks_records;
         let migrates = matches!(job.kind, JobKind::MigrationOut | JobKind::MigrationIn);
         self.is_driven &= migrates && job.migration.is_none();

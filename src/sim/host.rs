@@ -19,7 +19,7 @@ use super::qemu::Qemu;
 use super::random::Random;
 use super::world::{What, World};
 use super::{GuestNumber, HostNumber, Micros};
-use crate::engine::{Engine, Input, Message, Notice, Now, Token};
+use crate::engine::{Engine, Input, Message, Notice, Now, Rule, Token};
 use crate::journal::{OpenError, OpenOptions, Past, Retention, SpareMaker};
 use crate::node::{CrashSwitch, Node, Outbox, open_journal_with};
 
@@ -682,13 +682,21 @@ impl World {
                     self.coverage.ended(result);
                 }
             }
-            Notice::Decision(decision) => self.say(|_| {
+            Notice::Decision(decision) => {
                 let (name, rule) = (&decision.name, &decision.rule);
-                format!(
-                    "host {at}: {name} is decided: {} under {rule}",
-                    decision.decision
-                )
-            }),
+                self.say(|_| {
+                    format!(
+                        "host {at}: {name} is decided: {} under {rule}",
+                        decision.decision
+                    )
+                });
+                let mut guests = self.lab.guests.iter_mut();
+                if rule == Rule::JournalOlderThanQemu.name()
+                    && let Some(guest) = guests.find(|guest| guest.name == *name)
+                {
+                    guest.older.insert(at);
+                }
+            }
             Notice::PhaseEntered(job) => self.say(|_| {
                 let phase = job
                     .phase

@@ -236,14 +236,18 @@ impl World {
         };
         let (to, envelope, mut request) = (ask.to, ask.envelope, ask.request.clone());
         let is_late = ask.journal != self.hosts[ask.from].journals;
-        if is_late && matches!(request, PeerRequest::Prepare { .. }) {
-            self.network.strays.insert(request.migration());
-        }
         self.network.deliver(to, &mut request);
         let nonce = Nonce(Id128(self.hosts[to].random.bytes()));
         let Some(token) = self.hosts[to].token(Waiter::Peer(number)) else {
             return;
         };
+        let is_prepare = matches!(request, PeerRequest::Prepare { .. });
+        match is_prepare && is_late {
+            true => drop(self.network.strays.insert(request.migration())),
+            // The journal that was put back knows of it.
+            false if is_prepare => drop(self.network.strays.remove(&request.migration())),
+            false => {}
+        }
         self.feed(
             to,
             Input::Peer {

@@ -92,14 +92,15 @@ impl World {
         let Some(search) = self.searches.open.get_mut(&id) else {
             return;
         };
-        let from = search.from;
+        // Else nothing comes before the end of the wait.
+        if self.network.is_cut(to, search.from) {
+            return;
+        }
         if let Some(said) = search.waits.get_mut(&to) {
             *said = Some((envelope, found));
         }
-        if !self.network.is_cut(to, from) {
-            let delay = self.draw(self.shape.latencies.network);
-            self.after(delay, What::Searched(id, to));
-        }
+        let delay = self.draw(self.shape.latencies.network);
+        self.after(delay, What::Searched(id, to));
     }
 
     /// An answer is there, or none comes any more.

@@ -110,14 +110,12 @@ impl World {
         rule == Rule::JournalDamaged.name() && ledger.may_be_damaged(domain)
     }
 
-    /// P6: only what damage may concern is held for it, or what an older copy of a journal lacks; a stream by a hand from
-    /// outside looks like that.
+    /// P6: only what damage may concern is held for it, or what was held there before since QEMU showed more than the journal
+    /// knew.
     fn judge_damage(&mut self, held: &[(HostNumber, GuestNumber, String)]) {
         for (host, guest, rule) in held {
-            let is_put_back = self.hosts[*host].journals > 0;
-            let one = &self.lab.guests[*guest];
-            let lacks = is_put_back && one.suspects.contains(host);
-            let may_be = lacks || one.is_excused() || self.may_be_damaged(*host, *guest, rule);
+            let lacks = self.lab.guests[*guest].older.contains(host);
+            let may_be = lacks || self.may_be_damaged(*host, *guest, rule);
             if rule == Rule::JournalDamaged.name() && !may_be {
                 let name = &self.lab.guests[*guest].name;
                 let why = format!("P6: {name} is held at host {host} for damage of others");

@@ -237,9 +237,14 @@ fn was_sent_by_another(evidence: &JobEvidence) -> bool {
         | JobKind::MigrationOut
         | JobKind::MigrationIn => false,
     };
-    is_to_be_continued
-        && evidence.facts.stream == EffectStanding::Never
-        && run_class(evidence.observed.run_state.as_ref()) == RunClass::Postmigrate
+    is_to_be_continued && is_sent_past(evidence)
+}
+
+/// Has a stream that is not this job's sent the guest?
+pub(super) fn is_sent_past(evidence: &JobEvidence) -> bool {
+    let run = run_class(evidence.observed.run_state.as_ref());
+    evidence.facts.stream == EffectStanding::Never
+        && matches!(run, RunClass::Postmigrate | RunClass::FinishMigrate)
         && status_class(evidence.observed.migration.as_ref()) == StatusClass::Completed
 }
 

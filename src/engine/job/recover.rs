@@ -11,7 +11,7 @@ use journal_format::record::{
 };
 use serde_json::json;
 
-use super::decide::{QemuJobClass, qemu_job_class};
+use super::decide::{QemuJobClass, is_sent_past, qemu_job_class};
 use super::driven;
 use super::meaning::monitor;
 use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
@@ -384,6 +384,13 @@ impl Turn<'_> {
             JobKind::MigrationOut => result == JobResult::Failed,
             _ => false,
         };
+        // It may run elsewhere, unless its manager said that it stays here.
+        if may_be_stopped && is_sent_past(evidence) && evidence.phase != JobPhase::Confirm3Cancelled
+        {
+            self.job_live(job).ending = None;
+            let what = "its guest was sent by a stream that is not this job's".to_owned();
+            return self.reply(token, Err(Refusal::JobLeft { job, what }));
+        }
         if result == JobResult::Completed {
             self.take_over_paused(job, evidence);
         }

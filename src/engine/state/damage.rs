@@ -109,8 +109,8 @@ impl State {
         }
     }
 
-    /// A QEMU ended whose claim this journal did not know of: nothing shows any more that records are missing, and they are as if
-    /// damaged from here on.
+    /// A QEMU ended, or does not answer, whose claim this journal did not know of: nothing shows any more that records are missing, and
+    /// they are as if damaged from here on.
     pub(super) fn outlives_claim(&mut self, record: &Record) {
         let Some(id) = record.domain else { return };
         let open = self.open_of(id);

@@ -9,7 +9,7 @@
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
     Draft, EffectCommand, EffectResult, GuestSent, JobKind, JobPhase, JobResult, Phase, Record,
-    RecordBody,
+    RecordBody, WantedReason, WantedRunState,
 };
 
 use super::{Domain, Job, State, kind_of};
@@ -33,6 +33,13 @@ impl State {
                 };
                 sent
             }
+            // Seen running: it does not stand where its last stream left it.
+            RecordBody::WantedChanged(changed)
+                if (changed.wanted, changed.why)
+                    == (WantedRunState::Running, WantedReason::Seen) =>
+            {
+                None
+            }
             RecordBody::JobEnded(ended) if self.is_given_back(ended.job, ended.result) => {
                 let domain = self.domains.get(&id);
                 // It may have been continued in the job.
@@ -54,8 +61,8 @@ impl State {
                 execute, arguments, ..
             } if execute == "migrate" => match kind() {
                 Some(JobKind::MigrationOut) => Some(AWAY),
-                Some(JobKind::Save) => Some(HERE),
-                _ => goes_to_a_file(arguments).then_some(HERE),
+                Some(JobKind::Save | JobKind::Dump | JobKind::Snapshot) => Some(HERE),
+                _ => None,
             },
             _ => None,
         }
@@ -75,8 +82,19 @@ impl State {
             return Some(None);
         }
         // An owner's own command: QEMU does not take every one.
-        let is_away = was_taken && is_named("migrate") && self.where_to(None, command).is_none();
-        (is_away && is_owners).then_some(Some(AWAY))
+        match command {
+            EffectCommand::Monitor {
+                execute, arguments, ..
+            } if execute == "migrate" && is_owners && was_taken => {
+                match (goes_to_a_file(arguments), *result == EffectResult::Done) {
+                    (true, true) => Some(Some(HERE)),
+                    // It may not have been taken: then what was sent before may still be elsewhere.
+                    (true, false) => None,
+                    (false, _) => Some(Some(AWAY)),
+                }
+            }
+            _ => None,
+        }
     }
 
     /// Is it its owner's, outside any job, and what?

@@ -689,6 +689,12 @@ fn abandoned_unknown_state_no_hold() {
 /// the copy at the destination is not given up on what such a journal says.
 #[test]
 fn a_source_whose_journal_is_older_outlives_its_qemu() {
+    for is_mute_first in [false, true] {
+        outlive_its_qemu(is_mute_first);
+    }
+}
+
+fn outlive_its_qemu(is_mute_first: bool) {
     let mut w = World::new();
     w.migrate(A);
     w.run_for(SETTLE_MS);
@@ -712,6 +718,13 @@ fn a_source_whose_journal_is_older_outlives_its_qemu() {
     w.restart(B);
     w.run_for(3_000);
     assert_eq!(w.held(B), Some("journal-older-than-qemu"), "{}", w.story());
+    if is_mute_first {
+        w.hosts[B].qemu.mute = true;
+        w.crash(B);
+        w.restart(B);
+        w.run_for(3_000);
+        w.hosts[B].qemu.mute = false;
+    }
     w.kill(B);
     w.partitioned = false;
     for is_restarted in [false, true] {

@@ -60,8 +60,9 @@ fn passed(world: &World, at: usize) -> Vec<String> {
     names
 }
 
-const STANDINGS: [Standing; 9] = [
+const STANDINGS: [Standing; 10] = [
     Standing::Free,
+    Standing::Unseen,
     Standing::GaveAway,
     Standing::Damaged,
     Standing::Recovering,

@@ -233,6 +233,7 @@ fn reasons() -> Vec<String> {
         Why::Recovering,
         Why::Owned,
         Why::GaveAway,
+        Why::Unseen,
         Why::Damaged,
         Why::Claim,
         Why::NotWhole,

@@ -205,6 +205,8 @@ impl Served {
             () = self.run(incoming, stood) => self.outlet.end(),
             () = port.ended() => self.outlet.end(),
         }
+        // Until the client has it, or is cut off since it does not read.
+        self.outlet.drained().await;
     }
 
     /// Writes down that this was taken from what was read; gives the key by which it is known from now on.

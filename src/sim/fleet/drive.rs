@@ -557,7 +557,7 @@ impl Drive {
         for (said, kind) in self.said.iter_mut().zip(kinds) {
             if *said == Said::Asked(request) {
                 *said = match result {
-                    // A journal that was put back may have one of before, which is not this migration's.
+                    // A journal that was put back may have one of before: what comes in is not what goes out.
                     Some(Ok(Answer::Jobs(jobs))) => jobs
                         .iter()
                         .find(|job| job.result.is_none() && job.kind == kind)

@@ -290,6 +290,12 @@ fn undecided_source(evidence: &JobEvidence, status: StatusClass, run: RunClass) 
             | StatusClass::Cancelling,
             _,
         ) => Rule::NoRuleForThis,
+        // It began on a guest that was here: an older copy of the journal does not know of its own stream.
+        (
+            EffectStanding::Never,
+            StatusClass::Completed,
+            RunClass::FinishMigrate | RunClass::Postmigrate,
+        ) => Rule::NoRuleForThis,
         (EffectStanding::Never, StatusClass::Completed, _)
         | (_, StatusClass::None | StatusClass::Ended, _) => Rule::DrivenSourceUndone,
     }

@@ -160,3 +160,72 @@ fn what_qemu_refuses_changes_nothing() {
     bench.run_for(1_000);
     assert_eq!(bench.qemu.run, RunState::Running);
 }
+
+/// P2: an older copy of the journal has a job that had begun, and not what was sent since: neither its recovery nor its
+/// manager's `job-end` continues the guest.
+#[test]
+fn a_job_of_an_older_copy_does_not_continue_what_was_sent_since() {
+    let kinds = [
+        (JobKind::Save, JobResult::Failed),
+        (JobKind::Dump, JobResult::Completed),
+        (JobKind::Snapshot, JobResult::Failed),
+        (JobKind::MigrationOut, JobResult::Failed),
+    ];
+    for ((kind, result), is_restarted) in kinds
+        .into_iter()
+        .flat_map(|one| [(one, false), (one, true)])
+    {
+        let mut bench = Bench::new(RunState::Running);
+        let job = bench.begin(kind).unwrap();
+        is_sent(&mut bench);
+        if is_restarted {
+            restart(&mut bench);
+        }
+        let before = bench.effects();
+        let ended = bench.ask(ControlRequest::JobEnd { job, result });
+        let refused = ended.unwrap_err();
+        let why = match is_restarted {
+            false => "a stream that is not this job's",
+            true => "held by no-rule-for-this",
+        };
+        assert!(refused.contains(why), "{kind}: {refused}");
+        bench.run_for(3_000);
+        assert_eq!(bench.effects(), before, "{kind}: {}", bench.story());
+        assert_eq!(bench.qemu.run, RunState::Postmigrate, "{kind}");
+    }
+}
+
+/// As libvirt streams: to a descriptor.
+#[test]
+fn what_a_job_sent_to_a_descriptor_is_here() {
+    for kind in [JobKind::Save, JobKind::Dump, JobKind::Snapshot] {
+        let mut bench = Bench::new(RunState::Running);
+        bench.send("stop", &NOTHING()).unwrap();
+        let job = bench.begin(kind).unwrap();
+        let effects = [("migrate", json!({"uri": "fd:image"}))];
+        bench.enter(job, JobPhase::Perform, &effects).unwrap();
+        bench.run_for(3_000);
+        bench.end(job).unwrap();
+        assert_eq!(bench.qemu.run, RunState::Postmigrate, "{kind}");
+        restart(&mut bench);
+        bench.send("cont", &NOTHING()).unwrap();
+        bench.run_for(1_000);
+        assert_eq!(bench.qemu.run, RunState::Running, "{kind}");
+    }
+}
+
+/// Before this life of the sidecar has looked at QEMU nothing is known of what it has sent.
+#[test]
+fn nothing_is_continued_before_it_was_looked_at() {
+    let mut bench = Bench::new(RunState::Running);
+    is_sent(&mut bench);
+    bench.restart();
+    let token = bench.plain("cont", &NOTHING(), false);
+    let refused = bench.answer(token);
+    assert!(
+        refused.contains("has not looked at this QEMU yet"),
+        "{refused}"
+    );
+    let token = bench.plain("device_add", &NOTHING(), false);
+    assert_eq!(bench.answer(token), "admitted");
+}

@@ -100,6 +100,11 @@ fn sources() -> Vec<(JobEvidence, Option<Rule>)> {
             source(P::Begin3, R::Running, M::Completed),
             Some(Rule::DrivenSourceUndone),
         ),
+        // Its own, which an older copy of the journal does not know of.
+        (
+            source(P::Begin3, R::Postmigrate, M::Completed),
+            Some(Rule::NoRuleForThis),
+        ),
         (
             source(P::Begin3, R::Running, M::Active),
             Some(Rule::NoRuleForThis),
