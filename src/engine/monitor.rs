@@ -342,6 +342,12 @@ impl Turn<'_> {
         let standing = self.standing(id, domain, migration);
         let verb = verb(&command);
         match admission(verb, standing) {
+            Admission::Refuse(Why::Unseen) if !is_fresh => {
+                // One that begins a migration has it looked at by itself.
+                if !self.begin_recognised(token, id, uid, &command, is_fresh) {
+                    self.look_for_word(token, id, uid, command);
+                }
+            }
             Admission::Pass if standing == Standing::Free => {
                 if !self.begin_recognised(token, id, uid, &command, is_fresh) {
                     self.pass(token, id, uid, verb, command);

@@ -17,10 +17,10 @@ pub(crate) enum Found {
     Nothing,
     /// A torn tail, a domain in doubt, or a migration that did not succeed.
     Something,
-    /// Damage, or a promise that was broken.
-    Damage,
     /// A journal of another version of the format, all of it: nothing of it is known.
     NotRead,
+    /// Damage, or a promise that was broken.
+    Damage,
 }
 
 /// A command found nothing to be said of.

@@ -160,9 +160,11 @@ pub(crate) fn read(
     let indexed = begin..=segment;
     let numbers = files.iter().map(|file| file.number);
     let segments: Vec<_> = numbers.filter(|here| indexed.contains(here)).collect();
-    // A file that is missing is nobody's to leave out.
+    // A file that is missing is nobody's to leave out, nor one that was begun since they were listed.
     let mut pairs = segments.windows(2);
-    let has_all = pairs.all(|pair| pair[0].next() == Some(pair[1]));
+    let ends = (segments.first().copied(), segments.last().copied());
+    let has_all = pairs.all(|pair| pair[0].next() == Some(pair[1]))
+        && (begin > segment || ends == (Some(begin), Some(segment)));
     let (Some(oldest), Some(id), true) = (oldest, id, has_all) else {
         let _closing = Asking::begin(index, Vec::new(), None);
         return Ok(nothing);

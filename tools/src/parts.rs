@@ -67,7 +67,9 @@ impl Parts {
         let migration = match About::of(record) {
             Some(About::Migration(migration)) => migration,
             Some(About::Job(migration, job)) => {
-                self.by_job.insert(job, migration);
+                if self.place_of(migration).is_some() {
+                    self.by_job.insert(job, migration);
+                }
                 migration
             }
             Some(About::OfJob(job)) => match self.by_job.get(&job) {
@@ -80,9 +82,8 @@ impl Parts {
             },
             None => return,
         };
-        let index = Part::index_of(migration, self.bits).checked_sub(self.first);
-        let index = index.and_then(|index| usize::try_from(index).ok());
-        if let Some(part) = index.and_then(|index| self.parts.get_mut(index))
+        let place = self.place_of(migration);
+        if let Some(part) = place.and_then(|place| self.parts.get_mut(place))
             && self.failed.is_none()
         {
             let put = put_record(&SALT, record, &mut part.held);
@@ -95,6 +96,18 @@ impl Parts {
             });
             self.failed = put.err();
         }
+    }
+
+    /// Where among these parts that of a migration is; `None` for one of another part.
+    fn place_of(&self, migration: MigrationId) -> Option<usize> {
+        let index = Part::index_of(migration, self.bits).checked_sub(self.first)?;
+        let place = usize::try_from(index).ok()?;
+        (place < self.parts.len()).then_some(place)
+    }
+
+    /// Nothing more is put down.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.is_some()
     }
 
     /// Everything was put down.

@@ -7,7 +7,7 @@
 //! later (`parts`); how it is shown (`verify`, `diff`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
 
 use journal_format::number::{Epoch, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position};
@@ -69,9 +69,10 @@ impl Part {
 
     /// Which of 2^`bits` parts a migration is of.
     pub(crate) fn index_of(migration: MigrationId, bits: u32) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        migration.hash(&mut hasher);
-        hasher.finish().checked_shr(u64::BITS - bits).unwrap_or(0)
+        // Drawn by each process, so that nobody can choose identities that are all of one part.
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let hash = KEY.hash_one(migration);
+        hash.checked_shr(u64::BITS - bits).unwrap_or(0)
     }
 
     fn has(&self, migration: MigrationId) -> bool {

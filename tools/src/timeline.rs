@@ -132,11 +132,7 @@ pub(crate) fn run(args: &TimelineArgs, out: &mut impl Write) -> Result<Found, To
             out.flush()?;
         }
     }
-    Ok(if story.is_damaged() {
-        Found::Damage
-    } else {
-        Found::Nothing
-    })
+    Ok(story.found())
 }
 
 fn draw(args: &TimelineArgs, story: &Story, out: &mut dyn Write) -> io::Result<()> {

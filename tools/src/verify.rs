@@ -93,7 +93,7 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         side.end(end.clone());
         ends.push(end);
         sides.add(side);
-        let agreement = match args.no_index {
+        let agreement = match args.no_index || examined.found() == Found::NotRead {
             true => Agreement::NotAsked,
             false => agreement::check(journal)?,
         };
@@ -110,33 +110,17 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         .iter()
         .map(|one| named(one.label.as_deref()))
         .collect();
-    let mut begin = 1;
-    while begin < parts {
-        // What of so many parts is said is put down while the journals are gone over once more.
-        let count = (parts - begin).min(PARTS_MAX);
-        let journals: Vec<_> = args.journals.iter().zip(&ends).collect();
-        let mut put_down = Vec::new();
-        for two in journals.chunks(2) {
-            let read = |(journal, end): (&PathBuf, &End)| {
-                read_again(journal, Parts::new(bits, begin, count)?, end.last)
-            };
-            for parts in both(two, read) {
-                put_down.push(parts?);
-            }
-        }
-        for index in begin..begin + count {
-            let mut sides = Sides::default();
-            for ((parts, end), label) in put_down.iter().zip(&ends).zip(&names) {
-                let mut side = Side::begin(label, Part::Share { bits, index }, names.len());
-                parts.read(index, |record| side.see(record))?;
-                side.end(end.clone());
-                sides.add(side);
-            }
-            contradictions.extend(sides.contradicted());
-            shared += sides.shared();
-        }
-        begin += count;
-    }
+    let rest = Rest {
+        journals: &args.journals,
+        ends: &ends,
+        names: &names,
+        bits,
+        parts,
+    };
+    // What was found so far is told in any case.
+    let compared = rest.compare(&mut contradictions, &mut shared);
+    // Which part a migration is of is drawn anew each time.
+    contradictions.sort_by_key(|one| one.migration);
     let mut found = verified
         .iter()
         .map(Verified::found)
@@ -157,7 +141,7 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
             }),
         };
         writeln!(out, "{}", json_line(&value))?;
-        return Ok(found);
+        return compared.map(|()| found);
     }
     let paint = Paint::of_stdout();
     for (index, one) in verified.iter().enumerate() {
@@ -174,7 +158,61 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
     if verified.len() > 1 {
         contradictions_text(&contradictions, shared, paint, out)?;
     }
-    Ok(found)
+    compared.map(|()| found)
+}
+
+/// What is compared when the journals are gone over once more.
+struct Rest<'a> {
+    journals: &'a [PathBuf],
+    ends: &'a [End],
+    names: &'a [&'a str],
+    /// Of 2^`bits` parts of the migrations, those from the second on.
+    bits: u32,
+    parts: u64,
+}
+
+impl Rest<'_> {
+    fn compare(
+        &self,
+        contradictions: &mut Vec<Contradiction>,
+        shared: &mut u64,
+    ) -> Result<(), ToolError> {
+        let mut begin = 1;
+        while begin < self.parts {
+            // What of so many parts is said is put down while the journals are gone over once more.
+            let count = (self.parts - begin).min(PARTS_MAX);
+            let journals: Vec<_> = self.journals.iter().zip(self.ends).collect();
+            let mut put_down = Vec::new();
+            for two in journals.chunks(2) {
+                let read = |(journal, end): (&PathBuf, &End)| {
+                    read_again(journal, Parts::new(self.bits, begin, count)?, end.last)
+                };
+                for parts in both(two, read) {
+                    put_down.push(parts?);
+                }
+            }
+            for index in begin..begin + count {
+                let mut sides = Sides::default();
+                for ((parts, end), label) in put_down.iter().zip(self.ends).zip(self.names) {
+                    let mut side = Side::begin(
+                        label,
+                        Part::Share {
+                            bits: self.bits,
+                            index,
+                        },
+                        self.names.len(),
+                    );
+                    parts.read(index, |record| side.see(record))?;
+                    side.end(end.clone());
+                    sides.add(side);
+                }
+                contradictions.extend(sides.contradicted());
+                *shared += sides.shared();
+            }
+            begin += count;
+        }
+        Ok(())
+    }
 }
 
 /// What becomes of one or two, at the same time if a thread is to be had.
@@ -201,7 +239,7 @@ fn named(label: Option<&str>) -> &str {
 /// Puts down by parts what a journal says of migrations, up to where it was read before. What is lost was told of then.
 fn read_again(journal: &Path, mut parts: Parts, last: Lsn) -> Result<Parts, ToolError> {
     let mut reader = Reader::open(source::open(journal)?)?;
-    // It is never stopped.
+    // What stops it, `done` tells.
     let _ = reader.decoded(
         |_, head| Side::looks_at(head.kind) && head.lsn <= last,
         |item| {
@@ -212,7 +250,10 @@ fn read_again(journal: &Path, mut parts: Parts, last: Lsn) -> Result<Parts, Tool
             {
                 parts.put(record);
             }
-            ControlFlow::Continue(())
+            match parts.has_failed() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         },
     )?;
     parts.done()

@@ -32,7 +32,7 @@ pub(super) fn run(args: &DiffArgs, json: bool, out: &mut impl Write) -> Result<F
     }
     let contradictions = sides.contradictions();
     let of_all: Vec<&Contradiction> = of(&contradictions, None).collect();
-    let mut found = u64::from(story.is_damaged()) + of_all.len() as u64;
+    let mut found = u64::from(story.found() != Found::Nothing) + of_all.len() as u64;
     let mut shown = Vec::new();
     let paint = Paint::of_stdout();
     if !json {

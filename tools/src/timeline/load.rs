@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use journal_format::number::{BootId, Lsn, MigrationId, Position};
 use journal_format::record::{Decoded, JobKind, Phase, Protocol, RecordBody, Role};
+use phase_journal::journal::verify::is_of_another_version;
 
 use super::guest::guest;
 use super::model::{Bar, Book, Decided, Group, Guest, Moment, Opened, Sent, Story, Time, Track};
@@ -114,6 +115,7 @@ fn read(
         journal,
         host: head.map(|head| head.host),
         openings: Vec::new(),
+        is_not_read: is_of_another_version(past.segments()),
         lost: Vec::new(),
         end: 0,
         shift: 0,

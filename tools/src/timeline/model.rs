@@ -10,6 +10,7 @@ use journal_format::record::{
     Decision, EffectResult, JobKind, JobResult, Phase, Protocol, RecordBody, Role,
 };
 
+use crate::error::Found;
 use crate::words;
 
 /// Nanoseconds since 1970, by the clock of one journal's host or, once aligned, of the first one's.
@@ -33,6 +34,8 @@ pub(crate) struct Book {
     pub(crate) journal: Option<JournalId>,
     pub(crate) host: Option<HostId>,
     pub(crate) openings: Vec<Opened>,
+    /// It is of another version of the format, all of it.
+    pub(crate) is_not_read: bool,
     /// Lost records: between which times, and what is said of them.
     pub(crate) lost: Vec<(Time, Time, String)>,
     /// The last record of all.
@@ -198,9 +201,18 @@ impl Story {
         self.aligned(moment.book, moment.at)
     }
 
-    /// Is anything lost of what the journals should have?
-    pub(crate) fn is_damaged(&self) -> bool {
-        self.books.iter().any(|book| !book.lost.is_empty())
+    /// Is anything lost of what the journals should have, or was it not read?
+    pub(crate) fn found(&self) -> Found {
+        let of_book = |book: &Book| match (book.is_not_read, book.lost.is_empty()) {
+            (true, _) => Found::NotRead,
+            (false, false) => Found::Damage,
+            (false, true) => Found::Nothing,
+        };
+        self.books
+            .iter()
+            .map(of_book)
+            .max()
+            .unwrap_or(Found::Nothing)
     }
 
     /// What a group is called.

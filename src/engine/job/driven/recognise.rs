@@ -415,7 +415,13 @@ impl Turn<'_> {
     }
 
     /// Whose the guest is is not said on an old look.
-    fn look_for_word(&mut self, token: Token, id: DomainId, uid: u32, command: MonitorCommand) {
+    pub(crate) fn look_for_word(
+        &mut self,
+        token: Token,
+        id: DomainId,
+        uid: u32,
+        command: MonitorCommand,
+    ) {
         if self.engine.pending.contains_key(&id) {
             return self.put_off(token, id, uid, command);
         }
