@@ -179,12 +179,8 @@ fn what_is_missing_beside_another_version() {
         assert_eq!(found, expected, "{json}");
         assert_eq!(json.contains("\"verdict\":\"not-read\""), is_all, "{json}");
         assert_eq!(json.contains("\"verdict\":\"damaged\""), !is_all, "{json}");
-        for verb in ["inspect", "dump", "stats", "explain", "timeline"] {
-            let flags: &[&str] = match verb {
-                "timeline" => &["--svg"],
-                _ => &[],
-            };
-            let (text, found) = ran(verb, journal.path(), flags);
+        for verb in ["inspect", "dump", "stats", "explain"] {
+            let (text, found) = ran(verb, journal.path(), &[]);
             assert_eq!(found, expected, "{verb}: {text}");
             assert!(
                 !text.contains("nothing to decide") || !is_all,
