@@ -100,3 +100,51 @@ impl AsFd for Socket {
         self.0.get_ref().as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qmp::outlet::Outlet;
+    use crate::qmp::passfd::send;
+    use std::sync::Arc;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::time::timeout;
+
+    const WAIT: Duration = Duration::from_secs(20);
+
+    /// Where no descriptor is left to wait with, it is looked at until the other end has read, or is gone.
+    #[tokio::test]
+    async fn what_cannot_be_waited_for_is_looked_at() {
+        for is_read in [true, false] {
+            let (one, mut other) = UnixStream::pair().unwrap();
+            let socket = Socket::new(one).unwrap();
+            while send(socket.as_fd(), &[0; 4096], &[]).is_ok() {}
+            assert!(!socket.takes_more());
+            let reads = async {
+                while is_read && !socket.takes_more() {
+                    other.read_exact(&mut [0; 4096]).await.unwrap();
+                }
+                drop(other);
+            };
+            let both = async { tokio::join!(socket.writable_by_looking(), reads) };
+            timeout(WAIT, both).await.unwrap();
+        }
+    }
+
+    /// Several wait until a client has read all: each of them goes on.
+    #[tokio::test]
+    async fn everybody_who_waits_for_a_client_goes_on() {
+        let (one, mut other) = UnixStream::pair().unwrap();
+        let outlet = Outlet::new(Arc::new(Socket::new(one).unwrap()));
+        outlet.put(vec![b'x'; 512 * 1024].into());
+        let reads = async {
+            let mut room = vec![0; 512 * 1024];
+            // Only when all wait.
+            tokio::task::yield_now().await;
+            other.read_exact(&mut room).await.unwrap();
+        };
+        let all =
+            async { tokio::join!(outlet.drained(), outlet.drained(), outlet.drained(), reads) };
+        timeout(WAIT, all).await.unwrap();
+    }
+}
