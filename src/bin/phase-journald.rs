@@ -46,7 +46,8 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     log_format: Format,
 
-    /// Open a journal although the witness in the run directory knows a newer one
+    /// Open a journal although the witness in the run directory knows a newer one: what it lacks counts as damaged, and
+    /// every domain of it that this may concern is held until `resolve`
     #[arg(long)]
     accept_older_journal: bool,
 

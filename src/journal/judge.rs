@@ -279,7 +279,11 @@ pub(super) fn settle(loaded: Loaded, following: Option<&SegmentHeader>) -> Settl
     entries.sort_by_key(|(at, _)| *at);
     let mut entries: Vec<Entry> = entries.into_iter().map(|(_, entry)| entry).collect();
 
-    let (mut ending, why) = ending(number, tail, length, header.size);
+    let (mut ending, mut why) = ending(number, tail, length, header.size);
+    // It goes on where this one ends, and with later numbers: those between were lost for its writer, too (F25).
+    if why == Cause::Shortened && known.is_some_and(|known| known.end == end) {
+        why = Cause::Older;
+    }
     let last = match following {
         // The next segment tells what this one held, whatever its end looks like.
         Some(head) if known.is_some() => before(head.first),

@@ -16,7 +16,7 @@ use super::disk::{Disk, IoMode, PROBE_NAME, read_full};
 use super::error::{AppendError, OlderJournal, OpenError};
 use super::layout::{Identity, Timestamps};
 use super::log::{Checkpoint, Log, Start};
-use super::read::{Ending, Gap};
+use super::read::{Cause, Ending, Gap};
 use super::segments::{Retention, is_unfinished, remove_unfinished};
 use super::spares::is_spare;
 use super::survey::{Survey, survey};
@@ -40,6 +40,10 @@ const SHORT_OPENINGS_MAX: usize = 3;
 const LOCK_ATTEMPTS_MAX: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+/// An accepted older journal lacks at least so many records: how many came behind the copy nobody knows, since it may have
+/// been written on elsewhere. More than the end of one job, an operator's word and the begin of another take.
+const ACCEPTED_GAP_MIN: u64 = 1024;
+
 /// Most bytes of the lock file that are believed.
 const HOLDER_SIZE_MAX: usize = 20;
 
@@ -50,7 +54,8 @@ pub struct OpenOptions {
     pub host: HostId,
     /// This boot of it.
     pub boot: BootId,
-    /// Open a journal that is older than its witness, or of another host: an operator's word.
+    /// Open a journal that is older than its witness, or of another host: an operator's word. The records that the first lacks are a
+    /// gap at its end, since nobody knows what was done in them.
     pub accept_older: bool,
     /// Size of the opening's first segment in bytes; a multiple of the block size is made of it.
     pub first_segment_size: u64,
@@ -133,9 +138,19 @@ impl<D: Disk> Log<D> {
             SHORT_OPENINGS_MAX.. => SEGMENT_SIZE_MIN,
         });
         let mut witness = run.map(Witness::new);
-        let witnessed = match &mut witness {
+        let Asked {
+            witnessed,
+            lost_until,
+        } = match &mut witness {
             Some(witness) => ask_witness(&disk, witness, &survey, options)?,
-            None => None,
+            None => Asked::default(),
+        };
+        let first = match lost_until {
+            Some(last) => {
+                each(Past::Gap(gap_behind(&survey, last)));
+                last.next().ok_or(OpenError::NumbersUsedUp)?
+            }
+            None => survey.next,
         };
         let epoch = survey
             .epoch
@@ -143,7 +158,7 @@ impl<D: Disk> Log<D> {
         let opening = Opening {
             epoch: epoch.next().ok_or(OpenError::NumbersUsedUp)?,
             opening: OpeningId(disk.fresh_id()),
-            first: survey.next,
+            first,
         };
         let identity = Identity {
             journal: survey.journal.unwrap_or_else(|| JournalId(disk.fresh_id())),
@@ -290,24 +305,40 @@ fn take_lock<D: Disk>(disk: &D) -> Result<D::File, OpenError> {
     Ok(file)
 }
 
-/// Refuses a journal that holds less than the witness tells of. Returns what the witness said of this
-/// journal.
+/// What a witness says.
+#[derive(Default)]
+struct Asked {
+    /// Of this journal.
+    witnessed: Option<Position>,
+    /// The last of the records that an accepted older journal lacks at its end, or may lack.
+    lost_until: Option<Lsn>,
+}
+
+/// Refuses a journal that holds less than the witness tells of.
 fn ask_witness<D: Disk>(
     disk: &D,
     witness: &mut Witness<D>,
     survey: &Survey,
     options: &OpenOptions,
-) -> Result<Option<Position>, OpenError> {
+) -> Result<Asked, OpenError> {
+    // A new journal knows nothing that what is lost could make wrong.
+    let skipped = || {
+        let last = survey.next.0.saturating_add(ACCEPTED_GAP_MIN - 1);
+        survey.journal.map(|_| Lsn(last))
+    };
     let testimony = match witness.read() {
         Ok(testimony) => testimony,
         Err(WitnessError::Damaged { file }) if options.accept_older => {
-            tracing::warn!(file = %file.display(), "the witness is damaged, and not asked");
-            None
+            tracing::warn!(file = %file.display(), "the witness is damaged: records may be missing");
+            return Ok(Asked {
+                witnessed: None,
+                lost_until: skipped(),
+            });
         }
         Err(error) => return Err(OpenError::Witness(error)),
     };
     let Some(Testimony { position, boot }) = testimony else {
-        return Ok(None);
+        return Ok(Asked::default());
     };
     let of_this = survey.journal == Some(position.journal);
     if boot == options.boot && !(of_this && contains(survey, &position)) {
@@ -323,8 +354,33 @@ fn ask_witness<D: Disk>(
             return Err(OpenError::Older(Box::new(older)));
         }
         tracing::warn!(%older, "an older journal is accepted");
+        return Ok(Asked {
+            witnessed: of_this.then_some(position),
+            lost_until: skipped().map(|last| match of_this {
+                true => last.max(position.lsn),
+                false => last,
+            }),
+        });
     }
-    Ok(of_this.then_some(position))
+    Ok(Asked {
+        witnessed: of_this.then_some(position),
+        lost_until: None,
+    })
+}
+
+/// The records up to `last` that an accepted older journal lacks at its end. The next segment says so for good: it
+/// begins behind them (F25).
+fn gap_behind(survey: &Survey, last: Lsn) -> Gap {
+    let before = survey.start.before;
+    let end = before.map_or(0, |end| end.end);
+    Gap {
+        first: survey.next,
+        last,
+        segment: before.map_or(survey.start.number, |end| end.number),
+        at: end,
+        until: end,
+        why: Cause::Older,
+    }
 }
 
 /// Did this journal have the witness's opening, and did that opening reach its LSN?

@@ -72,6 +72,8 @@ pub enum Cause {
     OtherContents,
     /// The next segment tells of more than is here.
     Shortened,
+    /// The next segment's writer knew that it had only an older copy: what came behind is lost.
+    Older,
     /// The file ends before the segment does.
     CutOff {
         /// Its length in bytes.
@@ -90,6 +92,7 @@ impl fmt::Display for Cause {
             Cause::OtherNumber(number) => write!(f, "the file is segment {number}"),
             Cause::OtherContents => f.write_str("the next segment tells of other contents"),
             Cause::Shortened => f.write_str("the next segment tells of more than is here"),
+            Cause::Older => f.write_str("an older copy of the journal was accepted here"),
             Cause::CutOff { length } => write!(f, "the file ends after {length} bytes"),
             Cause::NoCheckpoint => f.write_str("no whole checkpoint is left"),
         }

@@ -8,11 +8,12 @@
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
-    Draft, EffectCommand, EffectResult, GuestSent, JobKind, JobPhase, JobResult, Phase, Record,
-    RecordBody, WantedReason, WantedRunState,
+    Draft, EffectCommand, EffectResult, GuestSent, JobKind, JobPhase, JobResult, Observed, Phase,
+    Record, RecordBody, RunState, WantedReason, WantedRunState,
 };
 
 use super::{Domain, Job, State, kind_of};
+use crate::engine::decide::{StatusClass, status_class};
 use crate::engine::job::driven::goes_to_a_file;
 
 impl State {
@@ -40,6 +41,9 @@ impl State {
             {
                 None
             }
+            // It went on by itself, or was continued: an older copy of this journal must not say that it stands here, of a
+            // stream that came later.
+            RecordBody::QemuObserved(seen) if runs_on(&seen.observed) => None,
             RecordBody::JobEnded(ended) if self.is_given_back(ended.job, ended.result) => {
                 let domain = self.domains.get(&id);
                 // It may have been continued in the job.
@@ -136,6 +140,22 @@ impl State {
                 && (state.phase == Phase::Confirm3Cancelled || is_unlicensed && is_failed)
         })
     }
+}
+
+/// Does its guest run, with no stream under way?
+fn runs_on(observed: &Observed) -> bool {
+    let is_over = match status_class(observed.migration.as_ref()) {
+        StatusClass::Ended | StatusClass::Completed => true,
+        StatusClass::None
+        | StatusClass::Performing
+        | StatusClass::PreSwitchover
+        | StatusClass::Device
+        | StatusClass::Cancelling
+        | StatusClass::Postcopy
+        | StatusClass::PostcopyBroken
+        | StatusClass::Unknown => false,
+    };
+    is_over && observed.run_state == Some(RunState::Running)
 }
 
 const HERE: GuestSent = GuestSent { is_here: true };

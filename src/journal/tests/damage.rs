@@ -435,12 +435,19 @@ fn what_the_next_opening_did_not_find_stays_unseen() {
         accept_older: true,
         ..options()
     };
-    let mut log = begin(place.open_with(&accepted).unwrap()).unwrap();
+    let opened = place.open_with(&accepted).unwrap();
+    let first = opened.first_lsn();
+    let mut log = begin(opened).unwrap();
     append(&mut log, 2..3).unwrap();
     place.journal.put(&name(1), later);
     let entries = place.read();
-    assert_eq!(gaps(&entries), []);
-    assert_eq!(tags(&records(&entries)), [0, 2]);
+    // What came back is read, and the others that may have been there are as lost as before.
+    let gaps: Vec<_> = gaps(&entries)
+        .iter()
+        .map(|gap| (gap.first, gap.last))
+        .collect();
+    assert_eq!(gaps, [(Lsn(5), Lsn(first.0 - 1))]);
+    assert_eq!(tags(&records(&entries)), [0, 1, 2]);
     check_lsns_rise(&entries);
 }
 
@@ -674,6 +681,95 @@ fn an_older_journal_is_refused_by_its_witness() {
         begin(opened).unwrap();
         place.open().unwrap();
     }
+}
+
+fn place_of_copies(place: &Place) -> Place {
+    Place {
+        journal: place.journal.copy(),
+        run: place.run.copy(),
+    }
+}
+
+/// What came behind the copy is lost for good: for this opening, for one that dies before its checkpoint is whole, and for
+/// every reader.
+#[test]
+fn an_accepted_older_journal_lacks_its_end() {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..1).unwrap();
+    let older = place.journal.copy();
+    append(&mut log, 1..2_000).unwrap();
+    let witnessed = log.position().lsn;
+    drop(log);
+    let place = Place {
+        journal: older,
+        run: place.run,
+    };
+    let accepted = OpenOptions {
+        accept_older: true,
+        ..options()
+    };
+    let is_told = |opened: &Resumed| {
+        let history = opened.history();
+        let Some(Past::Gap(gap)) = history.last() else {
+            panic!("{history:?}")
+        };
+        assert_eq!((gap.first, gap.last), (Lsn(4), witnessed));
+        assert_eq!(gap.why, Cause::Older);
+        assert_eq!(opened.first_lsn(), witnessed.next().unwrap());
+    };
+    let opened = place.open_with(&accepted).unwrap();
+    is_told(&opened);
+    // The next one takes the place of one that died.
+    let died = place_of_copies(&place);
+    let mut log = begin(opened).unwrap();
+    append(&mut log, 0..1).unwrap();
+    drop(log);
+    let bytes = place.journal.read(&name(2)).unwrap();
+    let mut header = bytes[..4096].to_vec();
+    header.resize(bytes.len() - 4096, 0);
+    header.extend(&bytes[bytes.len() - 4096..]);
+    died.journal.put(&name(2), header);
+    is_told(&died.open().unwrap());
+
+    let entries = place.read();
+    let found: Vec<_> = gaps(&entries)
+        .into_iter()
+        .map(|gap| (gap.last, gap.why))
+        .collect();
+    assert_eq!(found, [(witnessed, Cause::Older)]);
+    assert_eq!(tags(&records(&entries)), [0, 0]);
+    assert_eq!(report(&place).verdict(), Verdict::Damaged);
+    // Known from here on: the checkpoint has it.
+    assert!(
+        !place
+            .open()
+            .unwrap()
+            .history()
+            .iter()
+            .any(|past| matches!(past, Past::Gap(_)))
+    );
+}
+
+/// How many records came behind it the copy's witness does not always tell.
+#[test]
+fn an_accepted_older_journal_may_lack_more_than_its_witness_tells() {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..1).unwrap();
+    let older = place.journal.copy();
+    append(&mut log, 1..2).unwrap();
+    drop(log);
+    let place = Place {
+        journal: older,
+        run: place.run,
+    };
+    let accepted = OpenOptions {
+        accept_older: true,
+        ..options()
+    };
+    let opened = place.open_with(&accepted).unwrap();
+    assert_eq!(opened.first_lsn(), Lsn(4 + 1024));
 }
 
 #[test]

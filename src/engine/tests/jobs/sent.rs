@@ -243,3 +243,42 @@ fn what_runs_no_guest_is_not_looked_at_first() {
     let token = bench.plain("device_add", &NOTHING(), false);
     assert_eq!(bench.answer(token), "admitted");
 }
+
+/// P2: QEMU went on by itself with a guest whose migration was cancelled: an older copy of the journal that was taken then
+/// does not say that the guest is here, whatever was sent since.
+#[test]
+fn what_went_on_by_itself_is_not_here_by_an_older_record() {
+    let mut bench = Bench::new(RunState::Running);
+    let job = bench.begin(JobKind::MigrationOut).unwrap();
+    let effects = [("migrate", json!({"uri": "tcp:[::1]:4444"}))];
+    bench.enter(job, JobPhase::Perform3, &effects).unwrap();
+    bench.qemu.status = MigrationStatus::Cancelled;
+    bench.qemu.run = RunState::Running;
+    bench.tell(QemuEvent::Migration(MigrationStatus::Cancelled));
+    let result = JobResult::Cancelled;
+    bench.ask(ControlRequest::JobEnd { job, result }).unwrap();
+    is_sent(&mut bench);
+    assert_refused(&mut bench, "went on by itself");
+    restart(&mut bench);
+    assert_refused(&mut bench, "went on by itself, restarted");
+}
+
+/// Its QEMU refused to continue it at the end of the job that gave it back, as for an image that is locked for a moment.
+#[test]
+fn what_was_given_back_and_not_continued_is_continued_later() {
+    let mut bench = Bench::new(RunState::Running);
+    let job = bench.begin(JobKind::MigrationOut).unwrap();
+    let effects = [("migrate", json!({"uri": "tcp:[::1]:4444"}))];
+    bench.enter(job, JobPhase::Perform3, &effects).unwrap();
+    bench.run_for(3_000);
+    bench.qemu.refuses_cont = true;
+    bench.enter(job, JobPhase::Confirm3Cancelled, &[]).unwrap();
+    let result = JobResult::Cancelled;
+    bench.ask(ControlRequest::JobEnd { job, result }).unwrap();
+    bench.run_for(3_000);
+    assert_eq!(bench.qemu.run, RunState::Postmigrate);
+    bench.qemu.refuses_cont = false;
+    bench.send("cont", &NOTHING()).unwrap();
+    bench.run_for(3_000);
+    assert_eq!(bench.qemu.run, RunState::Running);
+}
