@@ -69,7 +69,12 @@ fn assert_refused(pair: &mut Pair, what: &str) {
         .start(&RunOptions::default())
         .unwrap_err();
     assert!(matches!(error, Error::Died { .. }), "{what}: {error}");
-    assert!(error.to_string().contains("older"), "{what}: {error}");
+    let error = error.to_string();
+    assert!(
+        error.contains("older than what was durable"),
+        "{what}: {error}"
+    );
+    assert!(error.contains("--accept-older-journal"), "{what}: {error}");
 }
 
 #[test]

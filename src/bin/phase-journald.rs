@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use journal_format::record::RecordBody;
 
-use phase_journal::journal::Retention;
+use phase_journal::journal::{OpenError, Retention};
 use phase_journal::node::CrashSwitch;
-use phase_journal::sidecar::{Config, LogFormat, run};
+use phase_journal::sidecar::{Config, LogFormat, RunError, run};
 use tracing_subscriber::EnvFilter;
 
 /// Failed while running: the journal took nothing any more.
@@ -156,12 +156,25 @@ fn main() -> ExitCode {
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
+            complain(&format!("{error}{}", way_out(&error)));
             ExitCode::from(match error.is_start() {
                 true => EXIT_NOT_STARTED,
                 false => EXIT_FAILED,
             })
         }
+    }
+}
+
+/// What an operator who knows better can do.
+fn way_out(error: &RunError) -> &'static str {
+    match error {
+        RunError::Open(OpenError::Older(_)) => {
+            "; --accept-older-journal opens it all the same, and holds the domains that this may concern"
+        }
+        RunError::Open(OpenError::OtherHost { .. }) => {
+            "; --accept-older-journal opens it all the same"
+        }
+        _ => "",
     }
 }
 
