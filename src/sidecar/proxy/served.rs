@@ -323,7 +323,6 @@ impl Served {
             }
         }
         while tasks.join_next().await.is_some() {}
-        self.outlet.drained().await;
     }
 
     /// Until the client has negotiated; whether commands out of band are among it. `None` when it left.

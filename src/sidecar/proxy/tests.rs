@@ -329,6 +329,27 @@ async fn a_qemu_that_dies_in_an_answer_ends_its_clients() {
     visitor.hears_the_end().await;
 }
 
+/// What QEMU said before it ended reaches a client that has not read it yet.
+#[tokio::test]
+async fn what_waits_for_a_client_reaches_it_though_qemu_ends() {
+    let mut qemu = Qemu::start().await;
+    let mut slow = qemu.visitor().await;
+    let mut other = qemu.visitor().await;
+    let long = "x".repeat(2 << 20);
+    for (visitor, said) in [(&mut slow, long.as_str()), (&mut other, "short")] {
+        visitor.say(r#"{"execute":"query-name","id":1}"#).await;
+        let (_, id) = qemu.asked().await;
+        qemu.say(&format!(r#"{{"return": "{said}", "id": {id}}}"#))
+            .await;
+    }
+    // It came behind the other one.
+    assert!(other.hear().await.contains("short"));
+    qemu.port.set(Upstream::Ended);
+    other.hears_the_end().await;
+    assert!(slow.hear().await.contains(&long));
+    slow.hears_the_end().await;
+}
+
 /// While the connection is made anew, clients stay; what was under way is answered by an error.
 #[tokio::test]
 async fn a_lost_connection_is_told_and_waited_for() {
