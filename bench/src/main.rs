@@ -124,6 +124,10 @@ struct ProxyArgs {
     /// Clients at the same time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=120))]
     clients: u32,
+    /// Keep the processors awake meanwhile, with one thread for each that runs only where nobody else does: what is left
+    /// is the sidecar's own, without the time in which a sleeping processor wakes
+    #[arg(long)]
+    awake: bool,
     /// For programs: one JSON value
     #[arg(long)]
     json: bool,
@@ -307,14 +311,22 @@ fn proxy(args: &ProxyArgs) -> Result<(), Failure> {
         clients: args.clients as usize,
         idle: IDLE_CLIENTS,
     };
+    let _awake = match args.awake {
+        true => proxy::keep_awake()?,
+        false => Vec::new(),
+    };
+    let mut notes = vec![format!(
+        "Linux {}, {} CPU(s): {}; journal on {file_system}",
+        host::kernel(),
+        host::cpus(),
+        host::cpu_model()
+    )];
+    if args.awake {
+        notes.push("the processors were kept awake (SCHED_IDLE)".to_owned());
+    }
     let mut tables = vec![Table {
         title: format!("phase-journal bench proxy, {}", host::date()),
-        notes: vec![format!(
-            "Linux {}, {} CPU(s): {}; journal on {file_system}",
-            host::kernel(),
-            host::cpus(),
-            host::cpu_model()
-        )],
+        notes,
         ..Table::default()
     }];
     tables.extend(proxy::measure(&settings, &say)?);

@@ -22,7 +22,8 @@ use journal_format::record::{
     MigrationStatus, Observed, Process, Protocol, RecordBody, RunState, Settings,
 };
 use phase_journal::engine::{
-    Answer, ControlRequest, Envelope, Input, Message, MigrateOptions, PeerFailure, PeerRequest, PeerResponse, Token,
+    Answer, ControlRequest, Envelope, Input, Message, MigrateOptions, PeerFailure, PeerRequest,
+    PeerResponse, Token,
 };
 use phase_journal::journal::{OpenOptions, OsDisk, Retention};
 use phase_journal::node::{CrashSwitch, Node, Outbox};

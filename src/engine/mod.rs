@@ -114,9 +114,11 @@ impl Engine {
     #[must_use]
     pub fn resume(config: Config, told: Told) -> Engine {
         let Told(mut state) = told;
-        if state.openings.is_empty() {
-            state.openings.clone_from(&config.openings);
-        }
+        // Those that no whole checkpoint tells of.
+        let last = state.openings.last().map(|opening| opening.epoch);
+        let later = config.openings.iter().copied();
+        let later = later.filter(|opening| last.is_none_or(|last| last < opening.epoch));
+        state.openings.extend(later);
         Engine {
             next: config.next,
             lossy: state.lossy,

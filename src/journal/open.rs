@@ -145,16 +145,24 @@ impl<D: Disk> Log<D> {
             Some(witness) => ask_witness(&disk, witness, &survey, options)?,
             None => Asked::default(),
         };
+        let mut epoch = survey
+            .epoch
+            .max(witnessed.map_or(Epoch(0), |position| position.epoch));
         let first = match lost_until {
             Some(last) => {
                 each(Past::Gap(gap_behind(&survey, last)));
+                // Whoever saw records of the opening before that are not here knows more than this journal: that
+                // opening ends where the copy does.
+                epoch = epoch.next().ok_or(OpenError::NumbersUsedUp)?;
+                survey.openings.push(Opening {
+                    epoch,
+                    opening: OpeningId(disk.fresh_id()),
+                    first: survey.next,
+                });
                 last.next().ok_or(OpenError::NumbersUsedUp)?
             }
             None => survey.next,
         };
-        let epoch = survey
-            .epoch
-            .max(witnessed.map_or(Epoch(0), |position| position.epoch));
         let opening = Opening {
             epoch: epoch.next().ok_or(OpenError::NumbersUsedUp)?,
             opening: OpeningId(disk.fresh_id()),

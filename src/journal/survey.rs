@@ -82,6 +82,7 @@ pub(super) fn survey<D: Disk>(
         previous: BTreeMap::new(),
         held: Vec::new(),
         gaps: Vec::new(),
+        older: None,
         failed: None,
         each,
     };
@@ -94,13 +95,22 @@ pub(super) fn survey<D: Disk>(
     let Teller {
         openings,
         previous,
+        older,
         failed,
         ..
     } = teller;
     if let Some(error) = failed {
         return Err(error);
     }
-    let openings = all_openings(openings.unwrap_or_default(), &files);
+    let mut openings = all_openings(openings.unwrap_or_default(), &files);
+    // It had accepted an older copy: the opening before ends with that (F25).
+    if let (Some(head), Some(first)) = (stillborn, older) {
+        openings.push(Opening {
+            epoch: head.epoch,
+            opening: head.opening,
+            first,
+        });
+    }
     let next = match (stillborn, files.is_empty()) {
         (Some(head), _) => head.first,
         (None, true) => Lsn::FIRST,
@@ -326,6 +336,8 @@ struct Teller<'a, D: Disk, F> {
     /// places: what is told behind a gap says which domains it does not concern (P6).
     held: Vec<(Decoded, SegmentNumber)>,
     gaps: Vec<Gap>,
+    /// Where the gap at the end begins that an accepted older copy left.
+    older: Option<Lsn>,
     /// Why nothing more is told.
     failed: Option<OpenError>,
     each: &'a mut F,
@@ -405,6 +417,10 @@ impl<D: Disk, F: FnMut(Past)> Teller<'_, D, F> {
                 (self.each)(Past::Gap(gap));
             }
         }
+        self.older = match &past {
+            Past::Gap(gap) if gap.why == Cause::Older => Some(gap.first),
+            Past::Gap(_) | Past::Record(_) => None,
+        };
         if let Past::Record(Record {
             lsn,
             domain: Some(domain),

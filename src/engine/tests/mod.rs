@@ -10,6 +10,7 @@ mod laws;
 mod manager;
 mod model;
 mod monitor;
+mod openings;
 mod operator;
 mod postcopy;
 mod product;

@@ -676,7 +676,7 @@ fn an_older_journal_is_refused_by_its_witness() {
         };
         let opened = place.open_with(&accepted).unwrap();
         if !opened.is_new() {
-            assert_eq!(opened.opening().epoch, Epoch(3), "no epoch twice");
+            assert_eq!(opened.opening().epoch, Epoch(4), "no epoch twice");
         }
         begin(opened).unwrap();
         place.open().unwrap();
@@ -717,6 +717,12 @@ fn an_accepted_older_journal_lacks_its_end() {
         assert_eq!((gap.first, gap.last), (Lsn(4), witnessed));
         assert_eq!(gap.why, Cause::Older);
         assert_eq!(opened.first_lsn(), witnessed.next().unwrap());
+        // The opening of the copy has no records behind it.
+        let firsts: Vec<Lsn> = opened.openings().iter().map(|one| one.first).collect();
+        assert_eq!(firsts, [Lsn(1), Lsn(4)]);
+        let epochs: Vec<Epoch> = opened.openings().iter().map(|one| one.epoch).collect();
+        assert!(epochs.is_sorted_by(|one, next| one < next), "{epochs:?}");
+        assert!(*epochs.last().unwrap() < opened.opening().epoch);
     };
     let opened = place.open_with(&accepted).unwrap();
     is_told(&opened);
@@ -730,7 +736,20 @@ fn an_accepted_older_journal_lacks_its_end() {
     header.resize(bytes.len() - 4096, 0);
     header.extend(&bytes[bytes.len() - 4096..]);
     died.journal.put(&name(2), header);
-    is_told(&died.open().unwrap());
+    // Nothing of the word that it was opened on is left: it is asked for again.
+    assert!(matches!(died.open(), Err(OpenError::Older(_))));
+    let rebooted = OpenOptions {
+        boot: BootId(Id128([9; 16])),
+        ..options()
+    };
+    is_told(&died.open_with(&rebooted).unwrap());
+    let again = died.open_with(&accepted).unwrap();
+    let told: Vec<_> = again.history().iter().rev().take(2).collect();
+    assert!(
+        told.iter().all(|past| matches!(past, Past::Gap(_))),
+        "{told:?}"
+    );
+    assert!(again.first_lsn() > witnessed);
 
     let entries = place.read();
     let found: Vec<_> = gaps(&entries)
