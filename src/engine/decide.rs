@@ -632,9 +632,15 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
         (RunClass::Ran, _) => return Some(Rule::NoRuleForThis),
         (RunClass::Unknown, _) => return Some(Rule::NoRuleForThis),
         // A QEMU that cannot load its stream exits, or waits as it was. One that has loaded and shows an end was
-        // streamed from since: the guest had come, and an older copy of this journal does not know of it.
-        (RunClass::Paused, StatusClass::Ended) => return Some(Rule::NoRuleForThis),
-        (_, StatusClass::Ended) => return Some(Rule::DestinationPrepareFailed),
+        // streamed from since, and stands as that left it: the guest had come, and an older copy of this journal does not
+        // know of it.
+        (
+            RunClass::Paused | RunClass::FinishMigrate | RunClass::Postmigrate,
+            StatusClass::Ended,
+        ) => {
+            return Some(Rule::NoRuleForThis);
+        }
+        (RunClass::Inmigrate, StatusClass::Ended) => return Some(Rule::DestinationPrepareFailed),
         (RunClass::Inmigrate | RunClass::Paused, StatusClass::None)
         | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Performing)
         | (RunClass::Inmigrate | RunClass::Paused, StatusClass::Completed) => {}

@@ -23,6 +23,19 @@ pub(super) fn rows() -> Vec<(Evidence, Option<Rule>)> {
                 .heard(P::Abandoned),
             Some(Rule::NoRuleForThis),
         ),
+        // Likewise where QEMU left a guest that its owner had paused when that stream failed.
+        (
+            whole()
+                .run(R::Postmigrate)
+                .but(|one| one.observed.migration = Some(M::Failed)),
+            Some(Rule::NoRuleForThis),
+        ),
+        (
+            whole()
+                .run(R::FinishMigrate)
+                .but(|one| one.observed.migration = Some(M::Cancelled)),
+            Some(Rule::NoRuleForThis),
+        ),
         // The journal does not know of the migration that QEMU shows: it is an older copy.
         (
             unsent(R::Postmigrate, M::Completed),
