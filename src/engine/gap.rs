@@ -109,10 +109,16 @@ pub fn disagreement(evidence: &Evidence, histories: &[MigrationHistory]) -> Stri
     if !ended.is_empty() {
         say("the job is over".to_owned());
     }
-    match said.len() {
+    let told = match said.len() {
         0 => "nothing is known of what they said".to_owned(),
         1 => format!("every history gives {}", said.join("")),
         _ => format!("the histories give {}", said.join(", or ")),
+    };
+    match is_unbelieved(evidence) {
+        true => format!(
+            "{told}; the other side says aborted, which is not believed: where its journal stood may be among what is lost"
+        ),
+        false => told,
     }
 }
 
@@ -246,8 +252,11 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         ),
         Rule::SourceGrantedAborted | Rule::SourceCancelled => (aborted, Act::Back),
         Rule::SourceCancelledDead => (aborted, Act::NoneLeft),
-        // The licence itself must be at hand.
-        Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead => (facts.granted, Act::Only(rule)),
+        // The licence itself must be at hand. Where the answer is known, and only the damage keeps it from being believed, that is
+        // what it is held for.
+        Rule::SourceGrantedInDoubt | Rule::SourceGrantedDead => {
+            (facts.granted && !is_unbelieved(evidence), Act::Only(rule))
+        }
         Rule::SourceCommitted | Rule::SourceCommittedDead => (facts.committed, Act::Only(rule)),
         Rule::SourcePerformCompleted
         | Rule::SourcePerform2Whole
@@ -369,6 +378,14 @@ fn act(evidence: &Evidence, rule: Rule) -> Option<Act> {
         | Rule::DrivenSourceStartedThere => return None,
     };
     sure.then_some(act)
+}
+
+/// Did the destination give an outcome that is not taken over damage? Where its journal stood may be among what is lost, and an
+/// older copy of that may say so.
+fn is_unbelieved(evidence: &Evidence) -> bool {
+    evidence.role == Role::Source
+        && evidence.peer == PeerAnswer::Aborted
+        && evidence.facts.outcome.is_none()
 }
 
 /// May the answer come from a journal that does not have what was sent?

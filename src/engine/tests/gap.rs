@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use journal_format::number::Lsn;
 use journal_format::record::{
-    Decided, MigrationHistories, MigrationStatus, Protocol, RecordBody, RunState,
+    Decided, EffectCommand, MigrationHistories, MigrationStatus, Protocol, RecordBody, RunState,
 };
 
 use super::world::{A, B, Crash, DOMAIN, World};
@@ -465,6 +465,46 @@ fn a_source_that_may_have_given_the_licence_is_ended_only_when_it_was_used() {
     assert_eq!(became(&world, A), Became::DecidedOver, "{}", world.story());
     assert!(!world.hosts[A].qemu.alive);
     assert_eq!(world.running(), vec![B]);
+}
+
+/// A source that gave its licence, whose sidecar is down, and whose destination has no copy any more and says so.
+fn granted_and_aborted() -> World {
+    for crash in crash_points(Protocol::V3, A) {
+        let world = crashed_with(Protocol::V3, A, crash, Misfortune::None);
+        let Some(mut world) = world else { continue };
+        let is_granted = world.has(A, is_grant);
+        if is_granted && !world.has(B, |body| matches!(body, RecordBody::MigrationCommitted(_))) {
+            world.kill(B);
+            world.run_for(100);
+            let has_aborted = world.has(B, |body| matches!(body, RecordBody::MigrationAborted(_)));
+            assert!(has_aborted, "{}", world.story());
+            return world;
+        }
+    }
+    panic!("no crash between the licence and its use")
+}
+
+/// Where the destination's journal stood may be among what is lost, so that its *aborted* is not taken. That is what the
+/// source is held for, and not that there was no answer.
+#[test]
+fn an_answer_that_damage_keeps_from_being_believed_is_held_for_the_damage() {
+    let mut world = granted_and_aborted();
+    let is_early = |entry: &History| matches!(entry, History::Record(one) if matches!(&one.body, RecordBody::EffectIntended(intended) if matches!(intended.command, EffectCommand::SetCapabilities { .. })));
+    let journal = &world.hosts[A].journal;
+    let early = journal.iter().position(is_early).expect("there is one");
+    world.hosts[A].journal = damaged(journal, early, early + 1);
+    world.restart(A);
+    world.run_for(DECIDED_MS);
+    assert_eq!(world.held(A), Some("journal-damaged"), "{}", world.story());
+    assert!(world.hosts[A].qemu.alive);
+    world.control(A, ControlRequest::QueryDomains { name: None });
+    world.run_for(100);
+    let Some((A, Ok(Answer::Domains(views)))) = world.replies.last() else {
+        panic!("{:?}", world.replies)
+    };
+    let reason = &views[0].held.as_ref().expect("it holds").reason;
+    let said = ["source-granted-in-doubt", "the other side says aborted"];
+    assert!(said.iter().all(|one| reason.contains(one)), "{reason}");
 }
 
 #[test]
