@@ -274,8 +274,9 @@ impl World {
             Rule::SourceVerdictAwaited | Rule::DestinationVerdictAwaited => {
                 one.has_died || one.is_suspect()
             }
-            // What an older journal does not know: a stream of its manager's, a job that came further.
-            Rule::NoRuleForThis => one.is_suspect(),
+            // What an older journal does not know: a stream of its manager's, a job that came further, or one that ended, so
+            // that QEMU is on its way with the next one, or was told to be.
+            Rule::NoRuleForThis | Rule::SourceGrantedOther => one.is_suspect(),
             // Its stream broke, and this manager does not mend it.
             Rule::DrivenPostcopy => one.is_driven,
             // Likewise where the manager drives both sides itself.
