@@ -9,7 +9,7 @@
 mod drive;
 mod work;
 
-use journal_format::number::Lsn;
+use journal_format::number::{Lsn, MigrationId};
 use journal_format::record::{
     Authority, Decision, JobKind, MigrationStatus, Outcome, Protocol, RunState, WantedRunState,
 };
@@ -84,11 +84,32 @@ struct Care {
     /// How often nothing was settled.
     in_vain: u32,
     /// The outcome of the last migration, if that is the manager's to say: on record with it.
-    verdict: Option<Outcome>,
+    verdict: Option<Verdict>,
     /// When it is said again.
     verdict_at: u64,
     /// The migration that it drives itself: on record.
     drive: Option<Box<Drive>>,
+}
+
+/// What is said of a migration, and of no other one.
+#[derive(Clone, Debug)]
+struct Verdict {
+    outcome: Outcome,
+    /// Its name, once it was heard.
+    migration: Option<MigrationId>,
+    /// The journals of all hosts when it was asked for.
+    journals: Vec<u64>,
+}
+
+impl Verdict {
+    /// Is that its open job? In a journal that was put back, or is a new one, only its name tells.
+    fn is_of(&self, job: &JobView, host: HostNumber, desk: &Desk<'_>) -> bool {
+        let is_named = match self.migration {
+            Some(migration) => job.migration == Some(migration),
+            None => self.journals[host] == desk.journal(host),
+        };
+        is_named && job.result.is_none() && job.authority == Some(Authority::Manager)
+    }
 }
 
 impl Care {
@@ -110,6 +131,10 @@ pub struct Fleet {
     care: Vec<Care>,
     /// Questions about jobs that it found open, and whom they went to.
     asked: Vec<(HostNumber, RequestId)>,
+    /// Which job its word is about: the question, whom it went to, the journal there, and the guest.
+    judges: Vec<(RequestId, HostNumber, u64, GuestNumber)>,
+    /// What a human who gave a guest up is still to say to a sidecar, and the request that says it.
+    given_up: Vec<(HostNumber, GuestNumber, Option<RequestId>)>,
     is_calm: bool,
 }
 
@@ -123,12 +148,14 @@ impl Manager for Fleet {
                 for guest in 0..self.care.len() {
                     self.round(guest, desk);
                 }
+                self.give_up_everywhere(desk);
                 desk.wake_in(ROUND_MS);
             }
             Heard::Answered { request, result } => self.answered(request, result, desk),
             Heard::Noticed { host, notice } => self.noticed(host, notice),
             Heard::Restarted => {
                 self.asked.clear();
+                self.judges.clear();
                 for care in &mut self.care {
                     let mut drive = care.drive.take();
                     let step = match &mut drive {
@@ -139,7 +166,7 @@ impl Manager for Fleet {
                         None => look_at_once(),
                     };
                     *care = Care {
-                        verdict: care.verdict,
+                        verdict: care.verdict.take(),
                         drive,
                         ..Care::new(0, step)
                     };
@@ -216,9 +243,10 @@ impl Fleet {
         let now = desk.now_ms();
         let care = &self.care[guest];
         let may_be_open = matches!(care.step, Step::Moving { .. } | Step::Looking { .. });
-        if let (Some(outcome), true) = (care.verdict, may_be_open && care.verdict_at <= now) {
+        if let (Some(verdict), true) = (&care.verdict, may_be_open && care.verdict_at <= now) {
+            let outcome = verdict.outcome;
             self.care[guest].verdict_at = now + VERDICT_MS;
-            say_outcome(guest, outcome, desk);
+            self.say_outcome(guest, outcome, desk);
         }
         match &self.care[guest].step {
             Step::Resting { until } if *until <= now && !self.is_calm => {
@@ -233,7 +261,9 @@ impl Fleet {
                 let (host, job) = (self.care[guest].home, *job);
                 // It does not take back what it may have said, or done by its own hand.
                 let is_its = *journal == desk.journal(host);
-                if is_its && self.care[guest].verdict != Some(Outcome::Committed) {
+                let verdict = self.care[guest].verdict.as_ref();
+                let is_given = verdict.is_some_and(|one| one.outcome == Outcome::Committed);
+                if is_its && !is_given {
                     desk.ask(host, ControlRequest::JobCancel { job });
                 }
                 // Whatever the answer is, it will be looked at.
@@ -328,6 +358,17 @@ impl Fleet {
             let (host, _) = self.asked.swap_remove(at);
             return Fleet::cancel_jobs(result, host, desk);
         }
+        if let Some(at) = self.judges.iter().position(|(one, ..)| *one == request) {
+            let (_, host, journal, guest) = self.judges.swap_remove(at);
+            return self.judge_job(result, host, journal, guest, desk);
+        }
+        if let Some(at) = self.given_up.iter().position(|one| one.2 == Some(request)) {
+            match result {
+                Some(_) => drop(self.given_up.swap_remove(at)),
+                None => self.given_up[at].2 = None,
+            }
+            return;
+        }
         let waits = |care: &Care| match (&care.step, &care.drive) {
             (Step::Driving, Some(drive)) => drive.waits_for(request),
             (step, _) => waits_for(step, request),
@@ -363,17 +404,21 @@ impl Fleet {
                 let how = draw_how(desk);
                 // One that gives nothing up says committed.
                 let gives_up = desk.shape().faults.manager_cancel > 0;
-                self.care[guest].verdict =
-                    (how.authority == Authority::Manager).then(|| {
-                        match desk.random().chance(ABORTED) && gives_up {
-                            true => Outcome::Aborted,
-                            false => Outcome::Committed,
-                        }
-                    });
+                self.care[guest].verdict = (how.authority == Authority::Manager).then(|| Verdict {
+                    outcome: match desk.random().chance(ABORTED) && gives_up {
+                        true => Outcome::Aborted,
+                        false => Outcome::Committed,
+                    },
+                    migration: None,
+                    journals: (0..desk.hosts()).map(|host| desk.journal(host)).collect(),
+                });
                 Step::Asking(desk.migrate(home, to, guest, how))
             }
-            (Step::Asking(..), Some(Ok(Answer::Migrating { job, .. }))) => {
+            (Step::Asking(..), Some(Ok(Answer::Migrating { job, migration }))) => {
                 let patience = patience(desk);
+                if let Some(verdict) = &mut self.care[guest].verdict {
+                    verdict.migration = Some(*migration);
+                }
                 Step::Moving {
                     since: now,
                     job: *job,
@@ -509,20 +554,104 @@ impl Fleet {
     fn give_up(&mut self, guest: GuestNumber, desk: &mut Desk<'_>) -> Step {
         for host in 0..desk.hosts() {
             desk.destroy(host, guest);
-            let request = ControlRequest::Resolve {
-                name: desk.name(guest).to_owned(),
-                decision: Decision::Confirm,
-                force: true,
-                statement: "every copy of it is ended".to_owned(),
-                uid: 0,
-            };
-            desk.ask(host, request);
         }
+        self.given_up.retain(|(_, one, _)| *one != guest);
+        let hosts = 0..desk.hosts();
+        self.given_up.extend(hosts.map(|host| (host, guest, None)));
+        self.give_up_everywhere(desk);
         self.care[guest].in_vain = 0;
         Step::Looking {
             again: desk.now_ms() + AGAIN_MS,
             said: Vec::new(),
         }
+    }
+
+    /// It is said to each sidecar, as soon as that can be reached: what is closed at one side only leaves the other one waiting
+    /// for an outcome that nobody has. Not any more when there is a copy again, which it would not be true of.
+    fn give_up_everywhere(&mut self, desk: &mut Desk<'_>) {
+        let is_gone = |desk: &Desk<'_>, guest| {
+            (0..desk.hosts()).all(|host| desk.process(host, guest).is_none())
+        };
+        self.given_up
+            .retain(|(_, guest, said)| said.is_some() || is_gone(desk, *guest));
+        for (host, guest, said) in &mut self.given_up {
+            let (host, guest) = (*host, *guest);
+            if said.is_none() && desk.is_up(host) {
+                let request = ControlRequest::Resolve {
+                    name: desk.name(guest).to_owned(),
+                    decision: Decision::Confirm,
+                    force: true,
+                    statement: "every copy of it is ended".to_owned(),
+                    uid: 0,
+                };
+                *said = Some(desk.ask(host, request));
+            }
+        }
+    }
+
+    /// Its word is about one job, and it is said under the number that this has there: in a journal that was put back an older one
+    /// of the same guest may be open.
+    fn judge_job(
+        &mut self,
+        result: Option<&Result<Answer, Refusal>>,
+        host: HostNumber,
+        journal: u64,
+        guest: GuestNumber,
+        desk: &mut Desk<'_>,
+    ) {
+        let (Some(verdict), Some(Ok(Answer::Jobs(jobs)))) = (&self.care[guest].verdict, result)
+        else {
+            return;
+        };
+        let found = jobs.iter().find(|job| verdict.is_of(job, host, desk));
+        let Some(job) = found.filter(|_| journal == desk.journal(host)) else {
+            return;
+        };
+        let source = shows(guest, &RunState::Postmigrate, desk);
+        // A source that dies before the destination carried that word out is lost by that, not by the word.
+        if verdict.outcome == Outcome::Aborted && source.is_some() {
+            for loser in (0..desk.hosts()).filter(|host| Some(*host) != source) {
+                desk.forsake(loser, guest);
+            }
+        }
+        let request = ControlRequest::Verdict {
+            target: JobTarget::Job(job.job),
+            outcome: verdict.outcome,
+            uid: 0,
+        };
+        desk.ask(host, request);
+    }
+
+    /// Says the outcome, where both copies are seen or anywhere, by a command; or by its own hand.
+    fn say_outcome(&mut self, guest: GuestNumber, outcome: Outcome, desk: &mut Desk<'_>) {
+        let source = shows(guest, &RunState::Postmigrate, desk);
+        let destination = shows(guest, &RunState::Paused, desk);
+        let by_hand = desk.random().chance(BY_HAND);
+        let quits = desk.random().coin();
+        if let (Some(source), Some(destination), true) = (source, destination, by_hand) {
+            let (winner, loser) = match outcome {
+                Outcome::Committed => (destination, source),
+                Outcome::Aborted => (source, destination),
+            };
+            match quits {
+                true => desk.quit_by_hand(loser, guest),
+                false => desk.cont_by_hand(winner, guest),
+            };
+            return;
+        }
+        let known = if desk.random().coin() {
+            source
+        } else {
+            destination
+        };
+        let host = known.unwrap_or_else(|| {
+            let hosts = desk.hosts();
+            desk.random().index(hosts)
+        });
+        let name = Some(desk.name(guest).to_owned());
+        let query = ControlRequest::QueryJobs { job: None, name };
+        let asked = desk.ask(host, query);
+        self.judges.push((asked, host, desk.journal(host), guest));
     }
 
     fn noticed(&mut self, host: HostNumber, notice: &Notice) {
@@ -577,52 +706,14 @@ fn heard(result: Option<&Result<Answer, Refusal>>) -> Said {
     }
 }
 
-/// Says the outcome, where both copies are seen or anywhere, by a command; or by its own hand.
-fn say_outcome(guest: GuestNumber, outcome: Outcome, desk: &mut Desk<'_>) {
-    let shows = |desk: &Desk<'_>, run: &RunState| {
-        (0..desk.hosts()).find(|host| {
-            desk.process(*host, guest).is_some_and(|observed| {
-                observed.run_state.as_ref() == Some(run)
-                    && observed.migration == Some(MigrationStatus::Completed)
-            })
+/// The host whose copy of it was sent, or loaded, whole and stands in that state.
+fn shows(guest: GuestNumber, run: &RunState, desk: &Desk<'_>) -> Option<HostNumber> {
+    (0..desk.hosts()).find(|host| {
+        desk.process(*host, guest).is_some_and(|observed| {
+            observed.run_state.as_ref() == Some(run)
+                && observed.migration == Some(MigrationStatus::Completed)
         })
-    };
-    let source = shows(desk, &RunState::Postmigrate);
-    let destination = shows(desk, &RunState::Paused);
-    let by_hand = desk.random().chance(BY_HAND);
-    let quits = desk.random().coin();
-    if let (Some(source), Some(destination), true) = (source, destination, by_hand) {
-        let (winner, loser) = match outcome {
-            Outcome::Committed => (destination, source),
-            Outcome::Aborted => (source, destination),
-        };
-        match quits {
-            true => desk.quit_by_hand(loser, guest),
-            false => desk.cont_by_hand(winner, guest),
-        };
-        return;
-    }
-    // A source that dies before the destination carried that word out is lost by that, not by the word.
-    if outcome == Outcome::Aborted && source.is_some() {
-        for loser in (0..desk.hosts()).filter(|host| Some(*host) != source) {
-            desk.forsake(loser, guest);
-        }
-    }
-    let known = if desk.random().coin() {
-        source
-    } else {
-        destination
-    };
-    let host = known.unwrap_or_else(|| {
-        let hosts = desk.hosts();
-        desk.random().index(hosts)
-    });
-    let request = ControlRequest::Verdict {
-        target: JobTarget::Domain(desk.name(guest).to_owned()),
-        outcome,
-        uid: 0,
-    };
-    desk.ask(host, request);
+    })
 }
 
 fn draw_how(desk: &mut Desk<'_>) -> How {

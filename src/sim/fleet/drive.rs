@@ -452,11 +452,6 @@ impl Drive {
             kind,
             cookie: Some("<manager/>".to_owned()),
         };
-        let word = |outcome| ControlRequest::Verdict {
-            target: JobTarget::Domain(name()),
-            outcome,
-            uid: 0,
-        };
         let (to, from) = (self.job_in, self.job_out);
         let enter = |job: Option<Lsn>, phase, effects: Vec<ManagerEffect>| {
             Some(ControlRequest::PhaseEnter {
@@ -499,7 +494,11 @@ impl Drive {
             Stage::Confirm => enter(from, JobPhase::Confirm3, vec![plain("quit")])?,
             Stage::EndOut => end(from, JobResult::Completed)?,
             Stage::Refuse => enter(to, JobPhase::Finish3, vec![plain("quit")])?,
-            Stage::TurnBack if !self.runs => word(Outcome::Aborted),
+            Stage::TurnBack if !self.runs => ControlRequest::Verdict {
+                target: JobTarget::Job(from?),
+                outcome: Outcome::Aborted,
+                uid: 0,
+            },
             Stage::TurnBack => enter(from, JobPhase::Confirm3Cancelled, vec![plain("cont")])?,
             Stage::EndFailed => end(from, JobResult::Failed)?,
             Stage::ListenSettings
@@ -512,26 +511,27 @@ impl Drive {
         Some(request)
     }
 
-    /// Says whose the guest is, to the sidecar of one side.
+    /// Says whose the guest is, to the sidecar of one side, of that job of its; without phases, where there is none either.
     fn word(
         &self,
+        said: Said,
         host: HostNumber,
         outcome: Outcome,
         desk: &mut Desk<'_>,
         guest: GuestNumber,
-    ) -> RequestId {
+    ) -> Option<RequestId> {
         let ends = (host == self.from) == (outcome == Outcome::Committed);
         if self.is_plain {
             let execute = if ends { "quit" } else { "cont" };
-            return desk.command(host, guest, execute, &json!({}));
+            return Some(desk.command(host, guest, execute, &json!({})));
         }
-        let target = JobTarget::Domain(desk.name(guest).to_owned());
+        let Said::Open(job) = said else { return None };
         let request = ControlRequest::Verdict {
-            target,
+            target: JobTarget::Job(job),
             outcome,
             uid: 0,
         };
-        desk.ask(host, request)
+        Some(desk.ask(host, request))
     }
 
     // What it does when something went wrong.
@@ -557,10 +557,13 @@ impl Drive {
         for (said, kind) in self.said.iter_mut().zip(kinds) {
             if *said == Said::Asked(request) {
                 *said = match result {
-                    // A journal that was put back may have one of before: what comes in is not what goes out.
+                    // A journal that was put back may have one of before: what comes in is not what goes out, and what the
+                    // sidecars drive is not its.
                     Some(Ok(Answer::Jobs(jobs))) => jobs
                         .iter()
-                        .find(|job| job.result.is_none() && job.kind == kind)
+                        .find(|job| {
+                            job.result.is_none() && job.kind == kind && job.migration.is_none()
+                        })
                         .map_or(Said::None, |job| Said::Open(job.job)),
                     Some(_) => Said::None,
                     None => Said::Nothing,
@@ -621,7 +624,7 @@ impl Drive {
         if self.splits && may_be_split {
             self.verdict = Some(Outcome::Committed);
             if is_split(destination.as_ref()) && !runs(destination.as_ref()) {
-                self.takes = Some(self.word(self.to, Outcome::Committed, desk, guest));
+                self.takes = self.word(said[1], self.to, Outcome::Committed, desk, guest);
             }
             return;
         }
@@ -639,7 +642,7 @@ impl Drive {
         match (self.verdict, said) {
             (Some(Outcome::Committed), [_, Said::Open(_)]) if destination.is_none() => {}
             (Some(Outcome::Committed), [_, Said::Open(_)]) if self.runs => {
-                self.takes = Some(self.word(self.to, Outcome::Committed, desk, guest));
+                self.takes = self.word(said[1], self.to, Outcome::Committed, desk, guest);
             }
             // Its owner paused it, which the cookie says and a word alone does not.
             (Some(Outcome::Committed), [_, Said::Open(job)]) => {
@@ -658,26 +661,26 @@ impl Drive {
             }
             // Its sidecar knows of nothing, and lets it pass.
             (Some(Outcome::Committed), [_, Said::None]) if self.is_plain && is_whole => {
-                self.takes = Some(self.word(self.to, Outcome::Committed, desk, guest));
+                self.takes = self.word(said[1], self.to, Outcome::Committed, desk, guest);
             }
             (Some(Outcome::Committed), [Said::Open(_), Said::None])
                 if self.is_taken && self.may_forsake_source(destination.as_ref()) =>
             {
                 desk.forsake(self.from, guest);
-                self.word(self.from, Outcome::Committed, desk, guest);
+                self.word(said[0], self.from, Outcome::Committed, desk, guest);
             }
             (Some(Outcome::Aborted), [_, Said::Open(_)]) if source.is_some() || is_empty => {
                 desk.forsake(self.to, guest);
-                self.word(self.to, Outcome::Aborted, desk, guest);
+                self.word(said[1], self.to, Outcome::Aborted, desk, guest);
             }
             (Some(Outcome::Aborted), [Said::Open(job), _]) if destination.is_none() => {
                 // What was said before is not cancelled, and what was not sent is not judged.
                 match has_sent || desk.random().coin() {
-                    true => self.word(self.from, Outcome::Aborted, desk, guest),
+                    true => self.word(said[0], self.from, Outcome::Aborted, desk, guest),
                     false if self.is_plain => {
-                        desk.command(self.from, guest, "migrate_cancel", &json!({}))
+                        Some(desk.command(self.from, guest, "migrate_cancel", &json!({})))
                     }
-                    false => desk.ask(self.from, ControlRequest::JobCancel { job }),
+                    false => Some(desk.ask(self.from, ControlRequest::JobCancel { job })),
                 };
             }
             // A QEMU that waits, and of which its sidecar knows nothing.
