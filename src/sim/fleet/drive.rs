@@ -87,6 +87,8 @@ pub(super) struct Drive {
     /// The journals that their numbers are of.
     journals: [u64; 2],
     asked: Option<RequestId>,
+    /// On record: what was asked before something went wrong, and is not answered yet.
+    late: Option<RequestId>,
     since: u64,
     patience: u64,
     /// The guest runs, so that its `cont` is the manager's to give.
@@ -176,6 +178,7 @@ impl Drive {
             job_out: None,
             journals: [from, to].map(|host| desk.journal(host)),
             asked: None,
+            late: None,
             since: desk.now_ms(),
             patience,
             runs,
@@ -193,7 +196,7 @@ impl Drive {
     /// The manager was restarted: what is on record stays.
     pub(super) fn begin_anew(&mut self) {
         self.stage = None;
-        self.asked = None;
+        self.late = self.asked.take().or(self.late);
         self.takes = None;
         self.said = [Said::NotAsked; 2];
     }
@@ -210,7 +213,7 @@ impl Drive {
 
     pub(super) fn waits_for(&self, request: RequestId) -> bool {
         let said = self.said.contains(&Said::Asked(request));
-        said || self.asked == Some(request) || self.takes == Some(request)
+        said || [self.asked, self.late, self.takes].contains(&Some(request))
     }
 
     /// Time passed.
@@ -245,6 +248,10 @@ impl Drive {
                 Some(Err(_)) if !self.is_plain => !self.is_entered,
                 Some(Ok(_) | Err(_)) | None => self.is_entered,
             };
+            return Next::Goes;
+        }
+        if self.late == Some(request) {
+            self.late = None;
             return Next::Goes;
         }
         if self.asked != Some(request) {
@@ -575,6 +582,10 @@ impl Drive {
         }
         let said = core::mem::replace(&mut self.said, [Said::NotAsked; 2]);
         self.again = desk.now_ms() + AGAIN_MS;
+        if said == [Said::None; 2] && self.late.is_some() {
+            // What is on its way may still begin one.
+            return Next::Goes;
+        }
         if said == [Said::None; 2] {
             // Its `cont` may be lost on the way: it is looked at again.
             return match self.run_where_it_was(desk, guest) {
