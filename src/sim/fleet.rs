@@ -208,10 +208,12 @@ impl Fleet {
         }
     }
 
-    /// A manager that was restarted, or gave up, drives none of the jobs that it finds open. A migration goes on without
-    /// it, any other is cancelled.
+    /// A manager that was restarted, or gave up, drives none of the jobs that it finds open. A migration of the sidecars goes on
+    /// without it; any other is cancelled, one that a manager drives at its source: the destination's ends with its stream, or is
+    /// whole, and no copy is given up unseen.
     fn ask_about_jobs(&mut self, guest: GuestNumber, said: &[Said], desk: &mut Desk<'_>) {
-        if desk.shape().migrations.jobs == 0 {
+        let migrations = &desk.shape().migrations;
+        if migrations.jobs == 0 && migrations.driven == 0 {
             return;
         }
         for (host, one) in said.iter().enumerate() {
@@ -230,8 +232,22 @@ impl Fleet {
     ) {
         if let Some(Ok(Answer::Jobs(jobs))) = result {
             let is_open = |job: &&JobView| {
-                let migrates = matches!(job.kind, JobKind::MigrationOut | JobKind::MigrationIn);
-                job.result.is_none() && !migrates
+                let is_its = match job.kind {
+                    JobKind::MigrationOut => job.migration.is_none(),
+                    JobKind::MigrationIn => false,
+                    JobKind::Save
+                    | JobKind::Dump
+                    | JobKind::Snapshot
+                    | JobKind::Backup
+                    | JobKind::Start
+                    | JobKind::Restore
+                    | JobKind::Destroy
+                    | JobKind::Suspend
+                    | JobKind::Modify
+                    | JobKind::Query
+                    | JobKind::Abort => true,
+                };
+                job.result.is_none() && is_its
             };
             for job in jobs.iter().filter(is_open) {
                 desk.ask(host, ControlRequest::JobCancel { job: job.job });
