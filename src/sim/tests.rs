@@ -100,7 +100,7 @@ const REGRESSIONS: &[(u64, usize, &str)] = &[
     ),
 ];
 
-/// Likewise, with everything that is done now, and eight guests; with the mending taken out each of them breaks it again.
+/// Likewise, with everything that was done then, and eight guests; with the mending taken out each of them broke it again.
 const REGRESSIONS_OF_ALL: &[(u64, &str)] = &[
     (
         61_000_769,
@@ -132,6 +132,44 @@ fn what_was_found_since_stays_mended() {
     };
     for (seed, what) in REGRESSIONS_OF_ALL {
         assert_eq!(run(*seed, &shape).broken, None, "seed={seed}: {what}");
+    }
+}
+
+/// As in `tools/fleets/introduced.toml`.
+fn of_introduced() -> Shape {
+    let faults = Rates {
+        lost_journal: 20_000,
+        older_journal: 20_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        driven: 800_000,
+        plain: 1_000_000,
+        introduced: 1_000_000,
+        jobs: 50_000,
+        ..Mix::default()
+    };
+    Shape {
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
+/// A seed, its fleet, and what it broke.
+type OfFleet = (u64, fn() -> Shape, &'static str);
+
+/// Likewise, each in a fleet where what it is about is often.
+const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[(
+    93_000_091,
+    of_introduced,
+    "P4 (the manager): what it had sent on its way began a migration that it took for over, and nobody drove that",
+)];
+
+#[test]
+fn what_was_found_in_fleets_stays_mended() {
+    for (seed, shape, what) in REGRESSIONS_OF_FLEETS {
+        assert_eq!(run(*seed, &shape()).broken, None, "seed={seed}: {what}");
     }
 }
 
