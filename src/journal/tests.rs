@@ -14,6 +14,7 @@ use super::*;
 mod crash;
 mod damage;
 mod model;
+mod older;
 mod replay;
 mod spares;
 mod system;
