@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 
 use journal_format::number::{Nonce, Position};
 use journal_format::record::{
-    Cookie, EffectCommand, JobKind, Observed, Outcome, PeerAnswer, StoreAnswer, WantedRunState,
+    Authority, Cookie, EffectCommand, JobKind, MigrationState, Observed, Outcome, PeerAnswer, Role,
+    StoreAnswer, WantedRunState,
 };
 
 use super::disks::DisksLive;
@@ -122,7 +123,7 @@ pub(crate) struct Live {
     pub(crate) heard_at: u64,
     /// Source: the guest was seen to stop for the switchover.
     pub(crate) stop_seen: bool,
-    /// Source: it was seen to run again, or events may have been lost.
+    /// It was seen to run, or what was done to it may not have been seen; at a source since it was seen to stop.
     pub(crate) watch_broken: bool,
     /// The guest is stopped because it is changing sides.
     pub(crate) blackout: bool,
@@ -148,6 +149,29 @@ pub(crate) struct Live {
     pub(crate) verdict: Option<PendingVerdict>,
     /// The disks that it copies.
     pub(crate) disks: DisksLive,
+}
+
+impl Live {
+    /// What is done to QEMU may not have been seen, or it was seen to run.
+    pub(crate) fn break_watch(&mut self, role: Role) {
+        self.watch_broken |= match role {
+            // Before it stopped it ran anyway.
+            Role::Source => self.stop_seen,
+            Role::Destination => true,
+        };
+    }
+
+    /// See `Evidence::watched`.
+    pub(crate) fn is_watched(&self, state: &MigrationState) -> bool {
+        let is_of_use = match (state.terms.role, state.terms.authority) {
+            (Role::Source, _) => self.stop_seen && !state.source_touched,
+            (Role::Destination, Authority::Manager) => true,
+            (Role::Destination, Authority::Destination | Authority::Source | Authority::Store) => {
+                false
+            }
+        };
+        is_of_use && !self.watch_broken && !self.recovering
+    }
 }
 
 impl Default for Live {

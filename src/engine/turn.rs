@@ -75,6 +75,11 @@ impl<'a> Turn<'a> {
         self.engine.live.entry(id).or_default()
     }
 
+    fn open_migration(&self, id: DomainId) -> Option<(MigrationId, Role)> {
+        let migration = self.domain(id)?.migration?;
+        Some((migration, self.migration(migration)?.state.terms.role))
+    }
+
     pub(crate) fn eyes(&mut self, id: DomainId) -> &mut Eyes {
         self.engine.eyes.entry(id).or_default()
     }
@@ -118,10 +123,7 @@ impl<'a> Turn<'a> {
             observed,
             claim: domain.state.claim,
             peer: peer_of(live, &migration.state),
-            watched: live.stop_seen
-                && !live.watch_broken
-                && !live.recovering
-                && !migration.state.source_touched,
+            watched: live.is_watched(&migration.state),
             recovering: live.recovering,
             journal_damaged: domain.state.damaged,
             wanted: domain.state.wanted,
@@ -314,6 +316,15 @@ impl<'a> Turn<'a> {
         if domain.state.instance.boot != boot || domain.state.dead {
             observed.process = Process::Dead;
         }
+        match observed.process {
+            // Whatever is done to it meanwhile is not seen.
+            Process::Mute | Process::OtherInstance => {
+                if let Some((migration, role)) = self.open_migration(id) {
+                    self.live(migration).break_watch(role);
+                }
+            }
+            Process::Alive | Process::Dead => {}
+        }
         let now = self.now;
         let dead = observed.process == Process::Dead;
         let eyes = self.eyes(id);
@@ -392,7 +403,7 @@ impl<'a> Turn<'a> {
     }
 
     pub(crate) fn event(&mut self, id: DomainId, event: &QemuEvent) {
-        if let Some(migration) = self.domain(id).and_then(|domain| domain.migration) {
+        if let Some((migration, role)) = self.open_migration(id) {
             let live = self.live(migration);
             match event {
                 QemuEvent::Passes { count } => {
@@ -400,7 +411,7 @@ impl<'a> Turn<'a> {
                     return self.advance(migration);
                 }
                 QemuEvent::Stop => live.stop_seen = true,
-                QemuEvent::Resume | QemuEvent::Lost => live.watch_broken |= live.stop_seen,
+                QemuEvent::Resume | QemuEvent::Lost => live.break_watch(role),
                 QemuEvent::Converging { downtime } => {
                     live.converging = Some(*downtime);
                     // Nothing happened to QEMU: what was seen of it is no older.

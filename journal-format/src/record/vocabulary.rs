@@ -724,7 +724,8 @@ pub struct Evidence {
     /// What the other side said last.
     pub peer: PeerAnswer,
     /// The source was watched without a break from STOP to its end, saw no RESUME, and no cancel or
-    /// cont was ever intended. Lost in a restart.
+    /// cont was ever intended. With a manager's authority, a destination: since the job began nothing that was done to its
+    /// QEMU can have been missed. Lost in a restart.
     pub watched: bool,
     /// The sidecar was restarted in this job and has not carried it on yet.
     pub recovering: bool,

@@ -191,7 +191,7 @@ fn destination_store(evidence: &Evidence, takeable: bool) -> Option<Rule> {
 pub(super) fn destination_dead(evidence: &Evidence) -> Rule {
     match evidence.authority {
         // Nobody saw whether the manager continued it before, which is its verdict too, and the opposite one.
-        Authority::Manager if evidence.recovering && may_be_licensed(evidence) => {
+        Authority::Manager if !evidence.watched && may_be_licensed(evidence) => {
             Rule::DestinationVerdictAwaited
         }
         Authority::Manager if is_licensed(evidence) => Rule::DestinationVerdictQuit,

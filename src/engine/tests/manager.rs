@@ -274,6 +274,28 @@ fn an_end_that_nobody_watched_is_no_verdict() {
     }
 }
 
+/// Nor one behind a time in which it could not be seen: somebody else had its socket, or it was mute. Found by the simulator.
+#[test]
+fn an_end_behind_what_could_not_be_seen_is_no_verdict() {
+    for (at, word) in [
+        (A, "source-verdict-awaited"),
+        (B, "destination-verdict-awaited"),
+    ] {
+        for is_another in [true, false] {
+            let mut world = waiting();
+            let qemu = &mut world.hosts[at].qemu;
+            (qemu.is_another, qemu.mute) = (is_another, !is_another);
+            world.run_for(60_000);
+            let qemu = &mut world.hosts[at].qemu;
+            (qemu.is_another, qemu.mute) = (false, false);
+            world.kill(at);
+            world.run_for(SETTLE_MS);
+            assert_eq!(world.held(at), Some(word), "{}", world.story());
+            assert_eq!(recorded(&world, at), None);
+        }
+    }
+}
+
 /// The manager continued the guest at the destination while nobody watched, it ran and died there; then it says so at
 /// the source. That copy is an older one.
 #[test]

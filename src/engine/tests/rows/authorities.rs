@@ -301,7 +301,7 @@ fn of_manager() -> Vec<(Evidence, Option<Rule>)> {
             manager(whole())
                 .dead()
                 .heard(P::Granted)
-                .but(|one| one.recovering = false),
+                .but(|one| (one.recovering, one.watched) = (false, true)),
             Some(Rule::DestinationVerdictQuit),
         ),
         (
@@ -309,6 +309,14 @@ fn of_manager() -> Vec<(Evidence, Option<Rule>)> {
                 .dead()
                 .heard(P::Granted)
                 .but(|one| one.recovering = true),
+            Some(Rule::DestinationVerdictAwaited),
+        ),
+        // It was continued while it could not be seen, perhaps.
+        (
+            manager(whole())
+                .dead()
+                .heard(P::Granted)
+                .but(|one| (one.recovering, one.watched) = (false, false)),
             Some(Rule::DestinationVerdictAwaited),
         ),
         (
