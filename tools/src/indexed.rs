@@ -351,3 +351,55 @@ where
         Ok(if is_enough { Ended::Enough } else { Ended::No })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use phase_journal::journal::read::Reader;
+
+    use super::*;
+    use crate::past::All;
+    use crate::tests::journal;
+
+    fn files(disk: &OsDisk) -> Vec<SegmentFile> {
+        Reader::open(disk.clone()).unwrap().segments().to_vec()
+    }
+
+    /// What the index leads to, by that list of the journal's files.
+    fn led(disk: &OsDisk, files: &[SegmentFile]) -> (Vec<Lsn>, Lsn) {
+        let opened = Opened::of(disk, files).unwrap();
+        let mut shown = Vec::new();
+        let begin = files[0].number;
+        let of = Of::Domain("web-1".to_owned());
+        let range = (begin, Lsn(u64::MAX));
+        let mut known = Known::default();
+        let after = read(opened, files, &of, range, &mut All, &mut known, |item| {
+            if let Item::Record(recorded) = item {
+                shown.push(recorded.record.lsn());
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        (shown, after.unwrap().next)
+    }
+
+    /// The files were listed, then a segment was begun and indexed, then the index was taken: it does not lead past what
+    /// lies in that segment.
+    #[test]
+    fn an_index_that_is_newer_than_the_list_of_files_leads_nowhere() {
+        let journal = journal();
+        let disk = OsDisk::new(journal.path());
+        let (index, _) = Index::open(&journal.path().join(INDEX_NAME), &disk).unwrap();
+        drop(index);
+        let now = files(&disk);
+        assert_eq!(now.len(), 2);
+        let (shown, next) = led(&disk, &now);
+        assert!(shown.len() > 20, "{shown:?}");
+        assert_eq!(next, Lsn(38));
+
+        let before = &now[..1];
+        assert_eq!(led(&disk, before), (Vec::new(), Lsn::FIRST));
+        // Nor one that lacks a file between.
+        let mut lacking = now.clone();
+        lacking[1].number = SegmentNumber(3);
+        assert_eq!(led(&disk, &lacking), (Vec::new(), Lsn::FIRST));
+    }
+}

@@ -30,6 +30,7 @@ mod past;
 mod print;
 mod reindex;
 mod repair;
+mod rest;
 mod schema;
 mod sides;
 mod sim;

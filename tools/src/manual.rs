@@ -5,7 +5,7 @@
 //! Not here: what the commands do.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
@@ -120,8 +120,14 @@ enum What {
 /// # Errors
 /// What clap says instead: help, the version, or what is wrong.
 pub(crate) fn parse<C: Parser>() -> Result<C, clap::Error> {
-    let matches = with_examples(C::command()).try_get_matches()?;
-    C::from_arg_matches(&matches)
+    let command = with_examples(C::command());
+    // On a terminal help is as wide as that. Who reads it elsewhere breaks lines by himself, and is given the same
+    // everywhere.
+    let command = match io::stdout().is_terminal() {
+        true => command,
+        false => command.term_width(0),
+    };
+    C::from_arg_matches(&command.try_get_matches()?)
 }
 
 /// The definitions with an example in each help.
@@ -268,6 +274,21 @@ mod tests {
                 assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
             }
         }
+    }
+
+    /// All but the line of usage, which is not wrapped.
+    #[test]
+    fn help_is_as_wide_as_the_terminal() {
+        walk(&with_examples(Cli::command()), "", &mut |path, command| {
+            let mut command = command.clone().term_width(72);
+            let help = command.render_long_help().to_string();
+            let lines = help.lines().filter(|line| !line.starts_with("Usage: "));
+            for line in lines.filter(|line| line.chars().count() > 72) {
+                let words = line.split_whitespace();
+                let longest = words.map(str::len).max().unwrap_or(0);
+                assert!(longest > 50, "{path}: {line}");
+            }
+        });
     }
 
     #[test]

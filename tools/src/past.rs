@@ -72,7 +72,7 @@ pub(crate) trait Choose {
 }
 
 /// Everything.
-struct All;
+pub(crate) struct All;
 
 impl Choose for All {
     fn may_learn(&mut self, _: &Head, _: Teaches, _: &Known) -> bool {

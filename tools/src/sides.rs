@@ -12,9 +12,11 @@ use std::sync::LazyLock;
 
 use journal_format::number::{Epoch, JournalId, Lsn, MigrationId, Nonce, OpeningId, Position};
 use journal_format::record::{
-    Authority, Cookie, JobResult, MigrationState, MigrationTerms, Outcome, PeerAnswer, Protocol,
-    Record, RecordBody, Role,
+    Cookie, JobResult, MigrationState, MigrationTerms, Outcome, PeerAnswer, Record, RecordBody,
+    Role,
 };
+
+mod compare;
 
 /// Something that two journals say differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +48,58 @@ impl Contradiction {
     }
 }
 
-/// Migrations of all journals together that are kept at once: each takes some 1 KiB.
-const STORIES_MAX: usize = 32 * 1024;
+/// The first so many of what does not fit, in the order of the migrations, and how many there are.
+#[derive(Debug, Default)]
+pub(crate) struct Contradictions {
+    first: Vec<Contradiction>,
+    /// A promise was broken.
+    pub(crate) broken: u64,
+    /// A copy is only older.
+    pub(crate) only_older: u64,
+}
+
+impl Contradictions {
+    /// More are not told one by one.
+    pub(crate) const FIRST_MAX: usize = 1000;
+
+    /// Adds one, in any order of the migrations: of one migration, in the order in which they are to be told.
+    pub(crate) fn add(&mut self, one: Contradiction) {
+        match one.is_broken {
+            true => self.broken += 1,
+            false => self.only_older += 1,
+        }
+        self.first.push(one);
+        if self.first.len() >= 2 * Contradictions::FIRST_MAX {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        // Stable. Which part a migration is of is drawn anew each time.
+        self.first.sort_by_key(|one| one.migration);
+        self.first.truncate(Contradictions::FIRST_MAX);
+    }
+
+    /// The first ones.
+    pub(crate) fn first(&mut self) -> &[Contradiction] {
+        self.cut();
+        &self.first
+    }
+
+    /// All there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.broken + self.only_older
+    }
+}
+
+/// Bytes that are kept at once of what all journals together say of migrations.
+const KEPT_MAX: usize = 32 * 1024 * 1024;
+
+/// What a story takes beside its texts, with its places in maps: some 1 KiB.
+const STORY_SIZE: usize = 1024;
+
+/// Lives of other journals that a journal tells of and that are kept: of more, what it saw of them is not compared.
+const LIVES_MAX: usize = 64 * 1024;
 
 /// Of which migrations a side keeps what its journal says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +194,8 @@ static LOOKED_AT: LazyLock<Vec<u16>> = LazyLock::new(|| {
 #[derive(Clone, Debug, Default)]
 struct Story {
     terms: Option<MigrationTerms>,
+    /// The job that it was last.
+    job: Option<Lsn>,
     /// Its begin was read, so that what is not here did not happen, if nothing is lost.
     from_begin: bool,
     prepared: Option<Nonce>,
@@ -159,6 +213,14 @@ struct Story {
 }
 
 impl Story {
+    /// Bytes of its texts.
+    fn texts(&self) -> usize {
+        let terms = self.terms.as_ref();
+        terms.map_or(0, |terms| {
+            terms.uri.capacity() + terms.store.as_ref().map_or(0, String::capacity)
+        })
+    }
+
     fn is(&self, role: Role) -> bool {
         self.terms.as_ref().is_some_and(|terms| terms.role == role)
     }
@@ -187,15 +249,20 @@ pub(crate) struct Side {
     last: Lsn,
     has_gaps: bool,
     part: Part,
+    /// Bytes of the stories.
+    kept: usize,
     /// More are too many.
-    stories_max: usize,
+    kept_max: usize,
     /// Boxed: a map's nodes have room for twice as many.
     stories: BTreeMap<MigrationId, Box<Story>>,
     /// What is said of migrations that are not kept.
     elsewhere: Story,
+    /// The last job of each migration that is kept: a sound journal has one.
     by_job: BTreeMap<Lsn, MigrationId>,
     /// The furthest that was seen of each life of other journals: the record, and the LSN.
     seen: BTreeMap<(JournalId, Epoch, OpeningId), (Lsn, Lsn)>,
+    /// It tells of more lives than are kept.
+    has_more_lives: bool,
 }
 
 /// What is known of a journal when it was read to its end.
@@ -225,11 +292,13 @@ impl Side {
             last: Lsn(0),
             has_gaps: false,
             part,
-            stories_max: STORIES_MAX / journals.max(1),
+            kept: 0,
+            kept_max: KEPT_MAX / journals.max(1),
             stories: BTreeMap::new(),
             elsewhere: Story::default(),
             by_job: BTreeMap::new(),
             seen: BTreeMap::new(),
+            has_more_lives: false,
         }
     }
 
@@ -241,7 +310,9 @@ impl Side {
     /// Takes in a record.
     pub(crate) fn see(&mut self, record: &Record) {
         let lsn = record.lsn;
-        while self.stories.len() > self.stories_max
+        // What one record adds is less than may be kept.
+        while self.kept > self.kept_max
+            && self.stories.len() > 1
             && let Part::Share { bits, index: 0 } = self.part
         {
             self.narrow(bits + 1);
@@ -250,9 +321,8 @@ impl Side {
             RecordBody::JobBegun(begun) => {
                 if let Some(terms) = &begun.migration {
                     self.name_job(lsn, terms.migration);
-                    let story = self.story(terms.migration);
-                    story.terms = Some(compared(terms));
-                    story.from_begin = true;
+                    self.set_terms(terms);
+                    self.story(terms.migration).from_begin = true;
                 }
             }
             RecordBody::MigrationState(state) => self.restated(lsn, state),
@@ -307,12 +377,12 @@ impl Side {
     fn restated(&mut self, lsn: Lsn, state: &MigrationState) {
         self.name_job(state.job, state.terms.migration);
         self.saw(lsn, state.peer_position);
-        let story = self.story(state.terms.migration);
-        if story.from_begin {
+        if self.story(state.terms.migration).from_begin {
             return;
         }
+        self.set_terms(&state.terms);
+        let story = self.story(state.terms.migration);
         let granted = state.granted.map(|cookie| (lsn, cookie));
-        story.terms = Some(compared(&state.terms));
         story.prepared = story.prepared.or(state.terms.nonce);
         story.granted = story.granted.or(granted);
         story.abandoned = story.abandoned.or(state.abandoned.then_some(lsn));
@@ -324,14 +394,34 @@ impl Side {
     }
 
     fn story(&mut self, migration: MigrationId) -> &mut Story {
-        match self.part.has(migration) {
-            true => self.stories.entry(migration).or_default(),
-            false => &mut self.elsewhere,
+        if !self.part.has(migration) {
+            return &mut self.elsewhere;
         }
+        let kept = &mut self.kept;
+        self.stories.entry(migration).or_insert_with(|| {
+            *kept += STORY_SIZE;
+            Box::default()
+        })
+    }
+
+    fn set_terms(&mut self, terms: &MigrationTerms) {
+        // Texts of other parts are as long.
+        if !self.part.has(terms.migration) {
+            return;
+        }
+        let story = self.story(terms.migration);
+        let before = story.texts();
+        story.terms = Some(compared(terms));
+        let after = story.texts();
+        self.kept = self.kept - before + after;
     }
 
     fn name_job(&mut self, job: Lsn, migration: MigrationId) {
         if self.part.has(migration) {
+            let before = self.story(migration).job.replace(job);
+            if let Some(before) = before {
+                self.by_job.remove(&before);
+            }
             self.by_job.insert(job, migration);
         }
     }
@@ -341,16 +431,24 @@ impl Side {
         let part = Part::Share { bits, index: 0 };
         self.stories.retain(|migration, _| part.has(*migration));
         self.by_job.retain(|_, migration| part.has(*migration));
+        let sizes = self
+            .stories
+            .values()
+            .map(|story| STORY_SIZE + story.texts());
+        self.kept = sizes.sum();
         self.part = part;
     }
 
     fn saw(&mut self, lsn: Lsn, position: Option<Position>) {
-        if let Some(position) = position {
-            let life = (position.journal, position.epoch, position.opening);
-            let furthest = self.seen.entry(life).or_insert((lsn, Lsn(0)));
-            if position.lsn > furthest.1 {
-                *furthest = (lsn, position.lsn);
-            }
+        let Some(position) = position else { return };
+        let life = (position.journal, position.epoch, position.opening);
+        if self.seen.len() >= LIVES_MAX && !self.seen.contains_key(&life) {
+            self.has_more_lives = true;
+            return;
+        }
+        let furthest = self.seen.entry(life).or_insert((lsn, Lsn(0)));
+        if position.lsn > furthest.1 {
+            *furthest = (lsn, position.lsn);
         }
     }
 
@@ -430,38 +528,49 @@ impl Sides {
         pairs
     }
 
-    /// All that does not fit.
-    pub(crate) fn contradictions(&self) -> Vec<Contradiction> {
-        let mut found = self.older_ones();
-        found.extend(self.contradicted());
-        found
+    /// Tells all that does not fit.
+    pub(crate) fn contradictions(&self, mut tell: impl FnMut(Contradiction)) {
+        self.older_ones(&mut tell);
+        self.contradicted(tell);
     }
 
-    /// What does not fit between the sides of migrations.
-    pub(crate) fn contradicted(&self) -> Vec<Contradiction> {
-        let mut found = Vec::new();
+    /// Tells what does not fit between the sides of migrations.
+    pub(crate) fn contradicted(&self, mut tell: impl FnMut(Contradiction)) {
         for (migration, source, given, destination, taken) in self.pairs() {
             let between = format!("from {} to {}", source.is_named(), destination.is_named());
             let mut say = |how: String| {
-                found.push(Contradiction {
+                tell(Contradiction {
                     migration: Some(migration),
                     is_broken: true,
                     between: between.clone(),
                     how,
                 });
             };
-            compare_terms(given, taken, &mut say);
-            compare_licences(source, given, taken, &mut say);
-            compare_facts(given, taken, &mut say);
-            compare_words(source, given, destination, taken, &mut say);
+            compare::terms(given, taken, &mut say);
+            compare::licences(source, given, taken, &mut say);
+            compare::facts(given, taken, &mut say);
+            compare::words(source, given, destination, taken, &mut say);
         }
-        found
     }
 
-    /// Journals of which another one saw more than is here.
-    fn older_ones(&self) -> Vec<Contradiction> {
-        let mut found = Vec::new();
+    /// Tells of journals of which another one saw more than is here.
+    fn older_ones(&self, tell: &mut impl FnMut(Contradiction)) {
+        let mut tell = |how: String| {
+            tell(Contradiction {
+                migration: None,
+                is_broken: false,
+                between: String::new(),
+                how,
+            });
+        };
         for side in &self.0 {
+            if side.has_more_lives {
+                tell(format!(
+                    "{} tells of more than {LIVES_MAX} lives of other journals: of the rest it is not known \
+                     whether a copy is older",
+                    side.is_named()
+                ));
+            }
             for ((journal, epoch, opening), (lsn, seen)) in &side.seen {
                 let is_it = |other: &&Side| other.journal == Some(*journal);
                 for other in self.0.iter().filter(is_it) {
@@ -474,22 +583,15 @@ impl Sides {
                         // Old segments are let go.
                         Some(_) | None => continue,
                     };
-                    let how = format!(
+                    tell(format!(
                         "{} {lacks}, but {} saw its lsn {seen} by its own lsn {lsn}: it is an older copy, or \
                          has lost its end",
                         other.is_named(),
                         side.is_named()
-                    );
-                    found.push(Contradiction {
-                        migration: None,
-                        is_broken: false,
-                        between: String::new(),
-                        how,
-                    });
+                    ));
                 }
             }
         }
-        found
     }
 }
 
@@ -502,173 +604,13 @@ fn compared(terms: &MigrationTerms) -> MigrationTerms {
     }
 }
 
-fn compare_terms(given: &Story, taken: &Story, say: &mut impl FnMut(String)) {
-    let (Some(given), Some(taken)) = (&given.terms, &taken.terms) else {
-        return;
-    };
-    let mut differ = |what: &str, one: &str, other: &str| {
-        if one != other {
-            say(format!(
-                "{what}: the source says {one}, the destination {other}"
-            ));
-        }
-    };
-    differ("protocol", given.protocol.name(), taken.protocol.name());
-    differ("authority", given.authority.name(), taken.authority.name());
-    let yes = |is: bool| if is { "yes" } else { "no" };
-    differ("post-copy", yes(given.postcopy), yes(taken.postcopy));
-    let store = |terms: &MigrationTerms| terms.store.clone().unwrap_or_else(|| "none".to_owned());
-    differ("store", &store(given), &store(taken));
-    differ("URI", &given.uri, &taken.uri);
-}
-
-/// The licence that was taken must be the one that was given.
-fn compare_licences(source: &Side, given: &Story, taken: &Story, say: &mut impl FnMut(String)) {
-    let protocol = given.terms.as_ref().map(|terms| terms.protocol);
-    let offered = taken.terms.as_ref().and_then(|terms| terms.nonce);
-    if let (Some(prepared), Some(offered)) = (given.prepared, offered)
-        && prepared != offered
-    {
-        say("the source was prepared with another nonce than the destination made".to_owned());
-    }
-    // In v2 the source's commit is the licence.
-    let licence = match protocol {
-        Some(Protocol::V2) => given
-            .committed
-            .and_then(|(lsn, cookie)| Some((lsn, cookie?))),
-        Some(Protocol::V3) | None => given.granted,
-    };
-    match (licence, taken.committed) {
-        (Some((granted, given)), Some((lsn, Some(shown)))) if given != shown => say(format!(
-            "committed (lsn {lsn}) with another licence than the one that was granted (lsn {granted})"
-        )),
-        (None, Some((lsn, Some(_)))) if source.is_whole(given) => say(format!(
-            "committed (lsn {lsn}) with a licence that the source never granted"
-        )),
-        (_, _) => {}
-    }
-}
-
-/// Facts that cannot both be.
-fn compare_facts(given: &Story, taken: &Story, say: &mut impl FnMut(String)) {
-    let mut both = |one: Option<Lsn>, other: Option<Lsn>, how: &dyn Fn(Lsn, Lsn) -> String| {
-        if let (Some(one), Some(other)) = (one, other) {
-            say(how(one, other));
-        }
-    };
-    let learnt = |is: Outcome| {
-        let outcome = given.outcome.filter(|(_, outcome, _)| *outcome == is);
-        outcome.map(|(lsn, _, _)| lsn)
-    };
-    let ran = taken.started.or(taken.committed.map(|(lsn, _)| lsn));
-    both(given.abandoned, ran, &|one, other| {
-        format!(
-            "the source gave up (lsn {one}) and went on, and the destination committed (lsn {other})"
-        )
-    });
-    both(learnt(Outcome::Aborted), taken.started, &|one, other| {
-        format!(
-            "two copies: the source learnt aborted (lsn {one}) and went on, the destination started (lsn {other})"
-        )
-    });
-    both(learnt(Outcome::Committed), taken.aborted, &|one, other| {
-        format!(
-            "no copy: the source learnt committed (lsn {one}) and ended its copy, the destination aborted \
-             (lsn {other})"
-        )
-    });
-    // An operator may have said otherwise than the other side knows.
-    if given.resolved || taken.resolved {
-        return;
-    }
-    let stays = [JobResult::Failed, JobResult::Cancelled];
-    let goes = [JobResult::Completed];
-    both(given.ended(&stays), taken.ended(&goes), &|one, other| {
-        format!("both say that the guest is theirs (source lsn {one}, destination lsn {other})")
-    });
-    both(given.ended(&goes), taken.ended(&stays), &|one, other| {
-        format!(
-            "both say that the guest is the other's (source lsn {one}, destination lsn {other})"
-        )
-    });
-}
-
-/// What was heard must have been so when it was said.
-fn compare_words(
-    source: &Side,
-    given: &Story,
-    destination: &Side,
-    taken: &Story,
-    say: &mut impl FnMut(String),
-) {
-    let sides = [
-        ("destination", given, destination, taken),
-        ("source", taken, source, given),
-    ];
-    for (name, listener, speaker, told) in sides {
-        for (answer, heard, position) in &listener.heard {
-            let Some(fact) = fact_of(*answer, given, taken) else {
-                continue;
-            };
-            let is_there = fact.is_some_and(|fact| fact <= position.lsn);
-            if !is_there && speaker.is_whole(told) && speaker.covers(position) {
-                let committed = taken.committed.filter(|_| *answer == PeerAnswer::Aborted);
-                let how = match committed {
-                    Some((lsn, _)) => format!("after it had committed (lsn {lsn})"),
-                    None => format!("and had not recorded it by its lsn {}", position.lsn),
-                };
-                say(format!(
-                    "the {name} answered {answer} (heard at lsn {heard}) {how}"
-                ));
-            }
-        }
-    }
-    let decides = given.terms.as_ref().map(|terms| terms.authority) == Some(Authority::Destination);
-    if let Some((learned, Outcome::Committed, Some(position))) = given.outcome
-        && decides
-        && destination.is_whole(taken)
-        && destination.covers(&position)
-        && taken.started.is_none()
-        && !taken.resolved
-    {
-        say(format!(
-            "the source learnt committed (lsn {learned}) of a destination that never started the guest"
-        ));
-    }
-}
-
-/// The record of what an answer says, if it says something that is recorded.
-fn fact_of(answer: PeerAnswer, source: &Story, destination: &Story) -> Option<Option<Lsn>> {
-    match answer {
-        PeerAnswer::Started => Some(destination.started),
-        PeerAnswer::Aborted => Some(destination.aborted),
-        PeerAnswer::Granted | PeerAnswer::GrantedAndSafe => {
-            let granted = source.granted.map(|(lsn, _)| lsn);
-            Some(granted.or(source.committed.map(|(lsn, _)| lsn)))
-        }
-        PeerAnswer::Abandoned => {
-            let outcome = source.outcome.map(|(lsn, _, _)| lsn);
-            Some(source.abandoned.or(outcome))
-        }
-        PeerAnswer::NotAsked
-        | PeerAnswer::Unreachable
-        | PeerAnswer::Amnesia
-        | PeerAnswer::NoSuchMigration
-        | PeerAnswer::Performing
-        | PeerAnswer::NotWhole
-        | PeerAnswer::Whole
-        | PeerAnswer::Deciding
-        | PeerAnswer::Split
-        | PeerAnswer::Committed
-        | PeerAnswer::Lost => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use journal_format::number::Id128;
-    use journal_format::record::{JobBegun, JobEnded, JobKind, MigrationAbandoned, MigrationNamed};
+    use journal_format::record::{
+        Authority, JobBegun, JobEnded, JobKind, MigrationAbandoned, MigrationNamed, Protocol,
+    };
 
     use crate::parts::Parts;
 
@@ -726,13 +668,13 @@ mod tests {
         numbered.map(record).collect()
     }
 
-    fn sides(part: &Part, stories_max: usize) -> Sides {
+    fn sides(part: &Part, kept_max: usize) -> Sides {
         let mut sides = Sides::default();
         for role in [Role::Source, Role::Destination] {
             let mut side = Side::begin(role.name(), part.clone(), 2);
-            side.stories_max = stories_max;
+            side.kept_max = kept_max;
             for record in records(role) {
-                assert!(side.stories.len() <= stories_max.saturating_add(1));
+                assert!(side.kept <= kept_max.saturating_add(2 * STORY_SIZE));
                 side.see(&record);
             }
             sides.add(side);
@@ -745,25 +687,31 @@ mod tests {
         all
     }
 
+    fn contradictions(sides: &Sides) -> Vec<Contradiction> {
+        let mut all = Vec::new();
+        sides.contradictions(|one| all.push(one));
+        all
+    }
+
     #[test]
     fn in_parts_the_same_is_found() {
         let whole = sides(&Part::ALL, usize::MAX);
-        let all = sorted(whole.contradictions());
+        let all = sorted(contradictions(&whole));
         assert_eq!((all.len(), whole.shared()), (67, MIGRATIONS));
 
-        let mut first = sides(&Part::ALL, 60);
+        let mut first = sides(&Part::ALL, 60 * STORY_SIZE);
         let (bits, parts) = first.settle();
         assert!(bits >= 2, "{bits}");
-        let (mut found, mut shared) = (first.contradictions(), first.shared());
+        let (mut found, mut shared) = (contradictions(&first), first.shared());
         for index in 1..parts {
             let part = sides(&Part::Share { bits, index }, usize::MAX);
-            found.extend(part.contradicted());
+            part.contradicted(|one| found.push(one));
             shared += part.shared();
         }
         assert_eq!((sorted(found), shared), (all.clone(), MIGRATIONS));
 
         // And where they were put down meanwhile, some parts at a time.
-        let (mut found, mut shared) = (first.contradictions(), first.shared());
+        let (mut found, mut shared) = (contradictions(&first), first.shared());
         for begin in (1..parts).step_by(2) {
             let roles = [Role::Source, Role::Destination];
             let put_down = roles.map(|role| {
@@ -779,11 +727,100 @@ mod tests {
                     put_down.read(index, |record| side.see(record)).unwrap();
                     sides.add(side);
                 }
-                found.extend(sides.contradicted());
+                sides.contradicted(|one| found.push(one));
                 shared += sides.shared();
             }
         }
         assert_eq!((sorted(found), shared), (all, MIGRATIONS));
+    }
+
+    /// Long texts are counted: fewer migrations are kept of a journal that has them.
+    #[test]
+    fn what_is_kept_is_bounded_by_its_bytes() {
+        const KEPT: usize = 256 * 1024;
+        let mut side = Side::begin("a", Part::ALL, 1);
+        side.kept_max = KEPT;
+        for mut record in records(Role::Source) {
+            if let RecordBody::JobBegun(begun) = &mut record.body
+                && let Some(terms) = &mut begun.migration
+            {
+                terms.uri = "u".repeat(3500);
+                terms.store = Some("s".repeat(3500));
+            }
+            side.see(&record);
+            let texts = side.stories.values().map(|story| story.texts());
+            assert_eq!(
+                side.kept,
+                side.stories.len() * STORY_SIZE + texts.sum::<usize>()
+            );
+            assert!(side.kept <= KEPT + 8 * 1024, "{}", side.kept);
+        }
+        assert!(side.stories.len() < KEPT / 7000, "{}", side.stories.len());
+        assert_eq!(side.by_job.len(), side.stories.len());
+    }
+
+    /// A migration that began again and again is one, whose last job is kept.
+    #[test]
+    fn jobs_of_one_migration_are_kept_once() {
+        let mut side = Side::begin("a", Part::ALL, 1);
+        for mut record in records(Role::Source) {
+            if let RecordBody::JobBegun(begun) = &mut record.body
+                && let Some(terms) = &mut begun.migration
+            {
+                terms.migration = migration(0);
+            }
+            side.see(&record);
+            assert!(side.by_job.len() <= 1);
+        }
+        assert_eq!(side.by_job.into_values().next(), Some(migration(0)));
+    }
+
+    /// Lives of other journals that are not kept are told of: what was seen of them is not compared.
+    #[test]
+    fn lives_beyond_those_kept_are_told_of() {
+        let mut side = Side::begin("a", Part::ALL, 1);
+        let position = |epoch| Position {
+            journal: JournalId(Id128([0xC0; 16])),
+            epoch: Epoch(epoch),
+            opening: OpeningId(Id128([0xC1; 16])),
+            lsn: Lsn(7),
+        };
+        let lives = u32::try_from(LIVES_MAX).unwrap();
+        (1..=lives).for_each(|epoch| side.saw(Lsn(9), Some(position(epoch))));
+        side.saw(Lsn(9), Some(position(1)));
+        assert!(!side.has_more_lives);
+        side.saw(Lsn(9), Some(position(lives + 1)));
+        assert_eq!(side.seen.len(), LIVES_MAX);
+        let sides = Sides(vec![side]);
+        let told = contradictions(&sides);
+        assert_eq!(told.len(), 1);
+        assert!(!told[0].is_broken && told[0].text().contains("more than 65536 lives"));
+    }
+
+    /// Of many, the first by their migrations are told, whatever the order in which they were found.
+    #[test]
+    fn the_first_of_many_are_told() {
+        let one = |number| Contradiction {
+            migration: Some(migration(number)),
+            is_broken: number % 2 == 0,
+            between: String::new(),
+            how: String::new(),
+        };
+        let many = 3 * Contradictions::FIRST_MAX as u64;
+        let told = |numbers: &mut dyn Iterator<Item = u64>| {
+            let mut all = Contradictions::default();
+            numbers.for_each(|number| all.add(one(number)));
+            assert!(all.first.len() < 2 * Contradictions::FIRST_MAX);
+            assert_eq!((all.count(), all.broken), (many, many / 2));
+            all.first().to_vec()
+        };
+        let first = told(&mut (0..many));
+        assert_eq!(first.len(), Contradictions::FIRST_MAX);
+        assert_eq!(first, told(&mut (0..many).rev()));
+        let mut expected: Vec<_> = (0..many).map(one).collect();
+        expected.sort_by_key(|one| one.migration);
+        expected.truncate(Contradictions::FIRST_MAX);
+        assert_eq!(first, expected);
     }
 
     /// What ends a job is put down with its migration, though it does not name it.
@@ -834,7 +871,7 @@ mod tests {
         let wanted = BTreeSet::from([migration(3), migration(4)]);
         let some = sides(&Part::Only(wanted), usize::MAX);
         assert_eq!(some.shared(), 2);
-        let found = some.contradictions();
+        let found = contradictions(&some);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].migration, Some(migration(3)));
     }

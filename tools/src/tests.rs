@@ -25,7 +25,7 @@ fn ran(verb: &str, journal: &Path, more: &[&str]) -> (String, Found) {
 }
 
 /// A journal of a migration, two segments long.
-fn journal() -> tempfile::TempDir {
+pub(crate) fn journal() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     story::write(directory.path(), true);
     directory

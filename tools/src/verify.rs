@@ -5,16 +5,12 @@
 //! Not here: the looking (`examine`, `sides`, `agreement`), how damage comes about (FORMAT.md).
 
 use std::io::Write;
-use std::ops::ControlFlow;
-use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
-use std::thread;
+use std::path::PathBuf;
 
 use clap::Args;
 use journal_format::number::Lsn;
-use journal_format::record::{Decoded, RecordBody};
-use phase_journal::journal::decoded::Item;
-use phase_journal::journal::read::{Ending, Reader};
+use journal_format::record::RecordBody;
+use phase_journal::journal::read::Ending;
 use phase_journal::journal::verify::{Report, Verdict};
 use serde_json::{Value, json};
 
@@ -22,9 +18,8 @@ use crate::agreement::{self, Agreement};
 use crate::error::{Found, ToolError};
 use crate::examine::{Examined, examine};
 use crate::merge;
-use crate::parts::{PARTS_MAX, Parts};
-use crate::sides::{Contradiction, End, Part, Side, Sides};
-use crate::source;
+use crate::rest::Rest;
+use crate::sides::{Contradiction, Contradictions, End, Part, Side, Sides};
 use crate::terminal::{Look, Paint};
 use crate::text::{count, json_line, plain, size};
 use crate::words::{gap_json, gap_line};
@@ -42,9 +37,9 @@ Examples:
 
 Looks at every checksum, at the chain of batches and the LSNs, at every checkpoint against the records before it, at \
 the phases, effects and facts of every job, at every decision against its evidence, and at the index if it is there \
-and not in use. Of several journals also whether both sides of each migration agree; what those of more than 32,768 \
-migrations say of them waits in a file without a name under TMPDIR (/tmp), a fifth as large as they are. Reads without \
-a lock and writes nothing to a journal, also while a sidecar writes.
+and not in use. Of several journals also whether both sides of each migration agree; what does not fit into 32 MiB of \
+what they say of them (that of more than some 32,768 migrations) waits in a file without a name under TMPDIR (/tmp), a \
+fifth as large as they are. Reads without a lock and writes nothing to a journal, also while a sidecar writes.
 
 Exit codes: 0 clean; 1 a torn tail, as a crash leaves it, or a copy that is older than another one; 2 damage, or a \
 promise that was broken; 3 could not be read, also because all of it is of another version of the format.")]
@@ -104,7 +99,8 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         });
     }
     let (bits, parts) = sides.settle();
-    let (mut contradictions, mut shared) = (sides.contradictions(), sides.shared());
+    let (mut contradictions, mut shared) = (Contradictions::default(), sides.shared());
+    sides.contradictions(|one| contradictions.add(one));
     drop(sides);
     let names: Vec<&str> = verified
         .iter()
@@ -119,29 +115,28 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
     };
     // What was found so far is told in any case.
     let compared = rest.compare(&mut contradictions, &mut shared);
-    // Which part a migration is of is drawn anew each time.
-    contradictions.sort_by_key(|one| one.migration);
     let mut found = verified
         .iter()
         .map(Verified::found)
         .max()
         .unwrap_or(Found::Nothing);
-    for contradiction in &contradictions {
-        found = found.max(match contradiction.is_broken {
-            true => Found::Damage,
-            false => Found::Something,
-        });
-    }
+    found = found.max(match (contradictions.broken, contradictions.only_older) {
+        (0, 0) => Found::Nothing,
+        (0, _) => Found::Something,
+        (_, _) => Found::Damage,
+    });
     if json {
         let value = match verified.as_slice() {
             [one] => one_json(one),
             several => json!({
                 "journals": several.iter().map(one_json).collect::<Vec<_>>(),
-                "contradictions": contradictions.iter().map(contradiction_json).collect::<Vec<_>>(),
+                "contradictions": contradictions.first().iter().map(contradiction_json).collect::<Vec<_>>(),
+                "contradiction-count": contradictions.count(),
+                "not-compared": compared.as_ref().err().map(ToString::to_string),
             }),
         };
         writeln!(out, "{}", json_line(&value))?;
-        return compared.map(|()| found);
+        return ended(compared, found);
     }
     let paint = Paint::of_stdout();
     for (index, one) in verified.iter().enumerate() {
@@ -156,107 +151,24 @@ pub(crate) fn run(args: &VerifyArgs, json: bool, out: &mut impl Write) -> Result
         one_text(one, paint, out)?;
     }
     if verified.len() > 1 {
-        contradictions_text(&contradictions, shared, paint, out)?;
+        let not_compared = compared.as_ref().err();
+        contradictions_text(&mut contradictions, shared, not_compared, paint, out)?;
     }
-    compared.map(|()| found)
+    ended(compared, found)
 }
 
-/// What is compared when the journals are gone over once more.
-struct Rest<'a> {
-    journals: &'a [PathBuf],
-    ends: &'a [End],
-    names: &'a [&'a str],
-    /// Of 2^`bits` parts of the migrations, those from the second on.
-    bits: u32,
-    parts: u64,
-}
-
-impl Rest<'_> {
-    fn compare(
-        &self,
-        contradictions: &mut Vec<Contradiction>,
-        shared: &mut u64,
-    ) -> Result<(), ToolError> {
-        let mut begin = 1;
-        while begin < self.parts {
-            // What of so many parts is said is put down while the journals are gone over once more.
-            let count = (self.parts - begin).min(PARTS_MAX);
-            let journals: Vec<_> = self.journals.iter().zip(self.ends).collect();
-            let mut put_down = Vec::new();
-            for two in journals.chunks(2) {
-                let read = |(journal, end): (&PathBuf, &End)| {
-                    read_again(journal, Parts::new(self.bits, begin, count)?, end.last)
-                };
-                for parts in both(two, read) {
-                    put_down.push(parts?);
-                }
-            }
-            for index in begin..begin + count {
-                let mut sides = Sides::default();
-                for ((parts, end), label) in put_down.iter().zip(self.ends).zip(self.names) {
-                    let mut side = Side::begin(
-                        label,
-                        Part::Share {
-                            bits: self.bits,
-                            index,
-                        },
-                        self.names.len(),
-                    );
-                    parts.read(index, |record| side.see(record))?;
-                    side.end(end.clone());
-                    sides.add(side);
-                }
-                contradictions.extend(sides.contradicted());
-                *shared += sides.shared();
-            }
-            begin += count;
-        }
-        Ok(())
+/// How the command ends where not all could be compared: damage that was found stands above that.
+fn ended(compared: Result<(), ToolError>, found: Found) -> Result<Found, ToolError> {
+    match (compared, found) {
+        (Ok(()), found) => Ok(found),
+        // The output says why.
+        (Err(_), Found::Damage) => Ok(Found::Damage),
+        (Err(error), Found::Nothing | Found::Something | Found::NotRead) => Err(error),
     }
-}
-
-/// What becomes of one or two, at the same time if a thread is to be had.
-fn both<T: Copy + Sync, R: Send>(two: &[T], each: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let [one, other] = two else {
-        return two.iter().map(|one| each(*one)).collect();
-    };
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().spawn_scoped(scope, || each(*one));
-        let second = each(*other);
-        let first = match thread {
-            // If it panicked, so does this one.
-            Ok(thread) => thread.join().unwrap_or_else(|why| resume_unwind(why)),
-            Err(_) => each(*one),
-        };
-        vec![first, second]
-    })
 }
 
 fn named(label: Option<&str>) -> &str {
     label.map_or("", str::trim_end)
-}
-
-/// Puts down by parts what a journal says of migrations, up to where it was read before. What is lost was told of then.
-fn read_again(journal: &Path, mut parts: Parts, last: Lsn) -> Result<Parts, ToolError> {
-    let mut reader = Reader::open(source::open(journal)?)?;
-    // What stops it, `done` tells.
-    let _ = reader.decoded(
-        |_, head| Side::looks_at(head.kind) && head.lsn <= last,
-        |item| {
-            if let Item::Record {
-                record: Decoded::Known(record),
-                ..
-            } = &item
-            {
-                parts.put(record);
-            }
-            match parts.has_failed() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        },
-    )?;
-    parts.done()
 }
 
 fn end_of(examined: &Examined) -> End {
@@ -426,13 +338,14 @@ pub(crate) fn verdict(report: &Report) -> String {
 }
 
 fn contradictions_text(
-    contradictions: &[Contradiction],
+    contradictions: &mut Contradictions,
     shared: u64,
+    not_compared: Option<&ToolError>,
     paint: Paint,
     out: &mut impl Write,
 ) -> Result<(), ToolError> {
     writeln!(out, "\n{}", paint.text(Look::Title, "== together"))?;
-    for one in contradictions {
+    for one in contradictions.first() {
         let (mark, look) = match one.is_broken {
             true => ("!!", Look::Bad),
             false => ("--", Look::Doubt),
@@ -440,13 +353,27 @@ fn contradictions_text(
         let line = plain(&format!("{mark} {}", one.text()));
         writeln!(out, "{}", paint.text(look, &line))?;
     }
+    let told = contradictions.first().len() as u64;
+    let more = contradictions.count() - told;
+    if more > 0 {
+        let line = format!("!! and {} more", count(more, "contradiction"));
+        writeln!(out, "{}", paint.text(Look::Bad, &line))?;
+    }
+    if let Some(error) = not_compared {
+        let line = plain(&format!("!! the others could not be compared: {error}"));
+        writeln!(out, "{}", paint.text(Look::Bad, &line))?;
+    }
     let both = format!("{} with both sides here", count(shared, "migration"));
-    let (look, verdict) = match contradictions.iter().any(|one| one.is_broken) {
-        true => (
+    let (look, verdict) = match (contradictions.broken > 0, not_compared.is_some()) {
+        (true, _) => (
             Look::Bad,
             format!("BROKEN: of {both}, the sides contradict each other"),
         ),
-        false => (Look::Good, format!("{both}, and nothing that contradicts")),
+        (false, true) => (
+            Look::Bad,
+            format!("NOT COMPARED, but for {both}, and nothing in them that contradicts"),
+        ),
+        (false, false) => (Look::Good, format!("{both}, and nothing that contradicts")),
     };
     writeln!(out, "verdict   {}", paint.text(look, &verdict))?;
     Ok(())

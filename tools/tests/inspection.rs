@@ -20,6 +20,8 @@ mod driven;
 mod filters;
 #[path = "inspection/indexed.rs"]
 mod indexed;
+#[path = "inspection/many.rs"]
+mod many;
 #[path = "inspection/promises.rs"]
 mod promises;
 

@@ -30,7 +30,8 @@ pub(super) fn run(args: &DiffArgs, json: bool, out: &mut impl Write) -> Result<F
     for (directory, book) in directories.iter().zip(&story.books) {
         sides.add(side(directory, &book.label, Part::Only(shown.clone()))?);
     }
-    let contradictions = sides.contradictions();
+    let mut contradictions = Vec::new();
+    sides.contradictions(|one| contradictions.push(one));
     let of_all: Vec<&Contradiction> = of(&contradictions, None).collect();
     let mut found = u64::from(story.found() != Found::Nothing) + of_all.len() as u64;
     let mut shown = Vec::new();
