@@ -6,7 +6,8 @@ use journal_format::number::{
 };
 use journal_format::record::{
     Authority, CheckpointBegun, CheckpointEnded, DomainState, Draft, Instance, JobBegun, JobEnded,
-    JobKind, JobResult, MigrationTerms, Opening, Protocol, RecordBody, Role, WantedRunState,
+    JobKind, JobResult, MigrationNamed, MigrationTerms, Opening, Protocol, RecordBody, Role,
+    WantedRunState,
 };
 use journal_format::segment::SegmentHeader;
 
@@ -102,6 +103,11 @@ fn side(role: Role, uri: char) -> TempDir {
         };
         bodies.push((Some(DOMAIN), RecordBody::JobBegun(Box::new(begun))));
         bodies.push((Some(DOMAIN), RecordBody::JobEnded(ended)));
+        // Else the engine itself would keep all of them.
+        let forgotten = MigrationNamed {
+            migration: terms(role, number, uri).migration,
+        };
+        bodies.push((Some(DOMAIN), RecordBody::MigrationForgotten(forgotten)));
     }
     let mut writer = Writer::new(header);
     let mut previous = None;
