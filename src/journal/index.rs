@@ -38,6 +38,9 @@ pub const EXTENT_SIZE: u64 = 256 * 1024;
 
 /// Domains and names that are kept until they are written to the index.
 const GATHERED_MAX: usize = 65_536;
+/// After so many segments were added at once the store is opened anew: it keeps in memory what was written, whatever its cache
+/// may have. A sidecar adds one at a time.
+const WRITES_MAX: u64 = 4;
 
 /// The batches that begin in one [`EXTENT_SIZE`] of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +191,8 @@ pub struct Index {
     meta: Option<Meta>,
     /// Nothing before this is in the index, as far as that was looked after.
     oldest: Lsn,
+    /// Segments, or parts of one, that were added since it began to catch up.
+    writes: u64,
 }
 
 impl Index {
@@ -392,6 +397,7 @@ impl Index {
                 directory: self.store.directory().to_path_buf(),
             });
         }
+        self.writes = 0;
         let mut caught_up = CaughtUp::default();
         let mut reader = Reader::open(disk.clone())?;
         let mut is_continued =
@@ -504,6 +510,10 @@ impl Index {
             db.apply_batch(changes)
         })?;
         self.meta = Some(meta);
+        self.writes += 1;
+        if self.writes.is_multiple_of(WRITES_MAX) {
+            self.store.open_anew()?;
+        }
         Ok(())
     }
 
@@ -521,6 +531,7 @@ impl Index {
             store,
             meta,
             oldest: Lsn(0),
+            writes: 0,
         })
     }
 

@@ -62,6 +62,17 @@ impl Store {
         &self.directory
     }
 
+    /// Closes it and opens it again: what it keeps in memory is let go.
+    pub(super) fn open_anew(&mut self) -> Result<(), IndexError> {
+        let db = self.db.take();
+        guard(&self.directory, "close", || {
+            drop(db);
+            Ok(())
+        })?;
+        *self = Store::open(&self.directory)?;
+        Ok(())
+    }
+
     /// Somebody deleted the store's file, or put another one in its place: what is written now would
     /// be found by nobody.
     pub(super) fn is_gone(&self) -> bool {
