@@ -656,7 +656,9 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             _,
         ) => return Some(Rule::NoRuleForThis),
     }
-    if (evidence.peer, status) == (PeerAnswer::Lost, StatusClass::PostcopyBroken) {
+    // A source that does not know of the post-copy, since its disk lost that, says that its QEMU is gone all the same.
+    let is_gone_there = matches!(evidence.peer, PeerAnswer::Lost | PeerAnswer::NotWhole);
+    if is_gone_there && status == StatusClass::PostcopyBroken {
         return Some(Rule::DestinationPrepareLost);
     }
     if let Some(rule) = authority::destination_undecided(evidence) {

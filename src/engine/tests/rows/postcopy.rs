@@ -111,6 +111,13 @@ pub(super) fn rows() -> Vec<(Evidence, Option<Rule>)> {
             half(broken()).heard(P::Lost),
             Some(Rule::DestinationPrepareLost),
         ),
+        // Its journal lacks the post-copy, and says that its QEMU is gone: what streams, or is here, needs nothing of it.
+        (
+            half(broken()).heard(P::NotWhole).online(),
+            Some(Rule::DestinationPrepareLost),
+        ),
+        (half(active()).heard(P::NotWhole).online(), None),
+        (half(M::Completed).heard(P::NotWhole).online(), None),
         (half(active()).heard(P::Lost).online(), None),
         (
             half(M::Completed).heard(P::Lost).online(),
