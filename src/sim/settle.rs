@@ -345,7 +345,33 @@ impl World {
             let is_whole = !self.lab.guests[guest].lost;
             let is_good = self.is_good(host, guest) && is_whole;
             self.say_by_hand(host, guest, is_good);
+            // Its manager's word stands on record, or that of a hand from outside, and it is the other one.
+            if self.held().iter().any(is_open) {
+                self.end_by_hand(host, guest);
+            }
         }
+    }
+
+    /// Of a guest that its manager drove, a copy that takes no word any more is ended past its sidecar, if the guest is seen to be
+    /// elsewhere.
+    fn end_by_hand(&mut self, host: HostNumber, guest: GuestNumber) {
+        let is_elsewhere = self.lab.living(guest).any(|number| {
+            let is_there = self.lab.qemus[number].host != host;
+            is_there && self.lab.runs(number) && self.lab.carries(number)
+        });
+        let may_end = self.lab.guests[guest].is_driven && !self.is_good(host, guest);
+        if !is_elsewhere || !may_end {
+            return;
+        }
+        self.say(|_| format!("operator: host {host}, guest {guest}: ends its QEMU"));
+        let living: Vec<QemuNumber> = self.lab.living(guest).collect();
+        for number in living {
+            if self.lab.qemus[number].host == host {
+                self.lab.end(number);
+            }
+        }
+        self.settle_moment();
+        self.run_until(self.now + 200_000);
     }
 
     /// Has that host a copy of it with all that there is of it?
