@@ -103,6 +103,8 @@ pub(super) struct Drive {
     is_taken: bool,
     /// On record: it is in finish3.
     is_entered: bool,
+    /// On record: a destination whose guest stays paused was asked to take it, by finish3 or the end of its job.
+    has_asked: bool,
     /// Of the source and of the destination.
     said: [Said; 2],
     again: u64,
@@ -187,6 +189,7 @@ impl Drive {
             cookie: None,
             is_taken: false,
             is_entered: false,
+            has_asked: false,
             said: [Said::NotAsked; 2],
             again: 0,
             takes: None,
@@ -390,6 +393,7 @@ impl Drive {
             Stage::Take => {
                 self.verdict = Some(Outcome::Committed);
                 self.is_entered |= !self.runs;
+                self.has_asked |= !self.runs;
             }
             Stage::Refuse => {
                 self.verdict = Some(Outcome::Aborted);
@@ -627,8 +631,10 @@ impl Drive {
                 &MigrationStatus::None,
             );
         self.is_taken |= runs(destination.as_ref());
-        // The end of its job was not heard; any other end would have ended its QEMU too.
-        let was_ended = said[1] == Said::None && is_whole && self.is_entered;
+        // The end of its job was not heard, or only as a refusal, since an earlier request for it was still under way; any other
+        // end would have ended its QEMU too. A journal that was lost, or put back, tells nothing of it.
+        let may_be_ended = self.has_asked && self.journals[1] == desk.journal(self.to);
+        let was_ended = said[1] == Said::None && is_whole && (self.is_entered || may_be_ended);
         self.is_taken |= was_ended && self.verdict == Some(Outcome::Committed);
         // There is no way back, and no half of it is given up.
         let may_be_split = is_split(source.as_ref()) || is_split(destination.as_ref());
@@ -668,6 +674,7 @@ impl Drive {
                         peer_cookie: self.cookie.clone(),
                     },
                 };
+                self.has_asked = true;
                 self.takes = Some(desk.ask(self.to, request));
             }
             // Its sidecar knows of nothing, and lets it pass.
