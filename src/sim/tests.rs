@@ -156,15 +156,102 @@ fn of_introduced() -> Shape {
     }
 }
 
+/// As in `tools/fleets/outside.toml`.
+fn of_outside() -> Shape {
+    let faults = Rates {
+        foreign: 200_000,
+        foreign_save: 300_000,
+        foreign_claim: 60_000,
+        foreign_key: 30_000,
+        replaced_qemu: 60_000,
+        lost_journal: 40_000,
+        older_journal: 60_000,
+        partition: 200_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        driven: 300_000,
+        plain: 500_000,
+        ..Mix::default()
+    };
+    Shape {
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
+/// As in `tools/fleets/split.toml`.
+fn of_split() -> Shape {
+    let faults = Rates {
+        stream: 1_000_000,
+        qemu_death: 200_000,
+        manager_cancel: 100_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        v2: 0,
+        postcopy: 1_000_000,
+        driven: 300_000,
+        plain: 1_000_000,
+        ..Mix::default()
+    };
+    Shape {
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
+/// As in `tools/fleets/refused.toml`.
+fn of_refused() -> Shape {
+    let faults = Rates {
+        refused_cont: 400_000,
+        lost_reply: 300_000,
+        qemu_mute: 60_000,
+        qemu_death: 300_000,
+        stream: 300_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        driven: 250_000,
+        plain: 500_000,
+        jobs: 300_000,
+        ..Mix::default()
+    };
+    Shape {
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
 /// A seed, its fleet, and what it broke.
 type OfFleet = (u64, fn() -> Shape, &'static str);
 
 /// Likewise, each in a fleet where what it is about is often.
-const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[(
-    93_000_091,
-    of_introduced,
-    "P4 (the manager): what it had sent on its way began a migration that it took for over, and nobody drove that",
-)];
+const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
+    (
+        93_000_091,
+        of_introduced,
+        "P4 (the manager): what it had sent on its way began a migration that it took for over, and nobody drove that",
+    ),
+    (
+        110_000_808,
+        of_outside,
+        "P4 (the operator): hands from outside continued both copies, and one took no word any more",
+    ),
+    (
+        110_001_220,
+        of_split,
+        "P4: a source that lost its post-copy with its disk waited for a half copy, and that one for the source",
+    ),
+    (
+        110_002_580,
+        of_refused,
+        "P4 (the manager): it forgot that the destination of a paused guest had been told to take it",
+    ),
+];
 
 #[test]
 fn what_was_found_in_fleets_stays_mended() {
