@@ -7,6 +7,14 @@ use super::*;
 use crate::journal::read::Cause;
 use crate::journal::verify::Verdict;
 
+/// On an operator's word.
+fn accepted() -> OpenOptions {
+    OpenOptions {
+        accept_older: true,
+        ..options()
+    }
+}
+
 #[test]
 fn an_older_journal_is_refused_by_its_witness() {
     let place = Place::new();
@@ -36,11 +44,7 @@ fn an_older_journal_is_refused_by_its_witness() {
             ..options()
         };
         place.open_with(&rebooted).unwrap();
-        let accepted = OpenOptions {
-            accept_older: true,
-            ..options()
-        };
-        let opened = place.open_with(&accepted).unwrap();
+        let opened = place.open_with(&accepted()).unwrap();
         if !opened.is_new() {
             assert_eq!(opened.opening().epoch, Epoch(4), "no epoch twice");
         }
@@ -60,11 +64,7 @@ fn what_the_next_opening_did_not_find_stays_unseen() {
     let later = place.journal.read(&name(1)).unwrap();
     // The opening finds one record; afterwards the file holds two again.
     place.journal.put(&name(1), found);
-    let accepted = OpenOptions {
-        accept_older: true,
-        ..options()
-    };
-    let opened = place.open_with(&accepted).unwrap();
+    let opened = place.open_with(&accepted()).unwrap();
     let first = opened.first_lsn();
     let mut log = begin(opened).unwrap();
     append(&mut log, 2..3).unwrap();
@@ -85,6 +85,18 @@ fn check_lsns_rise(entries: &[Entry]) {
     assert!(lsns.is_sorted_by(|one, next| one < next), "{lsns:?}");
 }
 
+/// A journal that ends at LSN 3, put back when so many records had been appended behind its checkpoint; and the last LSN that its
+/// witness knows of.
+fn put_back(appends: u64) -> (Place, Lsn) {
+    let place = Place::new();
+    let mut log = place.begin();
+    append(&mut log, 0..1).unwrap();
+    let journal = place.journal.copy();
+    append(&mut log, 1..appends).unwrap();
+    let run = place.run;
+    (Place { journal, run }, log.position().lsn)
+}
+
 fn place_of_copies(place: &Place) -> Place {
     Place {
         journal: place.journal.copy(),
@@ -96,21 +108,8 @@ fn place_of_copies(place: &Place) -> Place {
 /// every reader.
 #[test]
 fn an_accepted_older_journal_lacks_its_end() {
-    let place = Place::new();
-    let mut log = place.begin();
-    append(&mut log, 0..1).unwrap();
-    let older = place.journal.copy();
-    append(&mut log, 1..2_000).unwrap();
-    let witnessed = log.position().lsn;
-    drop(log);
-    let place = Place {
-        journal: older,
-        run: place.run,
-    };
-    let accepted = OpenOptions {
-        accept_older: true,
-        ..options()
-    };
+    let (place, witnessed) = put_back(2_000);
+    let accepted = accepted();
     let is_told = |opened: &Resumed| {
         let history = opened.history();
         let Some(Past::Gap(gap)) = history.last() else {
@@ -175,21 +174,8 @@ fn an_accepted_older_journal_lacks_its_end() {
 /// How many records came behind it the copy's witness does not always tell.
 #[test]
 fn an_accepted_older_journal_may_lack_more_than_its_witness_tells() {
-    let place = Place::new();
-    let mut log = place.begin();
-    append(&mut log, 0..1).unwrap();
-    let older = place.journal.copy();
-    append(&mut log, 1..2).unwrap();
-    drop(log);
-    let place = Place {
-        journal: older,
-        run: place.run,
-    };
-    let accepted = OpenOptions {
-        accept_older: true,
-        ..options()
-    };
-    let opened = place.open_with(&accepted).unwrap();
+    let (place, _) = put_back(2);
+    let opened = place.open_with(&accepted()).unwrap();
     assert_eq!(opened.first_lsn(), Lsn(4 + 1024));
 }
 
@@ -204,10 +190,9 @@ fn a_damaged_witness_is_an_error() {
         error.to_string().contains("run/witness is damaged"),
         "{error}"
     );
-    let accepted = OpenOptions {
-        accept_older: true,
-        ..options()
-    };
-    begin(place.open_with(&accepted).unwrap()).unwrap();
+    let opened = place.open_with(&accepted()).unwrap();
+    // What it would have told of may be missing.
+    assert!(matches!(opened.history().last(), Some(Past::Gap(_))));
+    begin(opened).unwrap();
     place.open().unwrap();
 }
