@@ -533,3 +533,31 @@ fn an_index_that_was_just_made_says_nothing_wrong() {
     let found = compare(directory.path(), &disk).unwrap();
     assert_eq!(found, Comparison::Differs("it is of no journal".to_owned()));
 }
+
+/// The store is opened anew several times while such an index is made.
+#[test]
+fn an_index_of_many_segments_is_made_whole() {
+    let disk = TestDisk::new("journal");
+    let mut log = open(&disk, u64::MAX);
+    for step in 0..300_u32 {
+        phase(&mut log, u8::try_from(1 + step % 3).unwrap(), 100);
+        if log.must_roll() {
+            let opening = log.status().opening;
+            log.roll(&checkpoint(opening), NOW).unwrap();
+        }
+    }
+    let last = log.position().lsn;
+    let segments = Reader::open(disk.clone()).unwrap().segments().len() as u64;
+    assert!(segments > 3 * WRITES_MAX, "{segments}");
+    let directory = tempfile::tempdir().unwrap();
+    let (index, made) = Index::rebuild(directory.path(), &disk).unwrap();
+    assert_eq!((index.last(), made.added), (Some(last), last.0));
+    let found: usize = [1, 2, 3]
+        .map(|one| found(&index, &disk, one).len())
+        .iter()
+        .sum();
+    assert_eq!(found, 300);
+    drop(index);
+    let agrees = compare(directory.path(), &disk).unwrap();
+    assert_eq!(agrees, Comparison::Agrees { records: last.0 });
+}
