@@ -341,6 +341,33 @@ impl Lab {
         qemu.alive && (qemu.memory == Some(newest) || qemu.since.is_some() || loads)
     }
 
+    /// Likewise, also without any other process: QEMU lets nobody continue a source that stands in post-copy, whatever
+    /// its memory holds.
+    #[must_use]
+    pub fn stands_alone(&self, number: QemuNumber) -> bool {
+        self.carries(number) && !self.stands_in_postcopy(number)
+    }
+
+    /// Is it a source that does not know yet that all of the guest went over in post-copy?
+    fn stands_in_postcopy(&self, number: QemuNumber) -> bool {
+        let qemu = &self.qemus[number];
+        let is_there = matches!(
+            qemu.status,
+            MigrationStatus::PostcopyActive
+                | MigrationStatus::PostcopyPaused
+                | MigrationStatus::PostcopyRecover
+        );
+        qemu.alive && qemu.is_sender() && is_there
+    }
+
+    /// Does its end leave a source behind that stands in post-copy for good? Also when all of the guest had gone over: that
+    /// source did not hear so in time.
+    fn leaves_half(&self, number: QemuNumber) -> bool {
+        let other = self.qemus[number].stream.other;
+        let is_of = |source: &QemuNumber| self.qemus[*source].stream.other == Some(number);
+        other.is_some_and(|source| is_of(&source) && self.stands_in_postcopy(source))
+    }
+
     /// What was sent to a destination and is still to be loaded.
     fn sent_to(&self, number: QemuNumber) -> Option<u64> {
         let qemu = &self.qemus[number];

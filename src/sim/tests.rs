@@ -251,6 +251,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         of_refused,
         "P4 (the manager): it forgot that the destination of a paused guest had been told to take it",
     ),
+    (
+        140_002_629,
+        of_split,
+        "P3 (the judge): a source that had not heard that all went over in post-copy was taken for a copy to fall back to",
+    ),
 ];
 
 #[test]

@@ -503,7 +503,7 @@ impl World {
                 for number in here.iter().chain(&elsewhere) {
                     let others = || here.iter().chain(&elsewhere).filter(|one| *one != number);
                     let waits = !self.lab.qemus[*number].is_sender();
-                    let is_good = |other: &QemuNumber| self.lab.carries(*other);
+                    let is_good = |other: &QemuNumber| self.lab.stands_alone(*other);
                     if waits && (others().any(is_good) || self.was_vouched_for(guest)) {
                         self.lab.qemus[*number].forsaken = true;
                     }

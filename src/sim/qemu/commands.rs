@@ -56,7 +56,8 @@ impl Lab {
         self.unlock(number);
         let guest = self.qemus[number].guest;
         let split = self.guests[guest].split;
-        if split.is_some_and(|(one, other)| one == number || other == number) {
+        let is_split = split.is_some_and(|(one, other)| one == number || other == number);
+        if is_split || self.leaves_half(number) {
             self.guests[guest].lost = true;
             self.guests[guest].split = None;
         }
@@ -68,7 +69,7 @@ impl Lab {
     pub(super) fn kill(&mut self, number: QemuNumber) {
         let guest = self.qemus[number].guest;
         let others = || self.living(guest).filter(|other| *other != number);
-        let is_only = self.carries(number) && !others().any(|other| self.carries(other));
+        let is_only = self.carries(number) && !others().any(|other| self.stands_alone(other));
         let qemu = &self.qemus[number];
         // All of it is in a file, or its owner wants it gone.
         let is_elsewhere = self.guests[guest].is_in_image() || self.guests[guest].doomed;
