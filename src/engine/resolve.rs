@@ -66,6 +66,7 @@ impl Turn<'_> {
                 | Rule::SourceAbandoned
                 | Rule::SourceCancelled
                 | Rule::SourceGrantedAborted
+                | Rule::DestinationFinishRetry
         );
         let is_resolvable =
             held.decision() == Decision::Hold || may_last && decision == Decision::Confirm;

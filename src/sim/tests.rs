@@ -226,6 +226,33 @@ fn of_refused() -> Shape {
     }
 }
 
+/// As in `tools/fleets/stored.toml`.
+fn of_stored() -> Shape {
+    let faults = Rates {
+        store: 300_000,
+        foreign_key: 20_000,
+        other_authority: 60_000,
+        lost_journal: 20_000,
+        older_journal: 30_000,
+        qemu_death: 150_000,
+        foreign: 60_000,
+        partition: 100_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        v2: 0,
+        postcopy: 0,
+        store: 1_000_000,
+        driven: 0,
+        ..Mix::default()
+    };
+    Shape {
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
 /// A seed, its fleet, and what it broke.
 type OfFleet = (u64, fn() -> Shape, &'static str);
 
@@ -255,6 +282,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         140_002_629,
         of_split,
         "P3 (the judge): a source that had not heard that all went over in post-copy was taken for a copy to fall back to",
+    ),
+    (
+        140_001_330,
+        of_stored,
+        "P4: no operator could close a destination whose cont was refused for ever",
     ),
 ];
 

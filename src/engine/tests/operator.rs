@@ -76,6 +76,44 @@ pub(super) fn a_word_that_overrules_the_one_before() {
     assert_eq!(outcomes.count(), 2, "{names:?}");
 }
 
+/// All but its `cont` is done, which may have run the guest once and is refused since, for ever: nothing is held, and
+/// an operator who sees the guest elsewhere closes the job all the same. No other word is taken.
+#[test]
+fn a_destination_whose_cont_is_refused_for_ever_is_closed() {
+    let mut w = World::new();
+    w.fail = Some(|at, command| {
+        let why = "no answer".to_owned();
+        (at == B && *command == EffectCommand::Cont).then_some(EffectResult::Unknown { why })
+    });
+    w.migrate(A);
+    w.run_for(1_000);
+    w.fail = None;
+    w.hosts[B].qemu.refuse_cont = true;
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.held(B), Some("destination-finish-retry"));
+    for decision in [Decision::Kill, Decision::Resume, Decision::Confirm] {
+        w.replies.clear();
+        let request = ControlRequest::Resolve {
+            name: "g".into(),
+            decision,
+            force: true,
+            statement: "the guest runs elsewhere".into(),
+            uid: 0,
+        };
+        w.control(B, request);
+        w.run_for(50);
+        let is_taken = matches!(w.replies.last(), Some((B, Ok(_))));
+        assert_eq!(is_taken, decision == Decision::Confirm, "{decision}");
+    }
+    w.run_for(SETTLE_MS);
+    let open = w.open_jobs();
+    assert!(
+        open.iter().all(|job| !job.contains("destination")),
+        "{open:?}"
+    );
+    assert!(w.hosts[B].qemu.alive && w.running().is_empty());
+}
+
 fn resolve_by_force(w: &mut World, decision: Decision) {
     w.replies.clear();
     let request = ControlRequest::Resolve {
