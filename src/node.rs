@@ -35,6 +35,8 @@ pub type Outbox = (Vec<Effect>, Vec<Message>);
 pub trait Machine {
     /// What follows from one input.
     fn step(&mut self, now: Now, input: Input) -> Step;
+    /// Makes messages that the later inputs of a turn have overtaken anew; none of them has left yet.
+    fn amend(&mut self, _now: Now, _messages: &mut [Message]) {}
     /// The whole state as records, to be appended as the very next ones.
     fn checkpoint(&mut self) -> Vec<Draft>;
     /// The record that says that all before it was acknowledged, to be appended as the very next one.
@@ -56,6 +58,10 @@ pub trait Machine {
 impl Machine for Engine {
     fn step(&mut self, now: Now, input: Input) -> Step {
         Engine::step(self, now, input)
+    }
+
+    fn amend(&mut self, now: Now, messages: &mut [Message]) {
+        Engine::amend(self, now, messages);
     }
 
     fn checkpoint(&mut self) -> Vec<Draft> {
@@ -206,6 +212,7 @@ impl<D: Disk, M: Machine> Node<D, M> {
             whole.effects.append(&mut step.effects);
             whole.messages.append(&mut step.messages);
         }
+        self.machine.amend(now, &mut whole.messages);
         let turned = self
             .append(now, whole)
             .and_then(|outbox| self.roll_if_due(now).map(|()| outbox));

@@ -550,6 +550,8 @@ pub enum Message {
         envelope: Envelope,
         /// What it gets.
         response: PeerResponse,
+        /// The migration that it tells of as a look at QEMU showed it, if it does: see [`super::Engine::amend`].
+        rests_on: Option<MigrationId>,
     },
     /// To another sidecar; answered with one [`Input::PeerAnswered`], at the latest after
     /// [`PEER_WAIT_MS_MAX`].

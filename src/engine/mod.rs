@@ -6,6 +6,7 @@
 //! (`live`).
 //! Not here: files (`journal`), when records become durable (`node`), QEMU and sockets (`sidecar`).
 
+mod answer;
 mod control;
 mod decide;
 mod destination;

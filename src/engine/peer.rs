@@ -3,18 +3,16 @@
 //! Invariant: an answer drawn from absence counts only from the journal that was there before, at or
 //! past the LSN seen; otherwise it is amnesia, and both hold. Every message carries the sender's
 //! position and what it last saw of the receiver's.
-//! Not here: what follows from an answer (`decide`).
+//! Not here: what is said of how a migration stands (`answer`), what follows from an answer (`decide`).
 
 use journal_format::number::{MigrationId, Nonce, Position};
 use journal_format::record::{
-    Authority, Cookie, MigrationNamed, Outcome, OutcomeLearned, PeerAnswer, PeerHeard,
-    PeerPrepared, Process, Protocol, RecordBody, Role,
+    Authority, Cookie, MigrationNamed, OutcomeLearned, PeerAnswer, PeerHeard, PeerPrepared,
+    Protocol, RecordBody, Role,
 };
 
-use super::Rule;
-use super::decide::{is_confirmed, is_safe};
 use super::live::{Asked, Pending};
-use super::state::{Domain, Migration, awaits_prepare, ran_on};
+use super::state::{Domain, Migration, awaits_prepare};
 use super::suppose::{outcome_told, taken};
 use super::turn::{Turn, longer};
 use super::{Envelope, Message, PeerFailure, PeerRequest, PeerResponse, Token};
@@ -686,95 +684,6 @@ impl Turn<'_> {
             self.look(domain);
         }
         there
-    }
-
-    /// Answers those who asked how it stands and waited for a fresh look.
-    pub(crate) fn answer_lookers(&mut self, id: MigrationId) {
-        if self
-            .engine
-            .live
-            .get(&id)
-            .is_none_or(|live| live.looking.is_empty())
-        {
-            return;
-        }
-        let tokens = core::mem::take(&mut self.live(id).looking);
-        let role = self
-            .migration(id)
-            .map(|migration| migration.state.terms.role);
-        let (answer, cookie) = match role {
-            Some(Role::Source) => self.source_answer(id),
-            Some(Role::Destination) => (self.destination_answer(id), None),
-            None => (PeerAnswer::NoSuchMigration, None),
-        };
-        let saw = self.seen_of(id);
-        for token in tokens {
-            self.peer_reply(token, saw, PeerResponse::Answer { answer, cookie });
-        }
-    }
-
-    /// How a migration stands at its source, for its destination.
-    fn source_answer(&mut self, id: MigrationId) -> (PeerAnswer, Option<Cookie>) {
-        let evidence = self.evidence(id);
-        let safe = evidence.as_ref().is_some_and(is_safe);
-        let rule = evidence
-            .as_ref()
-            .and_then(|evidence| self.rule_over(id, evidence));
-        let dead = evidence.is_some_and(|evidence| evidence.observed.process == Process::Dead);
-        let Some(migration) = self.migration(id) else {
-            return (PeerAnswer::NoSuchMigration, None);
-        };
-        let state = &migration.state;
-        let still = matches!(
-            rule,
-            Some(
-                Rule::SourceGrantedInDoubt
-                    | Rule::SourceGrantedDead
-                    | Rule::SourceStoreInDoubt
-                    | Rule::SourceStoreSeekAborted
-                    | Rule::SourceStoreOlder
-                    | Rule::SourceStoreDead
-                    | Rule::SourceVerdictAwaited
-                    | Rule::QemuMute
-            )
-        );
-        let licence = state.open && still && !ran_on(state);
-        if state.committed {
-            // v2: the licence goes out when this copy is gone.
-            return match state.granted.filter(|_| !state.open) {
-                Some(cookie) => (PeerAnswer::Granted, Some(cookie)),
-                None => (PeerAnswer::Performing, None),
-            };
-        }
-        // This half is gone; whether the other one needs it, its own QEMU says.
-        let lost = state.postcopy && dead && !is_confirmed(state.phase);
-        match (state.outcome, state.granted) {
-            (Some(Outcome::Committed), Some(_)) if lost => (PeerAnswer::Lost, None),
-            (Some(Outcome::Aborted), _) => (PeerAnswer::Abandoned, None),
-            (Some(Outcome::Committed), Some(cookie))
-                if state.terms.authority == Authority::Manager =>
-            {
-                (PeerAnswer::Committed, Some(cookie))
-            }
-            (Some(Outcome::Committed), Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
-            // Whoever ran on, is damaged, or was closed by an operator gives no licence again.
-            (None, Some(_)) if !licence => (PeerAnswer::Performing, None),
-            // A source that may have been continued or cancelled is no safe copy to fall back to.
-            (None, Some(cookie)) if safe && !state.source_touched => match self.passes_on(id) {
-                // The destination takes it first: it may have had the guest already, and lost it.
-                Some(Outcome::Committed) => (PeerAnswer::Deciding, Some(cookie)),
-                Some(Outcome::Aborted) => (PeerAnswer::Abandoned, None),
-                None => (PeerAnswer::GrantedAndSafe, Some(cookie)),
-            },
-            (None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
-            (_, None) if state.abandoned => (PeerAnswer::Abandoned, None),
-            (_, None) if lost => (PeerAnswer::Lost, None),
-            // Whatever has not arrived there is never sent any more.
-            (_, None) if rule == Some(Rule::SourcePerformDeadAsking) => {
-                (PeerAnswer::NotWhole, None)
-            }
-            (_, None) => (PeerAnswer::Performing, None),
-        }
     }
 }
 

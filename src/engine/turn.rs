@@ -247,6 +247,7 @@ impl<'a> Turn<'a> {
             token,
             envelope,
             response,
+            rests_on: None,
         });
     }
 

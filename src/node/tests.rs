@@ -1,7 +1,7 @@
 //! The write-ahead loop over a disk that fails.
 
 use super::*;
-use crate::engine::{ControlRequest, Refusal, Token};
+use crate::engine::{Answer, ControlRequest, Refusal, Token};
 use crate::journal::SPARE_WAIT_MAX;
 use crate::journal::testing::{Fault, TestDisk};
 use crate::journal::verify::{Verdict, verify};
@@ -231,9 +231,22 @@ impl Machine for Scribe {
             text: "x".repeat(4096),
         });
         let append = self.count(vec![Draft { domain: None, body }]);
+        let token = Token(0);
+        let result = Ok(Answer::Done {});
         Step {
             append,
+            messages: vec![Message::Reply { token, result }],
             ..Step::default()
+        }
+    }
+
+    /// Each of them says how many there were in its turn.
+    fn amend(&mut self, _now: Now, messages: &mut [Message]) {
+        let count = messages.len() as u64;
+        for message in messages {
+            if let Message::Reply { token, .. } = message {
+                *token = Token(count);
+            }
         }
     }
 
@@ -304,6 +317,23 @@ fn nothing_slow_happens_while_a_guest_is_on_its_way() {
     assert_eq!(Some(node.log().status().segment), segment.next());
     node.seal(NOW).unwrap();
     assert!(!node.is_unsealed());
+}
+
+/// A later input of a turn may change what is said to an earlier one: nothing has left yet.
+#[test]
+fn what_is_said_is_amended_behind_the_last_input_of_its_turn() {
+    let disk = TestDisk::new("journal");
+    let options = OpenOptions::new(HostId(Id128([4; 16])), BOOT);
+    let opened = Log::open(disk, None, &options, drop).unwrap();
+    let scribe = Scribe {
+        opening: opened.opening(),
+        next: opened.first_lsn(),
+        in_blackout: false,
+    };
+    let mut node = Node::begin(opened, scribe, NOW, CrashSwitch::default()).unwrap();
+    let inputs = vec![Input::Tick, Input::Tick, Input::Tick];
+    let outbox = node.turn(NOW, inputs).unwrap();
+    assert_eq!(replies(outbox), [Token(3); 3]);
 }
 
 /// While a guest is on its way nobody waits for a spare segment that is being made.

@@ -436,6 +436,7 @@ impl Link {
                         token,
                         envelope,
                         response,
+                        rests_on: _,
                     } => answers.push((waiting.remove(&token), Reply::Peer((envelope, response)))),
                     Message::Found {
                         token,

@@ -359,6 +359,7 @@ mod tests {
                     token,
                     envelope: envelope(8),
                     response: response(),
+                    rests_on: None,
                 };
                 link.answer(vec![reply], 1);
             }

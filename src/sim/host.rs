@@ -62,6 +62,8 @@ pub(super) struct Sidecar {
     clients: BTreeMap<Lsn, RequestId>,
     tokens: u64,
     turns: u64,
+    /// When the last one was: what is handed out was made of what was known then.
+    pub(super) turned: Micros,
     pub(super) is_ready: bool,
 }
 
@@ -334,6 +336,7 @@ impl World {
             clients: BTreeMap::new(),
             tokens: 0,
             turns: 0,
+            turned: self.now,
             is_ready: false,
         }));
         self.say(|_| format!("host {at}: the sidecar starts (life {life})"));
@@ -466,6 +469,7 @@ impl World {
             return;
         };
         sidecar.turns += 1;
+        sidecar.turned = self.now;
         let inputs = core::mem::take(&mut sidecar.inbox);
         let before = sidecar.node.log().next_lsn();
         let turned = sidecar.node.turn(time, inputs);
@@ -578,6 +582,7 @@ impl World {
                 token,
                 envelope,
                 response,
+                rests_on: _,
             } => {
                 if let Some(Waiter::Peer(ask)) = self.take_waiter(at, token) {
                     self.peer_replies(ask, envelope, response);

@@ -16,7 +16,7 @@ use journal_format::record::{
 };
 
 use super::coverage::Coverage;
-use crate::engine::{Engine, Input, Now, Rule, Step, decide, decide_job};
+use crate::engine::{Engine, Input, Message, Now, Rule, Step, decide, decide_job};
 use crate::journal::Past;
 use crate::node::Machine;
 
@@ -397,6 +397,10 @@ impl Machine for Noted {
         let step = self.engine.step(now, input);
         self.ledger.borrow_mut().note(first, &step.append);
         step
+    }
+
+    fn amend(&mut self, now: Now, messages: &mut [Message]) {
+        self.engine.amend(now, messages);
     }
 
     fn checkpoint(&mut self) -> Vec<Draft> {

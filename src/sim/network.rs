@@ -284,7 +284,8 @@ impl World {
     /// A word that a side says of its own copy is used a moment later, and what becomes of that copy in
     /// between loses the guest whatever is decided. In v2 a destination that says whole is the guest from
     /// then on: that is the protocol's own window. A source that says that it is safe is believed for as
-    /// long as it takes to use its word (both are limits that ARCHITECTURE.md names).
+    /// long as it takes to use its word (both are limits that ARCHITECTURE.md names). Said is what its sidecar knew when
+    /// it made the answer, which leaves when that turn's records are durable.
     fn judge_answer(&mut self, to: HostNumber, number: u64, response: &PeerResponse) {
         let PeerResponse::Answer { answer, .. } = response else {
             return;
@@ -301,18 +302,27 @@ impl World {
             }
             PeerAnswer::GrantedAndSafe => {
                 let guest = self.guest_prepared(from, migration);
-                let of_guest = guest.into_iter().flat_map(|guest| self.lab.living(guest));
-                let living: Vec<QemuNumber> = of_guest.collect();
-                for number in living {
-                    let qemu = &self.lab.qemus[number];
-                    let vouches = qemu.host == to && qemu.is_sender() && self.lab.carries(number);
-                    if vouches {
+                for number in guest.map_or(Vec::new(), |guest| self.said_whole(guest, to)) {
+                    if self.lab.qemus[number].is_sender() {
                         self.lab.qemus[number].vouched = Some(self.now);
                     }
                 }
             }
             _ => {}
         }
+    }
+
+    /// The copies of a guest on that host that had all of it at its sidecar's last turn.
+    fn said_whole(&self, guest: GuestNumber, at: HostNumber) -> Vec<QemuNumber> {
+        let turned = self.hosts[at].sidecar.as_ref().map(|one| one.turned);
+        let was_whole = |number: &QemuNumber| {
+            let left = self.lab.qemus[*number].left;
+            let since = turned.zip(left).is_some_and(|(turned, left)| turned < left);
+            self.lab.carries(*number) || since
+        };
+        let of_guest = self.lab.guests[guest].qemus.iter().copied();
+        let here = of_guest.filter(|number| self.lab.qemus[*number].host == at);
+        here.filter(was_whole).collect()
     }
 
     /// The guest of a migration that was prepared at that host.
@@ -323,15 +333,13 @@ impl World {
     }
 
     fn rely_on_destination(&mut self, guest: GuestNumber, at: HostNumber, source: HostNumber) {
-        let of_guest: Vec<usize> = self.lab.living(guest).collect();
-        let here = |one: &&usize| self.lab.qemus[**one].host == at;
-        let is_whole = of_guest
-            .iter()
-            .filter(here)
-            .any(|one| self.lab.carries(*one));
+        if self.said_whole(guest, at).is_empty() {
+            return;
+        }
+        let of_guest: Vec<QemuNumber> = self.lab.living(guest).collect();
         for one in of_guest {
             let qemu = &self.lab.qemus[one];
-            if is_whole && qemu.host == source && qemu.is_sender() {
+            if qemu.host == source && qemu.is_sender() {
                 self.lab.qemus[one].forsaken = true;
             }
         }

@@ -148,6 +148,8 @@ pub struct Qemu {
     pub presumed: bool,
     /// When its sidecar last said that this is a copy to fall back to, and that was so.
     pub(super) vouched: Option<Micros>,
+    /// When it ended as a copy with all that there is of the guest.
+    pub(super) left: Option<Micros>,
 }
 
 impl Qemu {
@@ -244,6 +246,7 @@ impl Lab {
             forsaken: false,
             presumed: false,
             vouched: None,
+            left: None,
         });
         let qemus = &self.qemus;
         let known = &mut self.guests[guest].qemus;

@@ -288,6 +288,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         of_stored,
         "P4: no operator could close a destination whose cont was refused for ever",
     ),
+    (
+        130_002_167,
+        of_refused,
+        "P3: a destination said whole in the turn in which it heard that its QEMU had ended",
+    ),
 ];
 
 #[test]

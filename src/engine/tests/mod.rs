@@ -1,5 +1,6 @@
 //! The engine under crashes: every batch of either side, both, every moment of a QEMU's death.
 
+mod answer;
 mod bad_input;
 mod disks;
 mod gap;

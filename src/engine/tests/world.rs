@@ -582,6 +582,7 @@ impl World {
                 token,
                 envelope,
                 mut response,
+                rests_on: _,
             } => {
                 self.told.spoil_answer(&mut response);
                 if let Some((asker, epoch, migration)) = self.asks.remove(&token) {

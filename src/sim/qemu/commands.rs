@@ -52,6 +52,7 @@ impl Lab {
             return;
         }
         self.stop_executing(number);
+        self.qemus[number].left = self.carries(number).then_some(self.now);
         self.qemus[number].alive = false;
         self.unlock(number);
         let guest = self.qemus[number].guest;

@@ -21,8 +21,7 @@ use crate::qmp::{Qmp, malformed, member_text};
 use crate::scratch::socket_path;
 use crate::{Error, until};
 
-/// What QEMU is called, found through PATH.
-pub const PROGRAM: &str = "qemu-system-x86_64";
+const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Set to 1 to use /dev/kvm in place of TCG.
 const KVM: &str = "PHASE_JOURNAL_LAB_KVM";
@@ -81,31 +80,6 @@ pub struct QemuOptions {
     pub data: Vec<PathBuf>,
 }
 
-impl QemuOptions {
-    /// The command line behind `qemu-system-x86_64`, for whoever starts it in place of [`Qemu::start`].
-    ///
-    /// # Errors
-    /// [`Error::PathTooLong`].
-    pub fn arguments(&self) -> Result<Vec<String>, Error> {
-        let sidecar_socket = socket_path(self.sidecar_socket())?;
-        let own_socket = socket_path(self.directory.join(OWN_SOCKET))?;
-        Ok(arguments(self, &sidecar_socket, &own_socket))
-    }
-
-    /// The monitor that nobody here uses: for the sidecar.
-    pub fn sidecar_socket(&self) -> PathBuf {
-        self.directory.join(SIDECAR_SOCKET)
-    }
-
-    /// What the guest printed so far in this instance.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the log cannot be read.
-    pub fn guest_log(&self) -> Result<GuestLog, Error> {
-        guest_log(&self.name, &self.directory)
-    }
-}
-
 /// A QEMU process. Killed on drop.
 #[derive(Debug)]
 pub struct Qemu {
@@ -123,11 +97,12 @@ impl Qemu {
     /// command line or lacks `qemu-system-x86_64`, [`Error::Deadline`], [`Error::PathTooLong`].
     pub fn start(options: &QemuOptions) -> Result<Qemu, Error> {
         let directory = options.directory.clone();
-        let own_socket = directory.join(OWN_SOCKET);
+        let sidecar_socket = socket_path(directory.join(SIDECAR_SOCKET))?;
+        let own_socket = socket_path(directory.join(OWN_SOCKET))?;
         let mut process = Process::start(&Start {
             name: &format!("QEMU {}", options.name),
             program: Path::new(PROGRAM),
-            arguments: &options.arguments()?,
+            arguments: &arguments(options, &sidecar_socket, &own_socket),
             environment: &[],
             log: &directory.join(STDERR),
             stdout_piped: false,
@@ -224,7 +199,12 @@ impl Qemu {
     /// # Errors
     /// [`Error::Io`] when the log cannot be read.
     pub fn guest_log(&self) -> Result<GuestLog, Error> {
-        guest_log(&self.name, &self.directory)
+        let path = self.directory.join(SERIAL);
+        let bytes = fs::read(&path).map_err(Error::io("reading", &path))?;
+        Ok(GuestLog {
+            instance: self.name.clone(),
+            bytes,
+        })
     }
 
     /// Waits until the guest printed that number, or a later one, in this instance.
@@ -357,15 +337,6 @@ fn arguments(options: &QemuOptions, sidecar_socket: &Path, own_socket: &Path) ->
     };
     arguments.extend(begin.iter().map(|argument| (*argument).to_owned()));
     arguments
-}
-
-fn guest_log(name: &str, directory: &Path) -> Result<GuestLog, Error> {
-    let path = directory.join(SERIAL);
-    let bytes = fs::read(&path).map_err(Error::io("reading", &path))?;
-    Ok(GuestLog {
-        instance: name.to_owned(),
-        bytes,
-    })
 }
 
 fn incoming(directory: &Path) -> String {

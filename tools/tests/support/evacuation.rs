@@ -410,6 +410,7 @@ impl World {
                     token,
                     envelope,
                     response,
+                    rests_on: _,
                 } => {
                     if let Some((asker, epoch, migration, _)) = self.waiting.remove(&token.0) {
                         let answered =

@@ -395,6 +395,7 @@ impl Scene {
                     token,
                     envelope,
                     response,
+                    rests_on: _,
                 } => self.reply(at, token, envelope, response),
                 Message::Store { request, .. } => self.ask_store(at, request),
                 Message::Find { .. }
