@@ -615,6 +615,10 @@ impl World {
             (Fault::OlderJournal, [host]) => {
                 if let Some(Copied { backup, open }) = self.hosts[*host].backup.take() {
                     self.suspect(*host);
+                    // Together with a reboot nothing here says that it is older.
+                    if !self.hosts[*host].has_witness {
+                        self.betray(*host);
+                    }
                     for (guest, wanted) in open {
                         let guest = &mut self.lab.guests[guest];
                         guest.suspects.insert(*host);
@@ -624,6 +628,7 @@ impl World {
                     self.kill_sidecar(*host);
                     let host = &mut self.hosts[*host];
                     host.journals += 1;
+                    host.is_put_back = true;
                     host.disk.restore(&backup);
                     host.ledger.borrow_mut().is_replaced = true;
                 }
@@ -638,9 +643,9 @@ impl World {
         }
     }
 
-    /// A disk that lies until the power fails takes what no journal can know of: guests with a copy
-    /// or a journal there are not judged by what follows.
-    fn betray(&mut self, host: HostNumber) {
+    /// A disk that lies until the power fails takes what no journal can know of, and so does an older copy that is put back
+    /// together with a reboot: guests with a copy or a journal there are not judged by what follows.
+    pub(super) fn betray(&mut self, host: HostNumber) {
         for guest in &mut self.lab.guests {
             let mut of_guest = guest.qemus.iter();
             guest.betrayed |= of_guest.any(|one| self.lab.qemus[*one].host == host);

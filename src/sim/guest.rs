@@ -42,7 +42,8 @@ pub struct Guest {
     pub lost: bool,
     /// Somebody did something to it behind every sidecar's back.
     pub outside: Option<Micros>,
-    /// A disk lied about what it had of this guest's journals, which no journal can tell.
+    /// A disk lied about what it had of this guest's journals, or one was put back together with a reboot, which no journal
+    /// can tell.
     pub betrayed: bool,
     /// A QEMU of it ended without a sidecar's doing since it was booted.
     pub has_died: bool,

@@ -149,6 +149,10 @@ pub(super) struct Host {
     pub(super) is_introduced: bool,
     /// Times that the journal failed to open, one after the other.
     failures: u32,
+    /// The run directory says how far the journal had come: it was opened since the host was booted.
+    pub(super) has_witness: bool,
+    /// An older copy was put back, and not opened yet.
+    pub(super) is_put_back: bool,
 }
 
 impl Host {
@@ -191,6 +195,8 @@ impl Host {
             has_other_store: false,
             is_introduced: false,
             failures: 0,
+            has_witness: false,
+            is_put_back: false,
         }
     }
 
@@ -321,6 +327,7 @@ impl World {
         host.lies = lies;
         host.life += 1;
         host.failures = 0;
+        (host.has_witness, host.is_put_back) = (true, false);
         host.refused = None;
         host.accept_older = false;
         host.ledger.borrow_mut().begin(node.log().position().lsn);
@@ -449,6 +456,11 @@ impl World {
     /// The power of a host fails: its QEMUs are gone too.
     pub(super) fn lose_power(&mut self, at: HostNumber) {
         self.crash(at, Survival::Some);
+        let host = &mut self.hosts[at];
+        host.has_witness = false;
+        if host.is_put_back {
+            self.betray(at);
+        }
         let host = &mut self.hosts[at];
         host.is_off = true;
         host.boot = BootId(Id128(host.random.bytes()));

@@ -293,6 +293,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         of_refused,
         "P3: a destination said whole in the turn in which it heard that its QEMU had ended",
     ),
+    (
+        150_000_315,
+        of_refused,
+        "P2 (the judge): a journal was put back together with a reboot, which is the named limit",
+    ),
 ];
 
 #[test]
