@@ -160,7 +160,7 @@ pub enum Input {
     Looked {
         /// The domain.
         domain: DomainId,
-        /// What was seen.
+        /// What was seen; its instance is the one that was looked at, whether it answered or not, if that is known.
         observed: Observed,
     },
     /// A [`Message::LookAtJob`] came to an end; each gets exactly one.

@@ -44,7 +44,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    Draft, EffectFinished, EffectResult, Opening, Record, RecordBody, Settings,
+    Draft, EffectFinished, EffectResult, Observed, Opening, Process, Record, RecordBody, Settings,
 };
 
 pub use decide::decide;
@@ -238,7 +238,11 @@ impl Engine {
             Input::PeerAnswered { migration, result } => turn.peer_answered(migration, result),
             Input::StoreAnswered { migration, result } => turn.store_answered(migration, &result),
             Input::EffectFinished { effect, result } => turn.effect_finished(effect, result),
-            Input::Looked { domain, observed } => turn.looked(domain, observed),
+            Input::Looked { domain, observed } => {
+                if let Some(observed) = turn.seen_of_now(domain, observed) {
+                    turn.looked(domain, observed);
+                }
+            }
             Input::JobLooked { domain, seen } => turn.job_looked(domain, seen),
             Input::SettingsLooked { domain, seen } => turn.settings_looked(domain, seen),
             Input::Event { domain, event } => turn.event(domain, &event),
@@ -265,6 +269,21 @@ impl Engine {
 }
 
 impl Turn<'_> {
+    /// A look, if it is of the QEMU that is registered: one of the process before may still be on its way when that was
+    /// replaced, and its end, say, is not this one's. Who did not answer needs no name then.
+    fn seen_of_now(&self, id: DomainId, mut observed: Observed) -> Option<Observed> {
+        let registered = self.domain(id)?.state.instance;
+        match observed.process {
+            Process::OtherInstance => Some(observed),
+            _ if observed.instance.is_some_and(|one| one != registered) => None,
+            Process::Alive => Some(observed),
+            Process::Dead | Process::Mute => {
+                observed.instance = None;
+                Some(observed)
+            }
+        }
+    }
+
     fn start(&mut self) {
         let unfinished: Vec<(DomainId, Lsn)> = {
             let state = &self.engine.state;

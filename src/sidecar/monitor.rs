@@ -393,7 +393,7 @@ impl Task {
             if matches!(self.hold, Hold::Gone) {
                 self.hear_out().await;
                 self.port.set(Upstream::Ended);
-                return observe::silent(Process::Dead, None);
+                return observe::silent(Process::Dead, Some(self.watched.instance));
             }
             match self.look_once(deadline).await {
                 Ok(observed) => return observed,
@@ -423,7 +423,7 @@ impl Task {
         self.drain_events().await;
         Observed {
             migration: self.status.clone(),
-            ..observe::silent(Process::Mute, None)
+            ..observe::silent(Process::Mute, Some(self.watched.instance))
         }
     }
 

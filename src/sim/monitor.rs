@@ -312,6 +312,7 @@ impl World {
             monitor.stuck = None;
         }
         let pause = monitor.pause;
+        let instance = monitor.instance;
         let retries = matches!(observed.process, Process::Mute | Process::OtherInstance);
         if retries {
             monitor.generation = generation;
@@ -326,6 +327,11 @@ impl World {
                 observed.process
             )
         });
+        // Whoever answers or not, it is this one that was looked at; another one has its own name.
+        let observed = Observed {
+            instance: observed.instance.or(Some(instance)),
+            ..observed
+        };
         self.feed(at, Input::Looked { domain, observed });
         self.note_status(at, guest, status);
         if retries {
@@ -521,7 +527,10 @@ impl World {
             Told::Ended => {
                 monitor.is_connected = false;
                 monitor.stuck = None;
-                let observed = silent(Process::Dead, None);
+                let observed = Observed {
+                    instance: Some(monitor.instance),
+                    ..silent(Process::Dead, None)
+                };
                 self.feed(at, Input::Looked { domain, observed });
             }
         }

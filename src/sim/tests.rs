@@ -298,6 +298,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         of_refused,
         "P2 (the judge): a journal was put back together with a reboot, which is the named limit",
     ),
+    (
+        150_001_260,
+        of_split,
+        "P4: a late look at the process before counted as the end of the one that had just been registered",
+    ),
 ];
 
 #[test]

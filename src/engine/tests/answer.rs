@@ -1,4 +1,4 @@
-//! What is said of a QEMU that ended before the answer could leave.
+//! What is said of a QEMU that ended before the answer could leave, and what is not concluded from the end of another one.
 //!
 //! Not here: who is asked what, and when (`hostile`, the model).
 
@@ -72,4 +72,30 @@ fn a_whole_that_its_qemu_does_not_outlive_is_taken_back() {
     let both = vec![question, whole, ended];
     let answer = answer_after(&mut engine.clone(), both);
     assert_eq!(answer, Some(PeerAnswer::Aborted));
+}
+
+/// The end of the process before is told once more, behind the registration of the next one: it is not that one's.
+#[test]
+fn a_late_look_at_the_process_before_says_nothing_of_this_one() {
+    let mut w = World::new();
+    w.run_for(200);
+    let before = w.hosts[A].qemu.instance;
+    w.kill(A);
+    w.run_for(200);
+    w.replace_qemu(A);
+    w.add_domain(A);
+    let observed = Observed {
+        process: Process::Dead,
+        instance: Some(before),
+        run_state: None,
+        migration: None,
+        claim: ClaimSeen::Unread,
+    };
+    let domain = DOMAIN;
+    w.input(A, Input::Looked { domain, observed });
+    w.run_for(200);
+    let engine = w.hosts[A].engine.as_ref().unwrap();
+    let registered = &engine.state.domains.get(&DOMAIN).unwrap().state;
+    assert_ne!(registered.instance, before);
+    assert!(!registered.dead, "{}", w.story());
 }

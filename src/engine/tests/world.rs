@@ -595,14 +595,7 @@ impl World {
                 envelope, request, ..
             } => self.ask(at, envelope, request),
             Message::Store { migration, request } => self.store_request(at, migration, request),
-            Message::Look { domain } => {
-                let observed = self.hosts[at].qemu.observed();
-                self.input(at, Input::Looked { domain, observed });
-            }
-            Message::Watch { domain, .. } => {
-                let observed = self.hosts[at].qemu.observed();
-                self.input(at, Input::Looked { domain, observed });
-            }
+            Message::Look { domain } | Message::Watch { domain, .. } => self.look(at, domain),
             Message::LookAtSettings { domain } => self.look_at_settings(at, domain),
             Message::LookAtJob { .. } => self.look_at_job(at),
             Message::Admitted { .. }
@@ -613,6 +606,17 @@ impl World {
             | Message::Found { .. } => {}
             Message::Ready => self.hosts[at].ready = true,
         }
+    }
+
+    /// Another domain than the one has a QEMU of its own, which shows the same.
+    fn look(&mut self, at: usize, domain: DomainId) {
+        let mut observed = self.hosts[at].qemu.observed();
+        if domain != DOMAIN {
+            let engine = self.hosts[at].engine.as_ref();
+            let other = engine.and_then(|engine| engine.state.domains.get(&domain));
+            observed.instance = other.map(|other| other.state.instance);
+        }
+        self.input(at, Input::Looked { domain, observed });
     }
 
     fn ask(&mut self, at: usize, envelope: Envelope, mut request: PeerRequest) {
