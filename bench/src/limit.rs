@@ -115,6 +115,32 @@ impl Limit {
         Ok(Some(sample))
     }
 
+    /// One `pwrite` of one record and one `fdatasync`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sync_one(&mut self) -> Result<(), Failure> {
+        self.once(RECORD_SIZE, &|limit, at| {
+            limit
+                .buffered
+                .write_all_at(&limit.bytes[..RECORD_SIZE], at)
+                .and_then(|()| limit.buffered.sync_data())
+        })
+    }
+
+    fn once(
+        &mut self,
+        size: usize,
+        write: &impl Fn(&Limit, u64) -> std::io::Result<()>,
+    ) -> Result<(), Failure> {
+        if self.at + size > FILE_SIZE {
+            self.at = 0;
+        }
+        write(self, self.at as u64).map_err(Failure::io("write to", &self.path))?;
+        self.at += size;
+        Ok(())
+    }
+
     fn run(
         &mut self,
         records: usize,
@@ -130,11 +156,7 @@ impl Limit {
         let begin = Instant::now();
         let mut last = begin;
         while last - begin < duration {
-            if self.at + size > FILE_SIZE {
-                self.at = 0;
-            }
-            write(self, self.at as u64).map_err(Failure::io("write to", &self.path))?;
-            self.at += size;
+            self.once(size, &write)?;
             let now = Instant::now();
             calls.push(nanoseconds(now - last));
             last = now;

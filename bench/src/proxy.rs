@@ -1,12 +1,15 @@
 //! The monitor in QEMU's place beside QEMU's own: one real QEMU, asked over its second monitor and through the sidecar in turns.
 //!
-//! Invariant: both ways ask the same QEMU the same thing in the same second; what is printed of an effect stands beside the
+//! Beside them the least that anything in QEMU's place can be: a relay of one thread that does nothing but pass bytes on, and
+//! write and sync once where the sidecar does.
+//!
+//! Invariant: all ways ask the same QEMU the same thing in the same second; what is printed of an effect stands beside the
 //! raw sync of the same second.
 //! Not here: the journal (`append`), what a command does.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
@@ -133,9 +136,38 @@ impl Client {
     }
 }
 
-/// One QEMU with two monitors, and a sidecar on one of them.
+/// Passes one client's commands on to QEMU, one at a time, and its answers back; an effect after a write and a sync. Ends with
+/// the client.
+fn relay(listener: &UnixListener, path: &Path, mut limit: Limit) -> Result<(), Failure> {
+    let failed = || Failure::io("relay to", path);
+    let mut qemu = UnixStream::connect(path).map_err(failed())?;
+    let mut lines = BufReader::new(qemu.try_clone().map_err(failed())?);
+    let (mut client, _) = listener.accept().map_err(failed())?;
+    let mut pass_on = |client: &mut UnixStream| {
+        let mut line = Vec::new();
+        let size = lines.read_until(b'\n', &mut line).map_err(failed())?;
+        client.write_all(&line).map_err(failed())?;
+        Ok::<_, Failure>(size)
+    };
+    let mut command = [0; 4096];
+    pass_on(&mut client)?;
+    loop {
+        let size = client.read(&mut command).map_err(failed())?;
+        if size == 0 {
+            return Ok(());
+        }
+        if &command[..size] == EFFECT.as_bytes() {
+            limit.sync_one()?;
+        }
+        qemu.write_all(&command[..size]).map_err(failed())?;
+        pass_on(&mut client)?;
+    }
+}
+
+/// One QEMU with three monitors, a sidecar on one of them, and a relay for another.
 struct Laboratory {
     direct: PathBuf,
+    relayed: PathBuf,
     proxy: PathBuf,
     sidecar: Process,
     _qemu: Process,
@@ -145,6 +177,7 @@ impl Laboratory {
     fn start(settings: &Settings) -> Result<Laboratory, Failure> {
         let at = |name: &str| settings.directory.join(name);
         let (own, direct, run) = (at("own.sock"), at("direct.sock"), at("run"));
+        let relayed = at("relayed.sock");
         let monitor = |path: &Path| format!("unix:{},server=on,wait=off", path.display());
         let qemu = Command::new("qemu-system-x86_64")
             .args([
@@ -158,6 +191,7 @@ impl Laboratory {
                 "none",
             ])
             .args(["-S", "-qmp", &monitor(&own), "-qmp", &monitor(&direct)])
+            .args(["-qmp", &monitor(&relayed)])
             .stdin(Stdio::null())
             .spawn()
             .map_err(Failure::io("start", Path::new("qemu-system-x86_64")))?;
@@ -180,7 +214,7 @@ impl Laboratory {
                 .read_line(&mut ready)
                 .map_err(Failure::io("hear", &settings.sidecar))?;
         }
-        for path in [&own, &direct] {
+        for path in [&own, &direct, &relayed] {
             wait_for(path)?;
         }
         let mut control = Client::connect(&run.join("control.sock"))?;
@@ -194,6 +228,7 @@ impl Laboratory {
         }
         Ok(Laboratory {
             direct,
+            relayed,
             proxy: run.join("domains/bench.sock"),
             sidecar,
             _qemu: qemu,
@@ -250,6 +285,9 @@ fn together(path: &Path, clients: usize, commands: usize) -> Result<f64, Failure
     })
 }
 
+/// Ways that are measured.
+const ROWS: usize = 7;
+
 /// What all rounds found.
 #[derive(Default)]
 struct Found {
@@ -257,6 +295,8 @@ struct Found {
     proxy: Vec<u64>,
     effect_direct: Vec<u64>,
     effect_proxy: Vec<u64>,
+    relay: Vec<u64>,
+    effect_relay: Vec<u64>,
     sync: Vec<u64>,
     one_direct: f64,
     many_proxy: f64,
@@ -275,6 +315,14 @@ pub fn measure(settings: &Settings, say: &dyn Fn(&str)) -> Result<Vec<Table>, Fa
     let mut limit = Limit::new(&settings.directory)?;
     let mut direct = Client::connect(&laboratory.direct)?;
     let mut proxy = Client::connect(&laboratory.proxy)?;
+    let front = settings.directory.join("relay.sock");
+    let listener = UnixListener::bind(&front).map_err(Failure::io("bind", &front))?;
+    let beside = settings.directory.join("relay");
+    fs::create_dir_all(&beside).map_err(Failure::io("create", &beside))?;
+    let (path, limit_of_relay) = (laboratory.relayed.clone(), Limit::new(&beside)?);
+    // It ends with its client.
+    std::thread::spawn(move || relay(&listener, &path, limit_of_relay));
+    let mut relayed = Client::connect(&front)?;
     let mut found = Found::default();
     let few = settings.commands / 4;
     let rounds = number(settings.rounds as u64);
@@ -286,11 +334,15 @@ pub fn measure(settings: &Settings, say: &dyn Fn(&str)) -> Result<Vec<Table>, Fa
         found
             .proxy
             .extend(proxy.measure(READING, settings.commands)?);
+        found
+            .relay
+            .extend(relayed.measure(READING, settings.commands)?);
         found.effect_direct.extend(direct.measure(EFFECT, few)?);
         found
             .sync
             .extend(limit.measure(1, Duration::from_millis(200))?.calls);
         found.effect_proxy.extend(proxy.measure(EFFECT, few)?);
+        found.effect_relay.extend(relayed.measure(EFFECT, few)?);
         // A monitor of QEMU has one client.
         let count = direct.measure(READING, settings.commands)?;
         let took: u64 = count.iter().sum();
@@ -310,7 +362,7 @@ pub fn measure(settings: &Settings, say: &dyn Fn(&str)) -> Result<Vec<Table>, Fa
 }
 
 impl Found {
-    fn sorted(&self) -> [(&'static str, Vec<u64>); 5] {
+    fn sorted(&self) -> [(&'static str, Vec<u64>); ROWS] {
         let sorted = |values: &[u64]| {
             let mut values = values.to_vec();
             values.sort_unstable();
@@ -319,14 +371,19 @@ impl Found {
         [
             ("query-status, direct", sorted(&self.direct)),
             ("query-status, through the sidecar", sorted(&self.proxy)),
+            ("query-status, through a bare relay", sorted(&self.relay)),
             ("an effect, direct", sorted(&self.effect_direct)),
             ("an effect, through the sidecar", sorted(&self.effect_proxy)),
+            (
+                "an effect, through a bare relay with one write and one sync",
+                sorted(&self.effect_relay),
+            ),
             ("one write and one sync of the disk", sorted(&self.sync)),
         ]
     }
 }
 
-fn latency(rows: [(&'static str, Vec<u64>); 5]) -> Table {
+fn latency(rows: [(&'static str, Vec<u64>); ROWS]) -> Table {
     let rows = rows.map(|(name, sorted)| {
         let mut row = vec![Entry::Text(name.to_owned())];
         row.extend([50, 90, 99].map(|percent| Entry::of(microseconds(&sorted, percent), 1)));
@@ -341,14 +398,25 @@ fn latency(rows: [(&'static str, Vec<u64>); 5]) -> Table {
 }
 
 fn summary(found: &Found, settings: &Settings, idle: f64) -> Table {
-    let [direct, proxy, effect_direct, effect_proxy, sync] = found.sorted();
+    let [
+        direct,
+        proxy,
+        relay,
+        effect_direct,
+        effect_proxy,
+        effect_relay,
+        sync,
+    ] = found.sorted();
     let middle = |(_, sorted): &(&str, Vec<u64>)| microseconds(sorted, 50);
     let difference = |more: Option<f64>, less: Option<f64>| Some(more? - less?);
-    let added = difference(middle(&proxy), middle(&direct));
-    let beside_sync = difference(
-        difference(middle(&effect_proxy), middle(&effect_direct)),
-        middle(&sync),
-    );
+    let beside_direct = |way| difference(middle(way), middle(&direct));
+    let beside_sync = |way| {
+        difference(
+            difference(middle(way), middle(&effect_direct)),
+            middle(&sync),
+        )
+    };
+    let added = beside_direct(&proxy);
     let half = microseconds(&direct.1, 99).map(|p99| p99 / 2.0);
     let row = |name: String, value: Option<f64>, limit: Entry| {
         vec![Entry::Text(name), Entry::of(value, 2), limit]
@@ -377,8 +445,18 @@ fn summary(found: &Found, settings: &Settings, idle: f64) -> Table {
             ),
             row(
                 "added to an effect beside one sync at p50, us, below".to_owned(),
-                beside_sync,
+                beside_sync(&effect_proxy),
                 Entry::Number(100.0, 0),
+            ),
+            row(
+                "a bare relay adds to query-status, us".to_owned(),
+                beside_direct(&relay),
+                Entry::Text(String::new()),
+            ),
+            row(
+                "a bare relay adds to an effect beside one sync, us".to_owned(),
+                beside_sync(&effect_relay),
+                Entry::Text(String::new()),
             ),
             row(
                 "memory of an idle client, KiB, below".to_owned(),
