@@ -17,6 +17,7 @@ mod histories;
 mod interface;
 mod job;
 pub mod laws;
+mod licence;
 mod live;
 mod manager;
 mod monitor;

@@ -47,12 +47,6 @@ fn is_same_life(seen: Option<Position>, now: Position) -> bool {
     seen.is_none_or(|seen| now.opening == seen.opening && now.lsn >= seen.lsn)
 }
 
-/// Can a record at `earlier` be in a journal that ends at `now`? LSNs go on from one opening to the next.
-fn is_at_or_before(earlier: Position, now: Position) -> bool {
-    let same_life = earlier.epoch == now.epoch && earlier.opening == now.opening;
-    earlier.lsn <= now.lsn && (same_life || earlier.epoch < now.epoch)
-}
-
 impl Turn<'_> {
     // Asking.
 
@@ -266,12 +260,16 @@ impl Turn<'_> {
                 | PeerAnswer::GrantedAndSafe
                 | PeerAnswer::Deciding
                 | PeerAnswer::Committed,
-            ) => match cookie.filter(|cookie| self.is_licence(id, cookie, sender)) {
-                Some(cookie) => {
+            ) => match cookie {
+                Some(cookie) if self.is_licence(id, &cookie, sender) => {
                     self.live(id).cookie = Some(cookie);
                     answer
                 }
-                None => PeerAnswer::Performing,
+                // Its copy went to another prepare, and is gone: nothing is sent to this one any more.
+                Some(cookie) if self.is_of_another_prepare(id, &cookie, sender) => {
+                    PeerAnswer::NotWhole
+                }
+                Some(_) | None => PeerAnswer::Performing,
             },
             (Role::Source | Role::Destination, other) => other,
         };
@@ -308,19 +306,6 @@ impl Turn<'_> {
             self.live(id).effect_at = 0;
             self.live(id).blackout = false;
         }
-    }
-
-    /// Is that the source's licence for this very prepare, from its journal?
-    fn is_licence(&self, id: MigrationId, cookie: &Cookie, sender: Position) -> bool {
-        let Some(migration) = self.migration(id) else {
-            return false;
-        };
-        let terms = &migration.state.terms;
-        cookie.migration == id
-            && Some(cookie.nonce) == terms.nonce
-            && cookie.authority == terms.authority
-            && cookie.granted.journal == sender.journal
-            && is_at_or_before(cookie.granted, sender)
     }
 
     /// The other side durably has the outcome, forgot it after it had it, or cannot have it.
@@ -560,15 +545,6 @@ impl Turn<'_> {
             )),
             (authority, _, Some(_)) => Some(format!("authority {authority} has no store")),
         }
-    }
-
-    /// Is that the licence of a migration that comes here, or of one that is not known any more?
-    fn may_finish(&self, cookie: &Cookie, sender: Position) -> bool {
-        let id = cookie.migration;
-        self.migration(id).is_none_or(|migration| {
-            let role = migration.state.terms.role;
-            role == Role::Destination && self.is_licence(id, cookie, sender)
-        })
     }
 
     /// Does a migration have this id, or did the last one of a domain have it, or is one about to begin

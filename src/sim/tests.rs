@@ -303,6 +303,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         of_split,
         "P4: a late look at the process before counted as the end of the one that had just been registered",
     ),
+    (
+        110_003_280,
+        of_introduced,
+        "P4: a prepare that came again waited for ever for a source whose older journal repeats the licence of the first one",
+    ),
 ];
 
 #[test]

@@ -1,24 +1,37 @@
 //! Words of another sidecar that the wire allows only in an unlucky order: nothing is changed by them.
 
 use super::*;
-use crate::engine::History;
+use crate::engine::{History, PeerResponse};
 use journal_format::number::DomainId;
 use journal_format::record::{Decision, Instance, Observed, PeerAnswer, Process, Settings};
 
-/// A prepare for one of B's domains, from A's journal.
-fn prepare(world: &mut World, migration: MigrationId, name: &str) {
-    let token = world.token();
+/// Early in A's journal.
+fn early(world: &World) -> Position {
     let opening = world.hosts[A].openings[0];
-    let sender = Position {
+    Position {
         journal: world.hosts[A].journal_id,
         epoch: opening.epoch,
         opening: opening.opening,
         lsn: Lsn(9),
+    }
+}
+
+/// A prepare for one of B's domains, from A's journal.
+fn prepare(world: &mut World, migration: MigrationId, name: &str) {
+    prepare_by(world, migration, name, Protocol::V3);
+}
+
+fn prepare_by(world: &mut World, migration: MigrationId, name: &str, protocol: Protocol) {
+    let token = world.token();
+    let sender = early(world);
+    let authority = match protocol {
+        Protocol::V2 => Authority::Source,
+        Protocol::V3 => Authority::Destination,
     };
     let request = PeerRequest::Prepare {
         migration,
-        protocol: Protocol::V3,
-        authority: Authority::Destination,
+        protocol,
+        authority,
         store: None,
         name: name.to_owned(),
         source_name: "g".to_owned(),
@@ -126,6 +139,64 @@ fn a_migration_prepared_once_more() {
         prepare(&mut world, id, "g");
         world.run_for(200);
         assert_eq!(begun(&world, B, id), 1, "restarted: {restarted}");
+    }
+}
+
+/// Protocol v2: a prepare that was repeated on its way comes when its migration is over and forgotten, and the source, whose
+/// journal is an older copy, repeats the licence that it gave for the first one. Nothing comes for this one, by v3 it may.
+#[test]
+fn a_licence_for_an_earlier_prepare_ends_an_empty_one() {
+    let id = MigrationId(Id128([0x77; 16]));
+    let nonces = [Some(0x5c), Some(0x5b), None];
+    for (protocol, nonce) in [Protocol::V2, Protocol::V3]
+        .map(|one| nonces.map(|nonce| (one, nonce)))
+        .into_iter()
+        .flatten()
+    {
+        let mut world = World::new();
+        world.hold_asks = [true, true];
+        prepare_by(&mut world, id, "g", protocol);
+        world.run_for(10_000);
+        assert_eq!(begun(&world, B, id), 1);
+        let sender = Position {
+            lsn: Lsn(20),
+            ..early(&world)
+        };
+        let cookie = nonce.map(|nonce| Cookie {
+            migration: id,
+            nonce: Nonce(Id128([nonce; 16])),
+            granted: sender,
+            authority: match protocol {
+                Protocol::V2 => Authority::Source,
+                Protocol::V3 => Authority::Destination,
+            },
+            wanted: WantedRunState::Running,
+        });
+        let response = PeerResponse::Answer {
+            answer: PeerAnswer::Granted,
+            cookie,
+        };
+        let result = Ok((Envelope { sender, saw: None }, response));
+        world.input(
+            B,
+            Input::PeerAnswered {
+                migration: id,
+                result,
+            },
+        );
+        world.run_for(200);
+        let is_aborted = world.has(B, |body| matches!(body, RecordBody::MigrationAborted(_)));
+        let is_over = protocol == Protocol::V2 && nonce == Some(0x5c);
+        assert_eq!(
+            is_aborted,
+            is_over,
+            "{protocol:?} {nonce:?}: {}",
+            world.story()
+        );
+        assert_eq!(
+            world.hosts[B].qemu.alive, !is_over,
+            "{protocol:?} {nonce:?}"
+        );
     }
 }
 
