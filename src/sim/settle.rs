@@ -4,7 +4,7 @@
 //! where what it is there for has happened.
 //! Not here: the promises that are judged all the while (`qemu`, `guest`, `ledger`, `monitor`).
 
-use journal_format::record::{ClaimSeen, Decision, Outcome, RunState, WantedRunState};
+use journal_format::record::{ClaimSeen, Decision, JobKind, Outcome, RunState, WantedRunState};
 
 use super::host::Waiter;
 use super::manager::Heard;
@@ -314,11 +314,7 @@ impl World {
 
     /// A human says to the sidecar, in the place of a manager that cannot know, which copy is the guest.
     fn say_whose(&mut self, host: HostNumber, guest: GuestNumber) {
-        // In one statement: what goes over the living ones borrows them until it is dropped.
-        let is_source = self.lab.living(guest).any(|number| {
-            let qemu = &self.lab.qemus[number];
-            qemu.host == host && qemu.is_sender()
-        });
+        let is_source = self.is_source(host, guest);
         let outcome = match self.is_good(host, guest) == is_source {
             true => Outcome::Aborted,
             false => Outcome::Committed,
@@ -349,6 +345,31 @@ impl World {
             if self.held().iter().any(is_open) {
                 self.end_by_hand(host, guest);
             }
+        }
+    }
+
+    /// Is the open job of that host the one of a migration's source? QEMU alone does not tell: a destination's may have been saved
+    /// by a hand from outside.
+    fn is_source(&mut self, host: HostNumber, guest: GuestNumber) -> bool {
+        self.judged.clear();
+        if let Some(token) = self.hosts[host].token(Waiter::Judge) {
+            let name = Some(self.lab.guests[guest].name.clone());
+            let request = ControlRequest::QueryJobs { job: None, name };
+            self.feed(host, Input::Control { token, request });
+        }
+        self.run_until(self.now + 20_000);
+        let judged = core::mem::take(&mut self.judged);
+        let kind = judged.iter().find_map(|(_, result)| match result {
+            Ok(Answer::Jobs(jobs)) => jobs.iter().find(|job| job.result.is_none()),
+            _ => None,
+        });
+        match kind.map(|job| job.kind) {
+            Some(kind) => kind == JobKind::MigrationOut,
+            // In one statement: what goes over the living ones borrows them until it is dropped.
+            None => self.lab.living(guest).any(|number| {
+                let qemu = &self.lab.qemus[number];
+                qemu.host == host && qemu.is_sender()
+            }),
         }
     }
 

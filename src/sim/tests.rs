@@ -308,6 +308,16 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         of_introduced,
         "P4: a prepare that came again waited for ever for a source whose older journal repeats the licence of the first one",
     ),
+    (
+        141_002_212,
+        of_outside,
+        "P4 (the operator): a destination that was saved by a hand from outside was taken for a source",
+    ),
+    (
+        140_007_816,
+        of_outside,
+        "P4 (the operator): likewise, with both copies saved",
+    ),
 ];
 
 #[test]
