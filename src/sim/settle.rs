@@ -341,9 +341,10 @@ impl World {
             let is_whole = !self.lab.guests[guest].lost;
             let is_good = self.is_good(host, guest) && is_whole;
             self.say_by_hand(host, guest, is_good);
-            // Its manager's word stands on record, or that of a hand from outside, and it is the other one.
+            // Its manager's word stands on record, or that of a hand from outside, and it is the other one; or QEMU shows what no
+            // word is for.
             if self.held().iter().any(is_open) {
-                self.end_by_hand(host, guest);
+                self.pass_by(host, guest);
             }
         }
     }
@@ -373,22 +374,34 @@ impl World {
         }
     }
 
-    /// Of a guest that its manager drove, a copy that takes no word any more is ended past its sidecar, if the guest is seen to be
-    /// elsewhere.
-    fn end_by_hand(&mut self, host: HostNumber, guest: GuestNumber) {
+    /// Of a guest that its manager drove, a copy that takes no word any more is dealt with past its sidecar, on QEMU's own monitor:
+    /// ended if the guest is seen to be elsewhere, continued if it is this one (a hand from outside saved it after it had come).
+    fn pass_by(&mut self, host: HostNumber, guest: GuestNumber) {
         let is_elsewhere = self.lab.living(guest).any(|number| {
             let is_there = self.lab.qemus[number].host != host;
             is_there && self.lab.runs(number) && self.lab.carries(number)
         });
-        let may_end = self.lab.guests[guest].is_driven && !self.is_good(host, guest);
-        if !is_elsewhere || !may_end {
-            return;
-        }
-        self.say(|_| format!("operator: host {host}, guest {guest}: ends its QEMU"));
+        let one = &self.lab.guests[guest];
+        let (is_driven, is_whole) = (one.is_driven, !one.lost);
+        let is_kept_paused = one.wanted == Some(WantedRunState::Paused);
+        let ends = match (self.is_good(host, guest), is_elsewhere) {
+            (false, true) if is_driven => true,
+            (true, false) if is_driven && is_whole => false,
+            (_, _) => return,
+        };
+        let word = if ends { "ends" } else { "continues" };
+        self.say(|_| format!("operator: host {host}, guest {guest}: {word} its QEMU"));
         let living: Vec<QemuNumber> = self.lab.living(guest).collect();
         for number in living {
-            if self.lab.qemus[number].host == host {
-                self.lab.end(number);
+            if self.lab.qemus[number].host != host {
+                continue;
+            }
+            match ends {
+                true => self.lab.end(number),
+                false => self.lab.foreign_cont(number),
+            }
+            if is_kept_paused {
+                self.lab.foreign_stop(number);
             }
         }
         self.settle_moment();
