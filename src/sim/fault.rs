@@ -123,10 +123,15 @@ pub enum Fault {
     ForeignSave,
     /// The next key that is to be made is there already, and another journal's.
     ForeignKey,
+    /// The store is put back from an older copy.
+    OlderStore,
 }
 
 impl Fault {
-    /// Every fault, in the order of their names here.
+    /// Those that a shape has to ask for: no promise holds against them.
+    pub const ASKED_FOR: [Fault; 1] = [Fault::OlderStore];
+
+    /// Every other fault, in the order of their names here.
     pub const ALL: [Fault; 38] = [
         Fault::CrashBefore,
         Fault::CrashTorn,
@@ -210,6 +215,7 @@ impl Fault {
             Fault::ManagerCrash => "manager-crash",
             Fault::ForeignSave => "foreign-save",
             Fault::ForeignKey => "foreign-key",
+            Fault::OlderStore => "older-store",
         }
     }
 
@@ -244,6 +250,7 @@ impl Fault {
             Fault::ManagerCrash => rates.manager_crash,
             Fault::ForeignSave => rates.foreign_save,
             Fault::ForeignKey => rates.foreign_key,
+            Fault::OlderStore => rates.older_store,
         }
     }
 
@@ -257,7 +264,7 @@ impl Fault {
             Fault::FullDisk => [100_000, 10_000_000],
             Fault::StoreDown => [10_000, 10_000_000],
             Fault::LyingSync => [1_000, 500_000],
-            Fault::OlderJournal => [1_000, 3_000_000],
+            Fault::OlderJournal | Fault::OlderStore => [1_000, 3_000_000],
             Fault::ReplacedQemu | Fault::OtherStore => [100_000, 5_000_000],
             _ => [0, 0],
         }
@@ -281,7 +288,7 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
     // Until the next one of the same guest, about.
     let while_it_moves = most.saturating_add(MIGRATION);
     let mut plan = Vec::new();
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().chain(Fault::ASKED_FOR) {
         // Drawn always, so that a kind's rate does not move the others.
         let (is_known, mut own) = (random.coin(), random.fork(3));
         // Twice as often in half of the runs.
@@ -487,6 +494,12 @@ impl World {
                 }
             }
             Fault::ForeignKey => self.store.has_foreign_key = true,
+            Fault::OlderStore => {
+                if !self.store.copy() {
+                    return false;
+                }
+                self.under_way.insert(number, Vec::new());
+            }
             Fault::ForeignClaim => {
                 let Some(victim) = self.victim(rest) else {
                     return false;
@@ -589,6 +602,7 @@ impl World {
                 self.after(50_000, What::Start(host));
             }
             (Fault::StoreDown, _) => self.store.is_down = false,
+            (Fault::OlderStore, _) => self.put_store_back(),
             (Fault::QemuMute, [victim]) => self.wake_qemu(*victim),
             (Fault::RefusedCont, [victim]) => self.lab.qemus[*victim].refuse_cont = false,
             (Fault::Partition, [from, to]) => {

@@ -90,6 +90,8 @@ pub struct Rates {
     pub foreign_save: u32,
     /// A key of the store is another journal's.
     pub foreign_key: u32,
+    /// The store is put back from an older copy: what it decides is not judged then, and no fleet has it that does not ask for it.
+    pub older_store: u32,
     /// Another QEMU serves the socket of one.
     pub replaced_qemu: u32,
     /// The store is down for a while, or its answer to a change is lost.
@@ -193,6 +195,7 @@ impl Default for Rates {
             foreign_claim: 3_000,
             foreign_save: 3_000,
             foreign_key: 3_000,
+            older_store: 0,
             replaced_qemu: 3_000,
             store: 20_000,
             other_authority: 6_000,
@@ -228,6 +231,7 @@ impl Rates {
         foreign_claim: 0,
         foreign_save: 0,
         foreign_key: 0,
+        older_store: 0,
         replaced_qemu: 0,
         store: 0,
         other_authority: 0,

@@ -27,6 +27,8 @@ pub(super) struct Store {
     pub(super) lose_answer: bool,
     /// The next key that is to be made is another journal's already.
     pub(super) has_foreign_key: bool,
+    /// An older copy of it, which is put back soon.
+    older: Option<BTreeMap<MigrationId, KeyValue>>,
 }
 
 #[derive(Debug)]
@@ -39,6 +41,13 @@ struct Request {
 }
 
 impl Store {
+    /// Makes a copy; false if there is one already.
+    pub(super) fn copy(&mut self) -> bool {
+        let is_first = self.older.is_none();
+        self.older.get_or_insert_with(|| self.keys.clone());
+        is_first
+    }
+
     fn carry_out(&mut self, migration: MigrationId, request: StoreRequest) -> Option<KeyValue> {
         match request {
             StoreRequest::Read => {}
@@ -116,6 +125,23 @@ impl World {
         }
         let delay = self.draw(self.shape.latencies.network);
         self.after(delay, What::FromStore(number));
+    }
+
+    /// All keys are what they were when the copy was made.
+    pub(super) fn put_store_back(&mut self) {
+        let Some(older) = self.store.older.take() else {
+            return;
+        };
+        let newer = core::mem::replace(&mut self.store.keys, older);
+        let keys = &self.store.keys;
+        let named = newer.keys().chain(keys.keys());
+        let changed: Vec<MigrationId> = named
+            .filter(|migration| newer.get(migration) != keys.get(migration))
+            .copied()
+            .collect();
+        for migration in changed {
+            self.touch(migration);
+        }
     }
 
     /// What a hand from outside did to it is looked at by humans.
