@@ -88,6 +88,8 @@ struct Stream {
     sent: Option<u64>,
     /// The destination loaded everything and said so.
     loaded: bool,
+    /// Post-copy: the guest's devices went over, and it is on both sides.
+    splits: bool,
     /// Nothing more comes through.
     broken: bool,
     /// It goes to a file.
@@ -140,7 +142,7 @@ pub struct Qemu {
     /// A destination whose stream breaks stays, and says failed (QEMU 9.1, `exit-on-error`).
     pub survives: bool,
     /// A source that stands still in post-copy for ever when the destination's QEMU dies at a bad moment (seen on
-    /// QEMU 7.2).
+    /// QEMU 7.2). It says that the guest is split before it sends anything of it.
     pub hangs: bool,
     /// Its end was decided while another copy was good.
     pub forsaken: bool,

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::exhaustive::{self, SUBJECTS};
 use super::mutants::MUTANTS;
-use super::{Fleet, Mix, Rates, Shape, minimise, promise_of, run, run_plan};
+use super::{Fleet, Latencies, Mix, Rates, Shape, minimise, promise_of, run, run_plan};
 
 /// Small enough for a build without optimisation.
 fn shape() -> Shape {
@@ -253,6 +253,67 @@ fn of_stored() -> Shape {
     }
 }
 
+/// As in `tools/fleets/half.toml`.
+fn of_half() -> Shape {
+    let faults = Rates {
+        sidecar_crash: 50_000,
+        stream: 100_000,
+        qemu_death: 1_000_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        v2: 0,
+        postcopy: 1_000_000,
+        driven: 0,
+        jobs: 0,
+        ..Mix::default()
+    };
+    let latencies = Latencies {
+        network: [5_000, 50_000],
+        qmp: [200, 20_000],
+        sync: [1_000, 20_000],
+        restart: [5_000, 200_000],
+        rest: [1_000, 5_000],
+        ..Latencies::default()
+    };
+    Shape {
+        latencies,
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
+/// Over a slow network, and decided in a store: a word is long on its way.
+fn of_slow_store() -> Shape {
+    let faults = Rates {
+        older_journal: 1_000_000,
+        refused_cont: 1_000_000,
+        sidecar_crash: 100_000,
+        owner: 300_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        v2: 0,
+        postcopy: 0,
+        store: 1_000_000,
+        driven: 0,
+        jobs: 0,
+        ..Mix::default()
+    };
+    let latencies = Latencies {
+        network: [500, 20_000],
+        rest: [1_000, 5_000],
+        ..Latencies::default()
+    };
+    Shape {
+        latencies,
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
 /// A seed, its fleet, and what it broke.
 type OfFleet = (u64, fn() -> Shape, &'static str);
 
@@ -317,6 +378,21 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         140_007_816,
         of_outside,
         "P4 (the operator): likewise, with both copies saved",
+    ),
+    (
+        1_122,
+        of_outside,
+        "P4 (the operator): a copy that was saved after it had come is the guest, and takes no word",
+    ),
+    (
+        106,
+        of_slow_store,
+        "P3 (the judge): a source died while its word that it is there to fall back to was on a slow network",
+    ),
+    (
+        3_085,
+        of_half,
+        "P3 (the judge): a guest went over by post-copy, whole, and its destination died before it ran there",
     ),
 ];
 

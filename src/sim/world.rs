@@ -81,7 +81,7 @@ pub(super) enum What {
 /// So many times longer than usual is the time between two ticks at the end of a run.
 const CALM_TICKS: u64 = 5;
 
-/// How long a word is on its way: the answer, a look at QEMU, and the batch that uses it.
+/// How long a word is on its way besides the longest that a shape says: the answer, a look at QEMU, and the batch that uses it.
 const VOUCHED: Micros = 5_000;
 
 #[derive(Debug)]
@@ -527,7 +527,9 @@ impl World {
 
     /// Did a copy of it die between its sidecar's word that it is one to fall back to and the use of that?
     fn was_vouched_for(&self, guest: GuestNumber) -> bool {
-        let since = self.now.saturating_sub(VOUCHED);
+        let slow = &self.shape.latencies;
+        let longest = slow.network[1] + slow.qmp[1] + slow.sync[1];
+        let since = self.now.saturating_sub(VOUCHED + longest);
         let mut of_guest = self.lab.guests[guest].qemus.iter();
         of_guest.any(|one| self.lab.qemus[*one].vouched.is_some_and(|at| at >= since))
     }

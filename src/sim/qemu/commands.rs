@@ -222,7 +222,12 @@ impl Lab {
 
     /// Post-copy: this end gives its stream up.
     fn pause(&mut self, number: QemuNumber) -> EffectResult {
+        let stream = self.qemus[number].stream;
         match self.qemus[number].status {
+            MigrationStatus::PostcopyActive if stream.sends && !stream.splits => {
+                self.soon(number, Move::Break, 20, 2_000);
+                EffectResult::Done
+            }
             MigrationStatus::PostcopyActive | MigrationStatus::PostcopyRecover => {
                 self.set_status(number, MigrationStatus::PostcopyPaused);
                 self.break_stream(number);

@@ -235,6 +235,11 @@ impl Lab {
                 self.set_status(number, MigrationStatus::Failed);
                 self.end(number);
             }
+            // Nothing went over: the guest is whole here.
+            (_, MigrationStatus::PostcopyActive) if qemu.stream.sends && !qemu.stream.splits => {
+                self.set_status(number, MigrationStatus::Failed);
+                self.soon(number, Move::Settle, 10, 300);
+            }
             (_, MigrationStatus::PostcopyActive | MigrationStatus::PostcopyRecover) => {
                 self.set_status(number, MigrationStatus::PostcopyPaused);
             }
@@ -257,11 +262,16 @@ impl Lab {
             !stream.broken && other.alive && other.run == RunState::Inmigrate
         });
         let Some(destination) = reached else {
+            if self.qemus[source].hangs {
+                self.set_status(source, MigrationStatus::PostcopyActive);
+                return self.soon(source, Move::Break, 20, 20_000);
+            }
             self.set_status(source, MigrationStatus::Failed);
             self.soon(source, Move::Settle, 10, 300);
             return;
         };
         self.unlock(source);
+        self.qemus[source].stream.splits = true;
         self.set_status(source, MigrationStatus::PostcopyActive);
         let memory = self.qemus[source].memory;
         self.qemus[destination].memory = memory;
