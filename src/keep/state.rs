@@ -20,7 +20,7 @@ use rustix::net::{RecvFlags, recv};
 pub const STATE_SIZE_MAX: usize = 256 * 1024;
 
 /// The layout, and in its last byte the version.
-const MAGIC: [u8; 4] = *b"pjk2";
+const MAGIC: [u8; 4] = *b"pjk3";
 
 const HEADER_SIZE: usize = 16;
 

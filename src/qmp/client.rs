@@ -253,6 +253,8 @@ pub(super) struct Core {
     pub(super) writer: Arc<Writer>,
     pending: Arc<Mutex<Pending>>,
     next_id: AtomicU64,
+    /// What ids on the wire are counted from: QEMU 7.2 reads a command byte by byte (`monitor_can_read`), some 2 us each.
+    ids_from: u64,
     /// The connection outlives the process.
     kept: Option<Arc<KeptQemu>>,
     credentials: Credentials,
@@ -330,6 +332,7 @@ impl Core {
             oob,
             greeting: greeting.into(),
             next_id: kept.as_ref().map_or(1, |kept| kept.first_id()),
+            ids_from: kept.as_ref().map_or(0, |kept| kept.first_id() - 1),
             pending: Pending::default(),
             places: Places::default(),
             kept,
@@ -391,6 +394,7 @@ impl Core {
             oob: state.oob,
             greeting: state.greeting.into(),
             next_id: state.next_id,
+            ids_from: state.first_id.saturating_sub(1),
             pending,
             places,
             kept: Some(Arc::new(kept)),
@@ -410,6 +414,11 @@ impl Core {
         id
     }
 
+    /// As it stands in the command: counted on this connection, from 1 on.
+    pub(super) fn on_the_wire(&self, id: u64) -> u64 {
+        id.saturating_sub(self.ids_from)
+    }
+
     fn outgoing(
         &self,
         how: &str,
@@ -417,7 +426,8 @@ impl Core {
         arguments: &Value,
     ) -> (Outgoing, oneshot::Receiver<Answer>) {
         let id = self.new_id();
-        let mut line = json!({how: name, "arguments": arguments, "id": id}).to_string();
+        let wire = self.on_the_wire(id);
+        let mut line = json!({how: name, "arguments": arguments, "id": wire}).to_string();
         line.push('\n');
         let (answer, answered) = oneshot::channel();
         let outgoing = Outgoing {
@@ -483,6 +493,7 @@ struct Beginning {
     oob: bool,
     greeting: Arc<[u8]>,
     next_id: u64,
+    ids_from: u64,
     pending: Pending,
     places: Places,
     kept: Option<Arc<KeptQemu>>,
@@ -502,6 +513,7 @@ impl Beginning {
             listeners,
             overflown: overflown.clone(),
             room: vec![0; READ_SIZE],
+            ids_from: self.ids_from,
             kept: self.kept.clone(),
         };
         let writer = Writer::new(socket.clone(), pending.clone(), self.kept.clone());
@@ -510,6 +522,7 @@ impl Beginning {
             writer,
             pending,
             next_id: AtomicU64::new(self.next_id),
+            ids_from: self.ids_from,
             kept: self.kept,
             credentials: self.credentials,
             oob: self.oob,

@@ -347,7 +347,7 @@ impl Passing {
             done,
             _place: Some(place),
         };
-        let (line, fds) = passed.with_id(id);
+        let (line, fds) = passed.with_id(core.on_the_wire(id));
         let outgoing = Outgoing {
             id,
             line,

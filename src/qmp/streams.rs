@@ -97,6 +97,8 @@ pub(super) struct Reader {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) listeners: Listeners,
     pub(super) overflown: Arc<AtomicBool>,
+    /// What ids on the wire are counted from.
+    pub(super) ids_from: u64,
     pub(super) kept: Option<Arc<KeptQemu>>,
 }
 
@@ -151,7 +153,11 @@ impl Reader {
 
     fn take(&mut self, object: &[u8]) {
         match kind(object) {
-            Kind::Answer { id, .. } => self.answer(object, id),
+            Kind::Answer { id, .. } => {
+                // One that none of ours can be is nobody's.
+                let ours = |wire: u64| wire.checked_add(self.ids_from).unwrap_or(0);
+                self.answer(object, id.map(ours));
+            }
             Kind::Event => self.tell(object),
             Kind::Other => {}
         }

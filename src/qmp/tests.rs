@@ -113,8 +113,9 @@ async fn effects_of_a_broken_connection_are_not_adopted_by_the_next() {
         adopted,
     };
     let (client, _events) = Client::resume(resumed, Listeners::default()).unwrap();
-    let said =
-        format!("{{\"return\": {{}}, \"id\": {first}}}\n{{\"return\": {{}}, \"id\": {next_id}}}\n");
+    // Both were counted from 1 on when they were sent.
+    let last = next_id - first + 1;
+    let said = format!("{{\"return\": {{}}, \"id\": 1}}\n{{\"return\": {{}}, \"id\": {last}}}\n");
     qemu.write_all(said.as_bytes()).await.unwrap();
     let mut known = Vec::new();
     for result in results {
