@@ -105,15 +105,31 @@ fn past_the_sidecar(role: Role, evidence: &JobEvidence) -> Option<Rule> {
         | RunClass::Postmigrate
         | RunClass::Unknown => false,
     };
-    if !has_run || status != StatusClass::Completed || verdict(role, evidence).is_some() {
+    if !has_run || verdict(role, evidence).is_some() {
         return None;
     }
     match role {
         // Else what is completed may be an older migration.
         Role::Source => {
-            (evidence.facts.stream == EffectStanding::Done).then_some(Rule::DrivenSourceCont)
+            let is_it = evidence.facts.stream == EffectStanding::Done;
+            (is_it && status == StatusClass::Completed).then_some(Rule::DrivenSourceCont)
         }
-        Role::Destination => Some(Rule::DrivenDestinationRunning),
+        Role::Destination => (!may_be_half(status)).then_some(Rule::DrivenDestinationRunning),
+    }
+}
+
+/// Destination: can a guest that runs here have a part of it at the source? A stream that is not post-copy's has brought all
+/// of it before it runs: what goes on then goes on from here.
+const fn may_be_half(status: StatusClass) -> bool {
+    match status {
+        StatusClass::Postcopy | StatusClass::PostcopyBroken | StatusClass::Unknown => true,
+        StatusClass::None
+        | StatusClass::Performing
+        | StatusClass::PreSwitchover
+        | StatusClass::Device
+        | StatusClass::Cancelling
+        | StatusClass::Ended
+        | StatusClass::Completed => false,
     }
 }
 
@@ -135,7 +151,7 @@ fn told_from_commands(role: Role, evidence: &JobEvidence) -> Option<Rule> {
         (Role::Source, StatusClass::None | StatusClass::Ended) => {
             (run != RunClass::FinishMigrate).then_some(Rule::DrivenOver)
         }
-        (Role::Destination, StatusClass::None | StatusClass::Completed) if has_run => {
+        (Role::Destination, status) if has_run && !may_be_half(status) => {
             Some(Rule::DrivenDestinationRunning)
         }
         (Role::Destination, StatusClass::None) if nothing_streams => Some(Rule::DrivenOver),

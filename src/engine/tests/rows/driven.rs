@@ -220,6 +220,33 @@ fn destinations() -> Vec<(JobEvidence, Option<Rule>)> {
             by_manager(destination(P::Prepare, R::Running, M::Completed)),
             Some(Rule::DrivenDestinationRunning),
         ),
+        // Somebody continued it, and sends or saves it from here.
+        (
+            by_manager(destination(P::Prepare, R::Running, M::Active)),
+            Some(Rule::DrivenDestinationRunning),
+        ),
+        (
+            by_manager(destination(P::Prepare, R::Running, M::Failed)),
+            Some(Rule::DrivenDestinationRunning),
+        ),
+        // A part of it may be at the source.
+        (
+            by_manager(destination(P::Prepare, R::Running, M::PostcopyActive)),
+            None,
+        ),
+        (
+            by_manager(destination(P::Prepare, R::Running, M::PostcopyPaused)),
+            None,
+        ),
+        // Whether it ever ran here is not seen any more.
+        (
+            by_manager(destination(P::Prepare, R::Postmigrate, M::Completed)),
+            None,
+        ),
+        (
+            cancelled(destination(P::Prepare, R::Postmigrate, M::Completed)),
+            Some(Rule::NoRuleForThis),
+        ),
         (
             by_manager(continued(
                 destination(P::Finish3, R::Running, M::Completed),
@@ -350,6 +377,18 @@ fn recognised() -> Vec<(JobEvidence, Option<Rule>)> {
         (
             driven(continued(running(), E::Done)),
             Some(Rule::DrivenDestinationRunning),
+        ),
+        (
+            driven(destination(P::Prepare, R::Running, M::Active)),
+            Some(Rule::DrivenDestinationRunning),
+        ),
+        (
+            driven(destination(P::Prepare, R::Running, M::Failed)),
+            Some(Rule::DrivenDestinationRunning),
+        ),
+        (
+            driven(destination(P::Prepare, R::Running, M::PostcopyActive)),
+            None,
         ),
         (told(performing()), Some(Rule::DrivenSourceTakenUp)),
         (told(failed()), Some(Rule::DrivenOver)),
