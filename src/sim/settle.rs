@@ -4,13 +4,17 @@
 //! where what it is there for has happened.
 //! Not here: the promises that are judged all the while (`qemu`, `guest`, `ledger`, `monitor`).
 
-use journal_format::record::{ClaimSeen, Decision, JobKind, Outcome, RunState, WantedRunState};
+use journal_format::record::{
+    ClaimSeen, Decision, JobKind, MigrationStatus, Outcome, RunState, WantedRunState,
+};
 
 use super::host::Waiter;
 use super::manager::Heard;
 use super::world::{What, World};
 use super::{GuestNumber, HostNumber, Micros, QemuNumber};
-use crate::engine::{Answer, ControlRequest, DomainView, Input, JobTarget, MonitorCommand, Rule};
+use crate::engine::{
+    Answer, ControlRequest, DomainView, Input, JobTarget, JobView, MonitorCommand, Rule,
+};
 
 /// How long sidecars have to come to rest: longer than each of their waits, some of which follow each
 /// other.
@@ -346,12 +350,49 @@ impl World {
             if self.held().iter().any(is_open) {
                 self.pass_by(host, guest);
             }
+            if self.held().iter().any(is_open) {
+                self.take_from_its_manager(host, guest);
+            }
         }
+    }
+
+    /// A migration whose manager does not come back, and that shows what no word is for: half a guest, or one that was sent on by
+    /// a hand from outside. `job-cancel` leaves both as they are, and holds them to be resolved.
+    fn take_from_its_manager(&mut self, host: HostNumber, guest: GuestNumber) {
+        let is_source = self.is_source(host, guest);
+        let takes_no_word = self.lab.living(guest).any(|number| {
+            let qemu = &self.lab.qemus[number];
+            let was_sent_on = matches!(qemu.run, RunState::FinishMigrate | RunState::Postmigrate);
+            qemu.host == host && (is_half(&qemu.status) || was_sent_on && !is_source)
+        });
+        let job = self.open_job(host, guest).filter(|_| takes_no_word);
+        // Where two sidecars drive it, no manager's word is waited for.
+        let Some(job) = job.filter(|job| job.migration.is_none()) else {
+            return;
+        };
+        self.say(|_| format!("operator: host {host}, guest {guest}: job-cancel"));
+        if let Some(token) = self.hosts[host].token(Waiter::Judge) {
+            let request = ControlRequest::JobCancel { job: job.job };
+            self.feed(host, Input::Control { token, request });
+        }
+        self.run_until(self.now + 200_000);
     }
 
     /// Is the open job of that host the one of a migration's source? QEMU alone does not tell: a destination's may have been saved
     /// by a hand from outside.
     fn is_source(&mut self, host: HostNumber, guest: GuestNumber) -> bool {
+        match self.open_job(host, guest) {
+            Some(job) => job.kind == JobKind::MigrationOut,
+            // In one statement: what goes over the living ones borrows them until it is dropped.
+            None => self.lab.living(guest).any(|number| {
+                let qemu = &self.lab.qemus[number];
+                qemu.host == host && qemu.is_sender()
+            }),
+        }
+    }
+
+    /// The open job of that guest at that host, as its sidecar names it.
+    fn open_job(&mut self, host: HostNumber, guest: GuestNumber) -> Option<JobView> {
         self.judged.clear();
         if let Some(token) = self.hosts[host].token(Waiter::Judge) {
             let name = Some(self.lab.guests[guest].name.clone());
@@ -360,18 +401,10 @@ impl World {
         }
         self.run_until(self.now + 20_000);
         let judged = core::mem::take(&mut self.judged);
-        let kind = judged.iter().find_map(|(_, result)| match result {
-            Ok(Answer::Jobs(jobs)) => jobs.iter().find(|job| job.result.is_none()),
+        judged.into_iter().find_map(|(_, result)| match result {
+            Ok(Answer::Jobs(jobs)) => jobs.into_iter().find(|job| job.result.is_none()),
             _ => None,
-        });
-        match kind.map(|job| job.kind) {
-            Some(kind) => kind == JobKind::MigrationOut,
-            // In one statement: what goes over the living ones borrows them until it is dropped.
-            None => self.lab.living(guest).any(|number| {
-                let qemu = &self.lab.qemus[number];
-                qemu.host == host && qemu.is_sender()
-            }),
-        }
+        })
     }
 
     /// Of a guest that its manager drove, a copy that takes no word any more is dealt with past its sidecar, on QEMU's own monitor:
@@ -497,4 +530,15 @@ impl World {
             }
         }
     }
+}
+
+/// Does QEMU show a guest that is split over both sides?
+fn is_half(status: &MigrationStatus) -> bool {
+    matches!(
+        status,
+        MigrationStatus::PostcopyActive
+            | MigrationStatus::PostcopyPaused
+            | MigrationStatus::PostcopyRecoverSetup
+            | MigrationStatus::PostcopyRecover
+    )
 }

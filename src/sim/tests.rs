@@ -385,6 +385,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         "P4 (the operator): a copy that was saved after it had come is the guest, and takes no word",
     ),
     (
+        150_001_596,
+        of_outside,
+        "P4: a driven destination that was continued and saved by a hand from outside waited for its manager's word",
+    ),
+    (
         106,
         of_slow_store,
         "P3 (the judge): a source died while its word that it is there to fall back to was on a slow network",

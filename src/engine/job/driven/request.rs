@@ -175,9 +175,9 @@ impl Turn<'_> {
         }
         let status = status_class(observed.migration.as_ref());
         let may = match (role, status) {
-            (_, StatusClass::Postcopy | StatusClass::PostcopyBroken) => {
-                Err("go on here: the guest is split over both sides")
-            }
+            (_, StatusClass::Postcopy | StatusClass::PostcopyBroken) => Err(
+                "go on here: the guest is split over both sides until its post-copy ends (if that never comes: job-cancel, then resolve)",
+            ),
             (Role::Source, _) => may_at_source(state, wanted, observed),
             (Role::Destination, _) => may_at_destination(state, wanted, observed),
         };

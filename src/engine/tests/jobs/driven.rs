@@ -17,6 +17,7 @@ use crate::engine::{
 };
 
 mod attacked;
+mod forsaken;
 pub(in crate::engine::tests) mod paired;
 pub(in crate::engine::tests) mod recognised;
 mod refused;
