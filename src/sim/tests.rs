@@ -320,6 +320,11 @@ type OfFleet = (u64, fn() -> Shape, &'static str);
 /// Likewise, each in a fleet where what it is about is often.
 const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
     (
+        170_000_698,
+        Shape::default,
+        "P4: a destination whose journal lost what became of a migration said for ever that it was being decided",
+    ),
+    (
         93_000_091,
         of_introduced,
         "P4 (the manager): what it had sent on its way began a migration that it took for over, and nobody drove that",
