@@ -14,12 +14,12 @@ use phase_journal_lab::sidecar::RunOptions;
 
 use crate::scenario::{NUMBERS, TIMEOUT, assert_sound, pair, records_in};
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// What tools/install put there.
-fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     let path = root().join("target/clients/python/bin").join(name);
     let there = path.exists();
     assert!(
@@ -73,7 +73,12 @@ fn python(pair: &mut Pair, part: &str) -> Vec<String> {
 
 /// What clients sent to QEMU, in order.
 fn passed(pair: &mut Pair, side: Side) -> Vec<String> {
-    let records = records_in(pair.sidecar(side).journal());
+    passed_in(pair.sidecar(side).journal())
+}
+
+/// The same, of a journal.
+pub(crate) fn passed_in(journal: &Path) -> Vec<String> {
+    let records = records_in(journal);
     let of_client = |body: RecordBody| match body {
         RecordBody::EffectIntended(intended) => match intended.command {
             EffectCommand::Monitor { execute, .. } => Some(execute),

@@ -116,7 +116,7 @@ fn drive(pair: &mut Pair, what: &str) -> bool {
 }
 
 /// Until no job is open; says whether the sidecar of that side died meanwhile, and was started again.
-fn comes_to_rest(pair: &mut Pair, side: Side, what: &str) -> bool {
+pub(crate) fn comes_to_rest(pair: &mut Pair, side: Side, what: &str) -> bool {
     let mut has_crashed = false;
     let at_rest = until("no open job", TIMEOUT, || {
         if pair.sidecar(side).ended()?.is_some() {

@@ -32,6 +32,8 @@ mod jobs;
 mod kept;
 /// Journals that are lost, put back from an older copy, or of another boot.
 mod lost_journal;
+/// Clients that others wrote drive whole migrations while sidecars are killed.
+mod machines;
 /// The manager decides: by a verdict, or by its own cont.
 mod manager;
 /// The monitor in QEMU's place: bytes, effects, descriptors, clients that misbehave.

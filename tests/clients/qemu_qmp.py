@@ -1,14 +1,16 @@
 """QEMU's own Python client on the monitors of a migration's two sides, in QEMU's place.
 
-Usage: qemu_qmp.py SOURCE DESTINATION DIRECTORY. Prints one line for each part that worked.
+Usage: qemu_qmp.py PART SOURCE DESTINATION DIRECTORY [PID OF THE SOURCE]. Prints one line for each part that worked.
 """
 
 import asyncio
 import os
 import sys
 
-from qemu.qmp import EventListener, ExecuteError, QMPClient
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, StateError
 from qemu.qmp.legacy import QEMUMonitorProtocol
+
+import plain_manager
 
 # What needs arguments, or hardware that is not there, is refused by QEMU itself.
 REFUSED = {
@@ -144,12 +146,90 @@ async def migrate(source_path, destination_path, directory):
     print("migrate")
 
 
+class Monitor:
+    """A monitor to which a manager connects again when its connection ends."""
+
+    def __init__(self, path):
+        self.path = path
+        self.qmp = None
+
+    async def execute(self, command, arguments=None):
+        """The answer; None when the connection ended with nothing known of it, or cannot be made now."""
+        try:
+            if self.qmp is None:
+                qmp = QMPClient("killed")
+                await qmp.connect(self.path)
+                self.qmp = qmp
+            return await self.qmp.execute(command, arguments)
+        except (ConnectError, ExecInterruptedError, StateError):
+            await self.close()
+            return None
+
+    async def look(self):
+        """As plain_manager.shown, or None."""
+        status = await self.execute("query-status")
+        migration = await self.execute("query-migrate")
+        return plain_manager.shown(status, migration) if status and migration is not None else None
+
+    async def close(self):
+        qmp, self.qmp = self.qmp, None
+        if qmp is not None:
+            try:
+                await qmp.disconnect()
+            except (EOFError, OSError):
+                pass
+
+
+def is_gone(pid):
+    """A process that ended, whether or not somebody has asked for its exit status."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return not file.read()
+    except OSError:
+        return True
+
+
+async def killed(source_path, destination_path, directory, source_pid):
+    """A migration whose sidecars die meanwhile: the manager looks, and goes on."""
+    monitors = {"source": Monitor(source_path), "destination": Monitor(destination_path)}
+    uri = "unix:" + os.path.join(directory, "stream")
+    pending = [
+        (side, "migrate-set-capabilities", plain_manager.capabilities(side)) for side in monitors]
+    listens = False
+    while not is_gone(source_pid):
+        await asyncio.sleep(0.02)
+        if pending:
+            side, command, arguments = pending[0]
+        else:
+            source, destination = [await monitor.look() for monitor in monitors.values()]
+            if source is None or destination is None:
+                continue
+            step = plain_manager.step(source, destination, listens, uri)
+            if step is None:
+                continue
+            side, command, arguments = step
+        try:
+            answer = await monitors[side].execute(command, arguments)
+        except ExecuteError as error:
+            # It recovers, or did it before its answer was lost.
+            listens |= command == "migrate-incoming" and plain_manager.ALREADY in str(error)
+            continue
+        if pending and answer is not None:
+            pending.pop(0)
+        listens |= command == "migrate-incoming" and answer is not None
+    for monitor in monitors.values():
+        await monitor.close()
+    print("killed")
+
+
 def main():
-    what, source, destination, directory = sys.argv[1:]
+    what, source, destination, directory, *source_pid = sys.argv[1:]
     if what == "plain":
         asyncio.run(plain(source, directory))
     elif what == "legacy":
         legacy(source)
+    elif what == "killed":
+        asyncio.run(killed(source, destination, directory, *source_pid))
     else:
         asyncio.run(migrate(source, destination, directory))
 

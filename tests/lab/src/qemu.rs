@@ -21,7 +21,8 @@ use crate::qmp::{Qmp, malformed, member_text};
 use crate::scratch::socket_path;
 use crate::{Error, until};
 
-const PROGRAM: &str = "qemu-system-x86_64";
+/// What QEMU is called, found through PATH.
+pub const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Set to 1 to use /dev/kvm in place of TCG.
 const KVM: &str = "PHASE_JOURNAL_LAB_KVM";
@@ -80,6 +81,31 @@ pub struct QemuOptions {
     pub data: Vec<PathBuf>,
 }
 
+impl QemuOptions {
+    /// The command line behind `qemu-system-x86_64`, for whoever starts it in place of [`Qemu::start`].
+    ///
+    /// # Errors
+    /// [`Error::PathTooLong`].
+    pub fn arguments(&self) -> Result<Vec<String>, Error> {
+        let sidecar_socket = socket_path(self.sidecar_socket())?;
+        let own_socket = socket_path(self.directory.join(OWN_SOCKET))?;
+        Ok(arguments(self, &sidecar_socket, &own_socket))
+    }
+
+    /// The monitor that nobody here uses: for the sidecar.
+    pub fn sidecar_socket(&self) -> PathBuf {
+        self.directory.join(SIDECAR_SOCKET)
+    }
+
+    /// What the guest printed so far in this instance.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the log cannot be read.
+    pub fn guest_log(&self) -> Result<GuestLog, Error> {
+        guest_log(&self.name, &self.directory)
+    }
+}
+
 /// A QEMU process. Killed on drop.
 #[derive(Debug)]
 pub struct Qemu {
@@ -97,12 +123,11 @@ impl Qemu {
     /// command line or lacks `qemu-system-x86_64`, [`Error::Deadline`], [`Error::PathTooLong`].
     pub fn start(options: &QemuOptions) -> Result<Qemu, Error> {
         let directory = options.directory.clone();
-        let sidecar_socket = socket_path(directory.join(SIDECAR_SOCKET))?;
-        let own_socket = socket_path(directory.join(OWN_SOCKET))?;
+        let own_socket = directory.join(OWN_SOCKET);
         let mut process = Process::start(&Start {
             name: &format!("QEMU {}", options.name),
             program: Path::new(PROGRAM),
-            arguments: &arguments(options, &sidecar_socket, &own_socket),
+            arguments: &options.arguments()?,
             environment: &[],
             log: &directory.join(STDERR),
             stdout_piped: false,
@@ -199,12 +224,7 @@ impl Qemu {
     /// # Errors
     /// [`Error::Io`] when the log cannot be read.
     pub fn guest_log(&self) -> Result<GuestLog, Error> {
-        let path = self.directory.join(SERIAL);
-        let bytes = fs::read(&path).map_err(Error::io("reading", &path))?;
-        Ok(GuestLog {
-            instance: self.name.clone(),
-            bytes,
-        })
+        guest_log(&self.name, &self.directory)
     }
 
     /// Waits until the guest printed that number, or a later one, in this instance.
@@ -337,6 +357,15 @@ fn arguments(options: &QemuOptions, sidecar_socket: &Path, own_socket: &Path) ->
     };
     arguments.extend(begin.iter().map(|argument| (*argument).to_owned()));
     arguments
+}
+
+fn guest_log(name: &str, directory: &Path) -> Result<GuestLog, Error> {
+    let path = directory.join(SERIAL);
+    let bytes = fs::read(&path).map_err(Error::io("reading", &path))?;
+    Ok(GuestLog {
+        instance: name.to_owned(),
+        bytes,
+    })
 }
 
 fn incoming(directory: &Path) -> String {
