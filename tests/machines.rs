@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use phase_journal::journal::OsDisk;
 use phase_journal::journal::verify::{Verdict, verify};
 use phase_journal_lab::judge::{judge, last_number};
-use phase_journal_lab::pair::{DOMAIN, Pair, Side, UUID};
+use phase_journal_lab::pair::{DOMAIN, Side, UUID};
 use phase_journal_lab::qemu::{Begin, Locking, PROGRAM, QemuOptions};
 use phase_journal_lab::sidecar::{CrashPoint, RunOptions, Sidecar};
 use phase_journal_lab::supervisor::Supervisor;
@@ -22,7 +22,7 @@ use phase_journal_lab::{Error, Scratch, until};
 use serde_json::json;
 
 use crate::clients::{passed_in, root, tool};
-use crate::recognised::comes_to_rest;
+use crate::recognised::{comes_to_rest, look_after};
 use crate::scenario::{EVERY_BATCH, NUMBERS, ORDINARY, TIMEOUT, assert_one_runs, pair, program};
 
 /// More than one side of such a migration has.
@@ -317,18 +317,6 @@ fn the_library_migrates(side: Side, batch: u32) -> bool {
     has_crashed |= comes_to_rest(&mut pair, side, &what);
     assert_eq!(assert_one_runs(&mut pair, &what), Side::B, "{what}");
     has_crashed
-}
-
-/// Starts the sidecars that died again; says whether one did.
-fn look_after(pair: &mut Pair) -> Result<bool, Error> {
-    let mut has_crashed = false;
-    for side in Side::BOTH {
-        if pair.sidecar(side).ended()?.is_some() {
-            has_crashed = true;
-            pair.sidecar(side).start(&RunOptions::default())?;
-        }
-    }
-    Ok(has_crashed)
 }
 
 fn every_batch(side: Side, survives: fn(Side, u32) -> bool) -> u32 {

@@ -60,6 +60,18 @@ fn is_listening(said: &Result<(), Error>) -> bool {
     }
 }
 
+/// Starts the sidecars that died again; says whether one did.
+pub(crate) fn look_after(pair: &mut Pair) -> Result<bool, Error> {
+    let mut has_crashed = false;
+    for side in Side::BOTH {
+        if pair.sidecar(side).ended()?.is_some() {
+            has_crashed = true;
+            pair.sidecar(side).start(&RunOptions::default())?;
+        }
+    }
+    Ok(has_crashed)
+}
+
 /// Until the source's QEMU is gone; a sidecar that died is started again. Says whether one did.
 fn drive(pair: &mut Pair, what: &str) -> bool {
     let mut has_crashed = false;
@@ -68,12 +80,7 @@ fn drive(pair: &mut Pair, what: &str) -> bool {
     let of_destination = capabilities(&["return-path", "events", "late-block-activate"]);
     let (mut told, mut listens, mut last) = (false, false, String::new());
     let driven = until("end of the source", TIMEOUT, || {
-        for side in Side::BOTH {
-            if pair.sidecar(side).ended()?.is_some() {
-                has_crashed = true;
-                pair.sidecar(side).start(&RunOptions::default())?;
-            }
-        }
+        has_crashed |= look_after(pair)?;
         if state(pair, Side::A).is_none() {
             return Ok(Some(()));
         }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, oneshot};
+use tokio::time::timeout;
 
 use super::codec::{Message, SplitError, Splitter};
 use super::command::qmp_command;
@@ -119,7 +120,8 @@ async fn effects_of_a_broken_connection_are_not_adopted_by_the_next() {
     qemu.write_all(said.as_bytes()).await.unwrap();
     let mut known = Vec::new();
     for result in results {
-        known.push(result.await.unwrap());
+        let told = timeout(WAIT, result).await.expect("it is told in time");
+        known.push(told.unwrap());
     }
     assert!(
         matches!(
