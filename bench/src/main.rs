@@ -124,6 +124,10 @@ struct ProxyArgs {
     /// Clients at the same time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=120))]
     clients: u32,
+    /// Send commands as libvirt does, with ids and line ends, which QEMU reads byte by byte as all else; the sidecar has shorter
+    /// ones. If not said, commands have neither, which is the sidecar's worst case
+    #[arg(long)]
+    as_libvirt: bool,
     /// Keep the processors awake meanwhile, with one thread for each that runs only where nobody else does: what is left
     /// is the sidecar's own, without the time in which a sleeping processor wakes
     #[arg(long)]
@@ -310,6 +314,7 @@ fn proxy(args: &ProxyArgs) -> Result<(), Failure> {
         commands: args.commands as usize,
         clients: args.clients as usize,
         idle: IDLE_CLIENTS,
+        as_libvirt: args.as_libvirt,
     };
     let _awake = match args.awake {
         true => proxy::keep_awake()?,
@@ -323,6 +328,9 @@ fn proxy(args: &ProxyArgs) -> Result<(), Failure> {
     )];
     if args.awake {
         notes.push("the processors were kept awake (SCHED_IDLE)".to_owned());
+    }
+    if args.as_libvirt {
+        notes.push("commands had ids and line ends, as libvirt's have".to_owned());
     }
     let mut tables = vec![Table {
         title: format!("phase-journal bench proxy, {}", host::date()),

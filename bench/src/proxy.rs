@@ -7,6 +7,7 @@
 //! raw sync of the same second.
 //! Not here: the journal (`append`), what a command does.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -43,6 +44,8 @@ pub struct Settings {
     pub clients: usize,
     /// Clients that do nothing, to be weighed.
     pub idle: usize,
+    /// Commands have ids and line ends, as libvirt's have; else neither.
+    pub as_libvirt: bool,
 }
 
 /// A process that ends with the measurement.
@@ -84,10 +87,12 @@ struct Client {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
     path: PathBuf,
+    /// The number of the last id, if commands have any.
+    last_id: Option<u64>,
 }
 
 impl Client {
-    fn connect(path: &Path) -> Result<Client, Failure> {
+    fn connect(path: &Path, as_libvirt: bool) -> Result<Client, Failure> {
         let failed = || Failure::io("connect to", path);
         let stream = UnixStream::connect(path).map_err(failed())?;
         stream
@@ -98,6 +103,7 @@ impl Client {
             stream,
             lines,
             path: path.to_path_buf(),
+            last_id: as_libvirt.then_some(0),
         };
         client.answer()?;
         client.ask(r#"{"execute":"qmp_capabilities"}"#)?;
@@ -118,8 +124,16 @@ impl Client {
     }
 
     fn ask(&mut self, command: &str) -> Result<String, Failure> {
+        let sent = match &mut self.last_id {
+            None => Cow::Borrowed(command),
+            Some(last) => {
+                *last += 1;
+                let members = command.strip_suffix('}').unwrap_or(command);
+                Cow::Owned(format!("{members},\"id\":\"libvirt-{last}\"}}\r\n"))
+            }
+        };
         self.stream
-            .write_all(command.as_bytes())
+            .write_all(sent.as_bytes())
             .map_err(Failure::io("write to", &self.path))?;
         self.answer()
     }
@@ -156,7 +170,7 @@ fn relay(listener: &UnixListener, path: &Path, mut limit: Limit) -> Result<(), F
         if size == 0 {
             return Ok(());
         }
-        if &command[..size] == EFFECT.as_bytes() {
+        if command[..size].starts_with(&EFFECT.as_bytes()[..EFFECT.len() - 1]) {
             limit.sync_one()?;
         }
         qemu.write_all(&command[..size]).map_err(failed())?;
@@ -217,7 +231,7 @@ impl Laboratory {
         for path in [&own, &direct, &relayed] {
             wait_for(path)?;
         }
-        let mut control = Client::connect(&run.join("control.sock"))?;
+        let mut control = Client::connect(&run.join("control.sock"), false)?;
         let add = serde_json::json!({
             "execute": "domain-add",
             "arguments": {"name": "bench", "qmp": own, "pid": qemu.0.id()},
@@ -258,9 +272,11 @@ fn wait_for(path: &Path) -> Result<(), Failure> {
 }
 
 /// Commands a second of so many clients together, each with one under way.
-fn together(path: &Path, clients: usize, commands: usize) -> Result<f64, Failure> {
+fn together(path: &Path, settings: &Settings) -> Result<f64, Failure> {
+    let clients = settings.clients;
+    let commands = (settings.commands / clients).max(1);
     let connected: Vec<Client> = (0..clients)
-        .map(|_| Client::connect(path))
+        .map(|_| Client::connect(path, settings.as_libvirt))
         .collect::<Result<_, _>>()?;
     let begin = Barrier::new(clients + 1);
     std::thread::scope(|scope| {
@@ -315,8 +331,9 @@ fn microseconds(sorted: &[u64], percent: usize) -> Option<f64> {
 pub fn measure(settings: &Settings, say: &dyn Fn(&str)) -> Result<Vec<Table>, Failure> {
     let laboratory = Laboratory::start(settings)?;
     let mut limit = Limit::new(&settings.directory)?;
-    let mut direct = Client::connect(&laboratory.direct)?;
-    let mut proxy = Client::connect(&laboratory.proxy)?;
+    let connect = |path: &Path| Client::connect(path, settings.as_libvirt);
+    let mut direct = connect(&laboratory.direct)?;
+    let mut proxy = connect(&laboratory.proxy)?;
     let front = settings.directory.join("relay.sock");
     let listener = UnixListener::bind(&front).map_err(Failure::io("bind", &front))?;
     let beside = settings.directory.join("relay");
@@ -324,7 +341,7 @@ pub fn measure(settings: &Settings, say: &dyn Fn(&str)) -> Result<Vec<Table>, Fa
     let (path, limit_of_relay) = (laboratory.relayed.clone(), Limit::new(&beside)?);
     // It ends with its client.
     std::thread::spawn(move || relay(&listener, &path, limit_of_relay));
-    let mut relayed = Client::connect(&front)?;
+    let mut relayed = connect(&front)?;
     let mut found = Found::default();
     let few = settings.commands / 4;
     let rounds = number(settings.rounds as u64);
@@ -354,12 +371,11 @@ pub fn measure(settings: &Settings, say: &dyn Fn(&str)) -> Result<Vec<Table>, Fa
         let count = direct.measure(READING, settings.commands)?;
         let took: u64 = count.iter().sum();
         found.one_direct += number(count.len() as u64) / (number(took) / 1e9) / rounds;
-        let each = (settings.commands / settings.clients).max(1);
-        found.many_proxy += together(&laboratory.proxy, settings.clients, each)? / rounds;
+        found.many_proxy += together(&laboratory.proxy, settings)? / rounds;
     }
     let before = laboratory.resident()?;
     let idle: Vec<Client> = (0..settings.idle)
-        .map(|_| Client::connect(&laboratory.proxy))
+        .map(|_| connect(&laboratory.proxy))
         .collect::<Result<_, _>>()?;
     let each = (laboratory.resident()? - before) / number(idle.len() as u64);
     Ok(vec![

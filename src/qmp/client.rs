@@ -427,12 +427,16 @@ impl Core {
     ) -> (Outgoing, oneshot::Receiver<Answer>) {
         let id = self.new_id();
         let wire = self.on_the_wire(id);
-        let mut line = json!({how: name, "arguments": arguments, "id": wire}).to_string();
-        line.push('\n');
+        // No more bytes than needed, which QEMU reads one by one; it needs no end of the line.
+        let is_empty = arguments.as_object().is_some_and(serde_json::Map::is_empty);
+        let command = match is_empty {
+            true => json!({how: name, "id": wire}),
+            false => json!({how: name, "arguments": arguments, "id": wire}),
+        };
         let (answer, answered) = oneshot::channel();
         let outgoing = Outgoing {
             id,
-            line: line.into_bytes(),
+            line: command.to_string().into_bytes(),
             fds: Vec::new(),
             waiter: Waiter::Caller(answer),
         };

@@ -23,7 +23,7 @@ use super::link::Link;
 use super::observe;
 use super::process::Held;
 use super::progress::ProgressBoard;
-use super::proxy::{Arrived, Passage, Port, Upstream};
+use super::proxy::{Arrived, Finished, Passage, Port, Upstream};
 use crate::engine::{Input, JobSeen, QemuEvent};
 use crate::journal::Durable;
 use crate::qmp::Passing;
@@ -726,13 +726,12 @@ fn pass(
     let (link, domain) = (link.clone(), watched.name.clone());
     let done = move |result: EffectResult| {
         info!(domain = %domain, lsn = %intent, effect = name, ?result, "effect of a client");
-        // The client has its answer already. What it sends next is written down with this.
-        link.tell_unhurried(Input::EffectFinished {
-            effect: intent,
-            result: result.clone(),
-        });
         // A client that is gone does not hear it.
-        drop(arrived.send(Arrived::AtQemu(result)));
+        drop(arrived.send(Arrived::AtQemu(Finished {
+            link,
+            effect: intent,
+            result,
+        })));
     };
     match passing {
         Ok(passing) => passing.pass_effect(effect, passed, outlet, place, done),

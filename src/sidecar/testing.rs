@@ -134,9 +134,13 @@ fn serve(stream: &UnixStream, script: &mut Value) {
     if !say(&json!({"QMP": {"version": version, "capabilities": ["oob"]}})) {
         return;
     }
-    for line in BufReader::new(stream).lines() {
-        let Ok(line) = line else { return };
-        let request: Value = serde_json::from_str(&line).unwrap();
+    // As QEMU does, which waits for no end of a line.
+    for request in serde_json::Deserializer::from_reader(BufReader::new(stream)).into_iter() {
+        let request: Value = match request {
+            Ok(request) => request,
+            Err(error) if error.is_io() || error.is_eof() => return,
+            Err(error) => panic!("{error}"),
+        };
         let name = request
             .get("execute")
             .and_then(Value::as_str)

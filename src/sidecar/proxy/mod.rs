@@ -36,7 +36,7 @@ use crate::keep::{KeptClient, KeptQemu, Manager, Owner};
 use crate::qmp::{Adopted, Listeners, Passing, Resumed, bind, remove_socket};
 
 pub(crate) use left::{KeptConnections, LeftClient, LeftQemu};
-pub(crate) use passage::{Arrived, Passage};
+pub(crate) use passage::{Arrived, Finished, Passage};
 
 /// Clients of one domain's monitor at the same time, at the most; one more is turned away.
 pub(crate) const CLIENTS_MAX: usize = 128;

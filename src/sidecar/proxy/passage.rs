@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use journal_format::number::Lsn;
 use journal_format::record::EffectResult;
 use tokio::sync::oneshot;
 
+use crate::engine::Input;
 use crate::qmp::{Outlet, Passed, Place};
-use crate::sidecar::link::Failure;
+use crate::sidecar::link::{Failure, Link};
 
 /// What a client sent, and where QEMU's answer goes.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ pub(crate) struct Passage {
 #[derive(Debug)]
 pub(crate) enum Arrived {
     /// QEMU was asked; if it answered, the client has its answer.
-    AtQemu(EffectResult),
+    AtQemu(Finished),
     /// The engine has seen to it itself.
     Settled,
     /// It does not go to QEMU.
@@ -35,5 +37,24 @@ impl Passage {
     /// Tells that it does not go to QEMU, or was seen to. A client that is gone does not hear it.
     pub(crate) fn arrive(self, arrived: Arrived) {
         drop(self.arrived.send(arrived));
+    }
+}
+
+/// What became of an effect at QEMU. The node is told when this is dropped, by whoever has it then: in the common case the
+/// client's task, which the answer wakes in any case. So one task wakes the next, and all stay on one thread.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) link: Link,
+    pub(crate) effect: Lsn,
+    pub(crate) result: EffectResult,
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        // The client has its answer already. What it sends next is written down with this.
+        self.link.tell_unhurried(Input::EffectFinished {
+            effect: self.effect,
+            result: self.result.clone(),
+        });
     }
 }

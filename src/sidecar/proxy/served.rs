@@ -449,7 +449,7 @@ impl Served {
                     Arrived::Failed(failure) => {
                         return Err(CommandError::generic(failure.to_string()));
                     }
-                    Arrived::AtQemu(result) => Some(result),
+                    Arrived::AtQemu(finished) => Some(finished.result.clone()),
                 }
             }
         };

@@ -12,7 +12,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::*;
-use crate::qmp::{Client, Dialled, Events};
+use crate::qmp::{Client, Dialled, Events, Splitter};
 use crate::sidecar::link::Inbound;
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -44,6 +44,18 @@ async fn line_of(lines: &mut BufReader<OwnedReadHalf>) -> String {
     line
 }
 
+/// As QEMU reads: up to the end of an object, and no further.
+async fn object_of(input: &mut BufReader<OwnedReadHalf>) -> String {
+    let mut splitter = Splitter::new(1 << 20);
+    loop {
+        if let Some(object) = splitter.next_object() {
+            return String::from_utf8(object.unwrap()).unwrap();
+        }
+        let byte = timeout(WAIT, input.read_u8()).await.unwrap().unwrap();
+        splitter.push(&[byte]);
+    }
+}
+
 impl Qemu {
     async fn start() -> Qemu {
         let directory = tempfile::tempdir().unwrap();
@@ -62,7 +74,7 @@ impl Qemu {
             .write_all(format!("{GREETING}\r\n").as_bytes())
             .await
             .unwrap();
-        line_of(&mut lines).await;
+        object_of(&mut lines).await;
         output
             .write_all(b"{\"return\": {}, \"id\": 1}\r\n")
             .await
@@ -112,7 +124,7 @@ impl Qemu {
 
     /// The next command, and the id that it came with.
     async fn asked(&mut self) -> (String, u64) {
-        let line = line_of(&mut self.lines).await;
+        let line = object_of(&mut self.lines).await;
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         (line, value["id"].as_u64().unwrap())
     }
@@ -153,7 +165,7 @@ async fn what_passes_is_not_written_anew() {
         .await;
     let (line, id) = qemu.asked().await;
     let expected = format!(
-        "{{ \"execute\" : \"query-status\",\"arguments\":{{ \"n\":1.50e+2 , \"t\":\"\\u00e9\\/\" }}, \"id\":{id} }}\n"
+        "{{\"execute\":\"query-status\",\"arguments\":{{\"n\":1.50e+2,\"t\":\"\\u00e9\\/\"}},\"id\":{id}}}"
     );
     assert_eq!(line, expected);
     qemu.say(&format!(
