@@ -13,8 +13,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::failure::Failure;
 use crate::limit::Limit;
@@ -124,6 +125,11 @@ impl Client {
     }
 
     fn ask(&mut self, command: &str) -> Result<String, Failure> {
+        self.send(command)?;
+        self.answer()
+    }
+
+    fn send(&mut self, command: &str) -> Result<(), Failure> {
         let sent = match &mut self.last_id {
             None => Cow::Borrowed(command),
             Some(last) => {
@@ -134,8 +140,7 @@ impl Client {
         };
         self.stream
             .write_all(sent.as_bytes())
-            .map_err(Failure::io("write to", &self.path))?;
-        self.answer()
+            .map_err(Failure::io("write to", &self.path))
     }
 
     /// How long each of so many took, in nanoseconds.
@@ -271,34 +276,46 @@ fn wait_for(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Commands a second of so many clients together, each with one under way.
+/// Commands a second of so many clients together, each with one under way. One thread has them all, so that what is measured
+/// is who answers them, and not the turns of so many threads that ask.
 fn together(path: &Path, settings: &Settings) -> Result<f64, Failure> {
-    let clients = settings.clients;
-    let commands = (settings.commands / clients).max(1);
-    let connected: Vec<Client> = (0..clients)
-        .map(|_| Client::connect(path, settings.as_libvirt))
-        .collect::<Result<_, _>>()?;
-    let begin = Barrier::new(clients + 1);
-    std::thread::scope(|scope| {
-        let running: Vec<_> = connected
-            .into_iter()
-            .map(|mut client| {
-                let begin = &begin;
-                scope.spawn(move || {
-                    begin.wait();
-                    client.measure(READING, commands).map(|calls| calls.len())
-                })
-            })
+    let each = (settings.commands / settings.clients).max(1);
+    let mut clients: Vec<(Client, usize)> = (0..settings.clients)
+        .map(|_| Ok((Client::connect(path, settings.as_libvirt)?, each)))
+        .collect::<Result<_, Failure>>()?;
+    let begin = Instant::now();
+    for (client, _) in &mut clients {
+        client.send(READING)?;
+    }
+    let timeout = Timespec::try_from(START_WAIT).ok();
+    while !clients.is_empty() {
+        let mut waiting: Vec<_> = clients
+            .iter()
+            .map(|(client, _)| PollFd::new(&client.stream, PollFlags::IN))
             .collect();
-        begin.wait();
-        let began = Instant::now();
-        let mut count = 0;
-        for one in running {
-            let done = one.join();
-            count += done.map_err(|_| Failure::Wrong("a client panicked".to_owned()))??;
+        let ready = poll(&mut waiting, timeout.as_ref())
+            .map_err(|error| Failure::io("wait for", path)(error.into()))?;
+        if ready == 0 {
+            return Err(Failure::Wrong(format!("{} is silent", path.display())));
         }
-        Ok(number(count as u64) / began.elapsed().as_secs_f64())
-    })
+        let mut is_ready = waiting
+            .iter()
+            .map(|one| !one.revents().is_empty())
+            .collect::<Vec<_>>()
+            .into_iter();
+        for (client, left) in &mut clients {
+            if is_ready.next() == Some(true) {
+                client.answer()?;
+                *left -= 1;
+                if *left > 0 {
+                    client.send(READING)?;
+                }
+            }
+        }
+        clients.retain(|(_, left)| *left > 0);
+    }
+    let count = number((settings.clients * each) as u64);
+    Ok(count / begin.elapsed().as_secs_f64())
 }
 
 /// Ways that are measured.
