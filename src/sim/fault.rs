@@ -125,11 +125,13 @@ pub enum Fault {
     ForeignKey,
     /// The store is put back from an older copy.
     OlderStore,
+    /// A QEMU's next stream breaks behind the last of the guest: the destination has it all, and the source does not hear so.
+    StreamEnd,
 }
 
 impl Fault {
-    /// Those that a shape has to ask for: no promise holds against them.
-    pub const ASKED_FOR: [Fault; 1] = [Fault::OlderStore];
+    /// Those that a shape has to ask for: one that no promise holds against, and one that is only a rare moment of another.
+    pub const ASKED_FOR: [Fault; 2] = [Fault::OlderStore, Fault::StreamEnd];
 
     /// Every other fault, in the order of their names here.
     pub const ALL: [Fault; 38] = [
@@ -216,6 +218,7 @@ impl Fault {
             Fault::ForeignSave => "foreign-save",
             Fault::ForeignKey => "foreign-key",
             Fault::OlderStore => "older-store",
+            Fault::StreamEnd => "stream-end",
         }
     }
 
@@ -251,6 +254,7 @@ impl Fault {
             Fault::ForeignSave => rates.foreign_save,
             Fault::ForeignKey => rates.foreign_key,
             Fault::OlderStore => rates.older_store,
+            Fault::StreamEnd => rates.stream_end,
         }
     }
 
@@ -435,6 +439,12 @@ impl World {
                     return false;
                 };
                 self.lab.cut_stream(victim);
+            }
+            Fault::StreamEnd => {
+                let Some(victim) = self.victim(rest) else {
+                    return false;
+                };
+                self.lab.cut_next_stream_at_its_end(victim);
             }
             Fault::Partition | Fault::OneWay => {
                 if victims.is_empty() {

@@ -463,10 +463,19 @@ fn conts_are_refused(shape: &mut Shape) {
     shape.faults.refused_cont = 500_000;
 }
 
-/// And the stream breaks behind what arrived.
+/// And the stream breaks behind what arrived, while nobody watches, in a fleet that is slow to see what it was.
 fn sources_die_having_sent(shape: &mut Shape) {
-    shape.faults.qemu_death = 600_000;
-    shape.faults.stream = 600_000;
+    shape.latencies.network = [5_000, 50_000];
+    shape.latencies.qmp = [200, 20_000];
+    shape.latencies.sync = [1_000, 20_000];
+    shape.latencies.restart = [20_000, 300_000];
+    shape.latencies.rest = [1_000, 5_000];
+    shape.migrations.v2 = 0;
+    shape.migrations.postcopy = 0;
+    shape.migrations.store = 0;
+    shape.faults.qemu_death = 1_000_000;
+    shape.faults.sidecar_crash = 1_000_000;
+    shape.faults.stream_end = 1_000_000;
 }
 
 fn replies_are_lost(shape: &mut Shape) {

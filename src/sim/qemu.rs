@@ -92,6 +92,8 @@ struct Stream {
     splits: bool,
     /// Nothing more comes through.
     broken: bool,
+    /// It breaks when the destination has loaded everything.
+    breaks_at_its_end: bool,
     /// It goes to a file.
     to_file: bool,
 }
@@ -125,6 +127,8 @@ pub struct Qemu {
     since: Option<Micros>,
     /// The guest runs at once when everything was loaded.
     autostart: bool,
+    /// The next stream that it sends breaks when the other end has loaded everything.
+    next_stream_breaks_at_its_end: bool,
     /// It was told where to listen, once.
     incoming: bool,
     listening: bool,
@@ -232,6 +236,7 @@ impl Lab {
             memory: None,
             since: None,
             autostart,
+            next_stream_breaks_at_its_end: false,
             incoming: false,
             listening: false,
             late_activate: false,

@@ -62,6 +62,9 @@ pub struct Rates {
     pub refused_cont: u32,
     /// The stream between two QEMUs breaks.
     pub stream: u32,
+    /// It breaks behind the last of the guest, which the destination has then, and the source does not hear so: a rare moment of
+    /// the one above, and no fleet has it apart that does not ask for it.
+    pub stream_end: u32,
     /// Two hosts cannot reach each other, both ways or one way.
     pub partition: u32,
     /// A message is lost, repeated, or very late.
@@ -181,6 +184,7 @@ impl Default for Rates {
             lost_reply: 40_000,
             refused_cont: 10_000,
             stream: 40_000,
+            stream_end: 0,
             partition: 20_000,
             message: 80_000,
             write_error: 10_000,
@@ -217,6 +221,7 @@ impl Rates {
         lost_reply: 0,
         refused_cont: 0,
         stream: 0,
+        stream_end: 0,
         partition: 0,
         message: 0,
         write_error: 0,

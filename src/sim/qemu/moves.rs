@@ -35,7 +35,9 @@ impl Lab {
             (Move::Load, _) => self.load(number),
             (Move::Loaded, MigrationStatus::Active) => {
                 self.set_status(number, MigrationStatus::Completed);
-                if let Some(source) = self.qemus[number].stream.other {
+                // What a broken stream carries back does not arrive.
+                let stream = self.qemus[number].stream;
+                if let Some(source) = stream.other.filter(|_| !stream.broken) {
                     self.qemus[source].stream.loaded = true;
                     self.soon(source, Move::Complete, 20, 500);
                 }
@@ -75,10 +77,13 @@ impl Lab {
             self.set_status(source, MigrationStatus::Failed);
             return;
         };
+        let breaks_at_its_end =
+            core::mem::take(&mut self.qemus[source].next_stream_breaks_at_its_end);
         let other = &mut self.qemus[destination];
         other.listening = false;
         other.stream = Stream {
             other: Some(source),
+            breaks_at_its_end,
             ..Stream::default()
         };
         self.set_status(source, MigrationStatus::Active);
@@ -148,6 +153,9 @@ impl Lab {
         };
         self.set_run(number, run);
         self.soon(number, Move::Loaded, 20, 300);
+        if self.qemus[number].stream.breaks_at_its_end {
+            self.break_stream(number);
+        }
     }
 
     fn complete(&mut self, source: QemuNumber) {
@@ -220,6 +228,11 @@ impl Lab {
             self.break_stream(number);
         }
         self.soon(number, Move::Break, 20, 2_000);
+    }
+
+    /// Its next stream fails when the destination has all of the guest and the source has not heard so.
+    pub fn cut_next_stream_at_its_end(&mut self, number: QemuNumber) {
+        self.qemus[number].next_stream_breaks_at_its_end = true;
     }
 
     fn find_broken(&mut self, number: QemuNumber) {
