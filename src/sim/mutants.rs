@@ -157,7 +157,7 @@ pub const MUTANTS: &[Row] = {
             R::SourcePerformDeadWatched,
             "grants though this copy may have run on",
         )
-        .often(sources_die_having_sent),
+        .often(sources_die_unwatched),
         Row::rule(
             R::SourcePerformDeadAsking,
             R::SourcePerformDeadNotWhole,
@@ -463,8 +463,15 @@ fn conts_are_refused(shape: &mut Shape) {
     shape.faults.refused_cont = 500_000;
 }
 
-/// And the stream breaks behind what arrived, while nobody watches, in a fleet that is slow to see what it was.
+/// QEMUs die, and streams break.
 fn sources_die_having_sent(shape: &mut Shape) {
+    shape.faults.qemu_death = 600_000;
+    shape.faults.stream = 600_000;
+}
+
+/// The stream breaks behind what arrived, and the source runs on and dies while nobody watches, in a fleet that is slow to see
+/// what it was.
+fn sources_die_unwatched(shape: &mut Shape) {
     shape.latencies.network = [5_000, 50_000];
     shape.latencies.qmp = [200, 20_000];
     shape.latencies.sync = [1_000, 20_000];
