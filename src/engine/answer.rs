@@ -82,6 +82,13 @@ impl Turn<'_> {
         open.is_none_or(is_gone)
     }
 
+    /// Is its job closed, and what became of it among records that are damaged? Nothing is decided about it here any more.
+    pub(crate) fn is_end_lost(&self, known: &Migration) -> bool {
+        let domain = self.engine.state.domains.get(&known.domain);
+        let is_damaged = domain.is_some_and(|domain| domain.state.damaged);
+        known.has_lost_its_end() || !known.state.open && is_damaged
+    }
+
     /// How a migration stands at its source, for its destination.
     fn source_answer(&mut self, id: MigrationId) -> (PeerAnswer, Option<Cookie>) {
         let evidence = self.evidence(id);
@@ -115,6 +122,7 @@ impl Turn<'_> {
                 None => (PeerAnswer::Performing, None),
             };
         }
+        let is_lost = self.is_end_lost(migration);
         // This half is gone; whether the other one needs it, its own QEMU says.
         let lost = state.postcopy && dead && !is_confirmed(state.phase);
         match (state.outcome, state.granted) {
@@ -126,6 +134,7 @@ impl Turn<'_> {
                 (PeerAnswer::Committed, Some(cookie))
             }
             (Some(Outcome::Committed), Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
+            (None, Some(_)) if is_lost => (PeerAnswer::Amnesia, None),
             // Whoever ran on, is damaged, or was closed by an operator gives no licence again.
             (None, Some(_)) if !licence => (PeerAnswer::Performing, None),
             // A source that may have been continued or cancelled is no safe copy to fall back to.
@@ -138,6 +147,8 @@ impl Turn<'_> {
             (None, Some(cookie)) => (PeerAnswer::Granted, Some(cookie)),
             (_, None) if state.abandoned => (PeerAnswer::Abandoned, None),
             (_, None) if lost => (PeerAnswer::Lost, None),
+            // Nor does it come from a source whose job an operator closed: nobody looks after it there.
+            (_, None) if !state.open => (PeerAnswer::Amnesia, None),
             // Whatever has not arrived there is never sent any more.
             (_, None) if rule == Some(Rule::SourcePerformDeadAsking) => {
                 (PeerAnswer::NotWhole, None)

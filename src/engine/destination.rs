@@ -622,9 +622,6 @@ impl Turn<'_> {
         };
         let state = &migration.state;
         let has_proposed = state.started || migration.facts().proposed;
-        // What became of it was on record, in what is damaged: nothing is decided here any more.
-        let domain = self.engine.state.domains.get(&migration.domain);
-        let is_lost = !state.open && domain.is_some_and(|domain| domain.state.damaged);
         if state.aborted {
             // Only told when the copy is gone.
             if state.open {
@@ -641,7 +638,7 @@ impl Turn<'_> {
             PeerAnswer::Split
         } else if state.started {
             PeerAnswer::Started
-        } else if is_lost {
+        } else if self.is_end_lost(migration) {
             PeerAnswer::Amnesia
         } else if state.committed || !state.open {
             PeerAnswer::Deciding

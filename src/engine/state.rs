@@ -63,7 +63,7 @@ pub(crate) struct Migration {
     pub(crate) seen: Option<Lsn>,
     /// What the other side said last.
     pub(crate) heard: Option<Lsn>,
-    /// While it is open, if damaged records may concern it.
+    /// While it is open, if damaged records may concern it; afterwards, if what became of it is among them.
     pub(crate) histories: Option<Histories>,
     /// While it is open: what QEMU is told for it.
     pub(crate) settings: Recorded,
@@ -316,6 +316,9 @@ impl State {
                 migration.state.open = false;
                 migration.fact = lsn;
                 let histories = migration.histories.take();
+                if histories.is_some() {
+                    migration.end_over_damage();
+                }
                 migration.settings = Recorded::default();
                 let (of, name) = (migration.domain, migration.state.terms.migration);
                 let summary = EndedJob {
@@ -516,7 +519,7 @@ impl State {
             self.set_closed(id, open);
             if let Some(migration) = self.migrations.get_mut(&open) {
                 migration.state.open = false;
-                migration.histories = None;
+                migration.end_over_damage();
                 migration.settings = Recorded::default();
             }
         }

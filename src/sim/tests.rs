@@ -253,6 +253,38 @@ fn of_stored() -> Shape {
     }
 }
 
+/// As in `tools/fleets/amnesia.toml`.
+fn of_amnesia() -> Shape {
+    let faults = Rates {
+        lying_sync: 1_000_000,
+        lost_write: 500_000,
+        bit_rot: 300_000,
+        power: 300_000,
+        sidecar_crash: 300_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        v2: 0,
+        postcopy: 0,
+        store: 1_000_000,
+        driven: 0,
+        jobs: 0,
+        ..Mix::default()
+    };
+    let latencies = Latencies {
+        restart: [5_000, 200_000],
+        reboot: [100_000, 500_000],
+        rest: [1_000, 20_000],
+        ..Latencies::default()
+    };
+    Shape {
+        latencies,
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
 /// As in `tools/fleets/half.toml`.
 fn of_half() -> Shape {
     let faults = Rates {
@@ -319,6 +351,11 @@ type OfFleet = (u64, fn() -> Shape, &'static str);
 
 /// Likewise, each in a fleet where what it is about is often.
 const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
+    (
+        190_008_781,
+        of_amnesia,
+        "P4: a source whose journal lost that it had given up said for ever that it was performing",
+    ),
     (
         170_000_698,
         Shape::default,

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
-use journal_format::record::{Claim, MigrationHistories, Record, WantedRunState};
+use journal_format::record::{Claim, MigrationHistories, Record, Role, WantedRunState};
 
 use super::{Migration, State, has_histories};
 use crate::engine::histories::{Histories, history_of};
@@ -37,6 +37,22 @@ impl Migration {
                 self.histories = Some(histories);
             }
         }
+    }
+
+    /// Its job is over with records that may be missing: what became of it, if nothing that can be read says so, is lost from
+    /// here on, whatever becomes of its domain. A checkpoint restates that.
+    pub(super) fn end_over_damage(&mut self) {
+        let state = &self.state;
+        let is_told = match state.terms.role {
+            Role::Source => state.abandoned || state.committed || state.outcome.is_some(),
+            Role::Destination => state.aborted || state.started,
+        };
+        self.histories = (!is_told).then(Histories::unknown);
+    }
+
+    /// Is it known no more what became of it? See [`Migration::end_over_damage`].
+    pub(crate) fn has_lost_its_end(&self) -> bool {
+        !self.state.open && self.histories.is_some()
     }
 
     /// Does it wait for an operator since its QEMU has a claim of a later time than this journal?

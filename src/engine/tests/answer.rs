@@ -4,7 +4,7 @@
 
 use super::world::DOMAIN;
 use super::*;
-use crate::engine::{Engine, Message, Now, PeerResponse, Token};
+use crate::engine::{Engine, Message, Now, PeerResponse, Rule, Token};
 use journal_format::record::{Observed, PeerAnswer, Process};
 
 /// One answer, as it would leave after that input.
@@ -98,4 +98,92 @@ fn a_late_look_at_the_process_before_says_nothing_of_this_one() {
     let registered = &engine.state.domains.get(&DOMAIN).unwrap().state;
     assert_ne!(registered.instance, before);
     assert!(!registered.dead, "{}", w.story());
+}
+
+/// A source that died before it heard that the destination is prepared, and gave up where nobody hears it.
+fn gave_up_alone(authority: Authority) -> World {
+    let crashed = |batch| {
+        let mut w = World::decided_by(authority);
+        w.hosts[A].crash = Some(Crash::Before(batch));
+        w.migrate(A);
+        w.run_for(200);
+        w
+    };
+    let is_prepared = |w: &World| {
+        let state = &w.hosts[B].engine.as_ref().unwrap().state;
+        w.hosts[A].engine.is_none() && state.open_of(DOMAIN).is_some()
+    };
+    let mut w = (1..20).map(crashed).find(is_prepared).unwrap();
+    w.partitioned = true;
+    w.restart(A);
+    w.run_for(3_000);
+    w
+}
+
+/// A destination whose QEMU died before anything was decided, and which closed that where nobody hears it.
+fn withdrew_alone(authority: Authority) -> World {
+    let mut w = World::decided_by(authority);
+    w.freeze = Some(MigrationStatus::Active);
+    w.migrate(A);
+    w.run_for(200);
+    w.crash(B);
+    w.thaw();
+    w.run_for(2_000);
+    w.partitioned = true;
+    w.kill(B);
+    w.restart(B);
+    w.run_for(3_000);
+    w
+}
+
+/// The other side hears that the end is lost, now and after the next start, and holds; it is not told for ever that this side still decides.
+fn assert_end_is_lost(mut w: World, at: usize, outcome: &str, held: Rule) {
+    let names = w.names(at);
+    assert_eq!(names.last(), Some(&"job-ended"), "{}", w.story());
+    let from = names.iter().rposition(|name| *name == outcome).unwrap();
+    w.crash(at);
+    w.hosts[at].journal = super::gap::damaged(&w.hosts[at].journal, from, from + 1);
+    w.restart(at);
+    w.run_for(1_000);
+    w.crash(at);
+    w.restart(at);
+    w.partitioned = false;
+    w.run_for(SETTLE_MS);
+    assert_eq!(w.held(1 - at), Some(held.name()), "{}", w.story());
+    assert_eq!(w.broken, None);
+}
+
+#[test]
+fn a_source_that_lost_what_it_gave_up_does_not_say_that_it_still_performs() {
+    for authority in [Authority::Destination, Authority::Store, Authority::Manager] {
+        let w = gave_up_alone(authority);
+        let outcome = "migration-abandoned";
+        assert_end_is_lost(w, A, outcome, Rule::DestinationPrepareAmnesia);
+    }
+}
+
+#[test]
+fn a_destination_that_lost_its_outcome_does_not_say_that_it_still_decides() {
+    let w = withdrew_alone(Authority::Destination);
+    assert_end_is_lost(w, B, "migration-aborted", Rule::SourceGrantedAmnesia);
+}
+
+/// The end is no more than that if the outcome can be read.
+#[test]
+fn a_closed_migration_whose_outcome_can_be_read_is_told_over_other_damage() {
+    let w = withdrew_alone(Authority::Destination);
+    let ended = w.names(B).len() - 1;
+    for from in 0..ended {
+        let mut w = withdrew_alone(Authority::Destination);
+        let name = w.names(B)[from];
+        if name == "migration-aborted" {
+            continue;
+        }
+        w.crash(B);
+        w.hosts[B].journal = super::gap::damaged(&w.hosts[B].journal, from, from + 1);
+        w.partitioned = false;
+        w.restart(B);
+        w.run_for(SETTLE_MS);
+        assert_eq!(w.running(), [A], "{name}: {}", w.story());
+    }
 }
