@@ -38,7 +38,14 @@ impl Turn<'_> {
         if self.damage_view(domain).is_some() {
             return self.resolve_unknown(domain, decision, force, statement, uid);
         }
-        let not_held = || Refusal::NotHeld(name.to_owned());
+        let cancellable = self.cancellable_job(domain);
+        let not_held = || match cancellable {
+            Some(job) => Refusal::NotHeldYet {
+                name: name.to_owned(),
+                job,
+            },
+            None => Refusal::NotHeld(name.to_owned()),
+        };
         let is_migrating = self
             .domain(domain)
             .is_some_and(|one| one.migration.is_some());

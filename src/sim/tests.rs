@@ -285,6 +285,29 @@ fn of_amnesia() -> Shape {
     }
 }
 
+/// As in `tools/fleets/hands.toml`.
+fn of_hands() -> Shape {
+    let faults = Rates {
+        foreign: 400_000,
+        foreign_save: 400_000,
+        sidecar_crash: 100_000,
+        manager_crash: 100_000,
+        qemu_death: 100_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        driven: 1_000_000,
+        plain: 500_000,
+        jobs: 50_000,
+        ..Mix::default()
+    };
+    Shape {
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
 /// As in `tools/fleets/half.toml`.
 fn of_half() -> Shape {
     let faults = Rates {
@@ -355,6 +378,16 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         190_008_781,
         of_amnesia,
         "P4: a source whose journal lost that it had given up said for ever that it was performing",
+    ),
+    (
+        170_014_482,
+        of_outside,
+        "P4: a source whose manager was seen to continue it was streamed on by a hand from outside, and took no word any more",
+    ),
+    (
+        220_001_337,
+        of_hands,
+        "P4: likewise, where all migrations are their managers'",
     ),
     (
         170_000_698,

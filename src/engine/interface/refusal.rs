@@ -199,6 +199,13 @@ pub enum Refusal {
     },
     /// There is nothing to resolve.
     NotHeld(String),
+    /// Nor is there while its manager may go on.
+    NotHeldYet {
+        /// The domain.
+        name: String,
+        /// The job.
+        job: Lsn,
+    },
     /// It could make a second copy run, or end the last one.
     NeedsForce {
         /// The domain.
@@ -333,10 +340,19 @@ impl fmt::Display for Refusal {
                 f,
                 "{execute}: '{argument}' must be {value}, so that nothing ends unseen"
             ),
-            Refusal::NoWayBack { job, phase, wanted } => write!(
-                f,
-                "job {job} is in phase {phase}, from which {wanted} cannot be entered"
-            ),
+            Refusal::NoWayBack { job, phase, wanted } => {
+                write!(
+                    f,
+                    "job {job} is in phase {phase}, from which {wanted} cannot be entered"
+                )?;
+                match (phase, wanted) {
+                    (JobPhase::Confirm3, JobPhase::Confirm3Cancelled)
+                    | (JobPhase::Confirm3Cancelled, JobPhase::Confirm3) => f.write_str(
+                        " (the other word was said, or seen, before; if it is wrong: resolve)",
+                    ),
+                    (_, _) => Ok(()),
+                }
+            }
             Refusal::NotAManagersJob(kind) => write!(
                 f,
                 "the two sidecars drive this {kind} job (migrate-domain): no phase of it is entered from outside"
@@ -423,6 +439,10 @@ impl fmt::Display for Refusal {
                     "domain '{name}' is not held: there is nothing to resolve"
                 )
             }
+            Refusal::NotHeldYet { name, job } => write!(
+                f,
+                "domain '{name}' is not held: job {job} is its manager's until job-cancel; what that cannot settle can be resolved then"
+            ),
             Refusal::NeedsForce { name, danger } => {
                 write!(
                     f,

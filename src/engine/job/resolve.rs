@@ -1,4 +1,4 @@
-//! An operator's word on a held job that is no migration.
+//! An operator's word on a job that is no migration of two sidecars.
 //!
 //! Invariant: what ends a guest needs force and a recorded statement; the word is recorded before anything follows
 //! from it.
@@ -20,7 +20,7 @@ impl Turn<'_> {
     pub(crate) fn resolve_job(
         &mut self,
         id: DomainId,
-        (job, held): (Lsn, Rule),
+        (job, held): (Lsn, Option<Rule>),
         decision: Decision,
         force: bool,
         statement: &str,
@@ -52,7 +52,7 @@ impl Turn<'_> {
             }
             Decision::Kill if is_ending => Some("ends the guest"),
             // What is damaged may have been the record that it went to another host.
-            Decision::Resume if is_elsewhere || held == Rule::JournalDamaged => {
+            Decision::Resume if is_elsewhere || held == Some(Rule::JournalDamaged) => {
                 Some("could make a second copy of the guest run")
             }
             Decision::Kill | Decision::Resume | Decision::Confirm | Decision::Hold => None,
@@ -62,7 +62,7 @@ impl Turn<'_> {
         }
         let is_unreachable = matches!(
             held,
-            Rule::OtherInstance | Rule::ClaimedByAnother | Rule::JournalOlderThanQemu
+            Some(Rule::OtherInstance | Rule::ClaimedByAnother | Rule::JournalOlderThanQemu)
         );
         if is_unreachable && matches!(decision, Decision::Kill | Decision::Resume) {
             return Err(self.wrong_state(id, "be resolved by kill or resume"));
@@ -76,6 +76,11 @@ impl Turn<'_> {
         };
         self.append(Some(id), RecordBody::OperatorResolved(resolved));
         let decided = self.decide_on_job(job, Rule::OperatorResolved, decision, &evidence);
+        if held.is_none() {
+            // What its manager waits for is not done any more; what follows from the word is.
+            self.drop_waiting(job, "an operator resolved it");
+            self.job_live(job).recovering = true;
+        }
         self.job_live(job).rule = None;
         match decision {
             Decision::Confirm => {

@@ -5,7 +5,7 @@
 
 use journal_format::number::{DomainId, Lsn};
 use journal_format::record::{
-    Authority, Decision, JobDecided, JobPhaseEntered, PeerAnswer, Protocol, Role,
+    Authority, Decision, JobDecided, JobPhase, JobPhaseEntered, PeerAnswer, Protocol, Role,
 };
 
 use super::{JobLive, driven};
@@ -113,14 +113,32 @@ impl Turn<'_> {
         })
     }
 
-    /// The job that an operator may settle: held, or on its way forward by a `cont` that QEMU may refuse again and again
-    /// (somebody continued the source, and that has the image's lock).
-    pub(crate) fn resolvable_job(&self, id: DomainId) -> Option<(Lsn, Rule)> {
-        self.engine.state.jobs_of(id).find_map(|job| {
+    /// The job that an operator may settle, and the rule that holds: one that is held, or on its way forward by a `cont` that
+    /// QEMU may refuse again and again (somebody continued the source, and that has the image's lock). Without one a
+    /// migration that its manager drives, where `job-cancel` comes too late: QEMU may show what no word is for.
+    pub(crate) fn resolvable_job(&self, id: DomainId) -> Option<(Lsn, Option<Rule>)> {
+        let held = self.engine.state.jobs_of(id).find_map(|job| {
             let rule = self.engine.job_live.get(&job.state.job)?.rule()?;
             let may_last = rule == Rule::DrivenDestinationCommitted;
-            (may_last || rule.decision() == Decision::Hold).then_some((job.state.job, rule))
-        })
+            let is_held = may_last || rule.decision() == Decision::Hold;
+            is_held.then_some((job.state.job, Some(rule)))
+        });
+        let is_too_late = |job: &&Job| driven::is_past_cancelling(&job.state);
+        let mut jobs = self.engine.state.jobs_of(id);
+        held.or_else(|| jobs.find(is_too_late).map(|job| (job.state.job, None)))
+    }
+
+    /// The open migration of a domain that its manager drives, and that is not to be resolved before it was cancelled.
+    pub(crate) fn cancellable_job(&self, id: DomainId) -> Option<Lsn> {
+        let is_one = |job: &&Job| {
+            let state = &job.state;
+            let is_cancelled = state.phase == JobPhase::Cancel;
+            driven::role(state.kind).is_some()
+                && !is_cancelled
+                && !driven::is_past_cancelling(state)
+        };
+        let found = self.engine.state.jobs_of(id).find(is_one);
+        found.map(|job| job.state.job)
     }
 
     pub(crate) fn held_job_view(&self, id: DomainId) -> Option<HeldView> {

@@ -74,6 +74,11 @@ fn refusals() -> Vec<Refusal> {
             phase: JobPhase::Cancel,
             wanted: JobPhase::Perform,
         },
+        Refusal::NoWayBack {
+            job: JOB,
+            phase: JobPhase::Confirm3Cancelled,
+            wanted: JobPhase::Confirm3,
+        },
         Refusal::NotAManagersJob(JobKind::MigrationIn),
         Refusal::PeerCookie {
             job: JOB,
@@ -135,6 +140,10 @@ fn refusals() -> Vec<Refusal> {
             phase: AnyPhase::Migration(Phase::Perform3Done),
         },
         Refusal::NotHeld(name()),
+        Refusal::NotHeldYet {
+            name: name(),
+            job: JOB,
+        },
         Refusal::NeedsForce {
             name: name(),
             danger: "could run a second copy",
@@ -207,6 +216,7 @@ fn refusals() -> Vec<Refusal> {
             | Refusal::Verdict { .. }
             | Refusal::TooLate { .. }
             | Refusal::NotHeld(_)
+            | Refusal::NotHeldYet { .. }
             | Refusal::NeedsForce { .. }
             | Refusal::Damaged { .. }
             | Refusal::OnlyConfirm { .. }

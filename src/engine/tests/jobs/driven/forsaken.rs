@@ -5,7 +5,7 @@ use journal_format::record::{Decision, JobKind, JobResult, MigrationStatus, Outc
 
 use super::super::bench::NAME;
 use super::super::result;
-use super::{Pair, STEP_MS, Side, send};
+use super::{Pair, STEP_MS, Side, granted, send};
 use crate::engine::{ControlRequest, JobTarget, QemuEvent};
 
 fn word(decision: Decision) -> ControlRequest {
@@ -42,7 +42,8 @@ fn is_half(pair: &mut Pair, side: Side) {
 fn is_held_once_cancelled(pair: &mut Pair, side: Side, rule: &str) {
     pair.run_for(10 * STEP_MS);
     let refused = pair.side(side).ask(word(Decision::Confirm)).unwrap_err();
-    assert!(refused.contains("not held"), "{refused}");
+    assert!(refused.contains("is not held"), "{refused}");
+    assert!(refused.contains("until job-cancel"), "{refused}");
     let before = (pair.source.effects(), pair.destination.effects());
     let job = pair.open_job(side).unwrap().job;
     let cancel = ControlRequest::JobCancel { job };
@@ -123,4 +124,65 @@ fn saved_past_the_sidecar_unseen() {
     assert_eq!(jobs.last().map(|job| job.kind), Some(JobKind::MigrationIn));
     assert_eq!(result(jobs.last()), Some(JobResult::Failed));
     assert!(pair.destination.qemu.alive, "{}", pair.story());
+}
+
+/// A hand from outside continues the source behind its manager's back, and streams it to nowhere: the manager's word is refused, since the
+/// other one was seen, and it is too late to cancel.
+fn continued_and_sent_on() -> Pair {
+    let mut pair = Pair::new(RunState::Running);
+    let (from, _) = send(&mut pair).unwrap();
+    granted(&mut pair, from).unwrap();
+    pair.destination.qemu.alive = false;
+    pair.source.qemu.run = RunState::Running;
+    pair.source.tell(QemuEvent::Resume);
+    pair.run_for(STEP_MS);
+    assert_eq!(pair.source.rules(), ["driven-source-cont"]);
+    pair.source.qemu.run = RunState::Postmigrate;
+    pair.source.qemu.status = MigrationStatus::Failed;
+    pair.run_for(10 * STEP_MS);
+    let says = "if it is wrong: resolve";
+    is_refused(&mut pair, Side::Source, Outcome::Committed, says);
+    let cancel = ControlRequest::JobCancel { job: from };
+    let refused = pair.source.ask(cancel).unwrap_err();
+    assert!(refused.contains("no longer ours"), "{refused}");
+    pair
+}
+
+#[test]
+fn a_word_that_was_seen_and_is_wrong_is_an_operator_s() {
+    for decision in [Decision::Kill, Decision::Resume, Decision::Confirm] {
+        let mut pair = continued_and_sent_on();
+        let mut unforced = word(decision);
+        if let ControlRequest::Resolve { force, .. } = &mut unforced {
+            *force = false;
+        }
+        let refused = pair.source.ask(unforced).unwrap_err();
+        assert!(refused.contains("use force"), "{refused}");
+        pair.source.ask(word(decision)).unwrap();
+        pair.run_for(10 * STEP_MS);
+        let story = pair.story();
+        assert!(pair.open_job(Side::Source).is_none(), "{decision} {story}");
+        let qemu = &pair.source.qemu;
+        let stands = (qemu.alive, qemu.run == RunState::Running);
+        let expected = match decision {
+            Decision::Kill => (false, false),
+            Decision::Resume => (true, true),
+            Decision::Confirm | Decision::Hold => (true, false),
+        };
+        assert_eq!(stands, expected, "{decision} {story}");
+    }
+}
+
+/// Its manager hears who closed it.
+#[test]
+fn nothing_more_is_done_in_what_an_operator_closed() {
+    let mut pair = continued_and_sent_on();
+    let job = pair.open_job(Side::Source).unwrap().job;
+    let end = ControlRequest::JobEnd {
+        job,
+        result: JobResult::Failed,
+    };
+    pair.source.ask(word(Decision::Confirm)).unwrap();
+    let refused = pair.source.ask(end).unwrap_err();
+    assert!(refused.contains("an operator closed it"), "{refused}");
 }
