@@ -690,9 +690,13 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
             | PeerAnswer::Committed,
             false,
         ) => None,
-        // A source that durably forgot this migration had closed it without a licence.
-        (PeerAnswer::NoSuchMigration, false) => Some(Rule::DestinationPrepareAbandoned),
-        (PeerAnswer::NoSuchMigration, true) | (PeerAnswer::Amnesia, _) => {
+        // A source that durably forgot this migration had closed it without a licence, and nothing that may be the guest has come.
+        // One that has loaded and is no whole copy streams, and may be all that there is: the guest had come by this migration, its owner
+        // stopped it, and it is on its way to a file or to another host; an older copy of this journal does not know of it.
+        (PeerAnswer::NoSuchMigration, false) if is_loading(observed) => {
+            Some(Rule::DestinationPrepareAbandoned)
+        }
+        (PeerAnswer::NoSuchMigration | PeerAnswer::Amnesia, _) => {
             Some(Rule::DestinationPrepareAmnesia)
         }
         (PeerAnswer::Unreachable, _) => Some(Rule::DestinationPrepareAlone),
@@ -718,10 +722,14 @@ fn destination_prepare(evidence: &Evidence) -> Option<Rule> {
     }
 }
 
+/// Waits for its stream, or for the rest of it.
+fn is_loading(observed: &Observed) -> bool {
+    run_class(observed.run_state.as_ref()) == RunClass::Inmigrate
+}
+
 /// Waits for its stream, of which nothing has come.
 fn is_empty(observed: &Observed) -> bool {
-    run_class(observed.run_state.as_ref()) == RunClass::Inmigrate
-        && status_class(observed.migration.as_ref()) == StatusClass::None
+    is_loading(observed) && status_class(observed.migration.as_ref()) == StatusClass::None
 }
 
 /// Committed: the guest runs here, unless it provably never did and the source's copy is safe.

@@ -2,7 +2,7 @@
 //! test is named after what once went wrong, and asserts that it does not.
 
 use super::*;
-use crate::engine::{Gap, History, PeerResponse};
+use crate::engine::{Gap, History, PeerResponse, Rule};
 use journal_format::record::{Decision, EffectCommand, EffectResult, PeerAnswer};
 
 pub(super) fn set(world: &mut World, at: usize, wanted: WantedRunState) {
@@ -736,4 +736,30 @@ fn outlive_its_qemu(is_mute_first: bool) {
         assert_eq!(w.held(B), Some("journal-damaged"), "{}", w.story());
         assert!(w.hosts[A].qemu.alive, "{}", w.story());
     }
+}
+
+/// P3: the guest came and was started, and both sides forgot how; its owner stopped it, and it is on its way to a file when an older copy of
+/// the destination's journal is put back. That the source knows of no such migration does not end the one copy that there is.
+#[test]
+fn a_guest_that_came_and_streams_is_not_ended_by_an_older_journal() {
+    let mut w = World::new();
+    w.migrate(A);
+    w.run_for(SETTLE_MS);
+    assert_settled(&w, "it came");
+    assert_eq!(w.running(), [B]);
+    w.crash(B);
+    let entries = w.hosts[B].journal.iter();
+    let names = entries.map(|entry| match entry {
+        History::Record(record) => record.body.type_name(),
+        History::Gap(_) => "",
+    });
+    let decided = names.clone().position(|name| name == "phase-entered");
+    w.hosts[B].journal.truncate(decided.unwrap());
+    w.hosts[B].qemu.run = RunState::Paused;
+    w.hosts[B].qemu.status = MigrationStatus::Active;
+    w.restart(B);
+    w.run_for(SETTLE_MS);
+    assert!(w.hosts[B].qemu.alive, "{}", w.story());
+    let held = Some(Rule::DestinationPrepareAmnesia.name());
+    assert_eq!(w.held(B), held, "{}", w.story());
 }

@@ -438,6 +438,11 @@ fn rows() -> Vec<(Evidence, Option<Rule>)> {
             whole().heard(P::NoSuchMigration),
             Some(Rule::DestinationPrepareAmnesia),
         ),
+        // What has loaded is not ended on what is not known there: it may be on its way from here.
+        (
+            prepare().run(R::Paused).heard(P::NoSuchMigration),
+            Some(Rule::DestinationPrepareAmnesia),
+        ),
         (
             whole().heard(P::Granted),
             Some(Rule::DestinationPrepareFinish),
