@@ -131,6 +131,25 @@ pub(crate) fn is_takeable(evidence: &Evidence) -> bool {
     is_whole(evidence) || evidence.facts.postcopy && loaded && in_postcopy
 }
 
+/// Destination: did what loaded here go on? QEMU shows a stream of its own, or the end of one: somebody saved it or sent it on, past
+/// the sidecar, and its guest may be nowhere else.
+pub(crate) fn was_sent_on(observed: &Observed) -> bool {
+    let run = run_class(observed.run_state.as_ref());
+    match status_class(observed.migration.as_ref()) {
+        _ if matches!(run, RunClass::FinishMigrate | RunClass::Postmigrate) => true,
+        StatusClass::Performing
+        | StatusClass::PreSwitchover
+        | StatusClass::Device
+        | StatusClass::Cancelling
+        | StatusClass::Ended => run == RunClass::Paused,
+        StatusClass::None
+        | StatusClass::Completed
+        | StatusClass::Postcopy
+        | StatusClass::PostcopyBroken
+        | StatusClass::Unknown => false,
+    }
+}
+
 /// A granted source whose copy is still there and can be resumed.
 pub(crate) fn is_safe(evidence: &Evidence) -> bool {
     let observed = &evidence.observed;

@@ -12,7 +12,9 @@ use journal_format::record::{
     RecordBody, Role, VerdictBy, VerdictGiven,
 };
 
-use super::decide::{RunClass, StatusClass, identity, is_takeable, run_class, status_class};
+use super::decide::{
+    RunClass, StatusClass, identity, is_takeable, run_class, status_class, was_sent_on,
+};
 use super::live::{Asked, PendingVerdict};
 use super::peer::migration_decided;
 use super::turn::Turn;
@@ -444,6 +446,11 @@ fn judge_destination(
             if run_class(evidence.observed.run_state.as_ref()) == RunClass::Running =>
         {
             return Refuse("the guest runs here");
+        }
+        Outcome::Aborted if was_sent_on(&evidence.observed) => {
+            return Refuse(
+                "this copy was sent on from here, and may be the guest; resolve settles it",
+            );
         }
         Outcome::Committed | Outcome::Aborted if !answered => return Wait,
         Outcome::Committed | Outcome::Aborted => {}

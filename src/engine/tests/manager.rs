@@ -3,8 +3,8 @@
 
 use journal_format::number::{Id128, Lsn, MigrationId, Nonce, Position};
 use journal_format::record::{
-    Authority, ClaimSeen, Decision, EffectCommand, Outcome, PeerAnswer, RecordBody, RunState,
-    VerdictBy, WantedRunState,
+    Authority, ClaimSeen, Decision, EffectCommand, MigrationStatus, Outcome, PeerAnswer,
+    RecordBody, RunState, VerdictBy, WantedRunState,
 };
 
 use super::world::{A, B, Crash, World};
@@ -709,4 +709,43 @@ fn answered(world: &mut World, response: PeerResponse) {
     let migration = migration(world);
     world.input(A, Input::PeerAnswered { migration, result });
     world.run_for(50);
+}
+
+/// A hand from outside saved the destination's copy, which may have run before, or saves it still: the manager, who does not know, does not end it by
+/// its word. An operator does.
+#[test]
+fn aborted_does_not_end_a_copy_that_was_sent_on() {
+    let sent_on = [
+        (RunState::Postmigrate, MigrationStatus::Completed),
+        (RunState::FinishMigrate, MigrationStatus::Active),
+        (RunState::Paused, MigrationStatus::Active),
+        (RunState::Paused, MigrationStatus::Failed),
+    ];
+    let mut held = 0;
+    for (run, status) in sent_on {
+        let mut world = waiting();
+        world.hosts[B].qemu.run = run;
+        world.hosts[B].qemu.status = status;
+        let refused = why(verdict(&mut world, B, Outcome::Aborted));
+        assert!(refused.contains("may be the guest"), "{refused}");
+        assert!(world.hosts[B].qemu.alive, "{}", world.story());
+        if world.held(B) != Some("no-rule-for-this") {
+            // It may have loaded a moment ago; a source that says aborted has a copy to go on with.
+            continue;
+        }
+        let refused = why(verdict(&mut world, A, Outcome::Aborted));
+        assert!(refused.contains("did not say"), "{refused}");
+        let word = ControlRequest::Resolve {
+            name: "g".to_owned(),
+            decision: Decision::Kill,
+            force: true,
+            statement: "it was looked at".to_owned(),
+            uid: 0,
+        };
+        world.control(B, word);
+        world.run_for(SETTLE_MS);
+        assert!(!world.hosts[B].qemu.alive, "{}", world.story());
+        held += 1;
+    }
+    assert_eq!(held, 3);
 }

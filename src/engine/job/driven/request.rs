@@ -15,7 +15,7 @@ use super::super::PhaseWanted;
 use super::super::legal::may_enter;
 use super::super::meaning::meaning;
 use super::cookie::{COOKIE_SIZE_MAX, Carried};
-use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
+use crate::engine::decide::{RunClass, StatusClass, run_class, status_class, was_sent_on};
 use crate::engine::turn::Turn;
 use crate::engine::{Answer, JobTarget, Refusal, Token};
 
@@ -320,6 +320,11 @@ fn may_at_destination(
     let ends = means().any(|one| one.end);
     if ends && (has_run || facts.main != EffectStanding::Never) {
         return Err("be given up: the guest may have run here");
+    }
+    if ends && was_sent_on(observed) {
+        return Err(
+            "be given up: it was sent on from here, and may be the guest (job-cancel, then resolve)",
+        );
     }
     if ends && continues {
         return Err("be continued and ended at once");

@@ -117,6 +117,9 @@ fn saved_past_the_sidecar_unseen() {
     pair.destination.qemu.run = RunState::Postmigrate;
     let says = "not whole, or ran already";
     is_refused(&mut pair, Side::Destination, Outcome::Committed, says);
+    // It may be nowhere else.
+    let says = "may be the guest (job-cancel, then resolve)";
+    is_refused(&mut pair, Side::Destination, Outcome::Aborted, says);
     is_held_once_cancelled(&mut pair, Side::Destination, "no-rule-for-this");
     pair.destination.ask(word(Decision::Confirm)).unwrap();
     pair.run_for(STEP_MS);
