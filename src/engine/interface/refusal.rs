@@ -431,7 +431,17 @@ impl fmt::Display for Refusal {
                 write!(
                     f,
                     "job {job} is in phase {phase}: its outcome is no longer ours to choose"
-                )
+                )?;
+                match phase {
+                    // Where its manager was to say it, and does not.
+                    AnyPhase::Job(
+                        JobPhase::Perform3Done
+                        | JobPhase::Confirm3
+                        | JobPhase::Confirm3Cancelled
+                        | JobPhase::Finish3,
+                    ) => f.write_str(" (but its manager's, or an operator's: resolve)"),
+                    AnyPhase::Job(_) | AnyPhase::Migration(_) => Ok(()),
+                }
             }
             Refusal::NotHeld(name) => {
                 write!(

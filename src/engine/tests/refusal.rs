@@ -139,6 +139,10 @@ fn refusals() -> Vec<Refusal> {
             job: JOB,
             phase: AnyPhase::Migration(Phase::Perform3Done),
         },
+        Refusal::TooLate {
+            job: JOB,
+            phase: AnyPhase::Job(JobPhase::Finish3),
+        },
         Refusal::NotHeld(name()),
         Refusal::NotHeldYet {
             name: name(),

@@ -1,10 +1,12 @@
 //! Migrations that their manager drives itself and does not come back to: what shows a state that no word is for is taken from it
 //! by `job-cancel`, which sends nothing to QEMU, and is then an operator's.
 
-use journal_format::record::{Decision, JobKind, JobResult, MigrationStatus, Outcome, RunState};
+use journal_format::record::{
+    Decision, JobKind, JobPhase, JobResult, MigrationStatus, Outcome, RunState,
+};
 
 use super::super::bench::NAME;
-use super::super::result;
+use super::super::{NOTHING, result};
 use super::{Pair, STEP_MS, Side, granted, send};
 use crate::engine::{ControlRequest, JobTarget, QemuEvent};
 
@@ -68,6 +70,51 @@ fn half_a_guest() {
         pair.run_for(2 * STEP_MS);
         assert!(!pair.side(side).qemu.alive, "{}", pair.story());
         assert!(pair.open_job(side).is_none(), "{}", pair.story());
+    }
+}
+
+/// The other half's sidecar has lost its journal meanwhile, and knows of nothing: what is asked of it changes nothing here.
+#[test]
+fn half_a_guest_whose_other_side_forgot_it() {
+    let mut pair = Pair::new(RunState::Running);
+    pair.is_introduced = true;
+    send(&mut pair).unwrap();
+    pair.source.qemu.status = MigrationStatus::PostcopyPaused;
+    pair.destination.qemu.status = MigrationStatus::PostcopyPaused;
+    pair.destination.lose_journal();
+    is_half(&mut pair, Side::Source);
+    is_held_once_cancelled(&mut pair, Side::Source, "driven-postcopy");
+    let cont = pair.source.send("cont", &NOTHING());
+    assert!(cont.is_err(), "{cont:?}");
+    pair.source.ask(word(Decision::Kill)).unwrap();
+    pair.run_for(2 * STEP_MS);
+    assert!(!pair.source.qemu.alive, "{}", pair.story());
+    assert!(pair.open_job(Side::Source).is_none(), "{}", pair.story());
+}
+
+/// The destination was continued, as post-copy asks for, before the stream broke: it is too late for `job-cancel` there, and what
+/// runs is ended, or left as it is, by an operator's word alone.
+#[test]
+fn half_a_guest_that_was_continued() {
+    for decision in [Decision::Kill, Decision::Confirm] {
+        let mut pair = Pair::new(RunState::Running);
+        let (_, to) = send(&mut pair).unwrap();
+        let take = [("cont", NOTHING())];
+        pair.enter(Side::Destination, to, JobPhase::Finish3, &take, None)
+            .unwrap();
+        pair.source.qemu.status = MigrationStatus::PostcopyPaused;
+        pair.destination.qemu.status = MigrationStatus::PostcopyPaused;
+        pair.run_for(STEP_MS);
+        is_half(&mut pair, Side::Destination);
+        let cancel = ControlRequest::JobCancel { job: to };
+        let refused = pair.destination.ask(cancel).unwrap_err();
+        assert!(refused.contains("operator's: resolve"), "{refused}");
+        pair.destination.ask(word(decision)).unwrap();
+        pair.run_for(2 * STEP_MS);
+        let story = pair.story();
+        assert!(pair.open_job(Side::Destination).is_none(), "{story}");
+        let is_ended = decision == Decision::Kill;
+        assert_eq!(!pair.destination.qemu.alive, is_ended, "{story}");
     }
 }
 
@@ -147,7 +194,7 @@ fn continued_and_sent_on() -> Pair {
     is_refused(&mut pair, Side::Source, Outcome::Committed, says);
     let cancel = ControlRequest::JobCancel { job: from };
     let refused = pair.source.ask(cancel).unwrap_err();
-    assert!(refused.contains("no longer ours"), "{refused}");
+    assert!(refused.contains("operator's: resolve"), "{refused}");
     pair
 }
 
