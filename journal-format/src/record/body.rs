@@ -451,7 +451,7 @@ pub struct MigrationHistory {
 }
 
 /// Every history of an open migration that its damaged records allow; a decision over the damage rests
-/// on it, and a checkpoint restates it.
+/// on it, and a checkpoint restates it. Of a closed one, without any history: what became of it is damaged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MigrationHistories {
