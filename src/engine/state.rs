@@ -195,6 +195,7 @@ impl State {
                 Some(staged) => {
                     staged.read = staged.read.saturating_add(1);
                     staged.state.apply_plain(record);
+                    self.recall_damage(record);
                 }
                 None => self.apply_plain(record),
             },

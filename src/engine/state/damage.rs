@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
-use journal_format::record::{Claim, MigrationHistories, Record, Role, WantedRunState};
+use journal_format::record::{Claim, MigrationHistories, Record, RecordBody, Role, WantedRunState};
 
 use super::{Migration, State, has_histories};
 use crate::engine::histories::{Histories, history_of};
@@ -122,6 +122,28 @@ impl State {
             if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open)) {
                 migration.histories = before.histories;
             }
+        }
+    }
+
+    /// Whoever began this checkpoint lacked records: its chain of previous LSNs goes past them, and proves nothing. That holds though
+    /// the checkpoint turns out not to be whole.
+    pub(super) fn recall_damage(&mut self, record: &Record) {
+        let RecordBody::DomainState(restated) = &record.body else {
+            return;
+        };
+        let Some(id) = record.domain.filter(|_| self.lossy && restated.damaged) else {
+            return;
+        };
+        let open = self.open_of(id);
+        let Some(domain) = self.domains.get_mut(&id) else {
+            return;
+        };
+        domain.gap = None;
+        let was_damaged = core::mem::replace(&mut domain.state.damaged, true);
+        if let Some(migration) = open.and_then(|open| self.migrations.get_mut(&open))
+            && !was_damaged
+        {
+            migration.histories = Some(Histories::unknown());
         }
     }
 

@@ -135,6 +135,50 @@ fn the_true_history_is_among_the_possible_ones() {
     assert!(cuts > 10_000, "only {cuts} cuts");
 }
 
+/// Records are lost once more, behind a start over others that were: whoever reads less does not know more. The chain of previous
+/// records that a life writes which lacks some goes past those.
+#[test]
+fn damage_is_not_forgotten_with_the_checkpoint_that_restates_it() {
+    let mut cuts = 0;
+    let runs = PROTOCOLS
+        .into_iter()
+        .flat_map(|protocol| [A, B].map(|at| (protocol, at)));
+    for (protocol, at) in runs {
+        for crash in crash_points(protocol, at) {
+            let first = crashed(protocol, at, crash, false);
+            let journal = first.hosts[at].journal.clone();
+            let is_open = told(&journal).open_of(DOMAIN).is_some();
+            if !is_open || matches!(crash, Crash::Before(_)) {
+                continue;
+            }
+            for from in journal.len() - 2..journal.len() {
+                let mut world = crashed(protocol, at, crash, false);
+                world.partitioned = true;
+                world.hosts[at].journal = damaged(&journal, from, from + 1);
+                world.restart(at);
+                world.run_for(300);
+                let host = &world.hosts[at];
+                let live = &host.engine.as_ref().unwrap().state;
+                let known = live.domains.get(&DOMAIN);
+                if !known.is_some_and(|domain| domain.state.damaged) {
+                    continue;
+                }
+                for cut in from + 1..host.journal.len() {
+                    let what = format!("{protocol} host {at} {crash:?} cuts {from} {cut}");
+                    let gapped = told(&damaged(&host.journal, cut, cut + 1));
+                    let Some(domain) = gapped.domains.get(&DOMAIN) else {
+                        continue;
+                    };
+                    assert!(domain.state.damaged, "{what}: {:?}", host.journal[cut]);
+                    cuts += 1;
+                }
+            }
+        }
+    }
+    println!("{cuts} cuts");
+    assert!(cuts > 200, "only {cuts} cuts");
+}
+
 /// Long enough for every decision that comes at all.
 pub(super) const DECIDED_MS: u64 = 12_000;
 

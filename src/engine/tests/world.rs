@@ -401,8 +401,13 @@ impl World {
             .iter()
             .any(|entry| matches!(entry, History::Gap(_)));
         if is_cut || host.audited != host.journal.len() {
+            // Whoever opens a journal knows of no records but those that it reads.
+            host.previous.clear();
             host.auditor = Auditor::default();
             for entry in &host.journal {
+                if let History::Record(Record { lsn, domain, .. }) = entry {
+                    host.previous.extend(domain.map(|domain| (domain, *lsn)));
+                }
                 drop(host.auditor.add(entry));
             }
             host.audited = host.journal.len();
