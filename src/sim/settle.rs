@@ -362,7 +362,16 @@ impl World {
         let is_source = self.is_source(host, guest);
         let takes_no_word = self.lab.living(guest).any(|number| {
             let qemu = &self.lab.qemus[number];
-            let was_sent_on = matches!(qemu.run, RunState::FinishMigrate | RunState::Postmigrate);
+            let has_ended = matches!(
+                qemu.status,
+                MigrationStatus::Failed | MigrationStatus::Cancelled
+            );
+            let was_sent_on = match qemu.run {
+                RunState::FinishMigrate | RunState::Postmigrate => true,
+                // It was saved without success.
+                RunState::Paused => has_ended,
+                _ => false,
+            };
             qemu.host == host && (is_half(&qemu.status) || was_sent_on && !is_source)
         });
         let job = self.open_job(host, guest).filter(|_| takes_no_word);

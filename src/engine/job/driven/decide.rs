@@ -9,7 +9,7 @@ use journal_format::record::{
 };
 
 use crate::engine::Rule;
-use crate::engine::decide::{RunClass, StatusClass, run_class, status_class};
+use crate::engine::decide::{RunClass, StatusClass, run_class, status_class, was_sent_on};
 
 /// The rule that holds; `None` while the manager simply goes on.
 pub(in crate::engine::job) fn decide(role: Role, evidence: &JobEvidence) -> Option<Rule> {
@@ -333,7 +333,10 @@ fn destination(evidence: &JobEvidence) -> Rule {
     match (status, run) {
         (StatusClass::Postcopy | StatusClass::PostcopyBroken, _) => Rule::DrivenPostcopy,
         (_, RunClass::Running | RunClass::Ran) => Rule::DrivenDestinationRunning,
-        (_, RunClass::Inmigrate | RunClass::Paused) if is_cancelled => {
+        // What was sent on from here may be the guest, and nowhere else.
+        (_, RunClass::Inmigrate | RunClass::Paused)
+            if is_cancelled && !was_sent_on(&evidence.observed) =>
+        {
             Rule::DrivenDestinationAborted
         }
         (_, RunClass::Inmigrate) if facts.main != EffectStanding::Never => Rule::NoRuleForThis,

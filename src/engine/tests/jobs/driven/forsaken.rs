@@ -159,9 +159,22 @@ fn continued_past_the_sidecar_and_not_saved() {
 /// It was continued and saved, and nobody looked while it ran.
 #[test]
 fn saved_past_the_sidecar_unseen() {
+    use MigrationStatus::{Completed, Failed};
+    for (run, status) in [
+        (RunState::Postmigrate, Completed),
+        (RunState::Postmigrate, Failed),
+        // Its owner keeps it paused, and it could not be saved.
+        (RunState::Paused, Failed),
+    ] {
+        saved_unseen(run, status);
+    }
+}
+
+fn saved_unseen(run: RunState, status: MigrationStatus) {
     let mut pair = Pair::new(RunState::Running);
     send(&mut pair).unwrap();
-    pair.destination.qemu.run = RunState::Postmigrate;
+    pair.destination.qemu.run = run;
+    pair.destination.qemu.status = status;
     let says = "not whole, or ran already";
     is_refused(&mut pair, Side::Destination, Outcome::Committed, says);
     // It may be nowhere else.
