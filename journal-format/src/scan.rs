@@ -89,14 +89,14 @@ struct Candidate<'a> {
     header: BatchHeader,
     chain: Chain,
     content: &'a [u8],
-    padding: &'a [u8],
 }
 
 impl Candidate<'_> {
     /// A body that does not decode though all checksums are right was written so, and acknowledged:
-    /// the batch is whole and the record is damaged (F9).
+    /// the batch is whole and the record is damaged (F9). Damage of the padding alone costs nothing, at
+    /// the end of a segment either: a torn write of these records would not have left them all (F12).
     fn is_whole(&self, salted: &Salted) -> bool {
-        salted.crc(&[self.content]) == self.header.content && is_zero(self.padding)
+        salted.crc(&[self.content]) == self.header.content
     }
 }
 
@@ -111,14 +111,13 @@ fn candidate<'a>(
     let size = usize::try_from(header.size()).unwrap_or(usize::MAX);
     let begin = in_memory(BATCH_HEADER_SIZE);
     let end = begin + in_memory(header.length);
-    let (Some(content), Some(padding)) = (rest.get(begin..end), rest.get(end..size)) else {
+    let (Some(content), Some(_)) = (rest.get(begin..end), rest.get(end..size)) else {
         return Err(FormatError::TooShort { what: "batch" });
     };
     Ok(Candidate {
         header,
         chain: chain_after(rest),
         content,
-        padding,
     })
 }
 
@@ -264,8 +263,7 @@ fn follows(scan: &Scan, found: &Candidate<'_>, behind: Option<&(usize, Bad<'_>)>
     in_order && header.epoch == scan.header.epoch
 }
 
-/// Takes a batch, and tells of the records in it that are not readable. Without such a record the
-/// damage is in the padding.
+/// Takes a batch, and tells of the records in it that are not readable.
 fn push(scan: &mut Scan, salted: &Salted, found: &Candidate<'_>) {
     let content = read_content(salted, &found.header, found.content);
     scan.end = found.header.offset + found.header.size();
