@@ -463,8 +463,9 @@ impl World {
                 self.suspect(host);
                 self.kill_sidecar(host);
                 let host = &mut self.hosts[host];
-                // The last batch may pass for a torn one, and there is no witness any more.
-                host.tail_lost |= host.is_off;
+                // The last batch may pass for a torn one, and there is no witness any more: nobody has opened the
+                // journal since the power failed.
+                host.tail_lost |= !host.has_witness;
                 return host.disk.rot();
             }
             Fault::LyingSync => {
