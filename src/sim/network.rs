@@ -57,8 +57,8 @@ pub(super) struct Network {
     prepared: BTreeMap<(HostNumber, MigrationId), String>,
     /// Licences that reached it.
     licensed: BTreeSet<(HostNumber, MigrationId)>,
-    /// Prepared by a message that came after the journal of who sent it was lost, or an older copy put back.
-    strays: BTreeSet<MigrationId>,
+    /// Whose name a migration was prepared in: the host, and which of its journals had sent the newest of those messages.
+    origins: BTreeMap<MigrationId, (HostNumber, u64)>,
     asks: u64,
 }
 
@@ -70,7 +70,7 @@ impl Network {
             other_authority: false,
             prepared: BTreeMap::new(),
             licensed: BTreeSet::new(),
-            strays: BTreeSet::new(),
+            origins: BTreeMap::new(),
             asks: 0,
         }
     }
@@ -119,11 +119,6 @@ impl Network {
         self.prepared.contains_key(&key) && !self.licensed.contains(&key)
     }
 
-    /// Was it prepared in the name of a journal that is not there any more?
-    pub(super) fn is_stray(&self, migration: MigrationId) -> bool {
-        self.strays.contains(&migration)
-    }
-
     pub(super) fn is_cut(&self, from: HostNumber, to: HostNumber) -> bool {
         self.cuts[from][to] > 0
     }
@@ -132,6 +127,13 @@ impl Network {
 pub(super) const WAIT: Micros = PEER_WAIT_MS_MAX * 1_000;
 
 impl World {
+    /// Was it prepared in the name of a journal that is not there any more: lost, or replaced by an older copy, while the
+    /// message was on its way or since?
+    pub(super) fn is_stray(&self, migration: MigrationId) -> bool {
+        let origin = self.network.origins.get(&migration);
+        origin.is_some_and(|(host, journal)| self.hosts[*host].journals != *journal)
+    }
+
     /// A sidecar asks another one.
     pub(super) fn ask_peer(
         &mut self,
@@ -235,18 +237,15 @@ impl World {
             return;
         };
         let (to, envelope, mut request) = (ask.to, ask.envelope, ask.request.clone());
-        let is_late = ask.journal != self.hosts[ask.from].journals;
+        let origin = (ask.from, ask.journal);
         self.network.deliver(to, &mut request);
         let nonce = Nonce(Id128(self.hosts[to].random.bytes()));
         let Some(token) = self.hosts[to].token(Waiter::Peer(number)) else {
             return;
         };
-        let is_prepare = matches!(request, PeerRequest::Prepare { .. });
-        match is_prepare && is_late {
-            true => drop(self.network.strays.insert(request.migration())),
-            // The journal that was put back knows of it.
-            false if is_prepare => drop(self.network.strays.remove(&request.migration())),
-            false => {}
+        if let PeerRequest::Prepare { migration, .. } = request {
+            // Also of a journal that was put back and knows of it.
+            self.network.origins.insert(migration, origin);
         }
         self.feed(
             to,

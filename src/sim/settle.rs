@@ -243,10 +243,10 @@ impl World {
             Rule::SourceGrantedAmnesia | Rule::SourcePerform2Amnesia => {
                 one.is_suspect() || self.may_say_amnesia(guest)
             }
-            // Or a prepare that was on its way for so long that the journal behind it is gone.
+            // Or a prepare was on its way for so long that its source had ended it, and the journal behind it is gone.
             Rule::DestinationPrepareAmnesia => {
                 let mut open = one.open.values().flatten();
-                let is_stray = open.any(|migration| self.network.is_stray(*migration));
+                let is_stray = open.any(|migration| self.is_stray(*migration));
                 is_stray || one.is_suspect() || self.may_say_amnesia(guest)
             }
             Rule::JournalDamaged
