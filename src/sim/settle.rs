@@ -417,18 +417,23 @@ impl World {
     }
 
     /// Of a guest that its manager drove, a copy that takes no word any more is dealt with past its sidecar, on QEMU's own monitor:
-    /// ended if the guest is seen to be elsewhere, continued if it is this one (a hand from outside saved it after it had come).
+    /// ended if the guest is seen to be elsewhere, though it may stand still there, continued if it is this one (a hand from outside
+    /// saved it after it had come). Where hands from outside ran both, so that neither is all of it, the other one is kept.
     fn pass_by(&mut self, host: HostNumber, guest: GuestNumber) {
-        let is_elsewhere = self.lab.living(guest).any(|number| {
-            let is_there = self.lab.qemus[number].host != host;
-            is_there && self.lab.runs(number) && self.lab.carries(number)
-        });
         let one = &self.lab.guests[guest];
         let (is_driven, is_whole) = (one.is_driven, !one.lost);
         let is_kept_paused = one.wanted == Some(WantedRunState::Paused);
+        // Also one that its owner paused, or that a hand from outside stopped or saved.
+        let is_loaded = |number: &QemuNumber| {
+            let qemu = &self.lab.qemus[*number];
+            qemu.host != host && qemu.run != RunState::Inmigrate
+        };
+        let others: Vec<QemuNumber> = self.lab.living(guest).filter(is_loaded).collect();
+        let is_elsewhere = others.iter().any(|number| self.lab.carries(*number));
         let ends = match (self.is_good(host, guest), is_elsewhere) {
             (false, true) if is_driven => true,
             (true, false) if is_driven && is_whole => false,
+            (false, false) if is_driven && is_whole => !others.is_empty(),
             (_, _) => return,
         };
         let word = if ends { "ends" } else { "continues" };
