@@ -94,6 +94,8 @@ struct Stream {
     broken: bool,
     /// It breaks when the destination has loaded everything.
     breaks_at_its_end: bool,
+    /// What the other end says does not come back, though what this one sends arrives.
+    unheard: bool,
     /// It goes to a file.
     to_file: bool,
 }

@@ -53,9 +53,14 @@ impl Lab {
             }
             (Move::AllOver, MigrationStatus::PostcopyActive) => self.all_over(number),
             (Move::AllSaid, MigrationStatus::PostcopyActive) => {
-                match self.qemus[number].stream.broken {
-                    true => self.find_broken(number),
-                    false => self.complete(number),
+                let Stream {
+                    broken, unheard, ..
+                } = self.qemus[number].stream;
+                match (broken, unheard) {
+                    (true, _) => self.find_broken(number),
+                    // Its socket gives up, in a while.
+                    (false, true) => self.soon(number, Move::Break, 20, 20_000),
+                    (false, false) => self.complete(number),
                 }
             }
             (Move::Reconnect, MigrationStatus::PostcopyPaused) => self.reconnect(number),
@@ -221,6 +226,17 @@ impl Lab {
         // Where a relay falls silent only one end finds out.
         let is_silent = self.qemus[number].status == MigrationStatus::PostcopyActive
             && self.random.chance(300_000);
+        if is_silent && self.random.coin() {
+            // Or neither, since only the way back is silent: a source pushes all of the guest over by itself, and is
+            // not told then that it came.
+            let source = if self.qemus[number].stream.sends {
+                number
+            } else {
+                other
+            };
+            self.qemus[source].stream.unheard = true;
+            return;
+        }
         if is_silent {
             self.qemus[number].stream.broken = true;
             self.qemus[other].stream.broken = true;
@@ -328,6 +344,7 @@ impl Lab {
         self.qemus[destination].listening = false;
         for number in [source, destination] {
             self.qemus[number].stream.broken = false;
+            self.qemus[number].stream.unheard = false;
             self.set_status(number, MigrationStatus::PostcopyRecover);
             self.set_status(number, MigrationStatus::PostcopyActive);
         }
