@@ -339,6 +339,66 @@ fn of_half() -> Shape {
     }
 }
 
+/// As in `tools/fleets/amnesia.toml`.
+fn of_amnesia() -> Shape {
+    let faults = Rates {
+        lying_sync: 1_000_000,
+        lost_write: 500_000,
+        bit_rot: 300_000,
+        power: 300_000,
+        sidecar_crash: 300_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        v2: 0,
+        postcopy: 0,
+        store: 1_000_000,
+        driven: 0,
+        jobs: 0,
+        ..Mix::default()
+    };
+    let latencies = Latencies {
+        restart: [5_000, 200_000],
+        reboot: [100_000, 500_000],
+        rest: [1_000, 20_000],
+        ..Latencies::default()
+    };
+    Shape {
+        latencies,
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
+/// All of them driven by their managers, over slow monitors, and sidecars that are long away while hands from outside continue
+/// sources and destinations.
+fn of_driven_by_hands() -> Shape {
+    let faults = Rates {
+        foreign: 1_000_000,
+        sidecar_crash: 1_000_000,
+        ..Rates::default()
+    };
+    let migrations = Mix {
+        driven: 1_000_000,
+        plain: 0,
+        jobs: 0,
+        ..Mix::default()
+    };
+    let latencies = Latencies {
+        restart: [1_000_000, 8_000_000],
+        rest: [1_000, 5_000],
+        ..Latencies::default()
+    };
+    Shape {
+        minutes: 3,
+        latencies,
+        faults,
+        migrations,
+        ..Shape::default()
+    }
+}
+
 /// Over a slow network, and decided in a store: a word is long on its way.
 fn of_slow_store() -> Shape {
     let faults = Rates {
@@ -473,6 +533,21 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         3_085,
         of_half,
         "P3 (the judge): a guest went over by post-copy, whole, and its destination died before it ran there",
+    ),
+    (
+        180_017_595,
+        of_amnesia,
+        "P5: a seal whose padding rotted before the journal was opened again was taken for a torn write",
+    ),
+    (
+        190_016_735,
+        of_stored,
+        "P4 (the judge): a prepare came so late that its source had ended the migration, and then lost its journal",
+    ),
+    (
+        210_000_072,
+        of_driven_by_hands,
+        "P4 (the operator): a driven source that was continued by a hand from outside, and a destination that stays paused",
     ),
 ];
 
