@@ -92,6 +92,8 @@ struct State {
     capacity: Option<u64>,
     /// Times that this disk said something that was not so, or let a byte change.
     lies: u64,
+    /// The last batch that it took is not where it belongs.
+    lacks_last: bool,
     /// Batches that were written whole and durably.
     batches: u64,
     /// Mixes everything that became durable.
@@ -133,6 +135,7 @@ impl SimDisk {
             lying: false,
             capacity: None,
             lies: 0,
+            lacks_last: false,
             batches: 0,
             digest: 0,
         };
@@ -177,6 +180,12 @@ impl SimDisk {
     #[must_use]
     pub fn lies(&self) -> u64 {
         self.state().lies
+    }
+
+    /// Went the last batch elsewhere or nowhere, so that nothing behind it tells of it?
+    #[must_use]
+    pub fn lacks_last(&self) -> bool {
+        self.state().lacks_last
     }
 
     /// Whole batches that were written.
@@ -433,6 +442,7 @@ impl State {
         let place = match fault {
             Some(BatchFault::Misdirected) => {
                 self.lies += 1;
+                self.lacks_last = true;
                 let pages = room / PAGE as u64;
                 self.random.below(pages.max(1)) * PAGE as u64
             }
@@ -440,6 +450,7 @@ impl State {
         };
         if let Some(BatchFault::Lost) = fault {
             self.lies += 1;
+            self.lacks_last = true;
             return Ok(bytes.len());
         }
         let random = &mut self.random;
@@ -474,6 +485,7 @@ impl State {
         if !lying {
             file.sync();
         }
+        self.lacks_last = false;
         self.batches += 1;
         self.mix(at, bytes);
         if fault == Some(BatchFault::CrashAfter) {

@@ -668,8 +668,8 @@ impl World {
         }
     }
 
-    /// A disk that lies until the power fails takes what no journal can know of, and so does an older copy that is put back
-    /// together with a reboot: guests with a copy or a journal there are not judged by what follows.
+    /// A disk that lies until the power fails (in its syncs, or of the very last batch) takes what no journal can know of, and so
+    /// does an older copy that is put back together with a reboot: guests with a copy or a journal there are not judged by what follows.
     pub(super) fn betray(&mut self, host: HostNumber) {
         for guest in &mut self.lab.guests {
             let mut of_guest = guest.qemus.iter();

@@ -458,7 +458,8 @@ impl World {
         self.crash(at, Survival::Some);
         let host = &mut self.hosts[at];
         host.has_witness = false;
-        if host.is_put_back {
+        // The witness knew of it, and no batch behind it does.
+        if host.is_put_back || host.disk.lacks_last() {
             self.betray(at);
         }
         let host = &mut self.hosts[at];

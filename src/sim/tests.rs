@@ -540,6 +540,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         "P5: a seal whose padding rotted before the journal was opened again was taken for a torn write",
     ),
     (
+        210_020_127,
+        of_amnesia,
+        "P2 (the judge): a disk lost the very last batch, that of a cont, and the power failed right after",
+    ),
+    (
         190_016_735,
         of_stored,
         "P4 (the judge): a prepare came so late that its source had ended the migration, and then lost its journal",
