@@ -1,5 +1,7 @@
 //! A slice of the simulator for every day, and the seeds that found something.
 
+use std::fs;
+use std::path::Path;
 use std::time::SystemTime;
 
 use super::exhaustive::{self, SUBJECTS};
@@ -135,242 +137,6 @@ fn what_was_found_since_stays_mended() {
     }
 }
 
-/// As in `tools/fleets/introduced.toml`.
-fn of_introduced() -> Shape {
-    let faults = Rates {
-        lost_journal: 20_000,
-        older_journal: 20_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        driven: 800_000,
-        plain: 1_000_000,
-        introduced: 1_000_000,
-        jobs: 50_000,
-        ..Mix::default()
-    };
-    Shape {
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
-/// As in `tools/fleets/outside.toml`.
-fn of_outside() -> Shape {
-    let faults = Rates {
-        foreign: 200_000,
-        foreign_save: 300_000,
-        foreign_claim: 60_000,
-        foreign_key: 30_000,
-        replaced_qemu: 60_000,
-        lost_journal: 40_000,
-        older_journal: 60_000,
-        partition: 200_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        driven: 300_000,
-        plain: 500_000,
-        ..Mix::default()
-    };
-    Shape {
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
-/// As in `tools/fleets/split.toml`.
-fn of_split() -> Shape {
-    let faults = Rates {
-        stream: 1_000_000,
-        qemu_death: 200_000,
-        manager_cancel: 100_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        v2: 0,
-        postcopy: 1_000_000,
-        driven: 300_000,
-        plain: 1_000_000,
-        ..Mix::default()
-    };
-    Shape {
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
-/// As in `tools/fleets/refused.toml`.
-fn of_refused() -> Shape {
-    let faults = Rates {
-        refused_cont: 400_000,
-        lost_reply: 300_000,
-        qemu_mute: 60_000,
-        qemu_death: 300_000,
-        stream: 300_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        driven: 250_000,
-        plain: 500_000,
-        jobs: 300_000,
-        ..Mix::default()
-    };
-    Shape {
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
-/// As in `tools/fleets/stored.toml`.
-fn of_stored() -> Shape {
-    let faults = Rates {
-        store: 300_000,
-        foreign_key: 20_000,
-        other_authority: 60_000,
-        lost_journal: 20_000,
-        older_journal: 30_000,
-        qemu_death: 150_000,
-        foreign: 60_000,
-        partition: 100_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        v2: 0,
-        postcopy: 0,
-        store: 1_000_000,
-        driven: 0,
-        ..Mix::default()
-    };
-    Shape {
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
-/// As in `tools/fleets/amnesia.toml`.
-fn of_amnesia() -> Shape {
-    let faults = Rates {
-        lying_sync: 1_000_000,
-        lost_write: 500_000,
-        bit_rot: 300_000,
-        power: 300_000,
-        sidecar_crash: 300_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        v2: 0,
-        postcopy: 0,
-        store: 1_000_000,
-        driven: 0,
-        jobs: 0,
-        ..Mix::default()
-    };
-    let latencies = Latencies {
-        restart: [5_000, 200_000],
-        reboot: [100_000, 500_000],
-        rest: [1_000, 20_000],
-        ..Latencies::default()
-    };
-    Shape {
-        latencies,
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
-/// As in `tools/fleets/hands.toml`.
-fn of_hands() -> Shape {
-    let faults = Rates {
-        foreign: 400_000,
-        foreign_save: 400_000,
-        sidecar_crash: 100_000,
-        manager_crash: 100_000,
-        qemu_death: 100_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        driven: 1_000_000,
-        plain: 500_000,
-        jobs: 50_000,
-        ..Mix::default()
-    };
-    Shape {
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
-/// As in `tools/fleets/half.toml`.
-fn of_half() -> Shape {
-    let faults = Rates {
-        sidecar_crash: 50_000,
-        stream: 100_000,
-        qemu_death: 1_000_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        v2: 0,
-        postcopy: 1_000_000,
-        driven: 0,
-        jobs: 0,
-        ..Mix::default()
-    };
-    let latencies = Latencies {
-        network: [5_000, 50_000],
-        qmp: [200, 20_000],
-        sync: [1_000, 20_000],
-        restart: [5_000, 200_000],
-        rest: [1_000, 5_000],
-        ..Latencies::default()
-    };
-    Shape {
-        latencies,
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
-/// As in `tools/fleets/amnesia.toml`.
-fn of_amnesia() -> Shape {
-    let faults = Rates {
-        lying_sync: 1_000_000,
-        lost_write: 500_000,
-        bit_rot: 300_000,
-        power: 300_000,
-        sidecar_crash: 300_000,
-        ..Rates::default()
-    };
-    let migrations = Mix {
-        v2: 0,
-        postcopy: 0,
-        store: 1_000_000,
-        driven: 0,
-        jobs: 0,
-        ..Mix::default()
-    };
-    let latencies = Latencies {
-        restart: [5_000, 200_000],
-        reboot: [100_000, 500_000],
-        rest: [1_000, 20_000],
-        ..Latencies::default()
-    };
-    Shape {
-        latencies,
-        faults,
-        migrations,
-        ..Shape::default()
-    }
-}
-
 /// All of them driven by their managers, over slow monitors, and sidecars that are long away while hands from outside continue
 /// sources and destinations.
 fn of_driven_by_hands() -> Shape {
@@ -429,137 +195,159 @@ fn of_slow_store() -> Shape {
     }
 }
 
+/// Where the shape of a fleet is.
+#[derive(Clone, Copy)]
+enum Of {
+    /// In `tools/fleets`, under this name.
+    File(&'static str),
+    /// Here.
+    Shape(fn() -> Shape),
+}
+
+impl Of {
+    fn shape(self) -> Shape {
+        match self {
+            Of::Shape(shape) => shape(),
+            Of::File(name) => {
+                let fleets = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/fleets");
+                let text = fs::read_to_string(fleets.join(format!("{name}.toml"))).unwrap();
+                toml::from_str(&text).unwrap()
+            }
+        }
+    }
+}
+
 /// A seed, its fleet, and what it broke.
-type OfFleet = (u64, fn() -> Shape, &'static str);
+type OfFleet = (u64, Of, &'static str);
 
 /// Likewise, each in a fleet where what it is about is often.
 const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
     (
         190_008_781,
-        of_amnesia,
+        Of::File("amnesia"),
         "P4: a source whose journal lost that it had given up said for ever that it was performing",
     ),
     (
         170_014_482,
-        of_outside,
+        Of::File("outside"),
         "P4: a source whose manager was seen to continue it was streamed on by a hand from outside, and took no word any more",
     ),
     (
         220_001_337,
-        of_hands,
+        Of::File("hands"),
         "P4: likewise, where all migrations are their managers'",
     ),
     (
         170_000_698,
-        Shape::default,
+        Of::Shape(Shape::default),
         "P4: a destination whose journal lost what became of a migration said for ever that it was being decided",
     ),
     (
         93_000_091,
-        of_introduced,
+        Of::File("introduced"),
         "P4 (the manager): what it had sent on its way began a migration that it took for over, and nobody drove that",
     ),
     (
         110_000_808,
-        of_outside,
+        Of::File("outside"),
         "P4 (the operator): hands from outside continued both copies, and one took no word any more",
     ),
     (
         110_001_220,
-        of_split,
+        Of::File("split"),
         "P4: a source that lost its post-copy with its disk waited for a half copy, and that one for the source",
     ),
     (
         110_002_580,
-        of_refused,
+        Of::File("refused"),
         "P4 (the manager): it forgot that the destination of a paused guest had been told to take it",
     ),
     (
         140_002_629,
-        of_split,
+        Of::File("split"),
         "P3 (the judge): a source that had not heard that all went over in post-copy was taken for a copy to fall back to",
     ),
     (
         140_001_330,
-        of_stored,
+        Of::File("stored"),
         "P4: no operator could close a destination whose cont was refused for ever",
     ),
     (
         130_002_167,
-        of_refused,
+        Of::File("refused"),
         "P3: a destination said whole in the turn in which it heard that its QEMU had ended",
     ),
     (
         150_000_315,
-        of_refused,
+        Of::File("refused"),
         "P2 (the judge): a journal was put back together with a reboot, which is the named limit",
     ),
     (
         150_001_260,
-        of_split,
+        Of::File("split"),
         "P4: a late look at the process before counted as the end of the one that had just been registered",
     ),
     (
         110_003_280,
-        of_introduced,
+        Of::File("introduced"),
         "P4: a prepare that came again waited for ever for a source whose older journal repeats the licence of the first one",
     ),
     (
         141_002_212,
-        of_outside,
+        Of::File("outside"),
         "P4 (the operator): a destination that was saved by a hand from outside was taken for a source",
     ),
     (
         140_007_816,
-        of_outside,
+        Of::File("outside"),
         "P4 (the operator): likewise, with both copies saved",
     ),
     (
         1_122,
-        of_outside,
+        Of::File("outside"),
         "P4 (the operator): a copy that was saved after it had come is the guest, and takes no word",
     ),
     (
         150_001_596,
-        of_outside,
+        Of::File("outside"),
         "P4: a driven destination that was continued and saved by a hand from outside waited for its manager's word",
     ),
     (
         106,
-        of_slow_store,
+        Of::Shape(of_slow_store),
         "P3 (the judge): a source died while its word that it is there to fall back to was on a slow network",
     ),
     (
         3_085,
-        of_half,
+        Of::File("half"),
         "P3 (the judge): a guest went over by post-copy, whole, and its destination died before it ran there",
     ),
     (
         180_017_595,
-        of_amnesia,
+        Of::File("amnesia"),
         "P5: a seal whose padding rotted before the journal was opened again was taken for a torn write",
     ),
     (
         210_020_127,
-        of_amnesia,
+        Of::File("amnesia"),
         "P2 (the judge): a disk lost the very last batch, that of a cont, and the power failed right after",
     ),
     (
         190_016_735,
-        of_stored,
+        Of::File("stored"),
         "P4 (the judge): a prepare came so late that its source had ended the migration, and then lost its journal",
     ),
     (
         210_000_072,
-        of_driven_by_hands,
+        Of::Shape(of_driven_by_hands),
         "P4 (the operator): a driven source that was continued by a hand from outside, and a destination that stays paused",
     ),
 ];
 
 #[test]
 fn what_was_found_in_fleets_stays_mended() {
-    for (seed, shape, what) in REGRESSIONS_OF_FLEETS {
-        assert_eq!(run(*seed, &shape()).broken, None, "seed={seed}: {what}");
+    for (seed, of, what) in REGRESSIONS_OF_FLEETS {
+        assert_eq!(run(*seed, &of.shape()).broken, None, "seed={seed}: {what}");
     }
 }
 
