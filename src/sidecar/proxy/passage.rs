@@ -58,3 +58,37 @@ impl Drop for Finished {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sidecar::link::Inbound;
+
+    /// Whoever has it, and whether the client is still there to take it.
+    #[tokio::test]
+    async fn the_node_is_told_in_any_case_and_once() {
+        for (is_there, takes_it) in [(true, true), (true, false), (false, false)] {
+            let (link, mut inbound) = Link::new();
+            let (arrived, arrival) = oneshot::channel();
+            let mut arrival = is_there.then_some(arrival);
+            let finished = Finished {
+                link,
+                effect: Lsn(7),
+                result: EffectResult::Done,
+            };
+            drop(arrived.send(Arrived::AtQemu(finished)));
+            if takes_it {
+                let taken = arrival.take().unwrap().await.unwrap();
+                assert!(inbound.try_recv().is_err(), "not before");
+                drop(taken);
+            }
+            drop(arrival);
+            let told = inbound.try_recv();
+            let Ok(Inbound::Unhurried(Input::EffectFinished { effect, .. })) = told else {
+                panic!("{told:?}");
+            };
+            assert_eq!(effect, Lsn(7));
+            assert!(inbound.try_recv().is_err(), "once");
+        }
+    }
+}
