@@ -231,7 +231,11 @@ impl World {
         let Some(rule) = Rule::from_name(rule) else {
             // Its manager goes on with it, and cannot know which copy is the guest.
             // Nor mends a stream that broke in post-copy, in the simulator.
-            let may_stay = one.has_died || one.is_suspect() || one.split.is_some() || one.lost;
+            // Nor ends a source that pushed all of the guest over and was not told that it came.
+            let mut living = self.lab.living(guest);
+            let is_half = living.any(|number| is_half(&self.lab.qemus[number].status));
+            let is_on_both = one.split.is_some() || is_half;
+            let may_stay = one.has_died || one.is_suspect() || is_on_both || one.lost;
             return one.is_driven && may_stay;
         };
         match rule {

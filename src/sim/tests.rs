@@ -342,6 +342,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         Of::Shape(of_driven_by_hands),
         "P4 (the operator): a driven source that was continued by a hand from outside, and a destination that stays paused",
     ),
+    (
+        230_007_592,
+        Of::File("split"),
+        "P4 (the judge): a driven source of post-copy was not told that all of the guest had come",
+    ),
 ];
 
 #[test]
