@@ -277,7 +277,7 @@ impl World {
             // migration: it says amnesia to every question, so nothing it lacks proves anything, and
             // there may be a commit of the lost journal on its way to the store. A dead source never
             // proposes aborted: with the peer gone this hold is named in section 6.
-            Rule::SourceStoreDead => one.is_suspect(),
+            Rule::SourceStoreDead => one.is_suspect() || self.may_say_amnesia(guest),
             // The stream goes on, or one side says that its half is gone: unless its journal is.
             Rule::SourcePostcopyBroken | Rule::DestinationPostcopyBroken => one.is_suspect(),
             // A source that hangs: its guest stands there whole or half, and nobody knows.

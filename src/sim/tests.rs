@@ -338,6 +338,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         "P4 (the judge): a prepare came so late that its source had ended the migration, and then lost its journal",
     ),
     (
+        190_008_079,
+        Of::File("amnesia"),
+        "P4 (the judge): a source died, and the destination's journal, which had forgotten more, said amnesia for good",
+    ),
+    (
         210_000_072,
         Of::Shape(of_driven_by_hands),
         "P4 (the operator): a driven source that was continued by a hand from outside, and a destination that stays paused",
