@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 use journal_format::number::{DomainId, Lsn, MigrationId};
 use journal_format::record::{
-    Decided, Decision, Draft, Evidence, JobDecided, KeyChange, KeyValue, Outcome, PeerAnswer,
-    Record, RecordBody,
+    Authority, ContIntent, Decided, Decision, Draft, Evidence, JobDecided, KeyChange, KeyValue,
+    Outcome, PeerAnswer, Process, Protocol, Record, RecordBody, Role,
 };
 
 use super::coverage::Coverage;
@@ -29,6 +29,8 @@ pub(super) enum Fact {
     SourceEnds,
     /// The guest counts as started at this side.
     Started(MigrationId),
+    /// Likewise, of a copy that ended before any `cont` reached it.
+    StartedUnsent,
     /// A licence was taken.
     Committed(MigrationId),
     /// The manager said which copy ends, and the other side could not be asked.
@@ -52,6 +54,8 @@ pub(super) struct Ledger {
     /// What is wrong.
     pub(super) broken: Option<String>,
     pub(super) coverage: Coverage,
+    /// Domains whose copy ended, as the last decision saw it, before any `cont` reached it.
+    unsent: BTreeSet<DomainId>,
     /// A copy of the journal was put in its place, or it was lost: it owes nothing of before.
     pub(super) is_replaced: bool,
     /// The domains that damage may concern; `None` when that cannot be said any more.
@@ -72,6 +76,7 @@ impl Default for Ledger {
             facts: Vec::new(),
             broken: None,
             coverage: Coverage::default(),
+            unsent: BTreeSet::new(),
             is_replaced: false,
             concerned: Some(BTreeSet::new()),
         }
@@ -130,13 +135,25 @@ impl Ledger {
             RecordBody::StoreIntended(intended) if proposes_aborted(&intended.change) => {
                 Some(Fact::DestinationEnds)
             }
-            RecordBody::MigrationStarted(named) => Some(Fact::Started(named.migration)),
+            RecordBody::MigrationStarted(named) => {
+                let is_unsent = draft.domain.is_some_and(|one| self.unsent.contains(&one));
+                Some(match is_unsent {
+                    true => Fact::StartedUnsent,
+                    false => Fact::Started(named.migration),
+                })
+            }
             RecordBody::MigrationCommitted(committed) => committed
                 .cookie
                 .map(|cookie| Fact::Committed(cookie.migration)),
             RecordBody::Decided(decided) => {
                 self.coverage.decided(&decided.rule);
                 self.judge_decision(&decided.rule, &decided.evidence);
+                if let Some(domain) = draft.domain {
+                    match ended_unsent(&decided.evidence) {
+                        true => self.unsent.insert(domain),
+                        false => self.unsent.remove(&domain),
+                    };
+                }
                 is_managers_word(decided).then_some(Fact::ManagersWord)
             }
             RecordBody::JobDecided(decided) => {
@@ -355,6 +372,19 @@ impl Ledger {
         let newest = self.records.back();
         newest.map_or("none", |draft| draft.body.type_name())
     }
+}
+
+/// Did the destination's QEMU end before any `cont` reached it, as far as its journal goes? Where the manager, the store or the
+/// source decides, that the guest was given to it has other grounds.
+fn ended_unsent(evidence: &Evidence) -> bool {
+    let is_own = evidence.role == Role::Destination
+        && evidence.protocol == Protocol::V3
+        && evidence.authority == Authority::Destination;
+    let is_unsent = match evidence.facts.cont {
+        ContIntent::Never | ContIntent::NotSent | ContIntent::Refused => true,
+        ContIntent::Unknown | ContIntent::Done => false,
+    };
+    is_own && is_unsent && evidence.observed.process == Process::Dead && !evidence.journal_damaged
 }
 
 /// Nobody but the manager can know then whether the other copy is good: it drives both sides itself, and

@@ -358,7 +358,8 @@ pub const MUTANTS: &[Row] = {
             R::DestinationFinishDeadUnsent,
             R::DestinationFinishDead,
             "says started of a copy that never ran",
-        ),
+        )
+        .often(destinations_die_refusing),
         Row::rule(
             R::DestinationPostcopyBroken,
             R::DestinationPostcopyLost,
@@ -483,6 +484,22 @@ fn sources_die_unwatched(shape: &mut Shape) {
     shape.faults.qemu_death = 1_000_000;
     shape.faults.sidecar_crash = 1_000_000;
     shape.faults.stream_end = 1_000_000;
+}
+
+/// Destinations refuse `cont` and die, in a fleet where the destination decides and nothing else gives the guest to either side.
+fn destinations_die_refusing(shape: &mut Shape) {
+    shape.latencies.network = [500, 5_000];
+    shape.latencies.qmp = [2_000, 20_000];
+    shape.latencies.rest = [1_000, 5_000];
+    shape.migrations.v2 = 0;
+    shape.migrations.postcopy = 0;
+    shape.migrations.store = 0;
+    shape.migrations.manager = 0;
+    shape.faults.sidecar_crash = 0;
+    shape.faults.stream = 0;
+    shape.faults.qemu_death = 1_000_000;
+    shape.faults.refused_cont = 1_000_000;
+    shape.faults.disconnect = 500_000;
 }
 
 fn replies_are_lost(shape: &mut Shape) {

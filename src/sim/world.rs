@@ -469,7 +469,9 @@ impl World {
     /// The same of a batch that may be durable or not, since its write failed: whoever opens the journal goes by
     /// what is there. That a guest runs from here on is true only then, and is judged then.
     pub(super) fn take_failed_facts(&mut self, host: HostNumber) {
-        let is_start = |(_, _, fact): &(Lsn, DomainId, Fact)| matches!(fact, Fact::Started(_));
+        let is_start = |(_, _, fact): &(Lsn, DomainId, Fact)| {
+            matches!(fact, Fact::Started(_) | Fact::StartedUnsent)
+        };
         let later: Vec<_> = {
             let mut ledger = self.hosts[host].ledger.borrow_mut();
             ledger.facts.extract_if(.., |one| is_start(one)).collect()
@@ -510,6 +512,9 @@ impl World {
                 }
             }
             Fact::Started(_) => self.judge_started(guest, &here, &elsewhere),
+            // The source's copy is the guest as before, unless this journal lacks that it was not.
+            Fact::StartedUnsent if !self.lab.guests[guest].is_suspect() => {}
+            Fact::StartedUnsent => self.judge_started(guest, &here, &elsewhere),
             Fact::ManagersWord => {
                 for number in here {
                     self.lab.qemus[number].forsaken = true;
