@@ -348,7 +348,7 @@ mod mutants {
     use std::time::{Duration, Instant};
 
     use phase_journal::sim::Shape;
-    use phase_journal::sim::mutants::{MUTANTS, Row};
+    use phase_journal::sim::mutants::{LEFT_OUT, MUTANTS, Row};
 
     use crate::error::{Found, ToolError};
 
@@ -377,6 +377,9 @@ mod mutants {
             };
             writeln!(out, "{:<32} {:<50} {line}", row.name, row.does)?;
             out.flush()?;
+        }
+        for one in LEFT_OUT.iter().filter(|one| one.name().contains(name)) {
+            writeln!(out, "{:<32} the model's alone: {}", one.name(), one.why)?;
         }
         Ok(found)
     }
