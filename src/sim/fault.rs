@@ -11,8 +11,8 @@ use super::network::Mishap;
 use super::random::{MILLION, Random};
 use super::shape::{Rates, Shape};
 use super::world::{What, World};
-use super::{HostNumber, Micros, QemuNumber};
-use journal_format::record::{ClaimSeen, MigrationStatus};
+use super::{GuestNumber, HostNumber, Micros, QemuNumber};
+use journal_format::record::{ClaimSeen, MigrationStatus, WantedRunState};
 
 /// A fault and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,11 +127,13 @@ pub enum Fault {
     OlderStore,
     /// A QEMU's next stream breaks behind the last of the guest: the destination has it all, and the source does not hear so.
     StreamEnd,
+    /// A journal is put back from an older copy, and its witness is gone too: only what QEMUs show is newer.
+    OlderUnseen,
 }
 
 impl Fault {
-    /// Those that a shape has to ask for: one that no promise holds against, and one that is only a rare moment of another.
-    pub const ASKED_FOR: [Fault; 2] = [Fault::OlderStore, Fault::StreamEnd];
+    /// Those that a shape has to ask for: two that no promise holds against, or not all, and one that is only a rare moment of another.
+    pub const ASKED_FOR: [Fault; 3] = [Fault::OlderStore, Fault::StreamEnd, Fault::OlderUnseen];
 
     /// Every other fault, in the order of their names here.
     pub const ALL: [Fault; 38] = [
@@ -219,6 +221,7 @@ impl Fault {
             Fault::ForeignKey => "foreign-key",
             Fault::OlderStore => "older-store",
             Fault::StreamEnd => "stream-end",
+            Fault::OlderUnseen => "older-unseen",
         }
     }
 
@@ -255,6 +258,7 @@ impl Fault {
             Fault::ForeignKey => rates.foreign_key,
             Fault::OlderStore => rates.older_store,
             Fault::StreamEnd => rates.stream_end,
+            Fault::OlderUnseen => rates.older_unseen,
         }
     }
 
@@ -268,7 +272,7 @@ impl Fault {
             Fault::FullDisk => [100_000, 10_000_000],
             Fault::StoreDown => [10_000, 10_000_000],
             Fault::LyingSync => [1_000, 500_000],
-            Fault::OlderJournal | Fault::OlderStore => [1_000, 3_000_000],
+            Fault::OlderJournal | Fault::OlderStore | Fault::OlderUnseen => [1_000, 3_000_000],
             Fault::ReplacedQemu | Fault::OtherStore => [100_000, 5_000_000],
             _ => [0, 0],
         }
@@ -480,7 +484,7 @@ impl World {
                 self.kill_sidecar(host);
                 self.lose_journal(host);
             }
-            Fault::OlderJournal => {
+            Fault::OlderJournal | Fault::OlderUnseen => {
                 if self.hosts[host].sidecar.is_none() || self.hosts[host].backup.is_some() {
                     return false;
                 }
@@ -488,7 +492,12 @@ impl World {
                 let open = guests.filter(|(_, one)| one.open.contains_key(&host));
                 let open = open.map(|(number, one)| (number, one.wanted)).collect();
                 let backup = self.hosts[host].disk.backup();
-                self.hosts[host].backup = Some(Copied { backup, open });
+                let claims = self.claims_at(host);
+                self.hosts[host].backup = Some(Copied {
+                    backup,
+                    open,
+                    claims,
+                });
                 self.under_way.insert(number, vec![host]);
             }
             Fault::Clock => {
@@ -637,12 +646,20 @@ impl World {
                 }
                 self.hosts[*host].disk.set_lying(false);
             }
-            (Fault::OlderJournal, [host]) => {
-                if let Some(Copied { backup, open }) = self.hosts[*host].backup.take() {
+            (Fault::OlderJournal | Fault::OlderUnseen, [host]) => {
+                let copied = self.hosts[*host].backup.take();
+                if let Some(Copied {
+                    backup,
+                    open,
+                    claims,
+                }) = copied
+                {
                     self.suspect(*host);
-                    // Together with a reboot nothing here says that it is older.
-                    if !self.hosts[*host].has_witness {
-                        self.betray(*host);
+                    match fault {
+                        Fault::OlderUnseen => self.betray_unless_claimed(*host, &open, &claims),
+                        // Together with a reboot nothing here says that it is older.
+                        _ if !self.hosts[*host].has_witness => self.betray(*host),
+                        _ => {}
                     }
                     for (guest, wanted) in open {
                         let guest = &mut self.lab.guests[guest];
@@ -655,6 +672,9 @@ impl World {
                     host.journals += 1;
                     host.is_put_back = true;
                     host.disk.restore(&backup);
+                    if fault == Fault::OlderUnseen {
+                        host.run.erase();
+                    }
                     host.ledger.borrow_mut().is_replaced = true;
                 }
             }
@@ -674,6 +694,43 @@ impl World {
         for guest in &mut self.lab.guests {
             let mut of_guest = guest.qemus.iter();
             guest.betrayed |= of_guest.any(|one| self.lab.qemus[*one].host == host);
+        }
+    }
+
+    /// What the QEMUs of a host that live say who has them.
+    fn claims_at(&self, host: HostNumber) -> Vec<(QemuNumber, ClaimSeen)> {
+        let qemus = self.lab.qemus.iter().enumerate();
+        let here = qemus.filter(|(_, one)| one.host == host && one.alive);
+        here.map(|(number, one)| (number, one.claim.clone()))
+            .collect()
+    }
+
+    /// An older copy is put back without a witness: what it does not know is only seen where a job is open in it whose QEMU is there
+    /// still and was claimed anew since. All other guests with a copy or a journal there are not judged by what follows.
+    fn betray_unless_claimed(
+        &mut self,
+        host: HostNumber,
+        open: &[(GuestNumber, Option<WantedRunState>)],
+        before: &[(QemuNumber, ClaimSeen)],
+    ) {
+        let shows = |(number, claim): &&(QemuNumber, ClaimSeen)| {
+            let now = &self.lab.qemus[*number];
+            let is_ours = matches!(now.claim, ClaimSeen::Present(_));
+            let is_open = open.iter().any(|(guest, _)| *guest == now.guest);
+            now.alive && is_ours && is_open && now.claim != *claim
+        };
+        let seen: Vec<GuestNumber> = before
+            .iter()
+            .filter(shows)
+            .map(|(number, _)| self.lab.qemus[*number].guest)
+            .collect();
+        let was: Vec<bool> = seen
+            .iter()
+            .map(|guest| self.lab.guests[*guest].betrayed)
+            .collect();
+        self.betray(host);
+        for (guest, was_betrayed) in seen.into_iter().zip(was) {
+            self.lab.guests[guest].betrayed = was_betrayed;
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use journal_format::number::{BootId, DomainId, HostId, Id128, Lsn};
-use journal_format::record::{Effect, JobKind, JobResult, Settings, WantedRunState};
+use journal_format::record::{ClaimSeen, Effect, JobKind, JobResult, Settings, WantedRunState};
 
 use super::disk::{Backup, SimDisk, Survival};
 use super::ledger::{Ledger, Noted};
@@ -18,7 +18,7 @@ use super::monitor::Monitor;
 use super::qemu::Qemu;
 use super::random::Random;
 use super::world::{What, World};
-use super::{GuestNumber, HostNumber, Micros};
+use super::{GuestNumber, HostNumber, Micros, QemuNumber};
 use crate::engine::{Engine, Input, Message, Notice, Now, Rule, Token};
 use crate::journal::{OpenError, OpenOptions, Past, Retention, SpareMaker};
 use crate::node::{CrashSwitch, Node, Outbox, open_journal_with};
@@ -103,6 +103,8 @@ pub(super) struct Copied {
     pub(super) backup: Backup,
     /// The guests that had a job open, and what their owners wanted.
     pub(super) open: Vec<(GuestNumber, Option<WantedRunState>)>,
+    /// What the QEMUs said there who had them.
+    pub(super) claims: Vec<(QemuNumber, ClaimSeen)>,
 }
 
 /// A host.

@@ -468,8 +468,36 @@ fn qemus_die_refusing(shape: &mut Shape) {
     shape.faults.qemu_death = 600_000;
 }
 
+/// Older copies are put back with no witness to tell, where only a claim does, of guests whose migrations are given up and begun
+/// again: with one, or after a reboot, the domain is held for that before any claim is looked at. Slow, so that a licence is out for long.
 fn journals_are_put_back(shape: &mut Shape) {
-    shape.faults.older_journal = 300_000;
+    shape.hosts = 6;
+    shape.domains = 12;
+    shape.latencies.network = [5_000, 50_000];
+    shape.latencies.qmp = [2_000, 30_000];
+    shape.latencies.sync = [1_000, 20_000];
+    shape.latencies.restart = [5_000, 50_000];
+    shape.latencies.rest = [1_000, 5_000];
+    shape.migrations.v2 = 0;
+    shape.migrations.postcopy = 0;
+    shape.migrations.store = 0;
+    shape.migrations.manager = 0;
+    shape.faults.older_unseen = 60_000;
+    shape.faults.manager_cancel = 500_000;
+    shape.faults.sidecar_crash = 0;
+    // What would keep a guest from being judged.
+    shape.faults.older_journal = 0;
+    shape.faults.lost_journal = 0;
+    shape.faults.bit_rot = 0;
+    shape.faults.lost_write = 0;
+    shape.faults.lying_sync = 0;
+    shape.faults.power = 0;
+    shape.faults.manager_crash = 0;
+    shape.faults.qemu_death = 0;
+    shape.faults.foreign = 0;
+    shape.faults.foreign_save = 0;
+    shape.faults.foreign_claim = 0;
+    shape.faults.replaced_qemu = 0;
 }
 
 fn journals_are_lost(shape: &mut Shape) {

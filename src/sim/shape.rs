@@ -95,6 +95,9 @@ pub struct Rates {
     pub foreign_key: u32,
     /// The store is put back from an older copy: what it decides is not judged then, and no fleet has it that does not ask for it.
     pub older_store: u32,
+    /// A journal is put back from an older copy, and its witness is gone too: only a claim tells then, and a guest where none does
+    /// is not judged. No fleet has it that does not ask for it.
+    pub older_unseen: u32,
     /// Another QEMU serves the socket of one.
     pub replaced_qemu: u32,
     /// The store is down for a while, or its answer to a change is lost.
@@ -200,6 +203,7 @@ impl Default for Rates {
             foreign_save: 3_000,
             foreign_key: 3_000,
             older_store: 0,
+            older_unseen: 0,
             replaced_qemu: 3_000,
             store: 20_000,
             other_authority: 6_000,
@@ -237,6 +241,7 @@ impl Rates {
         foreign_save: 0,
         foreign_key: 0,
         older_store: 0,
+        older_unseen: 0,
         replaced_qemu: 0,
         store: 0,
         other_authority: 0,
