@@ -396,10 +396,8 @@ impl World {
         };
         let mut engine = Engine::open(config, &host.journal);
         // A test took records away: what is left was judged when it was written.
-        let is_cut = host
-            .journal
-            .iter()
-            .any(|entry| matches!(entry, History::Gap(_)));
+        let is_gap = |entry: &History| matches!(entry, History::Gap(_));
+        let is_cut = host.journal.iter().any(is_gap);
         if is_cut || host.audited != host.journal.len() {
             // Whoever opens a journal knows of no records but those that it reads.
             host.previous.clear();
