@@ -311,7 +311,7 @@ impl World {
         let mut been = self.lab.guests[guest].been.iter();
         been.any(|host| {
             let host = &self.hosts[*host];
-            host.journals > 0 || host.lacks_records || host.may_lack_records
+            host.journals > 0 || host.says_amnesia || host.may_lack_records
         })
     }
 

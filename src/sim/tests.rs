@@ -352,6 +352,11 @@ const REGRESSIONS_OF_FLEETS: &[OfFleet] = &[
         Of::File("split"),
         "P4 (the judge): a driven source of post-copy was not told that all of the guest had come",
     ),
+    (
+        250_015_279,
+        Of::Shape(Shape::default),
+        "P4 (the judge): a claim whose record was lost long before is another's for who drives a migration beside it",
+    ),
 ];
 
 #[test]
