@@ -456,6 +456,13 @@ pub const LEFT_OUT: &[LeftOut] = &[LeftOut {
 
 fn as_it_is(_: &mut Shape) {}
 
+/// No protocol but v3 without post-copy, and no store.
+fn all_by_v3(shape: &mut Shape) {
+    shape.migrations.v2 = 0;
+    shape.migrations.postcopy = 0;
+    shape.migrations.store = 0;
+}
+
 /// The destination takes long to prepare, and QEMUs die.
 fn sources_die_early(shape: &mut Shape) {
     shape.latencies.network = [5_000, 100_000];
@@ -478,9 +485,7 @@ fn journals_are_put_back(shape: &mut Shape) {
     shape.latencies.sync = [1_000, 20_000];
     shape.latencies.restart = [5_000, 50_000];
     shape.latencies.rest = [1_000, 5_000];
-    shape.migrations.v2 = 0;
-    shape.migrations.postcopy = 0;
-    shape.migrations.store = 0;
+    all_by_v3(shape);
     shape.migrations.manager = 0;
     shape.faults.older_unseen = 60_000;
     shape.faults.manager_cancel = 500_000;
@@ -523,9 +528,7 @@ fn sources_die_unwatched(shape: &mut Shape) {
     shape.latencies.sync = [1_000, 20_000];
     shape.latencies.restart = [20_000, 300_000];
     shape.latencies.rest = [1_000, 5_000];
-    shape.migrations.v2 = 0;
-    shape.migrations.postcopy = 0;
-    shape.migrations.store = 0;
+    all_by_v3(shape);
     shape.faults.qemu_death = 1_000_000;
     shape.faults.sidecar_crash = 1_000_000;
     shape.faults.stream_end = 1_000_000;
@@ -536,9 +539,7 @@ fn destinations_die_refusing(shape: &mut Shape) {
     shape.latencies.network = [500, 5_000];
     shape.latencies.qmp = [2_000, 20_000];
     shape.latencies.rest = [1_000, 5_000];
-    shape.migrations.v2 = 0;
-    shape.migrations.postcopy = 0;
-    shape.migrations.store = 0;
+    all_by_v3(shape);
     shape.migrations.manager = 0;
     shape.faults.sidecar_crash = 0;
     shape.faults.stream = 0;
